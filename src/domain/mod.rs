@@ -1,0 +1,13 @@
+//! The rules of the product, as pure values and functions.
+//!
+//! Nothing here does I/O, waits, reads a clock or knows a wire format: no tokio, serde, sqlx or axum. The edges translate
+//! into these types, the store executes what [`transition`](transition::transition) decides.
+
+pub mod detail;
+pub mod id;
+pub mod image;
+pub mod json;
+pub mod notification;
+pub mod telling;
+pub mod timestamp;
+pub mod transition;

@@ -1,0 +1,106 @@
+//! An inbound webhook, verified and parsed.
+
+use super::detail::{Standing, ToldDetails};
+use super::id::CloudflareId;
+use super::image::Status;
+use super::json::Json;
+use super::telling::{Effect, Told};
+use super::timestamp::Timestamp;
+
+/// What Cloudflare told us in one webhook.
+#[derive(Debug, Clone)]
+pub struct Notification {
+    /// What it is about.
+    pub content: Content,
+    /// The whole body, for the audit trail.
+    pub payload: Json,
+    /// When its last byte was read.
+    pub received_at: Timestamp,
+}
+
+/// What a notification is about.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// An image.
+    Report(Report),
+    /// Nothing: Cloudflare's "Save and Test".
+    TestMessage,
+    /// An alert of another Cloudflare product, sent to the same destination.
+    OtherProduct,
+}
+
+/// What a notification says about one image.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The image.
+    pub cloudflare_id: CloudflareId,
+    /// What became of the upload; `None` when only details are told.
+    pub status: Option<ReportedStatus>,
+    /// The notification's own time, if it says one.
+    pub reported_at: Option<Timestamp>,
+    /// The rest.
+    pub details: ToldDetails,
+}
+
+impl Report {
+    /// When this was told, for a notification that was received at that time.
+    #[must_use]
+    pub fn told(&self, received_at: Timestamp) -> Told {
+        self.reported_at
+            .map_or(Told::OnReceiptAt(received_at), Told::At)
+    }
+
+    /// How much the details that it tells count.
+    pub(super) fn standing(&self) -> fn(Timestamp) -> Standing {
+        match self.status {
+            Some(ReportedStatus::Draft) => Standing::Draft,
+            Some(ReportedStatus::Uploaded { .. } | ReportedStatus::Failed { .. }) | None => {
+                Standing::Settled
+            }
+        }
+    }
+}
+
+/// What became of an upload, with what is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReportedStatus {
+    /// The upload URL exists; the bytes are not there.
+    Draft,
+    /// The bytes are there, since the given time if one is told.
+    Uploaded {
+        /// When the upload ended.
+        uploaded_at: Option<Timestamp>,
+    },
+    /// The upload failed.
+    Failed {
+        /// Cloudflare's words on why.
+        error: String,
+    },
+}
+
+/// What recording one notification came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// The image is known, and its row is now at this status.
+    Image {
+        /// What the notification did to the row.
+        effect: Effect,
+        /// The row's status afterwards.
+        status: Status,
+    },
+    /// There is no row with this id, and none was made. Nothing was written.
+    UnknownImage,
+    /// A test message was logged.
+    TestMessage,
+    /// Another product's alert was logged.
+    OtherProduct,
+}
+
+/// What to do with a notification for an id that has no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownImages {
+    /// Answer that there is no such image.
+    Reject,
+    /// Insert the row.
+    Create,
+}

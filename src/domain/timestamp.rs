@@ -1,0 +1,173 @@
+//! Instants, as exact as both databases keep them.
+
+use std::fmt;
+use std::ops::Sub;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+const NANOS_PER_MICRO: i128 = 1_000;
+const MICROS_PER_SECOND: i64 = 1_000_000;
+
+/// An instant in UTC, to the microsecond, within the years 0000 to 9999 (what RFC 3339 can write).
+///
+/// Microseconds are what Postgres keeps. Cutting the rest off here makes a time that was read back equal to the one written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// The text or number is no instant that RFC 3339 can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a time as RFC 3339 writes it, such as 2024-01-01T12:00:00Z")]
+pub struct InvalidTimestamp;
+
+impl Timestamp {
+    const MIN: i64 = -62_167_219_200 * MICROS_PER_SECOND;
+    const MAX: i64 = 253_402_300_800 * MICROS_PER_SECOND - 1;
+
+    /// Reads a date-time of RFC 3339, section 5.6. What is finer than a microsecond is cut off.
+    pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
+        Self::from_offset_date_time(moment)
+    }
+
+    /// An instant given in whole seconds since 1970-01-01T00:00:00Z.
+    pub fn from_unix_seconds(seconds: i64) -> Result<Self, InvalidTimestamp> {
+        Self::from_unix_micros(
+            seconds
+                .checked_mul(MICROS_PER_SECOND)
+                .ok_or(InvalidTimestamp)?,
+        )
+    }
+
+    /// An instant given in microseconds since 1970-01-01T00:00:00Z.
+    pub fn from_unix_micros(micros: i64) -> Result<Self, InvalidTimestamp> {
+        if (Self::MIN..=Self::MAX).contains(&micros) {
+            Ok(Self(micros))
+        } else {
+            Err(InvalidTimestamp)
+        }
+    }
+
+    /// An instant of the time crate, its offset and what is finer than a microsecond dropped.
+    pub fn from_offset_date_time(moment: OffsetDateTime) -> Result<Self, InvalidTimestamp> {
+        let micros = moment.unix_timestamp_nanos().div_euclid(NANOS_PER_MICRO);
+        Self::from_unix_micros(i64::try_from(micros).map_err(|_| InvalidTimestamp)?)
+    }
+
+    /// The instant for the time crate, in UTC.
+    #[must_use]
+    pub fn to_offset_date_time(self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * NANOS_PER_MICRO)
+            .expect("the constructors keep the years within 0000 to 9999")
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    #[must_use]
+    pub fn unix_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since 1970-01-01T00:00:00Z, rounded down.
+    #[must_use]
+    pub fn unix_seconds(self) -> i64 {
+        self.0.div_euclid(MICROS_PER_SECOND)
+    }
+
+    /// The instant that much later, or the last one there is.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros).min(Self::MAX))
+    }
+}
+
+impl Sub for Timestamp {
+    type Output = Duration;
+
+    /// The time between the two, whichever is the later.
+    fn sub(self, other: Self) -> Duration {
+        Duration::from_micros(self.0.abs_diff(other.0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with six digits of a second, so that the texts sort as the instants do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = self.to_offset_date_time();
+        let (date, clock) = (moment.date(), moment.time());
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
+            date.year(),
+            u8::from(date.month()),
+            date.day(),
+            clock.hour(),
+            clock.minute(),
+            clock.second(),
+            clock.microsecond()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_and_writes_rfc_3339() {
+        for (text, written) in [
+            ("2024-01-01T12:00:00.000Z", "2024-01-01T12:00:00.000000Z"),
+            ("2024-01-01T14:00:00+02:00", "2024-01-01T12:00:00.000000Z"),
+            (
+                "2024-01-01T12:00:00.1234569Z",
+                "2024-01-01T12:00:00.123456Z",
+            ),
+            (
+                "1969-12-31T23:59:59.9999999Z",
+                "1969-12-31T23:59:59.999999Z",
+            ),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000000Z"),
+            ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(
+                Timestamp::parse_rfc3339(text).expect(text).to_string(),
+                written
+            );
+        }
+    }
+
+    #[test]
+    fn it_refuses_what_rfc_3339_does_not_write() {
+        for text in [
+            "",
+            "yesterday",
+            "2024-01-01",
+            "2024-01-01T12:00:00",
+            "2024-13-01T12:00:00Z",
+            "2024-02-30T12:00:00Z",
+            "1704110400",
+            "0000-01-01T00:00:00+23:59",
+            "9999-12-31T23:59:59-23:59",
+        ] {
+            assert_eq!(
+                Timestamp::parse_rfc3339(text),
+                Err(InvalidTimestamp),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn seconds_out_of_range_are_refused() {
+        assert_eq!(
+            Timestamp::from_unix_seconds(i64::MAX),
+            Err(InvalidTimestamp)
+        );
+        assert_eq!(
+            Timestamp::from_unix_seconds(253_402_300_800),
+            Err(InvalidTimestamp)
+        );
+        assert!(Timestamp::from_unix_seconds(253_402_300_799).is_ok());
+    }
+}

@@ -1,0 +1,384 @@
+//! The table, case by case, and the promises that hold over all cases.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::detail::ToldDetails;
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(seconds).expect("a small number of seconds")
+}
+
+fn received(received_at: Timestamp) -> Delivery {
+    Delivery::New { received_at }
+}
+
+fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Report {
+    let cloudflare_id = CloudflareId::parse("image").expect("a plain id");
+    Report {
+        cloudflare_id,
+        status,
+        reported_at,
+        details: ToldDetails::default(),
+    }
+}
+
+fn draft(seconds: i64) -> Report {
+    report(Some(ReportedStatus::Draft), Some(at(seconds)))
+}
+
+fn uploaded(seconds: i64) -> Report {
+    report(
+        Some(ReportedStatus::Uploaded { uploaded_at: None }),
+        Some(at(seconds)),
+    )
+}
+
+fn failed(seconds: i64) -> Report {
+    report(
+        Some(ReportedStatus::Failed {
+            error: "too big".into(),
+        }),
+        Some(at(seconds)),
+    )
+}
+
+/// A row at this status since second 100.
+fn row(status: Status) -> ImageState {
+    let mut image = ImageState::registered();
+    image.status = status;
+    image.status_at = (!matches!(status, Status::Pending | Status::Expired)).then(|| at(100));
+    image.uploaded_at = (status == Status::Uploaded).then(|| at(100));
+    image.error = if status == Status::Failed {
+        "too big".into()
+    } else {
+        String::new()
+    };
+    image
+}
+
+#[test]
+fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_and_later() {
+    use Effect::{Applied, Duplicate, Stale};
+    use Status::{Draft, Expired, Failed, Pending, Uploaded};
+    type Told = fn(i64) -> Report;
+
+    let table: [(Status, Told, [Effect; 3]); 15] = [
+        (Pending, draft, [Applied, Applied, Applied]),
+        (Pending, uploaded, [Applied, Applied, Applied]),
+        (Pending, failed, [Applied, Applied, Applied]),
+        (Expired, draft, [Stale, Stale, Stale]),
+        (Expired, uploaded, [Applied, Applied, Applied]),
+        (Expired, failed, [Applied, Applied, Applied]),
+        (Draft, draft, [Stale, Duplicate, Applied]),
+        (Draft, uploaded, [Applied, Applied, Applied]),
+        (Draft, failed, [Applied, Applied, Applied]),
+        (Uploaded, draft, [Stale, Stale, Stale]),
+        (Uploaded, uploaded, [Stale, Duplicate, Applied]),
+        (Uploaded, failed, [Stale, Stale, Applied]),
+        (Failed, draft, [Stale, Stale, Stale]),
+        (Failed, uploaded, [Stale, Applied, Applied]),
+        (Failed, failed, [Stale, Duplicate, Applied]),
+    ];
+
+    for (status, told, effects) in table {
+        for (seconds, expected) in [99, 100, 101].into_iter().zip(effects) {
+            let report = told(seconds);
+            let mut image = row(status);
+
+            let effect = transition(&mut image, &report, received(at(1_000)));
+
+            assert_eq!(
+                effect, expected,
+                "a row {status}, told {:?} at {seconds}",
+                report.status
+            );
+        }
+    }
+}
+
+#[test]
+fn only_an_applied_notification_touches_the_row() {
+    for status in Status::ALL {
+        for report in [
+            draft(99),
+            uploaded(99),
+            failed(99),
+            draft(100),
+            uploaded(100),
+            failed(100),
+        ] {
+            let before = row(status);
+            let mut after = before.clone();
+
+            let effect = transition(&mut after, &report, received(at(1_000)));
+
+            assert_eq!(
+                effect == Effect::Applied,
+                after != before,
+                "a row {status}, told {report:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_error_stands_only_on_a_failed_image_and_an_upload_time_only_on_an_uploaded_one() {
+    let mut image = ImageState::registered();
+
+    transition(&mut image, &failed(100), received(at(1_000)));
+    assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
+
+    transition(&mut image, &uploaded(101), received(at(1_000)));
+    assert_eq!(
+        (image.error.as_str(), image.uploaded_at),
+        ("", Some(at(101)))
+    );
+
+    transition(&mut image, &failed(102), received(at(1_000)));
+    assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
+}
+
+#[test]
+fn a_notification_without_a_time_counts_from_its_receipt_and_is_known_again_when_redelivered() {
+    let undated = report(
+        Some(ReportedStatus::Failed {
+            error: "too big".into(),
+        }),
+        None,
+    );
+    let mut image = row(Status::Uploaded);
+
+    assert_eq!(
+        transition(&mut image, &undated, received(at(99))),
+        Effect::Stale
+    );
+    assert_eq!(
+        transition(&mut image, &undated, received(at(200))),
+        Effect::Applied
+    );
+    assert_eq!(image.status_at, Some(at(200)));
+    assert_eq!(
+        transition(&mut image, &undated, received(at(300))),
+        Effect::Duplicate
+    );
+    assert_eq!(image.status_at, Some(at(200)));
+}
+
+#[test]
+fn an_undated_upload_of_an_uploaded_image_is_a_duplicate() {
+    let undated = report(Some(ReportedStatus::Uploaded { uploaded_at: None }), None);
+    let mut image = row(Status::Uploaded);
+
+    assert_eq!(
+        transition(&mut image, &undated, received(at(300))),
+        Effect::Duplicate
+    );
+}
+
+#[test]
+fn a_row_that_another_program_marked_uploaded_counts_from_its_upload() {
+    let mut image = row(Status::Uploaded);
+    image.status_at = None;
+
+    assert_eq!(
+        transition(&mut image, &failed(99), received(at(1_000))),
+        Effect::Stale
+    );
+    assert_eq!(
+        transition(&mut image, &failed(101), received(at(1_000))),
+        Effect::Applied
+    );
+}
+
+#[test]
+fn a_notification_of_details_alone_changes_details_alone() {
+    let mut report = report(None, Some(at(50)));
+    report.details.filename = Some("cat.jpg".into());
+    let mut image = row(Status::Uploaded);
+
+    assert_eq!(
+        transition(&mut image, &report, received(at(1_000))),
+        Effect::Applied
+    );
+    assert_eq!(image.details.filename.value, "cat.jpg");
+
+    image.details.filename = row(Status::Uploaded).details.filename;
+    assert_eq!(image, row(Status::Uploaded));
+}
+
+#[test]
+fn a_detail_stays_with_the_latest_notification_that_told_it() {
+    let mut early = uploaded(100);
+    early.details.filename = Some("early.jpg".into());
+    early.details.creator = Some("ann".into());
+    let mut late = uploaded(101);
+    late.details.filename = Some("late.jpg".into());
+
+    let mut image = ImageState::registered();
+    assert_eq!(
+        transition(&mut image, &late, received(at(1_000))),
+        Effect::Applied
+    );
+    assert_eq!(
+        transition(&mut image, &early, received(at(1_000))),
+        Effect::Applied,
+        "only the early one tells the creator"
+    );
+
+    assert_eq!(image.status_at, Some(at(101)));
+    assert_eq!(
+        (
+            image.details.filename.value.as_str(),
+            image.details.creator.value.as_str()
+        ),
+        ("late.jpg", "ann")
+    );
+    assert_eq!(
+        transition(&mut image, &early, received(at(1_000))),
+        Effect::Stale
+    );
+}
+
+#[test]
+fn a_draft_never_replaces_a_detail_that_another_notification_told_however_late_it_says_to_be() {
+    let mut settled = uploaded(100);
+    settled.details.filename = Some("cat.jpg".into());
+    let mut late_draft = draft(500);
+    late_draft.details.filename = Some(String::new());
+    late_draft.details.creator = Some("ann".into());
+
+    for order in [[&settled, &late_draft], [&late_draft, &settled]] {
+        let image = after_all(order);
+
+        assert_eq!(image.status, Status::Uploaded);
+        assert_eq!(image.details.filename.value, "cat.jpg");
+        assert_eq!(
+            image.details.creator.value, "ann",
+            "what only the draft told"
+        );
+    }
+}
+
+#[test]
+fn what_came_before_and_says_no_time_changes_nothing_when_it_comes_again() {
+    let undated = report(
+        Some(ReportedStatus::Failed {
+            error: "too big".into(),
+        }),
+        None,
+    );
+    let mut image = row(Status::Uploaded);
+
+    assert_eq!(
+        transition(&mut image, &undated, Delivery::Again),
+        Effect::Duplicate
+    );
+    assert_eq!(image, row(Status::Uploaded));
+}
+
+fn any_json() -> impl Strategy<Value = Json> {
+    prop_oneof![
+        Just("{}"),
+        Just("{\"a\":1}"),
+        Just("{\"b\":2}"),
+        Just("{\"a\":1,\"b\":2}")
+    ]
+    .prop_map(|text| Json::from_canonical(text.into()))
+}
+
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![Just(""), Just("a"), Just("b"), Just("ab")].prop_map(str::to_owned)
+}
+
+/// Few times and few values, so that ties and repetitions are common.
+fn any_dated_report() -> impl Strategy<Value = Report> {
+    let status = prop_oneof![
+        Just(None),
+        Just(Some(ReportedStatus::Draft)),
+        proptest::option::of(0..4_i64).prop_map(|uploaded| Some(ReportedStatus::Uploaded {
+            uploaded_at: uploaded.map(at)
+        })),
+        any_text().prop_map(|error| Some(ReportedStatus::Failed { error })),
+    ];
+    let details = (
+        proptest::option::of(any_text()),
+        proptest::option::of(any_text()),
+        proptest::option::of(any::<bool>()),
+        proptest::option::of(any_json()),
+        proptest::option::of(any_json()),
+    )
+        .prop_map(
+            |(filename, creator, require_signed_urls, variants, cloudflare_metadata)| ToldDetails {
+                filename,
+                creator,
+                require_signed_urls,
+                variants,
+                cloudflare_metadata,
+            },
+        );
+    (status, 0..4_i64, details).prop_map(|(status, seconds, details)| Report {
+        details,
+        ..report(status, Some(at(seconds)))
+    })
+}
+
+fn after_all<'a>(reports: impl IntoIterator<Item = &'a Report>) -> ImageState {
+    let mut image = ImageState::registered();
+    for (number, report) in reports.into_iter().enumerate() {
+        transition(
+            &mut image,
+            report,
+            received(at(i64::try_from(number).expect("few reports"))),
+        );
+    }
+    image
+}
+
+proptest! {
+    #[test]
+    fn the_last_row_does_not_depend_on_the_order_of_arrival(
+        (sent, arrived) in proptest::collection::vec(any_dated_report(), 0..8).prop_flat_map(|sent| (Just(sent.clone()), Just(sent).prop_shuffle()))
+    ) {
+        prop_assert_eq!(after_all(&sent), after_all(&arrived));
+    }
+
+    #[test]
+    fn a_redelivery_changes_nothing_however_late_it_comes(
+        reports in proptest::collection::vec(any_dated_report(), 1..8), which in any::<prop::sample::Index>()
+    ) {
+        let before = after_all(&reports);
+        let mut after = before.clone();
+
+        let effect = transition(&mut after, which.get(&reports), received(at(1_000)));
+
+        prop_assert_ne!(effect, Effect::Applied);
+        prop_assert_eq!(before, after);
+    }
+
+    #[test]
+    fn a_final_image_never_goes_back_to_draft(reports in proptest::collection::vec(any_dated_report(), 0..8)) {
+        let mut image = ImageState::registered();
+        let mut was_final = false;
+        for report in &reports {
+            transition(&mut image, report, received(at(1_000)));
+            let is_final = matches!(image.status, Status::Uploaded | Status::Failed);
+            prop_assert!(is_final || !was_final);
+            was_final = is_final;
+        }
+    }
+
+    #[test]
+    fn the_effect_is_applied_exactly_when_the_row_changes(
+        reports in proptest::collection::vec(any_dated_report(), 0..8), last in any_dated_report()
+    ) {
+        let before = after_all(&reports);
+        let mut after = before.clone();
+
+        let effect = transition(&mut after, &last, received(at(1_000)));
+
+        prop_assert_eq!(effect == Effect::Applied, before != after);
+    }
+}

@@ -1,0 +1,4 @@
+//! Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
+
+pub mod clock;
+pub mod domain;
