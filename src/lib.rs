@@ -2,3 +2,5 @@
 
 pub mod clock;
 pub mod domain;
+pub mod setting;
+pub mod store;

@@ -1,0 +1,272 @@
+//! The only place that knows databases: traits shaped by who uses them, and two backends behind each.
+//!
+//! ```text
+//! receiver ──► Inbox    ┐
+//! cli      ──► Catalog  ├── postgres/ , sqlite/ ──► batch ──► domain::transition
+//! app, ops ──► Schema   ┘
+//! ```
+//!
+//! Each method is one transaction and has one deadline. The backends read and write; what becomes of a row is decided in
+//! [`batch`], which asks the domain, so that both databases decide alike.
+
+mod batch;
+mod postgres;
+mod row;
+mod settings;
+mod sqlite;
+mod url;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
+use sqlx::{Database, Pool};
+
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{Image, NewImage, Status};
+use crate::domain::notification::{Notification, Recorded, UnknownImages};
+use crate::domain::timestamp::Timestamp;
+
+pub use settings::Settings;
+pub use url::DatabaseUrl;
+
+/// The table in which migrations are recorded; named for us, since a database can be shared with other programs that use sqlx.
+const MIGRATIONS_TABLE: &str = "cloudflare_images_webhook_migrations";
+
+/// Takes notifications in.
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Records notifications as if they came one after another, in one transaction: all of them are committed when this
+    /// returns, and the results stand in their order; or none is, and this fails.
+    async fn record(&self, notifications: &[Notification]) -> Result<Vec<Recorded>, StoreError>;
+}
+
+/// Shows and registers images.
+#[async_trait]
+pub trait Catalog: Send + Sync {
+    /// Inserts a row for an upload that is to come.
+    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<Added, StoreError>;
+
+    /// The image with this id.
+    async fn find(&self, id: &CloudflareId) -> Result<Option<Image>, StoreError>;
+
+    /// The images that were changed last, newest first, of one status or of any.
+    async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Image>, StoreError>;
+}
+
+/// What became of registering an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// The row is new.
+    Inserted,
+    /// There was a row with this id. It is unchanged.
+    AlreadyThere,
+}
+
+/// Brings the tables up to date, and says whether they are.
+#[async_trait]
+pub trait Schema: Send + Sync {
+    /// Runs the migrations that have not run. Any number of processes may do this at once; each returns when all have run.
+    async fn migrate(&self) -> Result<(), StoreError>;
+
+    /// The numbers of the migrations that have not run. Fails when the database cannot be reached.
+    async fn pending(&self) -> Result<Vec<i64>, StoreError>;
+
+    /// Fails when the database could not be written to, as far as that can be told without writing.
+    async fn check_writable(&self) -> Result<(), StoreError>;
+}
+
+/// An opened database, by its uses.
+#[derive(Clone)]
+pub struct Store {
+    /// For the receiver.
+    pub inbox: Arc<dyn Inbox>,
+    /// For people.
+    pub catalog: Arc<dyn Catalog>,
+    /// For starting and for readiness.
+    pub schema: Arc<dyn Schema>,
+    closing: Arc<dyn Closing>,
+}
+
+impl Store {
+    /// Opens the database that the settings name. SQLite's file and folder are made when they are missing; Postgres is
+    /// not asked anything yet.
+    pub async fn open(
+        settings: &Settings,
+        unknown_images: UnknownImages,
+    ) -> Result<Self, StoreError> {
+        match &settings.url {
+            DatabaseUrl::Sqlite(path) => {
+                let database = sqlite::Sqlite::open(path, settings, unknown_images).await?;
+                Ok(Self::of(Arc::new(database)))
+            }
+            DatabaseUrl::Postgres(options) => {
+                let database = postgres::Postgres::open(options, settings, unknown_images);
+                Ok(Self::of(Arc::new(database)))
+            }
+        }
+    }
+
+    /// Gives every connection back. What was committed stays; no call may follow.
+    pub async fn close(&self) {
+        self.closing.close().await;
+    }
+
+    fn of<D: Inbox + Catalog + Schema + Closing + 'static>(database: Arc<D>) -> Self {
+        Self {
+            inbox: database.clone(),
+            catalog: database.clone(),
+            schema: database.clone(),
+            closing: database,
+        }
+    }
+}
+
+#[async_trait]
+trait Closing: Send + Sync {
+    async fn close(&self);
+}
+
+/// Why the store did not do what it was asked to. Nothing was changed, unless the commit's own answer was lost.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused, or could not be reached.
+    #[error("the database at {place} failed at {action}")]
+    Database {
+        /// Where it is: a host and a port, or a file.
+        place: Place,
+        /// What was being done.
+        action: &'static str,
+        /// The database's own words.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// It took longer than the deadline, and was given up.
+    #[error("the database at {place} did not manage {action} within {} s (database.timeout_secs)", deadline.as_secs())]
+    TookTooLong {
+        /// Where it is: a host and a port, or a file.
+        place: Place,
+        /// What was being done.
+        action: &'static str,
+        /// The time it had.
+        deadline: Duration,
+    },
+    /// A row holds something that its column's meaning does not allow.
+    #[error("{table}.{column} of row {id} cannot be understood: it {reason}")]
+    Undecodable {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row's primary key.
+        id: String,
+        /// What the value ought to be.
+        reason: String,
+    },
+    /// The database lets itself be read, and not be written.
+    #[error("the database at {place} is read-only, as a standby is")]
+    ReadOnly {
+        /// Where it is.
+        place: Place,
+    },
+    /// A migration failed, or the database was migrated by something that is not this program.
+    #[error("the migrations could not be run")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// The folder of the SQLite file could not be made.
+    #[error("the folder {} for the database could not be made", folder.display())]
+    Folder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// How long a migration, and the wait for another process that is migrating, may take.
+const MIGRATION_DEADLINE: Duration = Duration::from_mins(15);
+
+/// The migrations that have not run. Those that a newer release has run are none of our business.
+fn pending(migrator: &Migrator, applied: &[i64]) -> Vec<i64> {
+    let versions = migrator.iter().map(|migration| migration.version);
+    versions
+        .filter(|version| !applied.contains(version))
+        .collect()
+}
+
+/// Gives an operation its deadline and its name.
+async fn within<T>(
+    place: &Place,
+    deadline: Duration,
+    action: &'static str,
+    operation: impl Future<Output = Result<T, Failure>> + Send,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(deadline, operation).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(Failure::Database(source))) => Err(StoreError::Database {
+            place: place.clone(),
+            action,
+            source,
+        }),
+        Ok(Err(Failure::Row(error))) => Err(error),
+        Err(_) => Err(StoreError::TookTooLong {
+            place: place.clone(),
+            action,
+            deadline,
+        }),
+    }
+}
+
+/// A connection that goes back to its pool only when its work was seen to end well.
+///
+/// After an error or a deadline nobody knows what state it is in: SQLite has rolled back where sqlx thinks it has not, or the
+/// other end of the network says nothing any more. Such a connection is closed, and the pool makes a new one.
+struct Lent<DB: Database> {
+    connection: PoolConnection<DB>,
+    is_sound: bool,
+}
+
+impl<DB: Database> Lent<DB> {
+    async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.acquire().await?,
+            is_sound: false,
+        })
+    }
+
+    /// The work ended well.
+    fn give_back(mut self) {
+        self.is_sound = true;
+    }
+}
+
+impl<DB: Database> Drop for Lent<DB> {
+    fn drop(&mut self) {
+        if !self.is_sound {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Where a database is, for people: a host and a port, or a file. Never a password.
+pub type Place = Arc<str>;
+
+/// How the inside of an operation fails, before the operation's name is known.
+enum Failure {
+    Database(sqlx::Error),
+    Row(StoreError),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(source: sqlx::Error) -> Self {
+        Self::Database(source)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Row(error)
+    }
+}

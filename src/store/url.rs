@@ -1,0 +1,123 @@
+//! Where the database is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use sqlx::postgres::PgConnectOptions;
+
+/// A database's URL: `sqlite://path` or `postgres://…`. It can hold a password, so it has no `Display`.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub enum DatabaseUrl {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A Postgres server.
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// The text is no URL of a database that we know. It says nothing of the text, which can hold a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be sqlite://PATH of a file, or postgres://USER:PASSWORD@HOST:PORT/DATABASE with special characters percent-encoded (@ is %40)"
+)]
+pub struct InvalidDatabaseUrl;
+
+impl FromStr for DatabaseUrl {
+    type Err = InvalidDatabaseUrl;
+
+    fn from_str(url: &str) -> Result<Self, InvalidDatabaseUrl> {
+        if let Some(path) = url
+            .strip_prefix("sqlite://")
+            .or_else(|| url.strip_prefix("sqlite:"))
+        {
+            // No parameters, and nothing in memory: what is acknowledged has to outlive the process.
+            let is_file = !path.is_empty() && !path.contains('?') && !path.contains(":memory:");
+            return if is_file {
+                Ok(Self::Sqlite(path.into()))
+            } else {
+                Err(InvalidDatabaseUrl)
+            };
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            if url.matches('@').count() > 1 {
+                return Err(InvalidDatabaseUrl);
+            }
+            let options = PgConnectOptions::from_str(url).map_err(|_| InvalidDatabaseUrl)?;
+            return Ok(Self::Postgres(Box::new(options)));
+        }
+        Err(InvalidDatabaseUrl)
+    }
+}
+
+impl TryFrom<String> for DatabaseUrl {
+    type Error = InvalidDatabaseUrl;
+
+    fn try_from(url: String) -> Result<Self, InvalidDatabaseUrl> {
+        url.parse()
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(options) => write!(
+                f,
+                "postgres://{}:{}",
+                options.get_host(),
+                options.get_port()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_a_sqlite_file_or_a_postgres_server() {
+        assert!(
+            matches!("sqlite://data/images.db".parse(), Ok(DatabaseUrl::Sqlite(path)) if path.ends_with("data/images.db"))
+        );
+        assert!(
+            matches!("sqlite:///var/lib/images.db".parse(), Ok(DatabaseUrl::Sqlite(path)) if path.is_absolute())
+        );
+        assert!(matches!(
+            "postgres://app:secret@db:5432/app".parse(),
+            Ok(DatabaseUrl::Postgres(_))
+        ));
+        assert!(matches!(
+            "postgresql://db/app".parse(),
+            Ok(DatabaseUrl::Postgres(_))
+        ));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for url in [
+            "",
+            "images.db",
+            "sqlite:",
+            "sqlite://",
+            "sqlite::memory:",
+            "sqlite://a?mode=ro",
+            "mysql://db/app",
+            "postgres://db:port",
+            "postgres://user:p@ss@db/app",
+        ] {
+            assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let url: DatabaseUrl = "postgres://app:hunter2@db:5432/app"
+            .parse()
+            .expect("a Postgres URL");
+
+        assert_eq!(format!("{url:?}"), "postgres://db:5432");
+    }
+}
