@@ -4,3 +4,5 @@ pub mod clock;
 pub mod domain;
 pub mod setting;
 pub mod store;
+pub mod telemetry;
+pub mod web;

@@ -1,0 +1,176 @@
+//! Answers that say no: `application/problem+json`, RFC 9457.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::telemetry::chain;
+
+/// What is wrong, told apart by what a client does about it. Its `type` is stable: clients may compare it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The body is no payload that this service knows.
+    InvalidPayload,
+    /// No proof of the sender, or none that holds.
+    Unauthorized,
+    /// The image has no row.
+    UnknownImage,
+    /// The path leads nowhere.
+    NoSuchRoute,
+    /// The method is not POST.
+    MethodNotAllowed,
+    /// The body is over the limit.
+    BodyTooLarge,
+    /// The body did not come in time.
+    ReadTimeout,
+    /// It is us.
+    Internal,
+}
+
+impl Kind {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidPayload => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::UnknownImage | Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::InvalidPayload => "invalid-payload",
+            Self::Unauthorized => "unauthorized",
+            Self::UnknownImage => "unknown-image",
+            Self::NoSuchRoute => "no-such-route",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::BodyTooLarge => "body-too-large",
+            Self::ReadTimeout => "read-timeout",
+            Self::Internal => "internal-error",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::InvalidPayload => "The body is not a webhook this service understands",
+            Self::Unauthorized => "The sender could not be verified",
+            Self::UnknownImage => "There is no such image",
+            Self::NoSuchRoute => "There is nothing at this path",
+            Self::MethodNotAllowed => "This method is not allowed here",
+            Self::BodyTooLarge => "The body is too large",
+            Self::ReadTimeout => "The body did not arrive in time",
+            Self::Internal => "The service failed; try again later",
+        }
+    }
+}
+
+/// An answer that says no, and what the log says about it beside.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    kind: Kind,
+    detail: Option<String>,
+    field: Option<String>,
+    cause: Option<Cause>,
+}
+
+/// Why, for the log alone: it travels beside the answer, and never in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Cause {
+    /// The cause of an answer that is no problem document.
+    pub(crate) fn of(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(cause))
+    }
+
+    /// The error and what caused it.
+    pub(super) fn chain(&self) -> String {
+        chain(&*self.0)
+    }
+}
+
+/// What the log says of a problem: its name, and the words that the client is told. They never repeat the body.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) name: &'static str,
+    pub(super) detail: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl Problem {
+    /// A problem of this kind, with nothing more to say.
+    pub(crate) fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            detail: None,
+            field: None,
+            cause: None,
+        }
+    }
+
+    /// Adds what a person can do about it.
+    pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
+        Self {
+            detail: Some(detail.into()),
+            ..self
+        }
+    }
+
+    /// Adds the field of the body that broke its rule.
+    pub(crate) fn field(self, field: Option<String>) -> Self {
+        Self { field, ..self }
+    }
+
+    /// Adds the cause, which goes to the log and to nobody else.
+    pub(crate) fn because(self, cause: impl Error + Send + Sync + 'static) -> Self {
+        Self {
+            cause: Some(Cause::of(cause)),
+            ..self
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.kind.status();
+        let body = Body {
+            r#type: format!("urn:cloudflare-images-webhook:problem:{}", self.kind.name()),
+            title: self.kind.title(),
+            status: status.as_u16(),
+            detail: self.detail.as_deref(),
+            field: self.field.as_deref(),
+        };
+        let body = serde_json::to_vec(&body).expect("texts and a number are JSON");
+
+        let content_type = (
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let mut response = (status, [content_type], body).into_response();
+        response.extensions_mut().insert(Told {
+            name: self.kind.name(),
+            detail: self.detail,
+        });
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
+        response
+    }
+}
