@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod domain;
+pub mod receiver;
 pub mod setting;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,70 @@
+//! Cloudflare to us: from the bytes of a webhook to an answer that says what became of it.
+//!
+//! ```text
+//! gate (reads once, verifies) ──► Verified ──► payload ──► Notification ──► handler ──► store::Inbox
+//!                                                                              │
+//!                                          answer ◄── outcome ◄── Recorded ◄───┘
+//! ```
+
+mod gate;
+mod handler;
+mod outcome;
+mod payload;
+mod settings;
+pub mod verify;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::post;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::store::Inbox;
+use crate::web;
+
+pub use settings::{InvalidSetting, Settings, WebhookPath};
+
+/// What receiving needs.
+pub(crate) struct Receiver {
+    pub(crate) verifier: Arc<verify::Verifier>,
+    pub(crate) gate: gate::Limits,
+    pub(crate) envelope: payload::Pointers,
+    pub(crate) inbox: Arc<dyn Inbox>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Receiver {
+    /// A receiver that writes into this inbox, in tasks of this tracker.
+    pub(crate) fn new(
+        settings: &Settings,
+        server: &web::Settings,
+        inbox: Arc<dyn Inbox>,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+    ) -> Result<Self, InvalidSetting> {
+        Ok(Self {
+            verifier: Arc::new(settings.verifier()?),
+            gate: gate::Limits::new(
+                server.body_limit_bytes.count(),
+                server.read_timeout_secs.seconds(),
+            ),
+            envelope: settings.envelope.pointers(),
+            inbox,
+            clock,
+            tasks,
+        })
+    }
+
+    /// The route, with and without the slash at its end.
+    pub(crate) fn router(self, path: &WebhookPath) -> Router {
+        let receiver = Arc::new(self);
+        path.spellings()
+            .into_iter()
+            .fold(Router::new(), |router, path| {
+                router.route(&path, post(handler::receive))
+            })
+            .with_state(receiver)
+    }
+}

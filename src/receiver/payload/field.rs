@@ -1,0 +1,148 @@
+//! The fields of an object, each read by its rule.
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::PayloadError;
+use super::json::canonical;
+use crate::domain::detail::ToldDetails;
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+use crate::domain::timestamp::Timestamp;
+
+/// An object of the body, and where it is.
+pub(super) struct Fields<'a> {
+    object: &'a Map<String, Value>,
+    /// What to put before a name, such as `image.`.
+    place: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of the body itself.
+    pub(super) fn of(object: &'a Map<String, Value>) -> Self {
+        Self { object, place: "" }
+    }
+
+    /// The fields of the object under a name, which must be there.
+    pub(super) fn object(&self, name: &str, place: &'static str) -> Result<Self, PayloadError> {
+        match self.get(name) {
+            Some(Value::Object(object)) => Ok(Self { object, place }),
+            Some(_) | None => Err(self.broken(name, "must be an object")),
+        }
+    }
+
+    /// Whether a field is there, and not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// A field, unless it is absent or null.
+    pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, PayloadError> {
+        let text = |value: &'a Value| {
+            value
+                .as_str()
+                .ok_or_else(|| self.broken(name, "must be text"))
+        };
+        self.get(name).map(text).transpose()
+    }
+
+    pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, PayloadError> {
+        let truth = |value: &Value| {
+            value
+                .as_bool()
+                .ok_or_else(|| self.broken(name, "must be true or false"))
+        };
+        self.get(name).map(truth).transpose()
+    }
+
+    pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
+        let time = |value: &Value| {
+            let text = value.as_str().unwrap_or_default();
+            Timestamp::parse_rfc3339(text).map_err(|error| self.broken(name, error.to_string()))
+        };
+        self.get(name).map(time).transpose()
+    }
+
+    pub(super) fn unix_seconds(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
+        let time = |value: &Value| {
+            let seconds = value.as_i64().filter(|seconds| *seconds >= 0);
+            seconds
+                .and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok())
+                .ok_or_else(|| self.broken(name, "must be a whole number of seconds since 1970"))
+        };
+        self.get(name).map(time).transpose()
+    }
+
+    /// The image's id, which must be there.
+    pub(super) fn cloudflare_id(&self, name: &str) -> Result<CloudflareId, PayloadError> {
+        parse_id(self.get(name)).map_err(|rule| self.broken(name, rule))
+    }
+
+    /// Everything that is told beside the status.
+    pub(super) fn details(&self) -> Result<ToldDetails, PayloadError> {
+        Ok(ToldDetails {
+            filename: self.text("filename")?.map(str::to_owned),
+            creator: self.text("creator")?.map(str::to_owned),
+            require_signed_urls: self.truth("requireSignedURLs")?,
+            variants: self.variants("variants")?,
+            cloudflare_metadata: match self.metadata("metadata")? {
+                Some(metadata) => Some(metadata),
+                // The name in the answers of Cloudflare's API.
+                None => self.metadata("meta")?,
+            },
+        })
+    }
+
+    fn variants(&self, name: &str) -> Result<Option<Json>, PayloadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let is_allowed = value
+            .as_array()
+            .is_some_and(|urls| urls.iter().all(is_http_url));
+        if is_allowed {
+            Ok(Some(canonical(value)))
+        } else {
+            Err(self.broken(name, "must be a list of http or https URLs"))
+        }
+    }
+
+    fn metadata(&self, name: &str) -> Result<Option<Json>, PayloadError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        if value.is_object() {
+            Ok(Some(canonical(value)))
+        } else {
+            Err(self.broken(name, "must be an object"))
+        }
+    }
+
+    /// The error of a field that breaks its rule.
+    pub(super) fn broken(&self, name: &str, rule: impl Into<String>) -> PayloadError {
+        PayloadError::Field {
+            field: format!("{}{name}", self.place),
+            rule: rule.into(),
+        }
+    }
+}
+
+/// Reads an image's id, or says its rule.
+pub(super) fn parse_id(value: Option<&Value>) -> Result<CloudflareId, String> {
+    let text = value.and_then(Value::as_str).unwrap_or_default();
+    CloudflareId::parse(text).map_err(|error| error.to_string())
+}
+
+fn is_http_url(value: &Value) -> bool {
+    let Some(text) = value.as_str() else {
+        return false;
+    };
+    let is_clean = !text
+        .chars()
+        .any(|character| character.is_control() || character.is_whitespace());
+    is_clean && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+}

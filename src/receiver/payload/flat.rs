@@ -1,0 +1,53 @@
+//! `{"id":…,"uploaded":…,…}`: an image as Cloudflare's API describes it, or why its upload failed.
+
+use super::PayloadError;
+use super::field::Fields;
+use crate::domain::notification::{Report, ReportedStatus};
+
+/// The fields that make an object a report. An id alone reports nothing.
+const TELLING: [&str; 10] = [
+    "uploaded",
+    "draft",
+    "variants",
+    "metadata",
+    "meta",
+    "requireSignedURLs",
+    "filename",
+    "creator",
+    "error",
+    "timestamp",
+];
+
+pub(super) fn is_flat(fields: &Fields<'_>) -> bool {
+    TELLING.into_iter().any(|name| fields.has(name))
+}
+
+pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {
+    let uploaded_at = fields.time("uploaded")?;
+    Ok(Report {
+        cloudflare_id: fields.cloudflare_id("id")?,
+        status: status(fields)?,
+        reported_at: fields.time("timestamp")?.or(uploaded_at),
+        details: fields.details()?,
+    })
+}
+
+/// Cloudflare sets `uploaded` on drafts too, so it says something only where there is neither an error nor a draft. An empty
+/// error beside `uploaded` is a field left blank, and no failure.
+fn status(fields: &Fields<'_>) -> Result<Option<ReportedStatus>, PayloadError> {
+    let (error, is_draft) = (
+        fields.text("error")?,
+        fields.truth("draft")?.unwrap_or(false),
+    );
+    let uploaded_at = fields.time("uploaded")?;
+    let error = error.filter(|error| !error.is_empty() || uploaded_at.is_none());
+    Ok(match (error, is_draft) {
+        (Some(error), _) => Some(ReportedStatus::Failed {
+            error: error.to_owned(),
+        }),
+        (None, true) => Some(ReportedStatus::Draft),
+        (None, false) => uploaded_at.map(|at| ReportedStatus::Uploaded {
+            uploaded_at: Some(at),
+        }),
+    })
+}

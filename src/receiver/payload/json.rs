@@ -1,0 +1,87 @@
+//! Making JSON such that both databases store it, and store it alike.
+
+use serde_json::{Map, Number, Value};
+
+use super::PayloadError;
+use crate::domain::json::Json;
+
+/// The longest name of a field that an error repeats.
+const MAX_NAME_LENGTH: usize = 64;
+
+/// Refuses U+0000 in texts and keys, and takes the sign off negative zero, which `jsonb` does not keep.
+pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
+    match value {
+        Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
+        Value::Object(fields) => fields
+            .iter_mut()
+            .try_for_each(|(name, value)| normalize_part(value, Some(name))),
+        other => normalize_part(other, None),
+    }
+}
+
+/// The depth is bounded: the parser takes no more than 128 levels.
+fn normalize_part(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
+    let nul = || PayloadError::Nul {
+        field: field.filter(|name| is_plain(name)).map(str::to_owned),
+    };
+    match value {
+        Value::String(text) if text.contains('\0') => Err(nul()),
+        Value::Object(fields) if contains_nul_key(fields) => Err(nul()),
+        Value::Object(fields) => fields
+            .values_mut()
+            .try_for_each(|value| normalize_part(value, field)),
+        Value::Array(values) => values
+            .iter_mut()
+            .try_for_each(|value| normalize_part(value, field)),
+        Value::Number(number) => {
+            if let Some(plain) = number
+                .as_f64()
+                .filter(|_| number.is_f64())
+                .and_then(plain_number)
+            {
+                *number = plain;
+            }
+            Ok(())
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
+    }
+}
+
+/// The number that `jsonb` makes of one, where that is another: it has no negative zero, and writes a large whole number without
+/// an exponent, as which it is read back as an integer.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the ranges are checked, and the numbers are whole"
+)]
+fn plain_number(number: f64) -> Option<Number> {
+    const SHORTEST_WITH_EXPONENT: f64 = 1e16;
+    const U64_END: f64 = 18_446_744_073_709_551_616.0;
+    const I64_START: f64 = -9_223_372_036_854_775_808.0;
+
+    if number == 0.0 {
+        Number::from_f64(0.0)
+    } else if (SHORTEST_WITH_EXPONENT..U64_END).contains(&number) {
+        Some(Number::from(number as u64))
+    } else if (I64_START..=-SHORTEST_WITH_EXPONENT).contains(&number) {
+        Some(Number::from(number as i64))
+    } else {
+        None
+    }
+}
+
+/// The canonical text of a normalized value: `serde_json` keeps keys sorted and writes no white space.
+pub(super) fn canonical(value: &Value) -> Json {
+    Json::from_canonical(value.to_string())
+}
+
+fn contains_nul_key(fields: &Map<String, Value>) -> bool {
+    fields.keys().any(|key| key.contains('\0'))
+}
+
+fn is_plain(name: &str) -> bool {
+    name.len() <= MAX_NAME_LENGTH
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

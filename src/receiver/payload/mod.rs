@@ -1,0 +1,69 @@
+//! From the bytes of a verified body to a [`Notification`]: which of the four shapes it has, and whether its fields keep their
+//! rules. Unknown fields are ignored, and an explicit `null` is an absent field.
+
+mod envelope;
+mod error;
+mod event;
+mod field;
+mod flat;
+mod json;
+
+use serde_json::{Map, Value};
+
+use crate::domain::notification::{Content, Notification};
+use crate::domain::timestamp::Timestamp;
+use field::Fields;
+
+pub(super) use envelope::Pointers;
+pub(super) use error::PayloadError;
+
+/// Reads a body.
+pub(super) fn parse(
+    body: &[u8],
+    received_at: Timestamp,
+    pointers: &Pointers,
+) -> Result<Notification, PayloadError> {
+    if body.is_empty() {
+        return Err(PayloadError::Empty);
+    }
+    let mut value: Value = serde_json::from_slice(body).map_err(PayloadError::NotJson)?;
+    json::normalize(&mut value)?;
+    let payload = json::canonical(&value);
+    let Value::Object(object) = &value else {
+        return Err(PayloadError::NotAnObject);
+    };
+
+    let content = content(object, &value, pointers)?;
+    Ok(Notification {
+        content,
+        payload,
+        received_at,
+    })
+}
+
+fn content(
+    object: &Map<String, Value>,
+    whole: &Value,
+    pointers: &Pointers,
+) -> Result<Content, PayloadError> {
+    let fields = Fields::of(object);
+    if is_test_message(object) {
+        Ok(Content::TestMessage)
+    } else if envelope::is_envelope(&fields) {
+        envelope::parse(&fields, whole, pointers)
+    } else if fields.has("event") {
+        event::parse(&fields).map(Content::Report)
+    } else if flat::is_flat(&fields) {
+        flat::parse(&fields).map(Content::Report)
+    } else {
+        Err(PayloadError::UnknownShape)
+    }
+}
+
+/// Cloudflare's "Save and Test" varies its wording; that there is one key, `text`, does not vary.
+fn is_test_message(object: &Map<String, Value>) -> bool {
+    object.len() == 1 && object.get("text").is_some_and(Value::is_string)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! What holds of every body. The shapes and the rules of their fields are specified through HTTP, in `tests/spec`.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::domain::notification::{Report, ReportedStatus};
+
+fn now() -> Timestamp {
+    Timestamp::from_unix_seconds(1_704_110_400).expect("a time")
+}
+
+fn pointers() -> Pointers {
+    let texts = |pointers: &[&str]| {
+        pointers
+            .iter()
+            .map(|pointer| (*pointer).to_owned())
+            .collect()
+    };
+    Pointers {
+        id: texts(&["/data/image/id", "/data/id"]),
+        status: texts(&["/data/image/status", "/data/status"]),
+        error: texts(&["/data/image/error", "/data/error"]),
+    }
+}
+
+fn parsed(body: &[u8]) -> Result<Notification, PayloadError> {
+    parse(body, now(), &pointers())
+}
+
+fn report(body: &Value) -> Report {
+    match parsed(body.to_string().as_bytes())
+        .expect("a good body")
+        .content
+    {
+        Content::Report(report) => report,
+        Content::TestMessage | Content::OtherProduct => panic!("a report was expected"),
+    }
+}
+
+#[test]
+fn the_time_is_timestamp_else_ts_else_uploaded_else_none() {
+    let time = |text: &str| Timestamp::parse_rfc3339(text).ok();
+    for (body, expected) in [
+        (
+            json!({"id": "a", "uploaded": "2024-01-01T00:00:00Z", "timestamp": "2024-01-02T00:00:00Z"}),
+            time("2024-01-02T00:00:00Z"),
+        ),
+        (
+            json!({"id": "a", "uploaded": "2024-01-01T00:00:00Z"}),
+            time("2024-01-01T00:00:00Z"),
+        ),
+        (json!({"id": "a", "draft": true}), None),
+        (
+            json!({"ts": 1_704_110_400, "data": {"id": "a", "status": "success"}}),
+            time("2024-01-01T12:00:00Z"),
+        ),
+        (
+            json!({"name": "n", "data": {"id": "a", "status": "success"}}),
+            None,
+        ),
+        (
+            json!({"event": "image.uploaded", "image": {"id": "a", "uploaded": "2024-01-01T00:00:00Z"}}),
+            time("2024-01-01T00:00:00Z"),
+        ),
+    ] {
+        assert_eq!(report(&body).reported_at, expected, "{body}");
+    }
+}
+
+#[test]
+fn an_error_counts_more_than_a_draft_and_a_draft_more_than_uploaded() {
+    let status = |body: Value| report(&body).status;
+
+    assert_eq!(
+        status(json!({"id": "a", "error": "e", "draft": true, "uploaded": "2024-01-01T00:00:00Z"})),
+        Some(ReportedStatus::Failed { error: "e".into() })
+    );
+    assert_eq!(
+        status(json!({"id": "a", "draft": true, "uploaded": "2024-01-01T00:00:00Z"})),
+        Some(ReportedStatus::Draft)
+    );
+    assert!(matches!(
+        status(json!({"id": "a", "draft": false, "uploaded": "2024-01-01T00:00:00Z"})),
+        Some(ReportedStatus::Uploaded { .. })
+    ));
+    assert_eq!(status(json!({"id": "a", "draft": false})), None);
+}
+
+#[test]
+fn the_payload_is_kept_whole_in_canonical_form() {
+    let notification =
+        parsed(b" {\"uploaded\": \"2024-01-01T00:00:00Z\", \"id\":\"a\",\"z\": -0.0} ")
+            .expect("a good body");
+
+    assert_eq!(
+        notification.payload.as_str(),
+        r#"{"id":"a","uploaded":"2024-01-01T00:00:00Z","z":0.0}"#
+    );
+}
+
+/// JSON of every kind, with the names of real fields more often than not.
+fn any_value() -> impl Strategy<Value = Value> {
+    let name = prop_oneof![
+        3 => prop::sample::select(vec![
+            "id", "uploaded", "draft", "variants", "metadata", "meta", "requireSignedURLs", "filename", "creator", "error", "timestamp", "event",
+            "image", "data", "ts", "alert_type", "name", "text", "status",
+        ]).prop_map(str::to_owned),
+        1 => ".{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!("2024-01-01T12:00:00Z")),
+        Just(json!("image.uploaded")),
+        Just(json!("image_notification")),
+        Just(json!("https://imagedelivery.net/a/b")),
+    ];
+    leaf.prop_recursive(4, 40, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(name.clone(), inner, 0..8)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _any_result = parsed(&body);
+    }
+
+    #[test]
+    fn no_json_makes_it_panic_and_what_it_takes_keeps_the_rules(body in any_value()) {
+        if let Ok(notification) = parsed(body.to_string().as_bytes()) {
+            prop_assert!(!notification.payload.as_str().contains("\\u0000"));
+            if let Content::Report(report) = notification.content {
+                prop_assert!((1..=1024).contains(&report.cloudflare_id.as_str().chars().count()));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_names_no_part_of_the_body_but_its_own_fields(secret in "[a-z]{12}", field in prop::sample::select(vec!["uploaded", "variants", "draft", "metadata"])) {
+        let body = json!({"id": "a", field: {"x": [secret.clone()]}, "timestamp": secret.clone()});
+
+        if let Err(error) = parsed(body.to_string().as_bytes()) {
+            prop_assert!(!error.to_string().contains(&secret));
+        }
+    }
+
+    #[test]
+    fn what_is_canonical_stays_so(body in any_value()) {
+        let Ok(first) = parsed(body.to_string().as_bytes()) else { return Ok(()) };
+
+        let second = parsed(first.payload.as_str().as_bytes()).expect("it was good before");
+
+        prop_assert_eq!(first.payload, second.payload);
+    }
+}

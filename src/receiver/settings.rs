@@ -1,0 +1,227 @@
+//! The `webhook` section of the configuration.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::payload::Pointers;
+use super::verify::{Scheme, Verifier};
+use crate::domain::notification::UnknownImages;
+use crate::setting::{Bounded, Texts};
+
+/// Where webhooks come, who may send them, and what to do with what they say.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where Cloudflare posts to.
+    pub path: WebhookPath,
+    secrets: Secrets,
+    previous_secret: SecretString,
+    /// How a sender may prove that it knows a secret.
+    pub schemes: Schemes,
+    /// How far a proof's timestamp may be from now, either way.
+    pub tolerance_secs: Bounded<1, 86_400>,
+    unknown_images: UnknownImagesPolicy,
+    /// Where a Cloudflare notification says what.
+    pub envelope: EnvelopeSettings,
+}
+
+/// A setting is not allowed, though it has the right type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting {
+    /// The setting's key.
+    pub key: &'static str,
+    /// What is allowed.
+    pub rule: String,
+}
+
+impl Settings {
+    /// The secrets that are accepted, the current ones first. An empty one counts as none; white space around one, which no
+    /// header can carry, is none of it.
+    pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
+        let secrets = self.secrets.0.iter().chain([&self.previous_secret]);
+        secrets
+            .map(|secret| secret.expose_secret().trim())
+            .filter(|secret| !secret.is_empty())
+            .map(SecretString::from)
+    }
+
+    /// What to do with a notification for an unknown image.
+    #[must_use]
+    pub fn unknown_images(&self) -> UnknownImages {
+        self.unknown_images.0
+    }
+
+    /// Checks what no single setting can say of itself.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        self.verifier().map(drop)
+    }
+
+    pub(super) fn verifier(&self) -> Result<Verifier, InvalidSetting> {
+        Verifier::new(
+            &self.schemes.0,
+            self.secrets(),
+            self.tolerance_secs.seconds(),
+        )
+        .map_err(|error| InvalidSetting {
+            key: "webhook.secrets",
+            rule: error.to_string(),
+        })
+    }
+}
+
+/// The secrets of the list.
+#[derive(Clone, Deserialize)]
+#[serde(from = "Texts")]
+struct Secrets(Vec<SecretString>);
+
+impl From<Texts> for Secrets {
+    fn from(texts: Texts) -> Self {
+        Self(
+            texts
+                .into_vec()
+                .into_iter()
+                .map(SecretString::from)
+                .collect(),
+        )
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} secrets", self.0.len())
+    }
+}
+
+/// The path of the webhook: it begins with a slash, and whether it ends with one makes no difference.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct WebhookPath(String);
+
+impl TryFrom<String> for WebhookPath {
+    type Error = &'static str;
+
+    fn try_from(path: String) -> Result<Self, Self::Error> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+        if path.starts_with('/') && !path.contains("//") && path.bytes().all(is_plain) {
+            Ok(Self(path.trim_end_matches('/').to_owned()))
+        } else {
+            Err("must be a path that begins with a slash, of letters, digits and - . _ ~ /")
+        }
+    }
+}
+
+impl WebhookPath {
+    /// The path as it is written in documents, with a slash at its end.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        format!("{}/", self.0)
+    }
+
+    /// The ways a client may write it.
+    pub(super) fn spellings(&self) -> Vec<String> {
+        let spellings = [self.canonical(), self.0.clone()];
+        spellings
+            .into_iter()
+            .filter(|path| !path.is_empty())
+            .collect()
+    }
+}
+
+/// The schemes that are on, at least one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Texts")]
+pub struct Schemes(Vec<Scheme>);
+
+impl TryFrom<Texts> for Schemes {
+    type Error = &'static str;
+
+    fn try_from(names: Texts) -> Result<Self, Self::Error> {
+        const RULE: &str =
+            "must be a list of at least one of cf-webhook-auth, hmac, timestamped, standard";
+        let schemes: Option<Vec<Scheme>> = names
+            .into_vec()
+            .iter()
+            .map(|name| Scheme::named(name))
+            .collect();
+        schemes
+            .filter(|schemes| !schemes.is_empty())
+            .map(Self)
+            .ok_or(RULE)
+    }
+}
+
+impl Schemes {
+    /// The one that a sender would use: Cloudflare's own, if it is on.
+    #[must_use]
+    pub fn preferred(&self) -> Scheme {
+        let first = self.0.first().copied().unwrap_or(Scheme::CfWebhookAuth);
+        if self.0.contains(&Scheme::CfWebhookAuth) {
+            Scheme::CfWebhookAuth
+        } else {
+            first
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "String")]
+struct UnknownImagesPolicy(UnknownImages);
+
+impl TryFrom<String> for UnknownImagesPolicy {
+    type Error = &'static str;
+
+    fn try_from(word: String) -> Result<Self, Self::Error> {
+        match word.as_str() {
+            "reject" => Ok(Self(UnknownImages::Reject)),
+            "create" => Ok(Self(UnknownImages::Create)),
+            _ => Err("must be reject or create"),
+        }
+    }
+}
+
+/// Where a Cloudflare notification says what. Cloudflare publishes no schema for the `data` of Images notifications.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the keys")]
+pub struct EnvelopeSettings {
+    id_pointers: JsonPointers,
+    status_pointers: JsonPointers,
+    error_pointers: JsonPointers,
+}
+
+impl EnvelopeSettings {
+    pub(super) fn pointers(&self) -> Pointers {
+        Pointers {
+            id: self.id_pointers.0.clone(),
+            status: self.status_pointers.0.clone(),
+            error: self.error_pointers.0.clone(),
+        }
+    }
+}
+
+/// JSON pointers, RFC 6901, at least one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Texts")]
+struct JsonPointers(Vec<String>);
+
+impl TryFrom<Texts> for JsonPointers {
+    type Error = &'static str;
+
+    fn try_from(pointers: Texts) -> Result<Self, Self::Error> {
+        let pointers = pointers.into_vec();
+        if !pointers.is_empty() && pointers.iter().all(|pointer| is_pointer(pointer)) {
+            Ok(Self(pointers))
+        } else {
+            Err("must be a list of at least one JSON pointer, such as /data/image/id")
+        }
+    }
+}
+
+/// RFC 6901, section 3: parts after slashes, in which `~` stands only in `~0` and `~1`.
+fn is_pointer(text: &str) -> bool {
+    text.starts_with('/')
+        && text
+            .split('~')
+            .skip(1)
+            .all(|after| after.starts_with(['0', '1']))
+}

@@ -1,0 +1,86 @@
+//! `standard`: Standard Webhooks, specification 1.0. `webhook-signature` holds `v1,` and the base64 HMAC-SHA256 of
+//! `{webhook-id}.{webhook-timestamp}.{body}`, once for each of the sender's keys, with spaces between.
+
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use subtle::Choice;
+
+use super::{
+    Digest, InvalidSecret, Key, Message, any_holds, digest, is_among, only, parse_seconds, texts,
+};
+use crate::domain::timestamp::Timestamp;
+
+/// What a secret of Standard Webhooks begins with ("Signature scheme").
+pub(super) const SECRET_PREFIX: &str = "whsec_";
+
+/// The length of a secret in bytes ("between 24 bytes (192 bits) and 64 bytes (512 bits)").
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+const ID: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+pub(super) fn decode_secret(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
+    let secret = STANDARD
+        .decode(encoded.trim_end())
+        .map_err(|_| InvalidSecret)?;
+    if SECRET_BYTES.contains(&secret.len()) {
+        Ok(secret)
+    } else {
+        Err(InvalidSecret)
+    }
+}
+
+pub(super) fn holds(
+    keys: &[Key],
+    headers: &HeaderMap,
+    body: &[u8],
+    is_recent: impl Fn(Timestamp) -> bool,
+) -> Choice {
+    let (Some(id), Some(timestamp)) = (only(headers, &ID), only(headers, &TIMESTAMP)) else {
+        return Choice::from(0);
+    };
+    let claimed: Vec<Digest> = texts(headers, &SIGNATURE)
+        .flat_map(str::split_ascii_whitespace)
+        .filter_map(parse_signature)
+        .collect();
+
+    let is_in_time = parse_seconds(timestamp).is_some_and(is_recent);
+    if claimed.is_empty() || !is_in_time {
+        return Choice::from(0);
+    }
+    any_holds(
+        keys.iter()
+            .map(|key| is_among(&claimed, &signature(key, id, timestamp, body))),
+    )
+}
+
+pub(super) fn prove(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 3] {
+    let timestamp = message.sent_at.unix_seconds().to_string();
+    let signature = format!(
+        "v1,{}",
+        STANDARD.encode(signature(key, message.id, &timestamp, message.body))
+    );
+    [
+        (ID, message.id.to_owned()),
+        (TIMESTAMP, timestamp),
+        (SIGNATURE, signature),
+    ]
+}
+
+fn signature(key: &Key, id: &str, timestamp: &str, body: &[u8]) -> Digest {
+    digest(
+        &key.standard,
+        &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body],
+    )
+}
+
+fn parse_signature(text: &str) -> Option<Digest> {
+    STANDARD
+        .decode(text.strip_prefix("v1,")?)
+        .ok()?
+        .try_into()
+        .ok()
+}

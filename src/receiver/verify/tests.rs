@@ -1,0 +1,192 @@
+//! The published vectors, and what holds of every secret and every body.
+
+use axum::http::HeaderValue;
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(seconds).expect("a time")
+}
+
+fn verifier(schemes: &[Scheme], secrets: &[&str]) -> Verifier {
+    let secrets = secrets.iter().map(|secret| SecretString::from(*secret));
+    Verifier::new(schemes, secrets, Duration::from_mins(5)).expect("the secrets are well-formed")
+}
+
+fn headers(pairs: &[(HeaderName, String)]) -> HeaderMap {
+    let header = |(name, value): &(HeaderName, String)| {
+        (
+            name.clone(),
+            HeaderValue::from_bytes(value.as_bytes()).expect("a header"),
+        )
+    };
+    pairs.iter().map(header).collect()
+}
+
+fn standard_headers(id: &str, seconds: i64, signature: &str) -> HeaderMap {
+    headers(&[
+        (HeaderName::from_static("webhook-id"), id.to_owned()),
+        (
+            HeaderName::from_static("webhook-timestamp"),
+            seconds.to_string(),
+        ),
+        (
+            HeaderName::from_static("webhook-signature"),
+            signature.to_owned(),
+        ),
+    ])
+}
+
+#[test]
+fn the_vectors_of_standard_webhooks_hold() {
+    for (secret, id, seconds, body, signature) in [
+        (
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+        (
+            "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            1_649_367_553,
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+        ),
+    ] {
+        let verifier = verifier(&[Scheme::Standard], &[secret]);
+        let message = Message {
+            id,
+            sent_at: at(seconds),
+            body: body.as_bytes(),
+        };
+
+        assert!(verifier.accepts(
+            &standard_headers(id, seconds, signature),
+            body.as_bytes(),
+            at(seconds)
+        ));
+        assert!(!verifier.accepts(
+            &standard_headers("another", seconds, signature),
+            body.as_bytes(),
+            at(seconds)
+        ));
+        assert!(!verifier.accepts(
+            &standard_headers(id, seconds + 1, signature),
+            body.as_bytes(),
+            at(seconds)
+        ));
+        let made = Scheme::Standard
+            .prove(&SecretString::from(secret), &message)
+            .expect("a good secret");
+        assert_eq!(headers(&made), standard_headers(id, seconds, signature));
+    }
+}
+
+#[test]
+fn the_published_hmac_sha256_vector_holds() {
+    // RFC 4231, test case 2.
+    let headers = headers(&[(
+        HeaderName::from_static("x-signature"),
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843".to_owned(),
+    )]);
+    let verifier = verifier(&[Scheme::Hmac], &["Jefe"]);
+
+    assert!(verifier.accepts(&headers, b"what do ya want for nothing?", at(0)));
+    assert!(!verifier.accepts(&headers, b"what do ya want for something?", at(0)));
+}
+
+#[test]
+fn a_secret_of_standard_webhooks_has_24_to_64_bytes() {
+    use base64::Engine;
+    for (length, is_allowed) in [(23, false), (24, true), (64, true), (65, false), (0, false)] {
+        let secret = format!(
+            "whsec_{}",
+            base64::engine::general_purpose::STANDARD.encode(vec![7; length])
+        );
+
+        let verifier = Verifier::new(
+            &[Scheme::Standard],
+            [SecretString::from(secret)].into_iter(),
+            Duration::ZERO,
+        );
+
+        assert_eq!(verifier.is_ok(), is_allowed, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown() {
+    let shown = format!("{:?}", verifier(&Scheme::ALL, &["hunter2"]));
+
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+fn any_scheme() -> impl Strategy<Value = Scheme> {
+    prop::sample::select(Scheme::ALL.to_vec())
+}
+
+fn any_secret() -> impl Strategy<Value = String> {
+    // What a header can carry; blank ones count as none and never become a key.
+    "[!-~]{1,80}".prop_filter("looks like a secret of Standard Webhooks", |secret| {
+        !secret.starts_with("whsec_")
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_proved_is_accepted(
+        scheme in any_scheme(), secret in any_secret(), other in any_secret(), body in prop::collection::vec(any::<u8>(), 0..300), shift in -300..=300_i64
+    ) {
+        let now = at(1_704_110_400);
+        let message = Message { id: "msg_1", sent_at: at(1_704_110_400 + shift), body: &body };
+
+        let proof = scheme.prove(&SecretString::from(secret.as_str()), &message).expect("a good secret");
+
+        prop_assert!(verifier(&[scheme], &[&secret]).accepts(&headers(&proof), &body, now));
+        prop_assert!(verifier(&Scheme::ALL, &[&other, &secret]).accepts(&headers(&proof), &body, now));
+    }
+
+    #[test]
+    fn what_is_proved_with_another_secret_is_not(
+        scheme in any_scheme(), secret in any_secret(), other in any_secret(), body in prop::collection::vec(any::<u8>(), 0..300)
+    ) {
+        prop_assume!(secret != other);
+        let message = Message { id: "msg_1", sent_at: at(1_704_110_400), body: &body };
+
+        let proof = scheme.prove(&SecretString::from(other), &message).expect("a good secret");
+
+        prop_assert!(!verifier(&Scheme::ALL, &[&secret]).accepts(&headers(&proof), &body, at(1_704_110_400)));
+    }
+
+    #[test]
+    fn a_signature_is_good_for_its_body_alone(
+        scheme in prop::sample::select(vec![Scheme::Hmac, Scheme::Timestamped, Scheme::Standard]), secret in any_secret(),
+        body in prop::collection::vec(any::<u8>(), 1..300), place in any::<prop::sample::Index>(), flip in 1..=255_u8
+    ) {
+        let message = Message { id: "msg_1", sent_at: at(1_704_110_400), body: &body };
+        let proof = scheme.prove(&SecretString::from(secret.as_str()), &message).expect("a good secret");
+        let mut changed = body.clone();
+        changed[place.index(body.len())] ^= flip;
+
+        prop_assert!(!verifier(&Scheme::ALL, &[&secret]).accepts(&headers(&proof), &changed, at(1_704_110_400)));
+    }
+
+    #[test]
+    fn no_header_makes_it_panic_or_is_believed(
+        values in prop::collection::vec((0..6_usize, prop::collection::vec(any::<u8>(), 0..80)), 0..8), body in prop::collection::vec(any::<u8>(), 0..100)
+    ) {
+        let names = ["cf-webhook-auth", "x-signature", "x-webhook-signature", "x-webhook-timestamp", "webhook-timestamp", "webhook-signature"];
+        let mut headers = HeaderMap::new();
+        headers.insert("webhook-id", HeaderValue::from_static("msg_1"));
+        for (name, value) in values {
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                headers.append(names[name], value);
+            }
+        }
+
+        prop_assert!(!verifier(&Scheme::ALL, &["a secret that no random header holds"]).accepts(&headers, &body, at(1_704_110_400)));
+    }
+}

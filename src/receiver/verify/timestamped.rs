@@ -1,0 +1,48 @@
+//! `timestamped`: `X-Webhook-Signature: sha256=` and the hexadecimal HMAC-SHA256 of `{timestamp}.{body}`, with the timestamp, in
+//! Unix seconds, in `X-Webhook-Timestamp`.
+
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use subtle::Choice;
+
+use super::{
+    Digest, Key, Message, any_holds, digest, is_among, only, parse_hex, parse_seconds, texts,
+};
+use crate::domain::timestamp::Timestamp;
+
+const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
+const TIMESTAMP: HeaderName = HeaderName::from_static("x-webhook-timestamp");
+
+pub(super) fn holds(
+    keys: &[Key],
+    headers: &HeaderMap,
+    body: &[u8],
+    is_recent: impl Fn(Timestamp) -> bool,
+) -> Choice {
+    let claimed: Vec<Digest> = texts(headers, &SIGNATURE).filter_map(parse_hex).collect();
+    let Some(timestamp) = only(headers, &TIMESTAMP) else {
+        return Choice::from(0);
+    };
+
+    let is_in_time = parse_seconds(timestamp).is_some_and(is_recent);
+    if claimed.is_empty() || !is_in_time {
+        return Choice::from(0);
+    }
+    any_holds(
+        keys.iter()
+            .map(|key| is_among(&claimed, &signature(key, timestamp, body))),
+    )
+}
+
+pub(super) fn prove(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 2] {
+    let timestamp = message.sent_at.unix_seconds().to_string();
+    let signature = format!(
+        "sha256={}",
+        hex::encode(signature(key, &timestamp, message.body))
+    );
+    [(TIMESTAMP, timestamp), (SIGNATURE, signature)]
+}
+
+fn signature(key: &Key, timestamp: &str, body: &[u8]) -> Digest {
+    digest(&key.plain, &[timestamp.as_bytes(), b".", body])
+}
