@@ -1,0 +1,170 @@
+//! The platform to us, on a listener of its own: is the process alive, and is it ready?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::setting::ListenAddress;
+use crate::store::{Schema, StoreError};
+use crate::telemetry::chain;
+use crate::web::{Cause, LogFields, Weight};
+
+/// How long readiness waits for the database. Probes give up after a few seconds, and want to hear why.
+const READINESS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The path that healthchecks ask.
+pub const READINESS_PATH: &str = "/readyz";
+
+/// The `ops` section of the configuration.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where the platform asks.
+    pub listen: ListenAddress,
+}
+
+/// What the answers depend on.
+pub(crate) struct Ops {
+    pub(crate) schema: Arc<dyn Schema>,
+    /// Whether everybody is believed, which operators should hear of.
+    pub(crate) accepts_everybody: bool,
+    /// Cancelled when the service is stopping.
+    pub(crate) stopping: CancellationToken,
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    database: Check,
+    migrations: Check,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Check {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+impl Ops {
+    /// `/livez` and `/readyz`.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/livez", get(live))
+            .route(READINESS_PATH, get(ready))
+            .with_state(Arc::new(self))
+    }
+}
+
+async fn live() -> Response {
+    let mut response = "ok
+"
+    .into_response();
+    let fields = LogFields {
+        weight: Weight::Routine,
+        ..LogFields::default()
+    };
+    response.extensions_mut().insert(fields);
+    response
+}
+
+async fn ready(State(ops): State<Arc<Ops>>) -> Response {
+    let (database, migrations, cause) =
+        match tokio::time::timeout(READINESS_DEADLINE, look(&*ops.schema)).await {
+            Ok(Ok(pending)) if pending.is_empty() => (Check::passed(), Check::passed(), None),
+            Ok(Ok(pending)) => {
+                let problem = format!("these have not run: {pending:?}; run `migrate`");
+                (
+                    Check::passed(),
+                    Check::failed(problem.clone()),
+                    Some(Cause::of(NotReady(problem))),
+                )
+            }
+            Ok(Err(error)) => (
+                Check::unreachable(&error),
+                Check::unknown(),
+                Some(Cause::of(error)),
+            ),
+            Err(_) => {
+                let problem = format!("no answer within {} s", READINESS_DEADLINE.as_secs());
+                (
+                    Check::failed(problem.clone()),
+                    Check::unknown(),
+                    Some(Cause::of(NotReady(problem))),
+                )
+            }
+        };
+    let (code, status, weight) = match (ops.stopping.is_cancelled(), &cause) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", Weight::Routine),
+        (false, None) => (StatusCode::OK, "ready", Weight::Routine),
+        (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", Weight::Normal),
+    };
+    let readiness = Readiness {
+        status,
+        database,
+        migrations,
+        warnings: ops.warnings(),
+    };
+    let mut response = (code, Json(readiness)).into_response();
+    response.extensions_mut().insert(LogFields {
+        outcome: Some(status),
+        image_id: None,
+        weight,
+    });
+    if let Some(cause) = cause {
+        response.extensions_mut().insert(cause);
+    }
+    response
+}
+
+async fn look(schema: &dyn Schema) -> Result<Vec<i64>, StoreError> {
+    schema.check_writable().await?;
+    schema.pending().await
+}
+
+/// Why the service is not ready, where no error says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotReady(String);
+
+impl Ops {
+    fn warnings(&self) -> Vec<&'static str> {
+        let open = self
+            .accepts_everybody
+            .then_some("no webhook secret is configured: every well-formed webhook is believed");
+        open.into_iter().collect()
+    }
+}
+
+impl Check {
+    fn passed() -> Self {
+        Self {
+            ok: true,
+            problem: None,
+        }
+    }
+
+    fn failed(problem: String) -> Self {
+        Self {
+            ok: false,
+            problem: Some(problem),
+        }
+    }
+
+    fn unreachable(error: &StoreError) -> Self {
+        Self::failed(chain(error))
+    }
+
+    fn unknown() -> Self {
+        Self::failed("unknown while the database does not answer".to_owned())
+    }
+}
