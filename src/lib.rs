@@ -1,6 +1,23 @@
 //! Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
+//!
+//! The modules, from the top down. An import goes only downwards, and never between modules of one line, but that `config` sums
+//! up the settings of those below it; `tests/architecture.rs` holds this.
+//!
+//! ```text
+//! main
+//! cli          the commands
+//! app          the composition root: run(settings, listeners, stop)
+//! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
+//! receiver     Cloudflare to us                                    ops         the platform to us
+//! store        the only place for SQL
+//! web          what our HTTP surfaces share
+//! telemetry    logging                                             clock       where the time comes from
+//! setting      values of settings that cannot be wrong
+//! domain       the rules, pure
+//! ```
 
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;

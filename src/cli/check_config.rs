@@ -1,0 +1,21 @@
+//! `check-config`: the effective settings, where each came from, and whether `serve` would start with them.
+
+use std::process::ExitCode;
+
+use super::output::say;
+use crate::config::{Loaded, Profile};
+
+pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    say(match loaded.profile {
+        Profile::Development => "# profile development (APP_PROFILE)",
+        Profile::Production => "# profile production (APP_PROFILE)",
+    });
+    for setting in loaded.shown() {
+        say(&format!(
+            "{} = {}  # {}",
+            setting.key, setting.value, setting.origin
+        ));
+    }
+    loaded.check_profile()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,286 @@
+//! `images add`, `images show`, `images list`: the table of images, for people and for programs.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::open_store;
+use super::output::say;
+use crate::clock::{Clock, SystemClock};
+use crate::config::Loaded;
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{Image, NewImage, Status};
+use crate::domain::json::Json;
+use crate::domain::timestamp::Timestamp;
+use crate::setting::Switch;
+use crate::store::{Added, Store};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Images {
+    /// Register an upload, as an app does when it has made the upload URL
+    Add(Add),
+    /// Show one image
+    Show {
+        /// Cloudflare's id of the image
+        id: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the images that were changed last
+    List {
+        /// Only those of this status: pending, draft, uploaded, failed or expired
+        #[arg(long)]
+        status: Option<Status>,
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// Cloudflare's id of the image
+    id: String,
+    /// The file's name
+    #[arg(long, default_value = "")]
+    filename: String,
+    /// Who uploads it
+    #[arg(long, default_value = "")]
+    creator: String,
+    /// The app's own metadata, a JSON object
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    metadata: String,
+}
+
+impl Images {
+    pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
+        let store = open_store(loaded).await?;
+        let result = match self {
+            Self::Add(image) => {
+                add(
+                    &store,
+                    image.parse()?,
+                    loaded.settings.database.migrate_on_start,
+                )
+                .await
+            }
+            Self::Show { id, json } => show(&store, &parse_id(&id)?, json).await,
+            Self::List {
+                status,
+                limit,
+                json,
+            } => list(&store, status, limit, json).await,
+        };
+        store.close().await;
+        result.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+impl Add {
+    fn parse(self) -> anyhow::Result<NewImage> {
+        let cloudflare_id = parse_id(&self.id)?;
+        if !cloudflare_id.fits_an_index() {
+            bail!("the id is too long to be stored under a unique index");
+        }
+        let metadata: serde_json::Value =
+            serde_json::from_str(&self.metadata).context("--metadata must be JSON")?;
+        if !metadata.is_object() {
+            bail!("--metadata must be a JSON object");
+        }
+        if contains_nul(&metadata) {
+            bail!("--metadata must not contain U+0000, since no database can store it");
+        }
+        Ok(NewImage {
+            cloudflare_id,
+            filename: self.filename,
+            creator: self.creator,
+            metadata: Json::from_canonical(metadata.to_string()),
+        })
+    }
+}
+
+/// No database stores U+0000 in text.
+fn contains_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(contains_nul),
+        serde_json::Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || contains_nul(value)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+            false
+        }
+    }
+}
+
+fn parse_id(id: &str) -> anyhow::Result<CloudflareId> {
+    CloudflareId::parse(id).map_err(|error| anyhow::anyhow!("the id {error}"))
+}
+
+async fn add(store: &Store, image: NewImage, migrate: Switch) -> anyhow::Result<()> {
+    match migrate {
+        // Whoever tries things out registers an image before ever having started the service.
+        Switch::On => store.schema.migrate().await?,
+        Switch::Off => require_tables(store).await?,
+    }
+    match store.catalog.add(&image, SystemClock.now()).await? {
+        Added::Inserted => {
+            say(&format!("registered {}", image.cloudflare_id));
+            Ok(())
+        }
+        Added::AlreadyThere => bail!(
+            "the image {} is registered already; see `images show`",
+            image.cloudflare_id
+        ),
+    }
+}
+
+async fn require_tables(store: &Store) -> anyhow::Result<()> {
+    if store.schema.pending().await?.is_empty() {
+        Ok(())
+    } else {
+        bail!("the tables are not up to date; run `migrate`")
+    }
+}
+
+async fn show(store: &Store, id: &CloudflareId, json: bool) -> anyhow::Result<()> {
+    require_tables(store).await?;
+    let image = store
+        .catalog
+        .find(id)
+        .await?
+        .with_context(|| format!("there is no image {id}; `images add` registers one"))?;
+    if json {
+        say(&serde_json::to_string_pretty(&ImageJson::of(&image))?);
+        return Ok(());
+    }
+    let mut table = table();
+    for (name, value) in rows(&image) {
+        table.add_row([name, &value]);
+    }
+    say(&table.trim_fmt());
+    Ok(())
+}
+
+async fn list(store: &Store, status: Option<Status>, limit: u32, json: bool) -> anyhow::Result<()> {
+    require_tables(store).await?;
+    let images = store.catalog.list(status, limit).await?;
+    if json {
+        let images: Vec<ImageJson> = images.iter().map(ImageJson::of).collect();
+        say(&serde_json::to_string_pretty(&images)?);
+        return Ok(());
+    }
+    if images.is_empty() {
+        say("no images");
+        return Ok(());
+    }
+    let mut table = table();
+    table.set_header(["ID", "STATUS", "SINCE", "FILENAME", "CREATOR", "ERROR"]);
+    for image in &images {
+        let state = &image.state;
+        table.add_row([
+            image.cloudflare_id.as_str(),
+            state.status.as_str(),
+            &optional(state.status_at),
+            &state.details.filename.value,
+            &state.details.creator.value,
+            &state.error,
+        ]);
+    }
+    say(&table.trim_fmt());
+    Ok(())
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+fn rows(image: &Image) -> [(&'static str, String); 14] {
+    let state = &image.state;
+    [
+        ("cloudflare_id", image.cloudflare_id.to_string()),
+        ("id", image.id.to_string()),
+        ("status", state.status.to_string()),
+        ("status_at", optional(state.status_at)),
+        ("uploaded_at", optional(state.uploaded_at)),
+        ("error", state.error.clone()),
+        ("filename", state.details.filename.value.clone()),
+        ("creator", state.details.creator.value.clone()),
+        (
+            "require_signed_urls",
+            state.details.require_signed_urls.value.to_string(),
+        ),
+        ("variants", state.details.variants.value.as_str().to_owned()),
+        (
+            "cloudflare_metadata",
+            state.details.cloudflare_metadata.value.as_str().to_owned(),
+        ),
+        ("metadata", image.metadata.as_str().to_owned()),
+        ("created_at", image.created_at.to_string()),
+        ("updated_at", image.updated_at.to_string()),
+    ]
+}
+
+fn optional(time: Option<Timestamp>) -> String {
+    time.map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// An image for programs, under the names of its columns.
+#[derive(Serialize)]
+struct ImageJson<'a> {
+    cloudflare_id: &'a str,
+    id: String,
+    status: &'static str,
+    status_at: Option<String>,
+    uploaded_at: Option<String>,
+    error: &'a str,
+    filename: &'a str,
+    creator: &'a str,
+    require_signed_urls: bool,
+    variants: Box<RawValue>,
+    cloudflare_metadata: Box<RawValue>,
+    metadata: Box<RawValue>,
+    created_at: String,
+    updated_at: String,
+}
+
+impl<'a> ImageJson<'a> {
+    fn of(image: &'a Image) -> Self {
+        let state = &image.state;
+        Self {
+            cloudflare_id: image.cloudflare_id.as_str(),
+            id: image.id.to_string(),
+            status: state.status.as_str(),
+            status_at: state.status_at.map(|time| time.to_string()),
+            uploaded_at: state.uploaded_at.map(|time| time.to_string()),
+            error: &state.error,
+            filename: &state.details.filename.value,
+            creator: &state.details.creator.value,
+            require_signed_urls: state.details.require_signed_urls.value,
+            variants: raw(&state.details.variants.value),
+            cloudflare_metadata: raw(&state.details.cloudflare_metadata.value),
+            metadata: raw(&image.metadata),
+            created_at: image.created_at.to_string(),
+            updated_at: image.updated_at.to_string(),
+        }
+    }
+}
+
+/// SQLite lets an app write anything into a column of JSON; what is none is shown as text.
+fn raw(json: &Json) -> Box<RawValue> {
+    let text = json.as_str();
+    RawValue::from_string(text.to_owned())
+        .or_else(|_| to_raw_value(text))
+        .expect("a text is JSON once it is written as such")
+}

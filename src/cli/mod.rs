@@ -1,0 +1,103 @@
+//! The commands. Each is a file; this one knows their names, their options and their exit codes.
+
+mod check_config;
+mod healthcheck;
+mod http;
+mod images;
+mod migrate;
+mod output;
+mod send;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, ConfigError, Environment, Loaded};
+use crate::telemetry::chain;
+
+/// A wrong command line or configuration; clap uses the same code.
+const MISUSE: u8 = 2;
+
+/// Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+#[command(
+    after_help = "Settings come from config/default.toml (built in), the profile's file or --config, and the environment, in this \
+    order. `check-config` shows them all.\n\nExit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 stopped by force."
+)]
+pub struct Cli {
+    /// A TOML file of settings, in the place of config/PROFILE.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Receive webhooks until SIGTERM or SIGINT (the default)
+    Serve,
+    /// Bring the tables up to date, and exit
+    Migrate,
+    /// Register and show images
+    #[command(subcommand)]
+    Images(images::Images),
+    /// Make a sample webhook, sign it, and post it to a running service
+    Send(send::Send),
+    /// Print the effective settings and where each came from, secrets redacted
+    CheckConfig,
+    /// Ask a running service whether it is ready, for container probes
+    Healthcheck,
+}
+
+impl Cli {
+    /// Runs the command on a runtime of its own.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Runtime::new() {
+            Ok(runtime) => runtime,
+            Err(error) => return failed(&error, 1),
+        };
+        let code = runtime.block_on(self.run_command());
+        // A forced stop leaves tasks behind that nobody waits for.
+        runtime.shutdown_background();
+        code
+    }
+
+    async fn run_command(self) -> ExitCode {
+        let loaded = match config::load(&Environment::of_process(), self.config.as_deref()) {
+            Ok(loaded) => loaded,
+            Err(error) => return failed(&error, MISUSE),
+        };
+        let result = match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(&loaded).await,
+            Command::Migrate => migrate::run(&loaded).await,
+            Command::Images(images) => images.run(&loaded).await,
+            Command::Send(send) => send.run(&loaded).await,
+            Command::CheckConfig => check_config::run(&loaded),
+            Command::Healthcheck => healthcheck::run(&loaded).await,
+        };
+        result.unwrap_or_else(|error| {
+            let code = if error.is::<ConfigError>() { MISUSE } else { 1 };
+            failed(error.as_ref(), code)
+        })
+    }
+}
+
+/// Says on one line what went wrong, and why.
+fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
+    output::complain(&format!("error: {}", chain(error)));
+    ExitCode::from(code)
+}
+
+/// Opens the database that the settings name.
+async fn open_store(loaded: &Loaded) -> anyhow::Result<crate::store::Store> {
+    Ok(crate::store::Store::open(
+        &loaded.settings.database,
+        loaded.settings.webhook.unknown_images(),
+    )
+    .await?)
+}
