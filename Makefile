@@ -1,0 +1,28 @@
+# `make run` starts the service, `make test` proves it, `make check` holds the house in order.
+
+CARGO ?= cargo
+KILLS ?= 20
+
+.PHONY: run test check kills prepare
+
+run:
+	$(CARGO) run --release --locked
+
+# Everything: unit tests, the architecture, the specification on SQLite and on a real Postgres.
+test: prepare
+	$(CARGO) test --locked
+
+# Formatting, lints, documentation; licences and duplicates where cargo-deny is installed.
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; else echo "cargo-deny is not installed: skipped"; fi
+
+# kill -9 of the service and of Postgres at random moments under load, KILLS times each.
+kills: prepare
+	KILLS=$(KILLS) $(CARGO) test --locked --test spec surviving_kills -- --nocapture
+
+# What the tests need beside Rust: a C compiler for SQLite, and Postgres's programs.
+prepare:
+	@sh tests/prepare.sh

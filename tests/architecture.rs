@@ -1,0 +1,358 @@
+//! The fence around the house: who may import whom, and which crates stay in which rooms.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules, and what each may import. An import goes only downwards.
+const ALLOWED: [(&str, &[&str]); 13] = [
+    ("main", &["cli"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "shutdown",
+            "receiver",
+            "ops",
+            "store",
+            "telemetry",
+            "clock",
+            "setting",
+            "domain",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "config",
+            "shutdown",
+            "receiver",
+            "ops",
+            "store",
+            "web",
+            "telemetry",
+            "clock",
+            "setting",
+            "domain",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "receiver",
+            "ops",
+            "store",
+            "web",
+            "telemetry",
+            "shutdown",
+            "setting",
+        ],
+    ),
+    ("shutdown", &["setting"]),
+    (
+        "receiver",
+        &["store", "web", "telemetry", "clock", "setting", "domain"],
+    ),
+    ("ops", &["store", "web", "telemetry", "setting"]),
+    ("store", &["setting", "domain"]),
+    ("web", &["telemetry", "setting"]),
+    ("telemetry", &[]),
+    ("clock", &["domain"]),
+    ("setting", &[]),
+    ("domain", &[]),
+];
+
+/// The crates that only some modules may name. The command line plays Cloudflare, so it is an HTTP client too.
+const CONFINED: [(&str, &[&str]); 8] = [
+    ("sqlx", &["store"]),
+    ("reqwest", &["cli"]),
+    ("rustls", &["cli"]),
+    ("axum", &["web", "receiver", "ops", "app", "cli"]),
+    ("hyper", &["web"]),
+    ("clap", &["cli", "main"]),
+    ("anyhow", &["main", "cli", "app"]),
+    (
+        "serde",
+        &[
+            "cli",
+            "config",
+            "shutdown",
+            "receiver",
+            "ops",
+            "store",
+            "web",
+            "telemetry",
+            "setting",
+        ],
+    ),
+];
+
+struct Source {
+    path: PathBuf,
+    module: String,
+    /// Without comments.
+    code: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = Vec::new();
+    collect(&root, &root, &mut sources);
+    assert!(sources.len() > 30, "the sources were found");
+    sources
+}
+
+fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(root, &path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let inside = path.strip_prefix(root).expect("it is inside");
+            let module = inside
+                .iter()
+                .next()
+                .expect("a name")
+                .to_string_lossy()
+                .trim_end_matches(".rs")
+                .to_owned();
+            let text = fs::read_to_string(&path).expect("text");
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect::<Vec<_>>()
+                .join("\n");
+            sources.push(Source {
+                path,
+                module,
+                code,
+                text,
+            });
+        }
+    }
+}
+
+/// The words that follow a prefix, up to the next character that is part of no name; a group in braces gives several.
+fn names_after(code: &str, prefix: &str) -> Vec<String> {
+    let name = |text: &str| {
+        text.chars()
+            .take_while(|character| character.is_alphanumeric() || *character == '_')
+            .collect::<String>()
+    };
+    code.match_indices(prefix)
+        .flat_map(|(at, _)| {
+            let rest = &code[at + prefix.len()..];
+            match rest.strip_prefix('{') {
+                Some(group) => first_names(group).iter().map(|text| name(text)).collect(),
+                None => vec![name(rest)],
+            }
+        })
+        .collect()
+}
+
+/// The parts of a group in braces, at its own level.
+fn first_names(group: &str) -> Vec<&str> {
+    let (mut depth, mut from, mut parts) = (0, 0, Vec::new());
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => {
+                parts.push(group[from..at].trim());
+                break;
+            }
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(group[from..at].trim());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// Whether code names a crate, in a path or an attribute.
+fn names_crate(code: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    code.match_indices(&path).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        !before.is_some_and(|character| {
+            character.is_alphanumeric() || character == '_' || character == ':'
+        })
+    })
+}
+
+#[test]
+fn an_import_goes_only_downwards() {
+    let allowed: BTreeMap<_, _> = ALLOWED.into_iter().collect();
+    for source in sources() {
+        if source.module == "lib" {
+            continue;
+        }
+        let below = allowed
+            .get(source.module.as_str())
+            .unwrap_or_else(|| panic!("{} has no place in the house", source.path.display()));
+        let prefix = if source.module == "main" {
+            "cloudflare_images_webhook::"
+        } else {
+            "crate::"
+        };
+        for name in names_after(&source.code, prefix) {
+            assert!(
+                name == source.module || below.contains(&name.as_str()),
+                "{} imports {name}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_table_of_imports_has_no_circle() {
+    for (place, (module, below)) in ALLOWED.iter().enumerate() {
+        for name in *below {
+            let Some(other) = ALLOWED.iter().position(|(other, _)| other == name) else {
+                panic!("{module} may import {name}, which is not there")
+            };
+            assert!(
+                other > place,
+                "{module} may import {name}, which is above it"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_confined_crate_stays_in_its_rooms() {
+    for source in sources() {
+        for (name, rooms) in CONFINED {
+            assert!(
+                !names_crate(&source.code, name) || rooms.contains(&source.module.as_str()),
+                "{} names {name}, which belongs to {rooms:?}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_configuration_reads_environment_variables() {
+    for source in sources() {
+        let reads = ["env::var", "env::vars", "option_env!"]
+            .into_iter()
+            .any(|name| source.code.contains(name));
+        assert!(
+            !reads || source.module == "config",
+            "{} reads the environment",
+            source.path.display()
+        );
+    }
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for source in sources()
+        .into_iter()
+        .filter(|source| source.module == "domain")
+    {
+        for impure in [
+            "async ",
+            "tokio",
+            "std::fs",
+            "std::net",
+            "std::env",
+            "tracing",
+            "Instant::now",
+            "now_utc",
+        ] {
+            assert!(
+                !source.code.contains(impure),
+                "{} has {impure}",
+                source.path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for source in sources() {
+        assert!(
+            source.text.starts_with("//! "),
+            "{} has no module doc",
+            source.path.display()
+        );
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_300_lines_of_code() {
+    for source in sources() {
+        let lines = source
+            .code
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .count();
+        assert!(
+            lines <= 300 || source.path.ends_with("tests.rs"),
+            "{} has {lines} lines",
+            source.path.display()
+        );
+    }
+}
+
+#[test]
+fn every_migration_is_there_for_both_databases() {
+    let names = |database: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("migrations")
+            .join(database);
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+
+    assert!(!names("sqlite").is_empty());
+    assert_eq!(names("sqlite"), names("postgres"));
+}
+
+#[test]
+fn every_statement_is_named_and_the_names_are_those_of_both_databases() {
+    let statements = |folder: &str| {
+        let sources = sources()
+            .into_iter()
+            .filter(|source| source.path.to_string_lossy().contains(folder));
+        let mut names: Vec<String> = sources
+            .flat_map(|source| names_after(&source.code, "\"-- "))
+            .collect();
+        names.sort();
+        names
+    };
+    // Two differences: SQLite takes a lock to see whether it can be written, and Postgres reads, writes and logs in sets, SQLite row by row.
+    let in_sets = |name: &str| {
+        name.replace("lock_images", "read_image")
+            .replace("update_images", "update_image")
+            .replace("insert_logs", "insert_log")
+    };
+
+    let postgres: Vec<String> = {
+        let mut names: Vec<_> = statements("store/postgres")
+            .iter()
+            .map(|name| in_sets(name))
+            .collect();
+        names.sort();
+        names
+    };
+    let postgres: Vec<String> = postgres
+        .into_iter()
+        .filter(|name| name != "schema_check_writable")
+        .collect();
+    assert!(postgres.len() >= 9);
+    assert_eq!(postgres, statements("store/sqlite"));
+}

@@ -1,0 +1,587 @@
+//! Where settings come from, and how a wrong one ends the start: one sentence that names the key, its source and what is
+//! allowed.
+
+use std::fs;
+use std::process::Output;
+
+use tempfile::TempDir;
+
+use crate::support::program::{Service, run, stderr, stdout};
+
+/// Runs `check-config` with these variables.
+fn check(variables: &[(&str, &str)]) -> Output {
+    let folder = TempDir::new().expect("a folder");
+    run(folder.path(), &["check-config"], variables)
+}
+
+/// The line of a key in what `check-config` prints.
+fn line(variables: &[(&str, &str)], key: &str) -> String {
+    let output = check(variables);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed = stdout(&output);
+    printed
+        .lines()
+        .find(|line| line.starts_with(&format!("{key} = ")))
+        .unwrap_or_else(|| panic!("no {key} in {printed}"))
+        .to_owned()
+}
+
+#[test]
+fn every_key_has_a_default_and_says_that_it_is_one() {
+    let printed = stdout(&check(&[]));
+
+    for key in [
+        "server.listen = \"127.0.0.1:8080\"",
+        "server.body_limit_bytes = 1048576",
+        "ops.listen = \"127.0.0.1:9090\"",
+        "database.url = \"sqlite://data/images.db\"",
+        "webhook.path = \"/cloudflare-images/api/webhook/\"",
+        "webhook.schemes = [\"cf-webhook-auth\", \"hmac\"]",
+        "webhook.tolerance_secs = 300",
+        "webhook.unknown_images = \"reject\"",
+        "shutdown.deadline_secs = 25",
+    ] {
+        assert!(
+            printed.contains(&format!("{key}  # config/default.toml\n")),
+            "{key} in {printed}"
+        );
+    }
+}
+
+#[test]
+fn a_file_beats_the_defaults_and_the_environment_beats_the_file() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(
+        folder.path().join("my.toml"),
+        "[webhook]\ntolerance_secs = 60\nunknown_images = \"create\"\n",
+    )
+    .expect("a file");
+
+    let output = run(
+        folder.path(),
+        &["check-config", "--config", "my.toml"],
+        &[("APP__WEBHOOK__TOLERANCE_SECS", "90")],
+    );
+
+    let printed = stdout(&output);
+    assert!(printed.contains("webhook.tolerance_secs = \"90\"  # the environment variable APP__WEBHOOK__TOLERANCE_SECS\n"), "{printed}");
+    assert!(
+        printed.contains("webhook.unknown_images = \"create\"  # my.toml\n"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn the_profiles_file_is_read_from_the_working_directory_or_is_built_in() {
+    let folder = TempDir::new().expect("a folder");
+    let variables = [
+        ("APP_PROFILE", "production"),
+        ("CLOUDFLARE_WEBHOOK_SECRET", "s"),
+    ];
+
+    let built_in = stdout(&run(folder.path(), &["check-config"], &variables));
+    fs::create_dir(folder.path().join("config")).expect("a folder");
+    fs::write(
+        folder.path().join("config/production.toml"),
+        "[log]\nformat = \"text\"\n",
+    )
+    .expect("a file");
+    let read = stdout(&run(folder.path(), &["check-config"], &variables));
+
+    assert!(
+        built_in.contains("log.format = \"json\"  # config/production.toml (built in)\n"),
+        "{built_in}"
+    );
+    assert!(
+        read.contains("log.format = \"text\"  # config/production.toml\n"),
+        "{read}"
+    );
+}
+
+#[test]
+fn the_names_that_people_expect_work() {
+    for (variable, value, key, shown) in [
+        (
+            "DATABASE_URL",
+            "sqlite://else.db",
+            "database.url",
+            "\"sqlite://else.db\"",
+        ),
+        ("RUST_LOG", "debug", "log.filter", "\"debug\""),
+        ("PORT", "3000", "server.listen", "\"127.0.0.1:3000\""),
+        (
+            "CLOUDFLARE_WEBHOOK_SECRET",
+            "s3cret",
+            "webhook.secrets",
+            "[\"***\"]",
+        ),
+        (
+            "CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS",
+            "s3cret",
+            "webhook.previous_secret",
+            "\"***\"",
+        ),
+    ] {
+        assert_eq!(
+            line(&[(variable, value)], key),
+            format!("{key} = {shown}  # the environment variable {variable}")
+        );
+    }
+    assert!(
+        line(
+            &[("PORT", "3000"), ("APP__SERVER__LISTEN", "0.0.0.0:80")],
+            "server.listen"
+        )
+        .contains("\"0.0.0.0:3000\"")
+    );
+    assert!(
+        line(
+            &[
+                ("DATABASE_URL", "sqlite://a"),
+                ("APP__DATABASE__URL", "sqlite://b")
+            ],
+            "database.url"
+        )
+        .contains("sqlite://b")
+    );
+}
+
+#[test]
+fn a_variable_set_to_nothing_counts_as_not_set_and_an_empty_secret_as_none() {
+    for variable in [
+        "APP__WEBHOOK__SECRETS",
+        "APP__SERVER__READ_TIMEOUT_SECS",
+        "DATABASE_URL",
+        "PORT",
+        "RUST_LOG",
+        "CLOUDFLARE_WEBHOOK_SECRET",
+        "APP_PROFILE",
+    ] {
+        assert!(check(&[(variable, "")]).status.success(), "{variable}");
+    }
+    let output = check(&[
+        ("APP_PROFILE", "production"),
+        ("APP__WEBHOOK__SECRETS", r#"["", "  "]"#),
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_list_is_a_json_array_or_has_commas() {
+    for value in [
+        r#"["hmac","standard"]"#,
+        "hmac,standard",
+        " hmac , standard ",
+    ] {
+        assert!(
+            line(&[("APP__WEBHOOK__SCHEMES", value)], "webhook.schemes")
+                .contains(r#"["hmac", "standard"]"#)
+        );
+    }
+}
+
+#[test]
+fn every_secret_can_be_read_from_a_file() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(
+        folder.path().join("url"),
+        "postgres://app:hunter2@db/app?password=hunter2\n",
+    )
+    .expect("a file");
+    fs::write(folder.path().join("secret"), "one\ntwo\n").expect("a file");
+    fs::write(
+        folder.path().join("with_files.toml"),
+        "[database]\nurl_file = \"url\"\n[webhook]\nsecrets_file = \"secret\"\n",
+    )
+    .expect("a file");
+
+    let from_environment = run(
+        folder.path(),
+        &["check-config"],
+        &[
+            ("DATABASE_URL_FILE", "url"),
+            ("CLOUDFLARE_WEBHOOK_SECRET_FILE", "secret"),
+            ("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS_FILE", "secret"),
+        ],
+    );
+    let from_file = run(
+        folder.path(),
+        &["check-config", "--config", "with_files.toml"],
+        &[],
+    );
+
+    for printed in [stdout(&from_environment), stdout(&from_file)] {
+        assert!(
+            printed.contains("database.url = \"postgres://app:***@db/app?***\"  # url, named by "),
+            "{printed}"
+        );
+        assert!(
+            printed.contains("webhook.secrets = [\"***\", \"***\"]  # secret, named by "),
+            "{printed}"
+        );
+        assert!(
+            !printed.contains("hunter2") && !printed.contains("\"one\""),
+            "{printed}"
+        );
+    }
+}
+
+/// Variables with wrong values, the key that each sets, and what is said to be allowed.
+const WRONG: [(&str, &str, &str, &str); 24] = [
+    (
+        "APP__SERVER__LISTEN",
+        "everywhere",
+        "server.listen",
+        "must be an IP address and a port",
+    ),
+    (
+        "APP__SERVER__BODY_LIMIT_BYTES",
+        "0",
+        "server.body_limit_bytes",
+        "must be a whole number from 1 to 67108864",
+    ),
+    (
+        "APP__SERVER__BODY_LIMIT_BYTES",
+        "big",
+        "server.body_limit_bytes",
+        "must be a whole number from 1 to 67108864",
+    ),
+    (
+        "APP__SERVER__BODY_LIMIT_BYTES",
+        "1.5",
+        "server.body_limit_bytes",
+        "must be a whole number from 1 to 67108864",
+    ),
+    (
+        "APP__SERVER__READ_TIMEOUT_SECS",
+        "-1",
+        "server.read_timeout_secs",
+        "must be a whole number from 1 to 300",
+    ),
+    (
+        "APP__DATABASE__MIGRATE_ON_START",
+        "maybe",
+        "database.migrate_on_start",
+        "must be true or false",
+    ),
+    (
+        "DATABASE_URL",
+        "mysql://root:hunter2@db/x",
+        "database.url",
+        "must be sqlite://PATH",
+    ),
+    (
+        "APP__WEBHOOK__PATH",
+        "hooks",
+        "webhook.path",
+        "must be a path that begins with a slash",
+    ),
+    (
+        "APP__WEBHOOK__PATH",
+        "/{id}",
+        "webhook.path",
+        "must be a path that begins with a slash",
+    ),
+    (
+        "APP__WEBHOOK__SCHEMES",
+        "hmac,md5",
+        "webhook.schemes",
+        "cf-webhook-auth, hmac, timestamped, standard",
+    ),
+    (
+        "APP__WEBHOOK__SCHEMES",
+        "[]",
+        "webhook.schemes",
+        "at least one of",
+    ),
+    (
+        "APP__WEBHOOK__UNKNOWN_IMAGES",
+        "ignore",
+        "webhook.unknown_images",
+        "must be reject or create",
+    ),
+    (
+        "APP__WEBHOOK__ENVELOPE__ID_POINTERS",
+        "data.id",
+        "webhook.envelope.id_pointers",
+        "JSON pointer",
+    ),
+    (
+        "APP__WEBHOOK__SECRETS",
+        "[1]",
+        "webhook.secrets",
+        "must be a JSON array of texts, or texts between commas",
+    ),
+    (
+        "APP__LOG__FORMAT",
+        "xml",
+        "log.format",
+        "must be auto, text or json",
+    ),
+    ("RUST_LOG", "info,=", "log.filter", "must be a level"),
+    ("RUST_LOG", "inof", "log.filter", "must be a level"),
+    (
+        "DATABASE_URL",
+        "postgres://app:hunter2@x@db/app",
+        "database.url",
+        "percent-encoded",
+    ),
+    (
+        "PORT",
+        "eighty",
+        "server.listen",
+        "must have a port from 0 to 65535",
+    ),
+    (
+        "APP_PROFILE",
+        "staging",
+        "APP_PROFILE",
+        "must be development or production",
+    ),
+    (
+        "APP__SERVER__LISTENS",
+        "x",
+        "server.listens",
+        "is not a setting; [server] has body_limit_bytes, keep_alive_secs, listen, ",
+    ),
+    (
+        "APP__SEVRER__LISTEN",
+        "x",
+        "sevrer.listen",
+        "is not a setting; the sections are database, log, ops, server, shutdown, webhook",
+    ),
+    ("APP__SERVER", "x", "server", "is not a setting"),
+    (
+        "DATABASE_URL_FILE",
+        "/nowhere",
+        "database.url",
+        "No such file",
+    ),
+];
+
+#[test]
+fn a_wrong_setting_ends_the_start_with_one_sentence_that_names_key_source_and_what_is_allowed() {
+    for (variable, value, key, allowed) in WRONG {
+        let output = check(&[(variable, value)]);
+
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{variable}={value}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        for part in [
+            key,
+            allowed,
+            if variable == "APP_PROFILE" {
+                "the environment"
+            } else {
+                variable
+            },
+        ] {
+            assert!(
+                said.contains(part),
+                "{variable}={value}: {said:?} does not say {part:?}"
+            );
+        }
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_file_is_named_with_its_key_or_its_line() {
+    for (content, parts) in [
+        (
+            "[server]\nlisten = \"everywhere\"\n",
+            vec![
+                "server.listen",
+                "wrong.toml",
+                "must be an IP address and a port",
+            ],
+        ),
+        (
+            "[server]\nbody_limit_bytes = true\n",
+            vec![
+                "server.body_limit_bytes",
+                "wrong.toml",
+                "must be a whole number",
+            ],
+        ),
+        (
+            "[server]\nbody_limit_bytes = 1.5\n",
+            vec![
+                "server.body_limit_bytes",
+                "wrong.toml",
+                "must be a whole number",
+            ],
+        ),
+        (
+            "[webhook]\nsecrets = [1]\n",
+            vec!["webhook.secrets", "wrong.toml", "must be a list of texts"],
+        ),
+        (
+            "[webhook]\nschemes = { hmac = \"hunter2\" }\n",
+            vec!["webhook.schemes.hmac", "wrong.toml", "is not a setting"],
+        ),
+        (
+            "[webhook]\npath = [\"hunter2\"]\n",
+            vec!["webhook.path", "wrong.toml", "must be a string"],
+        ),
+        (
+            "[webhook]\nsecret = \"hunter2\"\n",
+            vec!["webhook.secret", "wrong.toml", "is not a setting"],
+        ),
+        (
+            "[webhook]\nsecrets = [\"a\"]\nsecrets_file = \"b\"\n",
+            vec![
+                "webhook.secrets and webhook.secrets_file are both set",
+                "wrong.toml",
+            ],
+        ),
+        (
+            "[webhook]\n\nsecrets = [\"hunter2\"\n",
+            vec!["wrong.toml, line ", "is not TOML"],
+        ),
+        (
+            "server = 5\n",
+            vec!["server", "wrong.toml", "is not a setting"],
+        ),
+    ] {
+        let folder = TempDir::new().expect("a folder");
+        fs::write(folder.path().join("wrong.toml"), content).expect("a file");
+
+        let output = run(folder.path(), &["serve", "--config", "wrong.toml"], &[]);
+
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{content}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            parts.iter().all(|part| said.contains(part)),
+            "{content}: {said} does not say {parts:?}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let folder = TempDir::new().expect("a folder");
+
+    let output = run(folder.path(), &["serve", "--config", "nowhere.toml"], &[]);
+
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (
+            Some(2),
+            "error: nowhere.toml cannot be read: No such file or directory (os error 2)\n"
+        )
+    );
+}
+
+#[test]
+fn the_profile_production_does_not_serve_without_a_secret() {
+    let folder = TempDir::new().expect("a folder");
+
+    for command in ["serve", "check-config"] {
+        let output = run(folder.path(), &[command], &[("APP_PROFILE", "production")]);
+
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            stderr(&output).contains("CLOUDFLARE_WEBHOOK_SECRET"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn the_example_is_a_configuration_but_for_its_secrets() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/example.toml");
+    let folder = TempDir::new().expect("a folder");
+
+    let output = run(folder.path(), &["check-config", "--config", example], &[]);
+
+    assert!(
+        stderr(&output).contains("the file /run/secrets/database_url for database.url"),
+        "only the files of secrets are missing: {}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_secret_with_a_comma_is_one_secret_and_white_space_around_it_is_none_of_it() {
+    let folder = TempDir::new().expect("a folder");
+    let service = Service::start(folder.path(), &[("APP__WEBHOOK__SECRETS", " one,two ")]);
+    let send = |secret: &str| {
+        let url = service.url();
+        let arguments = [
+            "send",
+            "image",
+            "--shape",
+            "test",
+            "--scheme",
+            "cf-webhook-auth",
+            "--url",
+            &url,
+        ];
+        run(
+            folder.path(),
+            &arguments,
+            &[("CLOUDFLARE_WEBHOOK_SECRET", secret)],
+        )
+        .status
+        .success()
+    };
+
+    assert!(send("one,two"));
+    assert!(!send("one") && !send("two"));
+}
+
+#[test]
+fn an_empty_variable_does_not_take_a_secret_away() {
+    let shown = line(
+        &[
+            ("CLOUDFLARE_WEBHOOK_SECRET", "s3cret"),
+            ("APP__WEBHOOK__SECRETS", ""),
+        ],
+        "webhook.secrets",
+    );
+
+    assert!(shown.starts_with("webhook.secrets = [\"***\"]"), "{shown}");
+}
+
+#[test]
+fn an_empty_file_of_a_secret_ends_the_start() {
+    let folder = TempDir::new().expect("a folder");
+    fs::write(folder.path().join("empty"), "\n").expect("a file");
+
+    let output = run(
+        folder.path(),
+        &["check-config"],
+        &[("CLOUDFLARE_WEBHOOK_SECRET_FILE", "empty")],
+    );
+
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("the file empty for webhook.secrets")
+            && stderr(&output).contains("is empty"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_secret_of_standard_webhooks_has_to_be_one_where_that_scheme_is_on() {
+    let secret = ("CLOUDFLARE_WEBHOOK_SECRET", "whsec_hunter2");
+
+    let (on, off) = (
+        check(&[secret, ("APP__WEBHOOK__SCHEMES", "hmac,standard")]),
+        check(&[secret]),
+    );
+
+    assert_eq!(on.status.code(), Some(2));
+    assert!(
+        stderr(&on).contains("webhook.secrets") && stderr(&on).contains("base64 of 24 to 64 bytes"),
+        "{}",
+        stderr(&on)
+    );
+    assert!(!stderr(&on).contains("hunter2"));
+    assert!(off.status.success());
+}

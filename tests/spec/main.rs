@@ -1,0 +1,21 @@
+//! The product's specification: what it promises, through HTTP and the wire, on both databases.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adopting_djangos_tables;
+mod answering;
+mod commands;
+mod configuring;
+mod limiting_requests;
+mod logging;
+mod losing_the_database;
+mod migrating;
+mod moving_images_forward;
+mod probing;
+mod proving_the_sender;
+mod reading_the_four_shapes;
+mod recording_batches;
+mod refusing_bad_bodies;
+mod stopping;
+mod surviving_kills;

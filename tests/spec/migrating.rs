@@ -1,0 +1,77 @@
+//! Bringing the tables up to date, and what an app may count on in them.
+
+use std::process::Child;
+use std::process::Stdio;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::on_both_databases;
+use crate::support::app::App;
+use crate::support::program::{program, run, stdout};
+
+on_both_databases! {
+    async fn an_app_registers_an_upload_with_an_insert_of_one_column(database) {
+        let app = App::start(database).await;
+
+        app.database.execute("INSERT INTO cloudflare_images (cloudflare_id) VALUES ($1)", &["image"]).await;
+
+        let image = app.database.image("image").await;
+        assert_eq!((&image["status"], &image["metadata"], &image["variants"], &image["error"]), (&json!("pending"), &json!({}), &json!([]), &json!("")));
+        assert_eq!(image["id"].as_str().map(str::len), Some(36), "a UUID in its usual form");
+        assert!(image["expires_at"].as_str() > image["created_at"].as_str());
+    }
+
+    async fn a_status_that_does_not_exist_cannot_be_written(database) {
+        let app = App::start(database).await;
+        app.database.register("image").await;
+
+        let refused = tokio::spawn(async move {
+            app.database.execute("UPDATE cloudflare_images SET status = 'lost' WHERE cloudflare_id = $1", &["image"]).await;
+        }).await;
+
+        assert!(refused.expect_err("it panics").into_panic().downcast_ref::<String>().is_some_and(|text| text.contains("cloudflare_images_status_check")));
+    }
+
+    async fn migrating_twice_is_the_same_as_once(database) {
+        let folder = TempDir::new().expect("a folder");
+        let variables = [("DATABASE_URL", database.url.as_str())];
+
+        let (first, second) = (run(folder.path(), &["migrate"], &variables), run(folder.path(), &["migrate"], &variables));
+
+        assert!(first.status.success() && second.status.success());
+        assert_eq!(stdout(&first), "the tables are up to date; migrations run: 2\n");
+        assert_eq!(stdout(&second), "the tables are up to date\n");
+    }
+
+    async fn many_processes_may_migrate_at_once(database) {
+        let folder = TempDir::new().expect("a folder");
+        let start = || {
+            let mut command = program(folder.path());
+            command.arg("migrate").env("DATABASE_URL", &database.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("it runs")
+        };
+
+        let started: Vec<Child> = (0..6).map(|_| start()).collect();
+
+        for child in started {
+            let output = child.wait_with_output().expect("it ends");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let versions = database.count("SELECT count(*) FROM cloudflare_images_webhook_migrations").await;
+        assert_eq!(versions, 2);
+    }
+
+    async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database) {
+        let app = App::start(database).await;
+        app.database.execute_script(
+            "INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)
+             SELECT 9999, 'of the future', success, checksum, execution_time FROM cloudflare_images_webhook_migrations WHERE version = 1",
+        ).await;
+        let (_, database) = app.stop().await;
+
+        let app = App::start(database).await;
+
+        assert_eq!(app.probe("/readyz").await.status, 200);
+    }
+}

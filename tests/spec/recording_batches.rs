@@ -1,0 +1,177 @@
+//! What every inbox promises, whichever database is behind it: a batch is one transaction, with one result for each
+//! notification, as if they had come one after another.
+
+use std::sync::Arc;
+
+use cloudflare_images_webhook::config::{Environment, load};
+use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::id::CloudflareId;
+use cloudflare_images_webhook::domain::image::Status;
+use cloudflare_images_webhook::domain::json::Json;
+use cloudflare_images_webhook::domain::notification::{
+    Content, Notification, Recorded, Report, ReportedStatus, UnknownImages,
+};
+use cloudflare_images_webhook::domain::telling::Effect;
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
+use cloudflare_images_webhook::store::Store;
+
+use crate::on_both_databases;
+use crate::support::database::Database;
+
+async fn open(database: &Database, unknown_images: UnknownImages) -> Store {
+    let environment: Environment = [("DATABASE_URL", database.url.as_str())]
+        .into_iter()
+        .collect();
+    let settings = load(&environment, None)
+        .expect("the settings are right")
+        .settings
+        .database;
+    let store = Store::open(&settings, unknown_images)
+        .await
+        .expect("it opens");
+    store.schema.migrate().await.expect("it migrates");
+    store
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(seconds).expect("a time")
+}
+
+fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
+    let cloudflare_id = CloudflareId::parse(id).expect("an id");
+    let report = Report {
+        cloudflare_id,
+        status: Some(status),
+        reported_at: Some(at(seconds)),
+        details: ToldDetails::default(),
+    };
+    Notification {
+        content: Content::Report(report),
+        payload: Json::empty_object(),
+        received_at: at(1_000),
+    }
+}
+
+fn uploaded(id: &str, seconds: i64) -> Notification {
+    report(id, seconds, ReportedStatus::Uploaded { uploaded_at: None })
+}
+
+fn failed(id: &str, seconds: i64) -> Notification {
+    report(
+        id,
+        seconds,
+        ReportedStatus::Failed {
+            error: "too big".into(),
+        },
+    )
+}
+
+fn other(content: Content) -> Notification {
+    Notification {
+        content,
+        payload: Json::empty_object(),
+        received_at: at(1_000),
+    }
+}
+
+fn image(effect: Effect, status: Status) -> Recorded {
+    Recorded::Image { effect, status }
+}
+
+on_both_databases! {
+    async fn a_batch_has_one_result_for_each_notification_in_their_order(database) {
+        let store = open(&database, UnknownImages::Reject).await;
+        for id in ["a", "b"] {
+            database.register(id).await;
+        }
+
+        let recorded = store.inbox.record(&[
+            uploaded("b", 10), other(Content::TestMessage), uploaded("nobody", 10), failed("a", 10), other(Content::OtherProduct),
+        ]).await.expect("it is recorded");
+
+        assert_eq!(recorded, [
+            image(Effect::Applied, Status::Uploaded), Recorded::TestMessage, Recorded::UnknownImage, image(Effect::Applied, Status::Failed), Recorded::OtherProduct,
+        ]);
+        assert_eq!(database.log_types().await, ["webhook_received", "webhook_test", "webhook_received", "webhook_ignored"]);
+    }
+
+    async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(database) {
+        let store = open(&database, UnknownImages::Reject).await;
+        database.register("a").await;
+
+        let recorded = store.inbox.record(&[
+            report("a", 5, ReportedStatus::Draft), uploaded("a", 10), uploaded("a", 10), failed("a", 9), failed("a", 11), uploaded("a", 12),
+        ]).await.expect("it is recorded");
+
+        assert_eq!(recorded, [
+            image(Effect::Applied, Status::Draft), image(Effect::Applied, Status::Uploaded), image(Effect::Duplicate, Status::Uploaded),
+            image(Effect::Stale, Status::Uploaded), image(Effect::Applied, Status::Failed), image(Effect::Applied, Status::Uploaded),
+        ]);
+        assert_eq!(database.image("a").await["uploaded_at"], "1970-01-01T00:00:12.000000Z");
+        assert_eq!(database.logs().await.len(), 6);
+    }
+
+    async fn a_batch_of_nothing_is_nothing(database) {
+        let store = open(&database, UnknownImages::Create).await;
+
+        assert_eq!(store.inbox.record(&[]).await.expect("it is recorded"), []);
+        assert!(database.everything().await.is_empty());
+    }
+
+    async fn a_batch_that_fails_leaves_nothing_behind(database) {
+        let store = open(&database, UnknownImages::Create).await;
+        database.register("broken").await;
+        database.execute("UPDATE cloudflare_images SET details_at = '\"nonsense\"' WHERE cloudflare_id = $1", &["broken"]).await;
+        let before = database.everything().await;
+
+        let error = store.inbox.record(&[uploaded("new", 10), uploaded("broken", 10)]).await.expect_err("the row makes no sense");
+
+        assert!(error.to_string().starts_with("cloudflare_images.details_at of row "), "{error}");
+        assert_eq!(database.everything().await, before);
+    }
+
+    async fn unknown_images_are_created_once_where_the_policy_says_so(database) {
+        let store = open(&database, UnknownImages::Create).await;
+
+        let recorded = store.inbox.record(&[uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)]).await.expect("it is recorded");
+
+        assert_eq!(recorded, [image(Effect::Applied, Status::Uploaded), image(Effect::Applied, Status::Uploaded), image(Effect::Duplicate, Status::Uploaded)]);
+        assert_eq!(database.count("SELECT count(*) FROM cloudflare_images").await, 2);
+    }
+
+    async fn a_thousand_notifications_are_one_batch_like_any_other(database) {
+        let store = open(&database, UnknownImages::Create).await;
+        let batch: Vec<_> = (0..1_000).map(|number| uploaded(&format!("image-{number}"), number)).collect();
+
+        let recorded = store.inbox.record(&batch).await.expect("it is recorded");
+
+        assert!(recorded.iter().all(|recorded| *recorded == image(Effect::Applied, Status::Uploaded)));
+        assert_eq!(database.count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'").await, 1_000);
+        assert_eq!(database.logs().await.len(), 1_000);
+    }
+
+    async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(database) {
+        let replicas = [open(&database, UnknownImages::Create).await, open(&database, UnknownImages::Create).await];
+        let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
+
+        let mut running = Vec::new();
+        for round in 0..20_i64 {
+            for (number, replica) in replicas.iter().enumerate() {
+                let mut batch: Vec<_> = ids.iter().map(|id| uploaded(id, round * 2 + i64::try_from(number).expect("small"))).collect();
+                if number == 1 {
+                    batch.reverse();
+                }
+                let inbox = Arc::clone(&replica.inbox);
+                running.push(tokio::spawn(async move { inbox.record(&batch).await }));
+            }
+        }
+        for batch in running {
+            batch.await.expect("no panic").expect("no deadlock");
+        }
+
+        assert_eq!(database.logs().await.len(), 20 * 20 * 2);
+        let last = "SELECT count(*) FROM cloudflare_images WHERE status_at = ".to_owned();
+        let last = last + if database.is_postgres() { "to_timestamp(39)" } else { "'1970-01-01T00:00:39.000000Z'" };
+        assert_eq!(database.count(&last).await, 20);
+    }
+}

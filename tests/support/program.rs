@@ -1,0 +1,167 @@
+//! The program itself, as a person or a container engine runs it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::cluster::free_port;
+use super::wait;
+
+/// The program under test, in a folder of its own and without this process's environment.
+pub(crate) fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloudflare-images-webhook"));
+    command.current_dir(folder).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs it with these arguments and variables.
+pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    program(folder)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program runs")
+}
+
+/// What it wrote to standard output.
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// What it wrote to standard error.
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+/// A running `serve`.
+pub(crate) struct Service {
+    child: Child,
+    /// The port for webhooks.
+    pub(crate) port: u16,
+    /// The port for the platform.
+    pub(crate) ops_port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    /// Starts it on free ports, and waits until it answers.
+    pub(crate) fn start(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start_on(folder, variables, free_port(), free_port())
+    }
+
+    /// Starts it on these ports, and waits until it answers.
+    pub(crate) fn start_on(
+        folder: &Path,
+        variables: &[(&str, &str)],
+        port: u16,
+        ops_port: u16,
+    ) -> Self {
+        let mut service = Self::launch(folder, variables, port, ops_port);
+        service.wait_until_it_answers();
+        service
+    }
+
+    /// Starts it on these ports, and does not wait.
+    pub(crate) fn launch(
+        folder: &Path,
+        variables: &[(&str, &str)],
+        port: u16,
+        ops_port: u16,
+    ) -> Self {
+        let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
+        let mut command = program(folder);
+        command
+            .env("APP__SERVER__LISTEN", listen)
+            .env("APP__OPS__LISTEN", ops)
+            .envs(variables.iter().copied());
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let reader = std::thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    log.lock().expect("no panic").push(line);
+                }
+            }
+        });
+        Self {
+            child,
+            port,
+            ops_port,
+            log,
+            reader: Some(reader),
+        }
+    }
+
+    /// The webhook's URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}{}", self.port, super::app::PATH)
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([name, &self.child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait::until("the service ends", || {
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        let status = self.child.wait().expect("it has ended");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log is read");
+        }
+        status
+    }
+
+    /// The lines it has logged.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        wait::until("the service answers", || {
+            let is_serving = self.is_serving();
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!(
+                    "the service ended with {status} before it answered: {:?}",
+                    self.log()
+                );
+            }
+            is_serving
+        });
+    }
+
+    fn is_serving(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
+            return false;
+        };
+        let mut answer = String::new();
+        let asked =
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        asked.is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 404")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
