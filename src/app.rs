@@ -90,7 +90,7 @@ async fn run_to_the_end(
     .map_err(|problem| anyhow::anyhow!("{} {}", problem.key, problem.rule))?;
     let mut parts = JoinSet::new();
 
-    // The platform is answered from the first moment to the last: while we migrate, and until the last webhook is done.
+    // The platform is answered while we migrate, and until the last webhook is done.
     let ops_stop = CancellationToken::new();
     let ops = Ops {
         schema: store.schema.clone(),

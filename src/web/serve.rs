@@ -140,8 +140,8 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        // Runs while a connection is idle too, so it cannot be shorter than that may last.
         .timer(TokioTimer::new())
+        // Runs while a connection is idle too, so it cannot be shorter than that may last.
         .header_read_timeout(limits.keep_alive.max(limits.head_timeout))
         .max_buf_size(MAX_HEAD_BYTES.into());
     builder

@@ -9,6 +9,7 @@ use crate::on_both_databases;
 use crate::support::app::{App, PATH};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
+use crate::support::wait;
 
 const LIMIT: usize = 2_000;
 
@@ -23,6 +24,11 @@ async fn app(database: Database) -> App {
     )
     .await
 }
+
+/// HTTP/2, RFC 9113: an empty SETTINGS frame, the type of a PING, and the flag of its answer.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const PING: u8 = 6;
+const ACK: u8 = 1;
 
 /// A test message of exactly so many bytes.
 fn message(length: usize) -> String {
@@ -46,6 +52,13 @@ fn chunked(body: &str, chunk: usize) -> String {
     format!("{}0\r\n\r\n", chunks.collect::<String>())
 }
 
+/// Reads, and gives up loudly on a service that neither answers nor closes.
+async fn in_time(reading: impl Future<Output = std::io::Result<usize>>) -> std::io::Result<usize> {
+    tokio::time::timeout(wait::PATIENCE, reading)
+        .await
+        .expect("it answers or closes")
+}
+
 /// Sends bytes and reads all that comes back.
 async fn exchange(app: &App, request: &str) -> String {
     let mut stream = TcpStream::connect(app.address).await.expect("it listens");
@@ -54,8 +67,7 @@ async fn exchange(app: &App, request: &str) -> String {
         .await
         .expect("it is read");
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
+    in_time(stream.read_to_string(&mut answer))
         .await
         .expect("it answers");
     answer
@@ -91,10 +103,10 @@ on_both_databases! {
 
         stream.write_all(head("expect: 100-continue\r\ncontent-length: 100\r\n").as_bytes()).await.expect("it is read");
         let mut first = [0; 25];
-        stream.read_exact(&mut first).await.expect("it answers before the body is sent");
+        in_time(stream.read_exact(&mut first)).await.expect("it answers before the body is sent");
         stream.write_all(body.as_bytes()).await.expect("it is read");
         let mut rest = String::new();
-        stream.read_to_string(&mut rest).await.expect("it answers");
+        in_time(stream.read_to_string(&mut rest)).await.expect("it answers");
 
         assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n");
         assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{rest}");
@@ -124,7 +136,7 @@ on_both_databases! {
         });
 
         let mut answer = String::new();
-        reading.read_to_string(&mut answer).await.expect("it answers");
+        in_time(reading.read_to_string(&mut answer)).await.expect("it answers");
 
         assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
         assert!(answer.contains("urn:cloudflare-images-webhook:problem:read-timeout"), "{answer}");
@@ -175,15 +187,31 @@ on_both_databases! {
         drop(hogs);
     }
 
-    async fn an_http_2_connection_that_asks_for_nothing_is_closed(database) {
+    async fn an_http_2_connection_that_answers_every_ping_and_asks_for_nothing_is_closed(database) {
         let app = app(database).await;
         let mut stream = TcpStream::connect(app.address).await.expect("it listens");
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("it is read");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("it is read");
+        stream.write_all(&SETTINGS).await.expect("it is read");
 
-        let mut frames = Vec::new();
-        stream.read_to_end(&mut frames).await.expect("it closes");
+        // RFC 9113, section 4.1: three bytes of length, the type, the flags, four bytes of stream.
+        let talk = async {
+            let (mut head, mut frames) = ([0; 9], 0);
+            while stream.read_exact(&mut head).await.is_ok() {
+                let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+                let mut payload = vec![0; length];
+                stream.read_exact(&mut payload).await.expect("the frame is whole");
+                frames += 1;
+                if head[3] == PING && head[4] == 0 {
+                    head[4] = ACK;
+                    // It may be closing; then the next read says so.
+                    let _closed = stream.write_all(&[&head[..], &payload].concat()).await;
+                }
+            }
+            frames
+        };
+        let frames = tokio::time::timeout(wait::PATIENCE, talk).await.expect("it is closed");
 
-        assert!(!frames.is_empty(), "it spoke HTTP/2");
+        assert!(frames > 0, "it spoke HTTP/2");
     }
 
     async fn an_idle_connection_is_kept_longer_than_a_head_may_take(database) {
@@ -193,12 +221,12 @@ on_both_databases! {
         let mut first = [0; 24];
 
         stream.write_all(request("").as_bytes()).await.expect("it is read");
-        stream.read_exact(&mut first).await.expect("it answers");
+        in_time(stream.read_exact(&mut first)).await.expect("it answers");
         // Idle for longer than the head may take; how much longer does not matter.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         stream.write_all(request("connection: close\r\n").as_bytes()).await.expect("it is read");
         let mut rest = String::new();
-        stream.read_to_string(&mut rest).await.expect("it answers");
+        in_time(stream.read_to_string(&mut rest)).await.expect("it answers");
 
         assert_eq!(rest.matches("HTTP/1.1 405").count(), 1, "the second was answered too: {rest}");
     }

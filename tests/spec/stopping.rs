@@ -15,9 +15,18 @@ use crate::support::wait;
 const SECRET_IS_SET: (&str, &str) = ("CLOUDFLARE_WEBHOOK_SECRET", SECRET);
 const BODY: &str = r#"{"text":"t"}"#;
 
+/// A connection that waits for nothing for ever.
+fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream
+        .set_read_timeout(Some(wait::PATIENCE))
+        .expect("it is no zero");
+    stream
+}
+
 /// Sends all but the last byte of a request, so that it is in flight.
 fn begin_request(service: &Service) -> TcpStream {
-    let mut stream = TcpStream::connect(("127.0.0.1", service.port)).expect("it listens");
+    let mut stream = connect(service.port);
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
         BODY.len()
@@ -73,7 +82,7 @@ fn sigterm_and_sigint_finish_what_is_in_flight_and_end_with_0() {
 fn an_idle_connection_does_not_hold_up_the_end() {
     let folder = TempDir::new().expect("a folder");
     let mut service = Service::start(folder.path(), &[SECRET_IS_SET]);
-    let mut idle = TcpStream::connect(("127.0.0.1", service.port)).expect("it listens");
+    let mut idle = connect(service.port);
     let request = format!(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
@@ -139,7 +148,7 @@ fn while_it_is_stopping_it_is_alive_but_not_ready() {
 }
 
 fn probe(service: &Service, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", service.ops_port)).expect("it listens");
+    let mut stream = connect(service.ops_port);
     stream
         .write_all(
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")

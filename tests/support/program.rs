@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use super::cluster::free_port;
@@ -17,13 +17,26 @@ pub(crate) fn program(folder: &Path) -> Command {
     command
 }
 
-/// Runs it with these arguments and variables.
+/// Runs it with these arguments and variables, to its end. One that does not end, such as a service that was meant to be
+/// refused, is killed, and so fails what is asserted of it.
 pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    program(folder)
-        .args(arguments)
-        .envs(variables.iter().copied())
-        .output()
-        .expect("the program runs")
+    let mut command = program(folder);
+    command.args(arguments).envs(variables.iter().copied());
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let id = child.id().to_string();
+    let (has_ended, ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(wait::PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ended_just_now = Command::new("kill").args(["-KILL", &id]).status();
+        }
+    });
+    let output = child.wait_with_output().expect("it ends");
+    drop(has_ended);
+    output
 }
 
 /// What it wrote to standard output.
@@ -150,6 +163,9 @@ impl Service {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
             return false;
         };
+        stream
+            .set_read_timeout(Some(wait::PATIENCE))
+            .expect("it is no zero");
         let mut answer = String::new();
         let asked =
             stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");

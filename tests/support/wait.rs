@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_mins(2);
+/// After this long nobody waits any more.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Waits until this holds.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
