@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::payload::Pointers;
+use super::payload::{Pointer, Pointers};
 use super::verify::{Scheme, Verifier};
 use crate::domain::notification::UnknownImages;
 use crate::setting::{Bounded, Texts};
@@ -190,7 +190,9 @@ pub struct EnvelopeSettings {
 }
 
 impl EnvelopeSettings {
-    pub(super) fn pointers(&self) -> Pointers {
+    /// Where to look.
+    #[must_use]
+    pub fn pointers(&self) -> Pointers {
         Pointers {
             id: self.id_pointers.0.clone(),
             status: self.status_pointers.0.clone(),
@@ -202,26 +204,20 @@ impl EnvelopeSettings {
 /// JSON pointers, RFC 6901, at least one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "Texts")]
-struct JsonPointers(Vec<String>);
+struct JsonPointers(Vec<Pointer>);
 
 impl TryFrom<Texts> for JsonPointers {
     type Error = &'static str;
 
     fn try_from(pointers: Texts) -> Result<Self, Self::Error> {
-        let pointers = pointers.into_vec();
-        if !pointers.is_empty() && pointers.iter().all(|pointer| is_pointer(pointer)) {
-            Ok(Self(pointers))
-        } else {
-            Err("must be a list of at least one JSON pointer, such as /data/image/id")
+        let pointers: Option<Vec<_>> = pointers
+            .into_vec()
+            .iter()
+            .map(|text| Pointer::parse(text))
+            .collect();
+        match pointers {
+            Some(pointers) if !pointers.is_empty() => Ok(Self(pointers)),
+            _ => Err("must be a list of at least one JSON pointer, such as /data/image/id"),
         }
     }
-}
-
-/// RFC 6901, section 3: parts after slashes, in which `~` stands only in `~0` and `~1`.
-fn is_pointer(text: &str) -> bool {
-    text.starts_with('/')
-        && text
-            .split('~')
-            .skip(1)
-            .all(|after| after.starts_with(['0', '1']))
 }

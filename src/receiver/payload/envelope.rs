@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::PayloadError;
 use super::field::{Fields, parse_id};
+use super::pointer::Pointer;
 use crate::domain::detail::ToldDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Content, Report, ReportedStatus};
@@ -13,10 +14,13 @@ const IMAGES_ALERT: &str = "image_notification";
 
 /// Where to look, as JSON pointers; the first that leads to something other than null counts.
 #[derive(Debug, Clone)]
-pub(crate) struct Pointers {
-    pub(crate) id: Vec<String>,
-    pub(crate) status: Vec<String>,
-    pub(crate) error: Vec<String>,
+pub struct Pointers {
+    /// Which image.
+    pub id: Vec<Pointer>,
+    /// What became of it.
+    pub status: Vec<Pointer>,
+    /// Why it failed.
+    pub error: Vec<Pointer>,
 }
 
 /// An alert of another product is an envelope even without `data`: it has nothing to say to us, and refusing it would only
@@ -53,7 +57,7 @@ fn is_of_another_product(fields: &Fields<'_>) -> bool {
         .is_some_and(|alert_type| alert_type != IMAGES_ALERT)
 }
 
-fn cloudflare_id(whole: &Value, pointers: &[String]) -> Result<CloudflareId, PayloadError> {
+fn cloudflare_id(whole: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
     let Some((pointer, value)) = first(whole, pointers) else {
         return Err(missing(pointers, "webhook.envelope.id_pointers"));
     };
@@ -89,12 +93,10 @@ fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadE
     })
 }
 
-fn first<'v, 'p>(whole: &'v Value, pointers: &'p [String]) -> Option<(&'p str, &'v Value)> {
-    let lookup = |pointer: &'p String| {
-        Some((
-            pointer.as_str(),
-            whole.pointer(pointer).filter(|value| !value.is_null())?,
-        ))
+fn first<'v, 'p>(whole: &'v Value, pointers: &'p [Pointer]) -> Option<(&'p str, &'v Value)> {
+    let lookup = |pointer: &'p Pointer| {
+        let value = pointer.find(whole).filter(|value| !value.is_null())?;
+        Some((pointer.as_str(), value))
     };
     pointers.iter().find_map(lookup)
 }
@@ -106,8 +108,8 @@ fn as_text(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn missing(pointers: &[String], setting: &str) -> PayloadError {
-    let field = pointers.first().cloned().unwrap_or_default();
+fn missing(pointers: &[Pointer], setting: &str) -> PayloadError {
+    let field = pointers.first().map_or("", Pointer::as_str).to_owned();
     PayloadError::Field {
         field,
         rule: format!("is not there, nor is anything at the other places of {setting}"),

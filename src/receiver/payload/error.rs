@@ -2,7 +2,7 @@
 
 /// Why a body is no notification.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PayloadError {
+pub enum PayloadError {
     /// There are no bytes.
     #[error("The body is empty; it must be a JSON object.")]
     Empty,

@@ -72,7 +72,8 @@ fn plain_number(number: f64) -> Option<Number> {
 
 /// The canonical text of a normalized value: `serde_json` keeps keys sorted and writes no white space.
 pub(super) fn canonical(value: &Value) -> Json {
-    Json::from_canonical(value.to_string())
+    // Not `to_string` of the value itself: that writes through a formatter, piece by piece.
+    Json::from_canonical(serde_json::to_string(value).expect("a value is JSON"))
 }
 
 fn contains_nul_key(fields: &Map<String, Value>) -> bool {

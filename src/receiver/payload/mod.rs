@@ -7,6 +7,7 @@ mod event;
 mod field;
 mod flat;
 mod json;
+mod pointer;
 
 use serde_json::{Map, Value};
 
@@ -14,11 +15,12 @@ use crate::domain::notification::{Content, Notification};
 use crate::domain::timestamp::Timestamp;
 use field::Fields;
 
-pub(super) use envelope::Pointers;
-pub(super) use error::PayloadError;
+pub use envelope::Pointers;
+pub use error::PayloadError;
+pub use pointer::Pointer;
 
-/// Reads a body.
-pub(super) fn parse(
+/// Reads a body that was received then. Fails with the field and the rule that it breaks.
+pub fn parse(
     body: &[u8],
     received_at: Timestamp,
     pointers: &Pointers,

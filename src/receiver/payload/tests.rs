@@ -14,7 +14,7 @@ fn pointers() -> Pointers {
     let texts = |pointers: &[&str]| {
         pointers
             .iter()
-            .map(|pointer| (*pointer).to_owned())
+            .filter_map(|pointer| Pointer::parse(pointer))
             .collect()
     };
     Pointers {

@@ -1,0 +1,96 @@
+//! JSON pointers, RFC 6901, taken apart once for the many bodies in which they are followed.
+
+use serde_json::Value;
+
+/// A way into a JSON document.
+#[derive(Debug, Clone)]
+pub struct Pointer {
+    text: String,
+    steps: Vec<String>,
+}
+
+impl Pointer {
+    /// Reads a pointer that is not empty; `None` where it is none: section 3 has parts after slashes, in which `~` stands only
+    /// in `~0` and `~1`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let escapes_are_right = text
+            .split('~')
+            .skip(1)
+            .all(|after| after.starts_with(['0', '1']));
+        let path = text.strip_prefix('/').filter(|_| escapes_are_right)?;
+        let steps = path
+            .split('/')
+            .map(|step| step.replace("~1", "/").replace("~0", "~"));
+        Some(Self {
+            text: text.to_owned(),
+            steps: steps.collect(),
+        })
+    }
+
+    /// The pointer as it was written.
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What it leads to.
+    pub(super) fn find<'v>(&self, document: &'v Value) -> Option<&'v Value> {
+        self.steps
+            .iter()
+            .try_fold(document, |value, step| match value {
+                Value::Object(fields) => fields.get(step),
+                Value::Array(values) => values.get(index(step)?),
+                _ => None,
+            })
+    }
+}
+
+/// Section 4: digits without a leading zero.
+fn index(step: &str) -> Option<usize> {
+    let is_plain = step == "0" || !step.starts_with(['0', '+']);
+    step.parse().ok().filter(|_| is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_examples_of_the_rfc_lead_where_it_says() {
+        let document = serde_json::json!({"foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, " ": 7, "m~n": 8, "01": 9});
+
+        for (text, expected) in [
+            ("/foo", Some(serde_json::json!(["bar", "baz"]))),
+            ("/foo/0", Some("bar".into())),
+            ("/foo/1", Some("baz".into())),
+            ("/", Some(0.into())),
+            ("/a~1b", Some(1.into())),
+            ("/c%d", Some(2.into())),
+            ("/ ", Some(7.into())),
+            ("/m~0n", Some(8.into())),
+            ("/01", Some(9.into())),
+            ("/foo/01", None),
+            ("/foo/+1", None),
+            ("/foo/-", None),
+            ("/foo/2", None),
+            ("/foo/0/x", None),
+            ("/nothing", None),
+        ] {
+            let pointer = Pointer::parse(text).expect("a pointer");
+
+            assert_eq!(pointer.find(&document), expected.as_ref(), "{text}");
+            assert_eq!(
+                document.pointer(text),
+                expected.as_ref(),
+                "{text}, as another library reads it"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_pointer_is_refused() {
+        for text in ["", "data", "/a~b", "/a~", "/~2"] {
+            assert!(Pointer::parse(text).is_none(), "{text}");
+        }
+    }
+}
