@@ -15,7 +15,8 @@ use crate::ops::Ops;
 use crate::receiver::Receiver;
 use crate::setting::Switch;
 use crate::shutdown::{Ending, Stop};
-use crate::store::Store;
+use crate::store::{GroupCommit, Store};
+use crate::telemetry::metrics::Metrics;
 use crate::web::{self, Limits, behind_layers};
 
 /// How many probes are answered at once.
@@ -79,11 +80,14 @@ async fn run_to_the_end(
         opened = Store::open(&settings.database, settings.webhook.unknown_images()) => opened?,
         () = stop.gently.cancelled() => return Ok(Ending::Clean),
     };
+    let metrics = Arc::new(Metrics::default());
+    let limits = settings.database.limits();
+    let (inbox, writers) = GroupCommit::new(&store.inbox, limits, &metrics.inbox);
     let in_flight = TaskTracker::new();
     let receiver = Receiver::new(
         &settings.webhook,
         &settings.server,
-        store.inbox.clone(),
+        Arc::new(inbox),
         clock,
         in_flight.clone(),
     )
@@ -96,6 +100,7 @@ async fn run_to_the_end(
         schema: store.schema.clone(),
         accepts_everybody: receiver.verifier.is_open(),
         stopping: stop.gently.clone(),
+        metrics,
     };
     let ops_limits = Limits {
         max_connections: MAX_OPS_CONNECTIONS,
@@ -118,6 +123,12 @@ async fn run_to_the_end(
         }
     }
 
+    // They stop last: what was taken in is written.
+    let writers_stop = CancellationToken::new();
+    for writer in writers {
+        parts.spawn(writer.run(writers_stop.clone()));
+    }
+
     let address = listeners.webhook.local_addr()?;
     announce(settings, address, ops_address, receiver.verifier.is_open());
     let limits = Limits {
@@ -137,6 +148,7 @@ async fn run_to_the_end(
     let ending = until_stopped(&mut parts, stop).await;
     in_flight.close();
     in_flight.wait().await;
+    writers_stop.cancel();
     ops_stop.cancel();
     let ending = if any_panicked(&mut parts).await {
         Ending::Crashed

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the tests need and do not find, on Debian as root; elsewhere it says what to install.
+# Installs what the tests need and do not find, on Debian as root; elsewhere it says what to install. Programs that are named
+# as arguments are needed too, and are in packages of the same name.
 set -eu
 
 missing=""
@@ -8,6 +9,9 @@ command -v ps >/dev/null || missing="$missing procps"
 if [ -z "${TEST_DATABASE_URL:-}" ] && ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
     missing="$missing postgresql"
 fi
+for program in "$@"; do
+    command -v "$program" >/dev/null || missing="$missing $program"
+done
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

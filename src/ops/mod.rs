@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::setting::ListenAddress;
 use crate::store::{Schema, StoreError};
 use crate::telemetry::chain;
+use crate::telemetry::metrics::{self, Metrics};
 use crate::web::{Cause, LogFields, Weight};
 
 /// How long readiness waits for the database. Probes give up after a few seconds, and want to hear why.
@@ -37,6 +39,8 @@ pub(crate) struct Ops {
     pub(crate) accepts_everybody: bool,
     /// Cancelled when the service is stopping.
     pub(crate) stopping: CancellationToken,
+    /// What the service counts.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 #[derive(Serialize)]
@@ -56,19 +60,30 @@ struct Check {
 }
 
 impl Ops {
-    /// `/livez` and `/readyz`.
+    /// `/livez`, `/readyz` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/livez", get(live))
             .route(READINESS_PATH, get(ready))
+            .route("/metrics", get(count))
             .with_state(Arc::new(self))
     }
 }
 
 async fn live() -> Response {
-    let mut response = "ok
-"
-    .into_response();
+    routine("ok\n")
+}
+
+async fn count(State(ops): State<Arc<Ops>>) -> Response {
+    routine((
+        [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        ops.metrics.render(),
+    ))
+}
+
+/// An answer that comes every few seconds, and that nobody looks for in the log.
+fn routine(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
     let fields = LogFields {
         weight: Weight::Routine,
         ..LogFields::default()

@@ -12,7 +12,8 @@ use super::gate::Verified;
 use super::outcome::Outcome;
 use super::payload;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Content, Notification};
+use crate::domain::notification::{Content, Notification, Recorded};
+use crate::store::StoreError;
 use crate::web::{Kind, Problem};
 
 /// Parses the body, records what it says, and answers what that came to.
@@ -37,29 +38,48 @@ fn cloudflare_id(notification: &Notification) -> Option<CloudflareId> {
     }
 }
 
-/// Hands the notification to a task: the client may go away at any moment, and this future with it.
+/// From its first poll on, the notification is the inbox's: the client may go away at any moment, and this future with it.
 async fn record(
     receiver: Arc<Receiver>,
     notification: Notification,
     room: Option<OwnedSemaphorePermit>,
 ) -> Result<Outcome, Problem> {
-    let tasks = receiver.tasks.clone();
-    let recording = async move {
-        let _room = room;
-        receiver.inbox.record(&[notification]).await
+    let notifications = [Arc::new(notification)];
+    let recorded = match room {
+        None => receiver.inbox.record(&notifications).await,
+        Some(room) => record_holding(room, receiver, notifications).await?,
     };
-    let recording = tasks.spawn(recording.in_current_span());
-
-    let internal = || Problem::of(Kind::Internal);
-    let recorded = recording
-        .await
-        .map_err(|error| internal().because(error))?
-        .map_err(|error| internal().because(error))?;
     recorded
+        .map_err(problem)?
         .first()
         .copied()
         .map(Outcome::of)
-        .ok_or_else(|| internal().because(NoResult))
+        .ok_or_else(|| Problem::of(Kind::Internal).because(NoResult))
+}
+
+/// A large body keeps its place in memory until it is recorded, whether or not the client waits for that.
+async fn record_holding(
+    room: OwnedSemaphorePermit,
+    receiver: Arc<Receiver>,
+    notifications: [Arc<Notification>; 1],
+) -> Result<Result<Vec<Recorded>, StoreError>, Problem> {
+    let tasks = receiver.tasks.clone();
+    let recording = async move {
+        let _room = room;
+        receiver.inbox.record(&notifications).await
+    };
+    let recording = tasks.spawn(recording.in_current_span());
+    recording
+        .await
+        .map_err(|error| Problem::of(Kind::Internal).because(error))
+}
+
+fn problem(error: StoreError) -> Problem {
+    let kind = match error {
+        StoreError::TooBusy => Kind::Busy,
+        _ => Kind::Internal,
+    };
+    Problem::of(kind).because(error)
 }
 
 /// The inbox broke its promise of one result for each notification.

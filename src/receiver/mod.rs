@@ -9,7 +9,7 @@
 mod gate;
 mod handler;
 mod outcome;
-mod payload;
+pub mod payload;
 mod settings;
 pub mod verify;
 
@@ -36,7 +36,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver that writes into this inbox, in tasks of this tracker.
+    /// A receiver that writes into this inbox. The inbox must go on with what it was given when the caller goes away, as
+    /// [`GroupCommit`](crate::store::GroupCommit) does. What has to outlive a request is a task of this tracker.
     pub(crate) fn new(
         settings: &Settings,
         server: &web::Settings,

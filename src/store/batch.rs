@@ -1,6 +1,7 @@
 //! What a batch of notifications comes to, given the rows it is about. Pure: both backends read, decide here, and write.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::{Delivery, transition};
 
 /// What the tables hold that a batch is about.
+#[derive(Default)]
 pub(super) struct Known {
     /// The rows of its images, locked.
     pub(super) images: Vec<StoredImage>,
@@ -42,14 +44,28 @@ pub(super) struct ChangedImage {
     pub(super) updated_at: Timestamp,
     /// Whether `variants` and `cloudflare_metadata` were told; they are rewritten only then, so that what another program has
     /// put there stays to the letter.
-    pub(super) tells: Tells,
+    tells: Tells,
+}
+
+impl ChangedImage {
+    /// The new `variants`, if they were told.
+    pub(super) fn variants(&self) -> Option<&str> {
+        let told = self.tells.variants;
+        told.then(|| self.state.details.variants.value.as_str())
+    }
+
+    /// The new `cloudflare_metadata`, if it was told.
+    pub(super) fn cloudflare_metadata(&self) -> Option<&str> {
+        let told = self.tells.cloudflare_metadata;
+        told.then(|| self.state.details.cloudflare_metadata.value.as_str())
+    }
 }
 
 /// Which JSON columns are told.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tells {
-    pub(super) variants: bool,
-    pub(super) cloudflare_metadata: bool,
+struct Tells {
+    variants: bool,
+    cloudflare_metadata: bool,
 }
 
 /// A row for `cloudflare_image_logs`.
@@ -63,7 +79,7 @@ pub(super) struct LogEntry {
 }
 
 /// The ids of the images that the notifications are about, sorted, each once.
-pub(super) fn cloudflare_ids(notifications: &[Notification]) -> Vec<&CloudflareId> {
+pub(super) fn cloudflare_ids(notifications: &[Arc<Notification>]) -> Vec<&CloudflareId> {
     let mut ids: Vec<_> = reports(notifications)
         .map(|(report, _)| &report.cloudflare_id)
         .collect();
@@ -73,18 +89,18 @@ pub(super) fn cloudflare_ids(notifications: &[Notification]) -> Vec<&CloudflareI
 }
 
 /// The notifications that say no time of their own. Only by its payload can one of them be known to be a redelivery.
-pub(super) fn undated(notifications: &[Notification]) -> Vec<(&CloudflareId, &Json)> {
+pub(super) fn undated(notifications: &[Arc<Notification>]) -> Vec<(&CloudflareId, &Json)> {
     reports(notifications)
         .filter(|(report, _)| report.reported_at.is_none())
         .map(|(report, notification)| (&report.cloudflare_id, &notification.payload))
         .collect()
 }
 
-fn reports(notifications: &[Notification]) -> impl Iterator<Item = (&Report, &Notification)> {
+fn reports(notifications: &[Arc<Notification>]) -> impl Iterator<Item = (&Report, &Notification)> {
     notifications
         .iter()
         .filter_map(|notification| match &notification.content {
-            Content::Report(report) => Some((report, notification)),
+            Content::Report(report) => Some((report, &**notification)),
             Content::TestMessage | Content::OtherProduct => None,
         })
 }
@@ -95,7 +111,7 @@ pub(super) fn log_data(payload: &Json) -> String {
 }
 
 /// Decides the notifications one after another, each on the rows as those before it left them.
-pub(super) fn decide(notifications: &[Notification], known: Known) -> Decision {
+pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decision {
     let Known {
         images,
         inserted,

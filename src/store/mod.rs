@@ -1,16 +1,18 @@
 //! The only place that knows databases: traits shaped by who uses them, and two backends behind each.
 //!
 //! ```text
-//! receiver ──► Inbox    ┐
-//! cli      ──► Catalog  ├── postgres/ , sqlite/ ──► batch ──► domain::transition
-//! app, ops ──► Schema   ┘
+//! receiver ──► GroupCommit ──► Inbox    ┐
+//! cli      ──────────────────► Catalog  ├── postgres/ , sqlite/ ──► recording ──► batch ──► domain::transition
+//! app, ops ──────────────────► Schema   ┘
 //! ```
 //!
 //! Each method is one transaction and has one deadline. The backends read and write; what becomes of a row is decided in
 //! [`batch`], which asks the domain, so that both databases decide alike.
 
 mod batch;
+mod group_commit;
 mod postgres;
+mod recording;
 mod row;
 mod settings;
 mod sqlite;
@@ -23,12 +25,14 @@ use async_trait::async_trait;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
+use tokio::time::Instant;
 
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
+pub use group_commit::{GroupCommit, Limits, Writer};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -40,7 +44,12 @@ const MIGRATIONS_TABLE: &str = "cloudflare_images_webhook_migrations";
 pub trait Inbox: Send + Sync {
     /// Records notifications as if they came one after another, in one transaction: all of them are committed when this
     /// returns, and the results stand in their order; or none is, and this fails.
-    async fn record(&self, notifications: &[Notification]) -> Result<Vec<Recorded>, StoreError>;
+    ///
+    /// They are shared, so that an inbox can keep them for longer than its caller waits.
+    async fn record(
+        &self,
+        notifications: &[Arc<Notification>],
+    ) -> Result<Vec<Recorded>, StoreError>;
 }
 
 /// Shows and registers images.
@@ -183,6 +192,52 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// More webhooks wait for their commit than may.
+    #[error("too many notifications wait to be recorded already (database.queue_limit)")]
+    TooBusy,
+    /// It waited for the transactions before its own until there was no sense in beginning it.
+    #[error("a notification waited for more than {} s to be recorded (database.timeout_secs)", patience.as_secs())]
+    WaitedTooLong {
+        /// How long it may wait.
+        patience: Duration,
+    },
+    /// The service is stopping, and records nothing more.
+    #[error("the service is stopping")]
+    Stopped,
+    /// A fault of ours. The panic itself is in the log.
+    #[error("recording notifications panicked")]
+    Panicked,
+    /// What befell a batch, and so everything in it.
+    #[error(transparent)]
+    Shared(Arc<Self>),
+}
+
+impl StoreError {
+    /// Whether this would have befallen anything else at that moment too: the database is away, full, or does not answer.
+    fn is_everybodys(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Database(error) => {
+                    postgres::is_everybodys(&**error) || sqlite::is_everybodys(&**error)
+                }
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => true,
+                _ => false,
+            },
+            Self::Undecodable { .. } | Self::Panicked => false,
+            Self::TookTooLong { .. }
+            | Self::ReadOnly { .. }
+            | Self::Migration(_)
+            | Self::Folder { .. }
+            | Self::TooBusy
+            | Self::WaitedTooLong { .. }
+            | Self::Stopped => true,
+            Self::Shared(error) => error.is_everybodys(),
+        }
+    }
 }
 
 /// How long a migration, and the wait for another process that is migrating, may take.
@@ -225,6 +280,7 @@ async fn within<T>(
 /// other end of the network says nothing any more. Such a connection is closed, and the pool makes a new one.
 struct Lent<DB: Database> {
     connection: PoolConnection<DB>,
+    since: Instant,
     is_sound: bool,
 }
 
@@ -232,6 +288,7 @@ impl<DB: Database> Lent<DB> {
     async fn from(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connection: pool.acquire().await?,
+            since: Instant::now(),
             is_sound: false,
         })
     }

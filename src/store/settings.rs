@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::group_commit::Limits;
 use super::url::DatabaseUrl;
 use crate::setting::{Bounded, Switch};
 
@@ -13,10 +14,35 @@ pub struct Settings {
     pub url: DatabaseUrl,
     /// How many connections there are at most. Postgres only: SQLite has one writer and a few readers.
     pub max_connections: Bounded<1, 1000>,
+    /// How many transactions record webhooks at once. Postgres only.
+    pub writers: Bounded<1, 64>,
+    /// How many webhooks are recorded in one transaction at most.
+    pub batch_limit: Bounded<1, 10_000>,
+    /// How many webhooks may wait to be recorded, in all; each writer has its share.
+    pub queue_limit: Bounded<1, 1_000_000>,
     /// How long to wait for a free or a new connection. A database that is back within this time is waited for.
     pub acquire_timeout_secs: Bounded<1, 300>,
-    /// How long one operation may take in all: the wait for a connection and for locks, and its statements.
+    /// How long one operation may take in all: the wait for a connection and for locks, and its statements; and how long a
+    /// webhook may wait for it to begin.
     pub timeout_secs: Bounded<1, 300>,
     /// Whether `serve` brings the tables up to date before it listens.
     pub migrate_on_start: Switch,
+}
+
+impl Settings {
+    /// How much is written at once.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let writers = match self.url {
+            // The second would only wait for the first.
+            DatabaseUrl::Sqlite(_) => 1,
+            DatabaseUrl::Postgres(_) => self.writers.count(),
+        };
+        Limits {
+            writers,
+            queue: self.queue_limit.count().div_ceil(writers),
+            batch: self.batch_limit.count(),
+            patience: self.timeout_secs.seconds(),
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Logging: where it goes, in which form, and how much of it.
 
+pub mod metrics;
+
 use std::io::IsTerminal;
 
 use serde::Deserialize;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     BodyTooLarge,
     /// The body did not come in time.
     ReadTimeout,
+    /// More is in flight than we take on.
+    Busy,
     /// It is us.
     Internal,
 }
@@ -40,7 +42,17 @@ impl Kind {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// How many seconds a client does well to wait before it tries again.
+    fn retry_after(self) -> Option<HeaderValue> {
+        match self {
+            // What waits now is recorded by then, unless the database is in trouble.
+            Self::Busy => Some(HeaderValue::from_static("1")),
+            _ => None,
         }
     }
 
@@ -53,6 +65,7 @@ impl Kind {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
             Self::ReadTimeout => "read-timeout",
+            Self::Busy => "busy",
             Self::Internal => "internal-error",
         }
     }
@@ -66,6 +79,7 @@ impl Kind {
             Self::MethodNotAllowed => "This method is not allowed here",
             Self::BodyTooLarge => "The body is too large",
             Self::ReadTimeout => "The body did not arrive in time",
+            Self::Busy => "The service has more to do than it can; try again later",
             Self::Internal => "The service failed; try again later",
         }
     }
@@ -164,6 +178,9 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         let mut response = (status, [content_type], body).into_response();
+        if let Some(seconds) = self.kind.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
         response.extensions_mut().insert(Told {
             name: self.kind.name(),
             detail: self.detail,

@@ -34,7 +34,7 @@ async fn every_row_stays_as_it_was_and_gains_our_columns() {
                     row.remove("status_at"),
                     row.remove("details_at")
                 ),
-                (Some(json!("")), Some(Value::Null), Some(json!({})))
+                (Some(json!("")), Some(Value::Null), Some(json!("{}")))
             );
         }
     }

@@ -1,5 +1,5 @@
-//! What every inbox promises, whichever database is behind it: a batch is one transaction, with one result for each
-//! notification, as if they had come one after another.
+//! What every inbox promises, whichever database is behind it, and whether or not calls share transactions: a batch is one
+//! transaction, with one result for each notification, as if they had come one after another.
 
 use std::sync::Arc;
 
@@ -13,24 +13,103 @@ use cloudflare_images_webhook::domain::notification::{
 };
 use cloudflare_images_webhook::domain::telling::Effect;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::store::Store;
+use cloudflare_images_webhook::store::{GroupCommit, Inbox, Settings, Store, StoreError};
+use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::on_both_databases;
 use crate::support::database::Database;
 
-async fn open(database: &Database, unknown_images: UnknownImages) -> Store {
-    let environment: Environment = [("DATABASE_URL", database.url.as_str())]
-        .into_iter()
-        .collect();
-    let settings = load(&environment, None)
-        .expect("the settings are right")
-        .settings
-        .database;
+/// Whether each call has a transaction of its own, or shares one with others.
+#[derive(Clone, Copy)]
+enum Way {
+    Plain,
+    GroupCommit,
+}
+
+/// An inbox, and what keeps it going.
+struct Opened {
+    inbox: Arc<dyn Inbox>,
+    _writers_stop: DropGuard,
+}
+
+impl Opened {
+    async fn record<const N: usize>(
+        &self,
+        notifications: [Notification; N],
+    ) -> Result<Vec<Recorded>, StoreError> {
+        self.inbox.record(&notifications.map(Arc::new)).await
+    }
+}
+
+async fn open(database: &Database, way: Way, unknown_images: UnknownImages) -> Opened {
+    let settings = settings(&database.url);
     let store = Store::open(&settings, unknown_images)
         .await
         .expect("it opens");
     store.schema.migrate().await.expect("it migrates");
-    store
+    let stop = CancellationToken::new();
+    let inbox = match way {
+        Way::Plain => store.inbox,
+        Way::GroupCommit => {
+            let (inbox, writers) =
+                GroupCommit::new(&store.inbox, settings.limits(), &InboxMetrics::default());
+            for writer in writers {
+                tokio::spawn(writer.run(stop.clone()));
+            }
+            Arc::new(inbox)
+        }
+    };
+    Opened {
+        inbox,
+        _writers_stop: stop.drop_guard(),
+    }
+}
+
+fn settings(url: &str) -> Settings {
+    let environment: Environment = [
+        ("DATABASE_URL", url),
+        // A row's lock is waited for a twenty-fifth of this: for longer than a slow machine takes for a batch.
+        ("APP__DATABASE__TIMEOUT_SECS", "300"),
+    ]
+    .into_iter()
+    .collect();
+    load(&environment, None)
+        .expect("the settings are right")
+        .settings
+        .database
+}
+
+/// Runs one sentence on both databases, in either way.
+macro_rules! in_every_way {
+    ($(async fn $sentence:ident($database:ident, $way:ident) $body:block)*) => {
+        $(
+            mod $sentence {
+                use super::*;
+
+                async fn holds($database: Database, $way: Way) $body
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_sqlite() {
+                    holds(Database::sqlite(), Way::Plain).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_sqlite_with_group_commit() {
+                    holds(Database::sqlite(), Way::GroupCommit).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_postgres() {
+                    holds(Database::postgres().await, Way::Plain).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_postgres_with_group_commit() {
+                    holds(Database::postgres().await, Way::GroupCommit).await;
+                }
+            }
+        )*
+    };
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -78,14 +157,14 @@ fn image(effect: Effect, status: Status) -> Recorded {
     Recorded::Image { effect, status }
 }
 
-on_both_databases! {
-    async fn a_batch_has_one_result_for_each_notification_in_their_order(database) {
-        let store = open(&database, UnknownImages::Reject).await;
+in_every_way! {
+    async fn a_batch_has_one_result_for_each_notification_in_their_order(database, way) {
+        let inbox = open(&database, way, UnknownImages::Reject).await;
         for id in ["a", "b"] {
             database.register(id).await;
         }
 
-        let recorded = store.inbox.record(&[
+        let recorded = inbox.record([
             uploaded("b", 10), other(Content::TestMessage), uploaded("nobody", 10), failed("a", 10), other(Content::OtherProduct),
         ]).await.expect("it is recorded");
 
@@ -95,11 +174,11 @@ on_both_databases! {
         assert_eq!(database.log_types().await, ["webhook_received", "webhook_test", "webhook_received", "webhook_ignored"]);
     }
 
-    async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(database) {
-        let store = open(&database, UnknownImages::Reject).await;
+    async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(database, way) {
+        let inbox = open(&database, way, UnknownImages::Reject).await;
         database.register("a").await;
 
-        let recorded = store.inbox.record(&[
+        let recorded = inbox.record([
             report("a", 5, ReportedStatus::Draft), uploaded("a", 10), uploaded("a", 10), failed("a", 9), failed("a", 11), uploaded("a", 12),
         ]).await.expect("it is recorded");
 
@@ -111,53 +190,53 @@ on_both_databases! {
         assert_eq!(database.logs().await.len(), 6);
     }
 
-    async fn a_batch_of_nothing_is_nothing(database) {
-        let store = open(&database, UnknownImages::Create).await;
+    async fn a_batch_of_nothing_is_nothing(database, way) {
+        let inbox = open(&database, way, UnknownImages::Create).await;
 
-        assert_eq!(store.inbox.record(&[]).await.expect("it is recorded"), []);
+        assert_eq!(inbox.record([]).await.expect("it is recorded"), []);
         assert!(database.everything().await.is_empty());
     }
 
-    async fn a_batch_that_fails_leaves_nothing_behind(database) {
-        let store = open(&database, UnknownImages::Create).await;
+    async fn a_batch_that_fails_leaves_nothing_behind(database, way) {
+        let inbox = open(&database, way, UnknownImages::Create).await;
         database.register("broken").await;
         database.execute("UPDATE cloudflare_images SET details_at = '\"nonsense\"' WHERE cloudflare_id = $1", &["broken"]).await;
         let before = database.everything().await;
 
-        let error = store.inbox.record(&[uploaded("new", 10), uploaded("broken", 10)]).await.expect_err("the row makes no sense");
+        let error = inbox.record([uploaded("new", 10), uploaded("broken", 10)]).await.expect_err("the row makes no sense");
 
         assert!(error.to_string().starts_with("cloudflare_images.details_at of row "), "{error}");
         assert_eq!(database.everything().await, before);
     }
 
-    async fn unknown_images_are_created_once_where_the_policy_says_so(database) {
-        let store = open(&database, UnknownImages::Create).await;
+    async fn unknown_images_are_created_once_where_the_policy_says_so(database, way) {
+        let inbox = open(&database, way, UnknownImages::Create).await;
 
-        let recorded = store.inbox.record(&[uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)]).await.expect("it is recorded");
+        let recorded = inbox.record([uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)]).await.expect("it is recorded");
 
         assert_eq!(recorded, [image(Effect::Applied, Status::Uploaded), image(Effect::Applied, Status::Uploaded), image(Effect::Duplicate, Status::Uploaded)]);
         assert_eq!(database.count("SELECT count(*) FROM cloudflare_images").await, 2);
     }
 
-    async fn a_thousand_notifications_are_one_batch_like_any_other(database) {
-        let store = open(&database, UnknownImages::Create).await;
-        let batch: Vec<_> = (0..1_000).map(|number| uploaded(&format!("image-{number}"), number)).collect();
+    async fn a_thousand_notifications_are_one_batch_like_any_other(database, way) {
+        let inbox = open(&database, way, UnknownImages::Create).await;
+        let batch: Vec<_> = (0..1_000).map(|number| Arc::new(uploaded(&format!("image-{number}"), number))).collect();
 
-        let recorded = store.inbox.record(&batch).await.expect("it is recorded");
+        let recorded = inbox.inbox.record(&batch).await.expect("it is recorded");
 
         assert!(recorded.iter().all(|recorded| *recorded == image(Effect::Applied, Status::Uploaded)));
         assert_eq!(database.count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'").await, 1_000);
         assert_eq!(database.logs().await.len(), 1_000);
     }
 
-    async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(database) {
-        let replicas = [open(&database, UnknownImages::Create).await, open(&database, UnknownImages::Create).await];
+    async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(database, way) {
+        let replicas = [open(&database, way, UnknownImages::Create).await, open(&database, way, UnknownImages::Create).await];
         let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
 
         let mut running = Vec::new();
         for round in 0..20_i64 {
             for (number, replica) in replicas.iter().enumerate() {
-                let mut batch: Vec<_> = ids.iter().map(|id| uploaded(id, round * 2 + i64::try_from(number).expect("small"))).collect();
+                let mut batch: Vec<_> = ids.iter().map(|id| Arc::new(uploaded(id, round * 2 + i64::try_from(number).expect("small")))).collect();
                 if number == 1 {
                     batch.reverse();
                 }

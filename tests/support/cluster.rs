@@ -233,7 +233,7 @@ fn unprivileged_user() -> (u32, u32) {
     )
 }
 
-fn program(name: &str) -> Command {
+pub(crate) fn program(name: &str) -> Command {
     let (uid, gid) = unprivileged_user();
     let mut command = Command::new(binary(name));
     command

@@ -52,11 +52,17 @@ impl Database {
     /// A new database on a server that no other test uses.
     pub(crate) async fn postgres_of_its_own() -> Self {
         let cluster = Cluster::start(Durability::LikeProduction);
-        let url = create(&cluster.url("postgres")).await;
+        let mut database = Self::postgres_on(&cluster).await;
+        database.cluster = Some(cluster);
+        database
+    }
+
+    /// A new database on this server.
+    pub(crate) async fn postgres_on(cluster: &Cluster) -> Self {
         Self {
-            url,
+            url: create(&cluster.url("postgres")).await,
             _folder: None,
-            cluster: Some(cluster),
+            cluster: None,
         }
     }
 
@@ -186,6 +192,16 @@ impl Database {
         }
     }
 
+    /// The same database once more, on Postgres, for a second replica.
+    pub(crate) fn for_a_replica(&self) -> Self {
+        assert!(self.is_postgres(), "SQLite has one service");
+        Self {
+            url: self.url.clone(),
+            _folder: None,
+            cluster: None,
+        }
+    }
+
     /// Holds a lock in Postgres, as another program may, by what this SQL does in a transaction.
     pub(crate) async fn hold_lock(&self, sql: &str) -> Lock {
         let mut connection = PgConnection::connect(&self.url).await.expect("it answers");
@@ -193,7 +209,23 @@ impl Database {
             .execute(AssertSqlSafe(format!("BEGIN; {sql}")))
             .await
             .expect("a lock");
-        Lock(connection)
+        Lock(Connected::Postgres(connection))
+    }
+
+    /// Keeps everybody from changing this image: on Postgres its row is locked, on SQLite the whole file.
+    pub(crate) async fn hold_image(&self, id: &str) -> Lock {
+        match self.connect().await {
+            Connected::Postgres(_) => {
+                self.hold_lock(&format!(
+                    "SELECT FROM cloudflare_images WHERE cloudflare_id = '{id}' FOR UPDATE"
+                ))
+                .await
+            }
+            Connected::Sqlite(mut connection) => {
+                connection.execute("BEGIN IMMEDIATE").await.expect("a lock");
+                Lock(Connected::Sqlite(connection))
+            }
+        }
     }
 
     /// Waits until the service is held up by a lock.
@@ -269,12 +301,19 @@ impl Database {
 }
 
 /// A lock that another program holds.
-pub(crate) struct Lock(PgConnection);
+pub(crate) struct Lock(Connected);
 
 impl Lock {
     /// Lets go.
-    pub(crate) async fn release(mut self) {
-        self.0.execute("ROLLBACK").await.expect("no lock");
+    pub(crate) async fn release(self) {
+        match self.0 {
+            Connected::Postgres(mut connection) => {
+                connection.execute("ROLLBACK").await.expect("no lock");
+            }
+            Connected::Sqlite(mut connection) => {
+                connection.execute("ROLLBACK").await.expect("no lock");
+            }
+        }
     }
 }
 
@@ -308,7 +347,7 @@ async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> Strin
     let column = |row: &sqlx::sqlite::SqliteRow| {
         let (name, kind): (String, String) = (row.get(0), row.get(1));
         match (name.as_str(), kind.as_str()) {
-            ("metadata" | "variants" | "cloudflare_metadata" | "details_at" | "data", _) => {
+            ("metadata" | "variants" | "cloudflare_metadata" | "data", _) => {
                 format!("'{name}', json({name})")
             }
             (_, "boolean") => format!("'{name}', json(iif({name}, 'true', 'false'))"),

@@ -120,10 +120,15 @@ impl Service {
         format!("http://127.0.0.1:{}{}", self.port, super::app::PATH)
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
+            .args([name, &self.id().to_string()])
             .status()
             .expect("kill runs");
         assert!(sent.success());

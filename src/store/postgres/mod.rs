@@ -2,17 +2,21 @@
 
 mod catalog;
 mod inbox;
+mod kept;
 mod schema;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo, PgValueRef};
+use sqlx::error::{BoxDynError, DatabaseError};
+use sqlx::postgres::{
+    PgConnectOptions, PgDatabaseError, PgPoolOptions, PgRow, PgTypeInfo, PgValueRef,
+};
 use sqlx::{Connection, Decode, PgConnection, PgPool, Postgres as Database, Row, Type};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
+use self::kept::Kept;
 use super::row::{StateColumns, undecodable};
 use super::{Closing, Failure, Place, Settings, StoreError};
 use crate::domain::notification::UnknownImages;
@@ -25,12 +29,30 @@ const IDLE_BEFORE_CHECK: Duration = Duration::from_secs(1);
 /// How long a connection may take to say that it lives. One that does not is closed, and another made.
 const PING_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Which part of an operation's deadline a row's lock is waited for. By default that is 400 ms: far longer than a batch of another
+/// replica takes, and less than the second after which Postgres looks for deadlocks and chooses a victim, which might be the app. A
+/// row that an app has locked for longer fails its own webhook, and the others of its batch are recorded without it.
+const LOCK_TIMEOUT_PART: u32 = 25;
+
+/// Every statement of a batch looks rows up by their keys, whatever the number of rows: one plan is right for all times, a nested
+/// loop over an index. Left to itself, Postgres makes a new plan for each small batch, which costs it twice what the batch does;
+/// and what it planned for a table that was empty a moment ago reads the whole table until that has been analyzed.
+const PLANNER: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // The few statements that must read a whole table look too expensive now to be run as they are.
+    ("jit", "off"),
+];
+
 /// How long the search for the reason of a missing connection may take.
 const EXPLANATION_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A Postgres database.
 pub(super) struct Postgres {
     pool: PgPool,
+    kept: Kept,
     options: PgConnectOptions,
     place: Place,
     acquire_timeout: Duration,
@@ -53,9 +75,19 @@ impl Postgres {
             .clone()
             .application_name("cloudflare-images-webhook");
         // The server gives up at the same time as we do, so that no statement of ours runs on behind our back.
+        // It also ends our transaction, and frees its locks, when we are frozen in the middle of one.
+        let milliseconds = |time: Duration| time.as_millis().to_string();
         let pooled = options
             .clone()
-            .options([("statement_timeout", deadline.as_millis().to_string())]);
+            .options([
+                ("statement_timeout", milliseconds(deadline)),
+                (
+                    "idle_in_transaction_session_timeout",
+                    milliseconds(deadline),
+                ),
+                ("lock_timeout", milliseconds(deadline / LOCK_TIMEOUT_PART)),
+            ])
+            .options(PLANNER);
 
         let pool = PgPoolOptions::new()
             .max_connections(u32::try_from(settings.max_connections.count()).unwrap_or(u32::MAX))
@@ -75,9 +107,14 @@ impl Postgres {
             })
             .connect_lazy_with(pooled);
 
+        // Whoever reads must find a connection beside those that write.
+        let is_room = settings.max_connections.count() > settings.writers.count();
+        let kept = Kept::new(if is_room { settings.writers.count() } else { 0 });
+
         let place = format!("{}:{}", options.get_host(), options.get_port()).into();
         Self {
             pool,
+            kept,
             options,
             place,
             acquire_timeout,
@@ -138,6 +175,7 @@ impl Postgres {
 #[async_trait]
 impl Closing for Postgres {
     async fn close(&self) {
+        self.kept.give_back();
         self.pool.close().await;
     }
 }
@@ -146,7 +184,7 @@ impl Closing for Postgres {
 macro_rules! state_columns {
     () => {
         "id, cloudflare_id, status, status_at, uploaded_at, error, filename, creator, require_signed_urls,
-         variants::text AS variants, cloudflare_metadata::text AS cloudflare_metadata, details_at::text AS details_at"
+         variants::text AS variants, cloudflare_metadata::text AS cloudflare_metadata, details_at"
     };
 }
 use state_columns;
@@ -166,6 +204,23 @@ fn read_state(row: &PgRow) -> Result<StateColumns, Failure> {
         cloudflare_metadata: row.try_get("cloudflare_metadata")?,
         details_at: row.try_get("details_at")?,
     })
+}
+
+/// Whether an error would befall any other transaction too, by the class of its code (Postgres's documentation, appendix A).
+/// All others may be about a row or a value of one; an app's trigger can raise whatever it likes.
+pub(super) fn is_everybodys(error: &(dyn DatabaseError + 'static)) -> bool {
+    const CLASSES: [&str; 7] = [
+        "08",    // connection exception
+        "25006", // read-only, as a standby is
+        "28",    // invalid authorization
+        "3D",    // no such database
+        "53",    // insufficient resources
+        "57P",   // an operator's intervention
+        "58",    // a system error
+    ];
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| CLASSES.iter().any(|class| error.code().starts_with(class)))
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -1,25 +1,26 @@
-//! Recording notifications in SQLite: prepared statements, row by row, in one transaction. There is no network between us
-//! and the rows, so sets would gain nothing.
+//! Recording notifications in SQLite. A set of rows is a JSON array of arrays, which `json_each` takes apart: each statement is a
+//! trip to the thread on which SQLite runs, and so costs more than most rows do.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Connection, Sqlite as Database, SqliteConnection, Transaction};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, SqliteConnection};
 
-use super::{Sqlite, read_state, state_columns};
-use crate::domain::id::CloudflareId;
-use crate::domain::json::Json;
-use crate::domain::notification::{Notification, Recorded, UnknownImages};
+use super::{Sqlite, parse_time, parse_uuid, state_columns};
+use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
-use crate::store::batch::{
-    ChangedImage, Known, LogEntry, cloudflare_ids, decide, log_data, undated,
-};
-use crate::store::row::{StoredImage, details_at};
+use crate::store::batch::{ChangedImage, LogEntry};
+use crate::store::recording::{Rows, Undated, record};
+use crate::store::row::{StateColumns, details_at};
 use crate::store::{Failure, Inbox, Lent, StoreError, within};
 
 #[async_trait]
 impl Inbox for Sqlite {
-    async fn record(&self, notifications: &[Notification]) -> Result<Vec<Recorded>, StoreError> {
+    async fn record(
+        &self,
+        notifications: &[Arc<Notification>],
+    ) -> Result<Vec<Recorded>, StoreError> {
         within(
             &self.place,
             self.deadline,
@@ -28,7 +29,7 @@ impl Inbox for Sqlite {
                 // IMMEDIATE takes the write lock before anything is read, so that what is read cannot change until the commit.
                 let mut lent = Lent::from(&self.writer).await?;
                 let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let recorded = record(&mut tx, notifications, self.unknown_images).await?;
+                let recorded = record(&mut *tx, notifications, self.unknown_images).await?;
                 tx.commit().await?;
                 lent.give_back();
                 Ok(recorded)
@@ -38,157 +39,172 @@ impl Inbox for Sqlite {
     }
 }
 
-async fn record(
-    tx: &mut Transaction<'_, Database>,
-    notifications: &[Notification],
-    unknown_images: UnknownImages,
-) -> Result<Vec<Recorded>, Failure> {
-    let ids = cloudflare_ids(notifications);
-    let mut inserted = HashSet::new();
-    if unknown_images == UnknownImages::Create
-        && let Some(first) = notifications.first()
-    {
-        for id in ids.iter().filter(|id| id.fits_an_index()) {
-            if insert_missing(tx, id, first.received_at).await? {
-                inserted.insert(CloudflareId::clone(id));
-            }
-        }
-    }
-    let mut images = Vec::with_capacity(ids.len());
-    for id in ids {
-        images.extend(read_image(tx, id).await?);
-    }
-    let mut seen = HashSet::new();
-    for (id, payload) in undated(notifications) {
-        if is_seen(tx, id, payload).await? {
-            seen.insert((id.clone(), payload.clone()));
-        }
+impl Rows for SqliteConnection {
+    async fn insert_missing(
+        &mut self,
+        ids: &[&str],
+        now: Timestamp,
+    ) -> Result<Vec<String>, Failure> {
+        Ok(sqlx::query_scalar(
+            // Without a WHERE, ON would be read as part of a join.
+            "-- inbox_insert_missing
+             INSERT INTO cloudflare_images (cloudflare_id, created_at, updated_at)
+             SELECT value, $2, $2 FROM json_each($1) WHERE true
+             ON CONFLICT (cloudflare_id) DO NOTHING
+             RETURNING cloudflare_id",
+        )
+        .bind(json(ids))
+        .bind(now.to_string())
+        .fetch_all(self)
+        .await?)
     }
 
-    let decision = decide(
-        notifications,
-        Known {
-            images,
-            inserted,
-            seen,
-        },
-    );
-
-    for image in &decision.changed {
-        update_image(tx, image).await?;
+    /// The write lock is held; nothing is left to be locked. All rows come as one: each would be a trip from SQLite's thread to
+    /// this one.
+    async fn lock_images(&mut self, ids: &[&str]) -> Result<Vec<StateColumns>, Failure> {
+        let images: String = sqlx::query_scalar(concat!(
+            "-- inbox_lock_images
+             SELECT json_group_array(json_array(",
+            state_columns!(),
+            ")) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
+        ))
+        .bind(json(ids))
+        .fetch_one(self)
+        .await?;
+        let images: Vec<JsonColumns> =
+            serde_json::from_str(&images).map_err(|_| sqlx::Error::Decode(WrongType.into()))?;
+        images.into_iter().map(JsonColumns::read).collect()
     }
-    for entry in &decision.logs {
-        insert_log(tx, entry).await?;
+
+    async fn find_seen(&mut self, undated: &[Undated<'_>]) -> Result<Vec<usize>, Failure> {
+        let told: Vec<_> = undated
+            .iter()
+            .map(|undated| (undated.cloudflare_id.as_str(), &undated.data))
+            .collect();
+        let positions: Vec<i64> = sqlx::query_scalar(
+            "-- inbox_find_seen
+             SELECT told.key FROM jsonb_each($1) AS told
+             WHERE EXISTS (
+                 SELECT 1 FROM cloudflare_image_logs
+                 WHERE image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = told.value ->> 0) AND data = told.value ->> 1
+             )",
+        )
+        .bind(json(&told))
+        .fetch_all(self)
+        .await?;
+        Ok(positions
+            .into_iter()
+            .filter_map(|position| usize::try_from(position).ok())
+            .collect())
     }
-    Ok(decision.recorded)
-}
 
-/// Whether the row was missing.
-async fn insert_missing(
-    connection: &mut SqliteConnection,
-    id: &CloudflareId,
-    now: Timestamp,
-) -> Result<bool, Failure> {
-    let inserted = sqlx::query(
-        "-- inbox_insert_missing
-         INSERT INTO cloudflare_images (cloudflare_id, created_at, updated_at) VALUES ($1, $2, $2)
-         ON CONFLICT (cloudflare_id) DO NOTHING",
-    )
-    .bind(id.as_str())
-    .bind(now.to_string())
-    .execute(connection)
-    .await?
-    .rows_affected();
-    Ok(inserted == 1)
-}
+    /// The row is found by its `cloudflare_id`: a UUID in `id` can be spelled in several ways, and stays as the app spelled it.
+    async fn update_images(&mut self, images: &[ChangedImage]) -> Result<u64, Failure> {
+        let told: Vec<_> = images
+            .iter()
+            .map(|image| {
+                let (state, details) = (&image.state, &image.state.details);
+                (
+                    image.cloudflare_id.as_str(),
+                    state.status.as_str(),
+                    state.status_at.map(|at| at.to_string()),
+                    state.uploaded_at.map(|at| at.to_string()),
+                    &state.error,
+                    &details.filename.value,
+                    &details.creator.value,
+                    details.require_signed_urls.value,
+                    image.variants(),
+                    image.cloudflare_metadata(),
+                    details_at(details),
+                    image.updated_at.to_string(),
+                )
+            })
+            .collect();
+        Ok(sqlx::query(
+            "-- inbox_update_images
+             UPDATE cloudflare_images
+             SET status = told.value ->> 1, status_at = told.value ->> 2, uploaded_at = told.value ->> 3, error = told.value ->> 4,
+                 filename = told.value ->> 5, creator = told.value ->> 6, require_signed_urls = told.value ->> 7,
+                 variants = COALESCE(told.value ->> 8, variants),
+                 cloudflare_metadata = COALESCE(told.value ->> 9, cloudflare_metadata),
+                 details_at = told.value ->> 10, updated_at = told.value ->> 11
+             FROM jsonb_each($1) AS told
+             WHERE cloudflare_id = told.value ->> 0",
+        )
+        .bind(json(&told))
+        .execute(self)
+        .await?
+        .rows_affected())
+    }
 
-/// Whether the audit trail has this notification already.
-async fn is_seen(
-    connection: &mut SqliteConnection,
-    id: &CloudflareId,
-    payload: &Json,
-) -> Result<bool, Failure> {
-    Ok(sqlx::query_scalar(
-        "-- inbox_find_seen
-         SELECT EXISTS (
-             SELECT 1 FROM cloudflare_image_logs
-             WHERE image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = $1) AND data = $2
-         )",
-    )
-    .bind(id.as_str())
-    .bind(log_data(payload))
-    .fetch_one(connection)
-    .await?)
-}
-
-async fn read_image(
-    connection: &mut SqliteConnection,
-    id: &CloudflareId,
-) -> Result<Option<StoredImage>, Failure> {
-    let row = sqlx::query(concat!(
-        "-- inbox_read_image
-         SELECT ",
-        state_columns!(),
-        " FROM cloudflare_images WHERE cloudflare_id = $1",
-    ))
-    .bind(id.as_str())
-    .fetch_optional(connection)
-    .await?;
-    row.as_ref()
-        .map(|row| Ok(read_state(row)?.decode()?))
-        .transpose()
-}
-
-/// The row is found by its `cloudflare_id`: a UUID in `id` can be spelled in several ways, and stays as the app spelled it.
-async fn update_image(
-    connection: &mut SqliteConnection,
-    image: &ChangedImage,
-) -> Result<(), Failure> {
-    let (state, details) = (&image.state, &image.state.details);
-    let updated = sqlx::query(
-        "-- inbox_update_image
-         UPDATE cloudflare_images
-         SET status = $2, status_at = $3, uploaded_at = $4, error = $5, filename = $6, creator = $7, require_signed_urls = $8,
-             variants = COALESCE($9, variants), cloudflare_metadata = COALESCE($10, cloudflare_metadata),
-             details_at = $11, updated_at = $12
-         WHERE cloudflare_id = $1",
-    )
-    .bind(image.cloudflare_id.as_str())
-    .bind(state.status.as_str())
-    .bind(state.status_at.map(|at| at.to_string()))
-    .bind(state.uploaded_at.map(|at| at.to_string()))
-    .bind(&state.error)
-    .bind(&details.filename.value)
-    .bind(&details.creator.value)
-    .bind(details.require_signed_urls.value)
-    .bind(image.tells.variants.then_some(details.variants.value.as_str()))
-    .bind(image.tells.cloudflare_metadata.then_some(details.cloudflare_metadata.value.as_str()))
-    .bind(details_at(details))
-    .bind(image.updated_at.to_string())
-    .execute(connection)
-    .await?
-    .rows_affected();
-
-    // The write lock is held, so the row must be there. A write that hits none would acknowledge what is not stored.
-    if updated == 1 {
+    async fn insert_logs(&mut self, logs: &[LogEntry]) -> Result<(), Failure> {
+        let told: Vec<_> = logs
+            .iter()
+            .map(|entry| {
+                (
+                    entry.image.as_ref().map(|(_, id)| id.as_str()),
+                    entry.event_type,
+                    &entry.message,
+                    &entry.data,
+                    entry.timestamp.to_string(),
+                )
+            })
+            .collect();
+        sqlx::query(
+            "-- inbox_insert_logs
+             INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
+             SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
+             FROM jsonb_each($1) ORDER BY key",
+        )
+        .bind(json(&told))
+        .execute(self)
+        .await?;
         Ok(())
-    } else {
-        Err(Failure::Database(sqlx::Error::RowNotFound))
     }
 }
 
-async fn insert_log(connection: &mut SqliteConnection, entry: &LogEntry) -> Result<(), Failure> {
-    sqlx::query(
-        "-- inbox_insert_log
-         INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
-         VALUES ((SELECT id FROM cloudflare_images WHERE cloudflare_id = $1), $2, $3, $4, $5)",
-    )
-    .bind(entry.image.as_ref().map(|(_, id)| id.as_str()))
-    .bind(entry.event_type)
-    .bind(&entry.message)
-    .bind(&entry.data)
-    .bind(entry.timestamp.to_string())
-    .execute(connection)
-    .await?;
-    Ok(())
+/// The columns of [`StateColumns`], as `json_array` writes them.
+#[derive(Deserialize)]
+struct JsonColumns(
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    String,
+    String,
+    String,
+    i64,
+    String,
+    String,
+    String,
+);
+
+/// A row has a value of a type that its column is not meant for.
+#[derive(Debug, thiserror::Error)]
+#[error("a row of cloudflare_images has text where a number belongs, or the other way round")]
+struct WrongType;
+
+impl JsonColumns {
+    fn read(self) -> Result<StateColumns, Failure> {
+        let id = parse_uuid(self.0)?;
+        Ok(StateColumns {
+            id,
+            cloudflare_id: self.1,
+            status: self.2,
+            status_at: parse_time(self.3, "status_at", id)?,
+            uploaded_at: parse_time(self.4, "uploaded_at", id)?,
+            error: self.5,
+            filename: self.6,
+            creator: self.7,
+            require_signed_urls: self.8 != 0,
+            variants: self.9,
+            cloudflare_metadata: self.10,
+            details_at: self.11,
+        })
+    }
+}
+
+fn json<T: Serialize + ?Sized>(rows: &T) -> String {
+    serde_json::to_string(rows).expect("texts, numbers and truths are JSON")
 }

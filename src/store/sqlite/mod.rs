@@ -8,8 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteError, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
@@ -21,6 +23,13 @@ use crate::domain::timestamp::Timestamp;
 
 /// Readers see the last commit and never wait for the writer; few are needed, since only people and probes read.
 const MAX_READERS: u32 = 4;
+
+/// How much of the file each connection keeps in memory: in KiB, when it is negative.
+const CACHE_KIB: &str = "-8192";
+
+/// How many pages of 4 KiB the log ahead of the file has before they are moved into the file. A page that several transactions
+/// change is moved once.
+const CHECKPOINT_PAGES: &str = "4000";
 
 /// A SQLite database.
 pub(super) struct Sqlite {
@@ -55,6 +64,10 @@ impl Sqlite {
             // With WAL, anything less than FULL can lose the last commits when the power fails.
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            .pragma("cache_size", CACHE_KIB)
+            // What a statement might have to undo within its transaction is kept in memory, and not in a file.
+            .pragma("temp_store", "MEMORY")
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
             // Another process may write too, an app or our own command line. It is waited for a little less long than the
             // operation's deadline, so that the error names the lock.
             .busy_timeout(deadline.mul_f64(0.9));
@@ -122,7 +135,10 @@ fn read_state(row: &SqliteRow) -> Result<StateColumns, Failure> {
 }
 
 fn read_uuid(row: &SqliteRow) -> Result<Uuid, Failure> {
-    let text: String = row.try_get("id")?;
+    parse_uuid(row.try_get("id")?)
+}
+
+fn parse_uuid(text: String) -> Result<Uuid, Failure> {
     Uuid::parse_str(&text).map_err(|_| {
         StoreError::Undecodable {
             table: "cloudflare_images",
@@ -134,20 +150,49 @@ fn read_uuid(row: &SqliteRow) -> Result<Uuid, Failure> {
     })
 }
 
-/// SQLite has no type for times. We write RFC 3339; an app may have written what SQLite's own `datetime()` gives, UTC without
-/// saying so.
 fn read_time(
     row: &SqliteRow,
     column: &'static str,
     id: Uuid,
 ) -> Result<Option<Timestamp>, Failure> {
-    let Some(text) = row.try_get::<Option<String>, _>(column)? else {
+    parse_time(row.try_get(column)?, column, id)
+}
+
+/// SQLite has no type for times. We write RFC 3339; an app may have written what SQLite's own `datetime()` gives, UTC without
+/// saying so.
+fn parse_time(
+    text: Option<String>,
+    column: &'static str,
+    id: Uuid,
+) -> Result<Option<Timestamp>, Failure> {
+    let Some(text) = text else {
         return Ok(None);
     };
     let time = Timestamp::parse_rfc3339(&text)
         .or_else(|_| Timestamp::parse_rfc3339(&format!("{}Z", text.replacen(' ', "T", 1))))
         .map_err(|error| undecodable(column, id, error.to_string()))?;
     Ok(Some(time))
+}
+
+/// Whether an error would befall any other transaction too (SQLite's documentation, "Result and Error Codes"). All others may be
+/// about a row or a value of one: a constraint, an app's trigger, a BLOB where JSON is made of a row.
+pub(super) fn is_everybodys(error: &(dyn DatabaseError + 'static)) -> bool {
+    const CODES: [u32; 9] = [
+        5,  // BUSY: another process writes
+        6,  // LOCKED
+        7,  // NOMEM
+        8,  // READONLY
+        10, // IOERR
+        13, // FULL
+        14, // CANTOPEN
+        15, // PROTOCOL: of locking
+        26, // NOTADB
+    ];
+    // The lowest byte of an extended code is its primary code.
+    error
+        .try_downcast_ref::<SqliteError>()
+        .and_then(|error| error.code()?.parse::<u32>().ok())
+        .is_some_and(|code| CODES.contains(&(code & 0xff)))
 }
 
 #[cfg(test)]
@@ -159,7 +204,7 @@ mod tests {
 
     async fn open(folder: &Path) -> Sqlite {
         let settings = serde_json::json!({
-            "url": "sqlite://unused", "max_connections": 1, "acquire_timeout_secs": 1, "timeout_secs": 10, "migrate_on_start": true
+            "url": "sqlite://unused", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1, "acquire_timeout_secs": 1, "timeout_secs": 10, "migrate_on_start": true
         });
         let settings = serde_json::from_value(settings).expect("they are right");
         Sqlite::open(&folder.join("images.db"), &settings, UnknownImages::Reject)
@@ -208,11 +253,11 @@ mod tests {
             .expect("no more pages");
 
         let full = database
-            .record(&[test(long.clone())])
+            .record(&[test(long.clone()).into()])
             .await
             .expect_err("there is no room");
         let recorded = database
-            .record(&[test(long)])
+            .record(&[test(long).into()])
             .await
             .expect("there is room again");
 

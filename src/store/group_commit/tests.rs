@@ -1,0 +1,485 @@
+//! Batches, observed from below: an inbox that waits to be let go on, and remembers what it was given.
+
+use std::sync::Mutex;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::domain::detail::ToldDetails;
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+use crate::domain::notification::Report;
+use crate::domain::timestamp::Timestamp;
+
+/// An image whose row makes no sense.
+const POISONED: &str = "poisoned";
+/// An image at which recording panics.
+const PANICKING: &str = "panicking";
+/// An image at which the database takes too long.
+const SLOW: &str = "slow";
+/// An image that has no row.
+const UNKNOWN: &str = "unknown";
+/// An image at which the database goes away.
+const LAST: &str = "last";
+
+/// How long a call may wait.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Below {
+    batches: Mutex<Vec<Vec<String>>>,
+    /// How many more batches may be written.
+    may_write: Semaphore,
+}
+
+#[async_trait]
+impl Inbox for Below {
+    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
+        let ids: Vec<String> = notifications
+            .iter()
+            .map(|notification| id(notification))
+            .collect();
+        self.batches.lock().expect("no panic").push(ids.clone());
+        self.may_write
+            .acquire()
+            .await
+            .expect("it stays open")
+            .forget();
+
+        let has = |wanted: &str| ids.iter().any(|id| id == wanted);
+        assert!(!has(PANICKING), "on purpose");
+        if has(POISONED) {
+            return Err(StoreError::Undecodable {
+                table: "cloudflare_images",
+                column: "details_at",
+                id: POISONED.to_owned(),
+                reason: "is poisoned".to_owned(),
+            });
+        }
+        if has(SLOW) {
+            return Err(StoreError::TookTooLong {
+                place: "here".into(),
+                action: "recording",
+                deadline: PATIENCE,
+            });
+        }
+        if has(LAST) {
+            return Err(StoreError::Database {
+                place: "here".into(),
+                action: "recording",
+                source: sqlx::Error::PoolTimedOut,
+            });
+        }
+        let result = |id: &String| match id.as_str() {
+            UNKNOWN => Recorded::UnknownImage,
+            _ => Recorded::OtherProduct,
+        };
+        Ok(ids.iter().map(result).collect())
+    }
+}
+
+fn id(notification: &Notification) -> String {
+    match &notification.content {
+        Content::Report(report) => report.cloudflare_id.to_string(),
+        Content::TestMessage | Content::OtherProduct => "none".to_owned(),
+    }
+}
+
+fn notification(id: &str) -> Arc<Notification> {
+    Arc::new(Notification {
+        content: Content::Report(Report {
+            cloudflare_id: CloudflareId::parse(id).expect("an id"),
+            status: None,
+            reported_at: None,
+            details: ToldDetails::default(),
+        }),
+        payload: Json::empty_object(),
+        received_at: Timestamp::from_unix_seconds(0).expect("a time"),
+    })
+}
+
+struct Bench {
+    below: Arc<Below>,
+    inbox: Arc<GroupCommit>,
+    stop: CancellationToken,
+    writer: JoinHandle<()>,
+}
+
+impl Bench {
+    fn new(queue: usize, batch: usize) -> Self {
+        let below = Arc::new(Below {
+            batches: Mutex::default(),
+            may_write: Semaphore::new(0),
+        });
+        let inner: Arc<dyn Inbox> = below.clone();
+        let (inbox, mut writers) = GroupCommit::new(
+            &inner,
+            Limits {
+                writers: 1,
+                queue,
+                batch,
+                patience: PATIENCE,
+            },
+            &InboxMetrics::default(),
+        );
+        let stop = CancellationToken::new();
+        let writer = tokio::spawn(writers.remove(0).run(stop.clone()));
+        Self {
+            below,
+            inbox: Arc::new(inbox),
+            stop,
+            writer,
+        }
+    }
+
+    /// Calls once for each image, and waits until all are queued.
+    async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<Answer>> {
+        let mut calls = Vec::new();
+        for id in ids {
+            let (inbox, notification) = (self.inbox.clone(), notification(id));
+            calls.push(tokio::spawn(
+                async move { inbox.record(&[notification]).await },
+            ));
+        }
+        self.settle().await;
+        calls
+    }
+
+    /// Every other task of this one thread gets its turns.
+    async fn settle(&self) {
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn let_write(&self, batches: usize) {
+        self.below.may_write.add_permits(batches);
+    }
+
+    fn batches(&self) -> Vec<Vec<String>> {
+        self.below.batches.lock().expect("no panic").clone()
+    }
+}
+
+async fn answers(calls: Vec<JoinHandle<Answer>>) -> Vec<String> {
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(match call.await.expect("no panic") {
+            Ok(recorded) => format!("{recorded:?}"),
+            Err(error) => error.to_string(),
+        });
+    }
+    answers
+}
+
+const RECORDED: &str = "[OtherProduct]";
+const IS_POISONED: &str =
+    "cloudflare_images.details_at of row poisoned cannot be understood: it is poisoned";
+const IS_AWAY: &str = "the database at here failed at recording";
+
+#[tokio::test]
+async fn what_queues_while_a_batch_is_written_is_the_next_batch() {
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["a"]).await;
+    calls.extend(bench.call(&["b", "c", "d"]).await);
+
+    bench.let_write(2);
+
+    assert_eq!(answers(calls).await, [RECORDED; 4]);
+    assert_eq!(bench.batches(), [vec!["a"], vec!["b", "c", "d"]]);
+}
+
+#[tokio::test]
+async fn a_call_is_written_at_once_when_nothing_else_is() {
+    let bench = Bench::new(10, 10);
+    bench.let_write(1);
+
+    let calls = bench.call(&["a"]).await;
+
+    assert!(calls[0].is_finished(), "nothing but turns was waited for");
+    assert_eq!(bench.batches(), [["a"]]);
+}
+
+#[tokio::test]
+async fn a_batch_has_a_limit() {
+    let bench = Bench::new(10, 2);
+    let mut calls = bench.call(&["a"]).await;
+    calls.extend(bench.call(&["b", "c", "d"]).await);
+
+    bench.let_write(3);
+
+    assert_eq!(answers(calls).await, [RECORDED; 4]);
+    assert_eq!(bench.batches(), [vec!["a"], vec!["b", "c"], vec!["d"]]);
+}
+
+#[tokio::test]
+async fn each_caller_gets_its_own_results() {
+    let bench = Bench::new(10, 10);
+    let first = bench.call(&["first"]).await;
+    let one = bench.call(&["a"]).await;
+    let (inbox, three) = (bench.inbox.clone(), ["b", UNKNOWN, "c"].map(notification));
+    let three = tokio::spawn(async move { inbox.record(&three).await });
+    bench.settle().await;
+    let last = bench.call(&[UNKNOWN]).await;
+
+    bench.let_write(2);
+
+    let calls = first
+        .into_iter()
+        .chain(one)
+        .chain([three])
+        .chain(last)
+        .collect();
+    assert_eq!(
+        answers(calls).await,
+        [
+            RECORDED,
+            RECORDED,
+            "[OtherProduct, UnknownImage, OtherProduct]",
+            "[UnknownImage]"
+        ]
+    );
+    assert_eq!(
+        bench.batches(),
+        [vec!["first"], vec!["a", "b", UNKNOWN, "c", UNKNOWN]]
+    );
+}
+
+#[tokio::test]
+async fn a_poisoned_call_fails_alone() {
+    for (poison, error) in [
+        (POISONED, IS_POISONED),
+        (PANICKING, "recording notifications panicked"),
+    ] {
+        let bench = Bench::new(10, 10);
+        let mut calls = bench.call(&["first"]).await;
+        calls.extend(bench.call(&["a", poison, "b"]).await);
+
+        bench.let_write(5);
+
+        assert_eq!(answers(calls).await, [RECORDED, RECORDED, error, RECORDED]);
+        assert_eq!(
+            bench.batches(),
+            [
+                vec!["first"],
+                vec!["a", poison, "b"],
+                vec!["a"],
+                vec![poison],
+                vec!["b"]
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_fails_alone_is_not_tried_again() {
+    let bench = Bench::new(10, 10);
+    bench.let_write(2);
+
+    let calls = bench.call(&[POISONED]).await;
+
+    assert_eq!(answers(calls).await, [IS_POISONED]);
+    assert_eq!(bench.batches(), [[POISONED]]);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_not_asked_once_for_each_call() {
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["first"]).await;
+    calls.extend(bench.call(&["a", LAST, "b"]).await);
+
+    bench.let_write(10);
+
+    assert_eq!(answers(calls).await, [RECORDED, IS_AWAY, IS_AWAY, IS_AWAY]);
+    assert_eq!(bench.batches().len(), 2);
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_between_two_calls_is_not_asked_for_the_rest() {
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["first"]).await;
+    calls.extend(bench.call(&[POISONED, "a", LAST, "b"]).await);
+
+    bench.let_write(10);
+
+    assert_eq!(
+        answers(calls).await,
+        [RECORDED, IS_POISONED, RECORDED, IS_AWAY, IS_AWAY]
+    );
+    assert_eq!(bench.batches()[2..], [[POISONED], ["a"], [LAST]]);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_has_room_again_later() {
+    let bench = Bench::new(2, 10);
+    let mut calls = bench.call(&["being written"]).await;
+    calls.extend(bench.call(&["a", "b"]).await);
+
+    let refused = bench.call(&["c"]).await;
+
+    assert!(refused[0].is_finished(), "it does not wait for room");
+    assert_eq!(
+        answers(refused).await,
+        ["too many notifications wait to be recorded already (database.queue_limit)"]
+    );
+    bench.let_write(10);
+    assert_eq!(answers(calls).await, [RECORDED; 3]);
+    assert_eq!(answers(bench.call(&["d"]).await).await, [RECORDED]);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_changes_nothing() {
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["first"]).await;
+    let gone = bench.call(&["a"]).await;
+    calls.extend(bench.call(&["b"]).await);
+
+    gone[0].abort();
+    bench.let_write(2);
+
+    assert_eq!(answers(calls).await, [RECORDED; 2]);
+    assert_eq!(bench.batches(), [vec!["first"], vec!["a", "b"]]);
+}
+
+#[tokio::test]
+async fn a_stop_writes_what_is_queued_and_takes_nothing_new() {
+    let bench = Bench::new(10, 2);
+    let mut calls = bench.call(&["being written"]).await;
+    calls.extend(bench.call(&["a", "b", "c"]).await);
+
+    bench.stop.cancel();
+    bench.let_write(1);
+    bench.settle().await;
+    let late = bench.call(&["late"]).await;
+    bench.let_write(10);
+    bench.writer.await.expect("no panic");
+
+    assert_eq!(answers(calls).await, [RECORDED; 4]);
+    assert_eq!(answers(late).await, ["the service is stopping"]);
+}
+
+#[tokio::test]
+async fn an_idle_writer_stops_when_it_is_asked_to() {
+    let bench = Bench::new(10, 10);
+
+    bench.stop.cancel();
+
+    bench.writer.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn all_calls_about_one_image_go_to_one_writer() {
+    let below: Arc<dyn Inbox> = Arc::new(Below {
+        batches: Mutex::default(),
+        may_write: Semaphore::new(0),
+    });
+    let (inbox, writers) = GroupCommit::new(
+        &below,
+        Limits {
+            writers: 4,
+            queue: 1_000,
+            batch: 10,
+            patience: PATIENCE,
+        },
+        &InboxMetrics::default(),
+    );
+    let inbox = Arc::new(inbox);
+    for number in 0..400 {
+        let (inbox, notification) = (
+            inbox.clone(),
+            notification(&format!("image-{}", number % 40)),
+        );
+        tokio::spawn(async move { inbox.record(&[notification]).await });
+    }
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+
+    let mut writer_of = std::collections::HashMap::new();
+    let mut used = 0;
+    for (number, mut writer) in writers.into_iter().enumerate() {
+        let mut calls = Vec::new();
+        while let Ok(call) = writer.calls.try_recv() {
+            calls.push(id(&call.notifications[0]));
+        }
+        used += usize::from(!calls.is_empty());
+        for id in calls {
+            assert_eq!(*writer_of.entry(id).or_insert(number), number);
+        }
+    }
+
+    assert_eq!((writer_of.len(), used), (40, 4));
+}
+
+#[tokio::test]
+async fn a_call_that_waited_too_long_is_not_begun() {
+    tokio::time::pause();
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["first"]).await;
+    let late = bench.call(&["a"]).await;
+    tokio::time::advance(PATIENCE).await;
+    calls.extend(bench.call(&["b"]).await);
+
+    bench.let_write(10);
+
+    assert_eq!(
+        answers(late).await,
+        ["a notification waited for more than 10 s to be recorded (database.timeout_secs)"]
+    );
+    assert_eq!(answers(calls).await, [RECORDED; 2]);
+    assert_eq!(
+        bench.batches(),
+        [["first"], ["b"]],
+        "and no transaction is begun for it"
+    );
+}
+
+#[tokio::test]
+async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() {
+    let bench = Bench::new(100, 8);
+    let first = bench.call(&["first"]).await;
+    let slow = bench.call(&["a", "b", "c", SLOW]).await;
+    let next = bench.call(&["0"; 30]).await;
+
+    bench.let_write(100);
+
+    assert_eq!(answers(first).await, [RECORDED]);
+    // Three of them come with the four; whoever waited for the deadline once is told to come again.
+    assert_eq!(
+        answers(slow).await,
+        ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
+    );
+    assert_eq!(
+        answers(next)
+            .await
+            .iter()
+            .filter(|answer| *answer == RECORDED)
+            .count(),
+        26
+    );
+    let sizes: Vec<usize> = bench.batches().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, 8, 4, 8, 8, 6]);
+}
+
+#[tokio::test]
+async fn a_batch_has_a_limit_in_bytes() {
+    let bench = Bench::new(10, 10);
+    let mut calls = bench.call(&["first"]).await;
+    for _ in 0..4 {
+        let mut large = Notification::clone(&notification("large"));
+        large.payload = Json::from_canonical("x".repeat(MAX_BATCH_BYTES / 2));
+        let inbox = bench.inbox.clone();
+        calls.push(tokio::spawn(async move {
+            inbox.record(&[Arc::new(large)]).await
+        }));
+    }
+    bench.settle().await;
+
+    bench.let_write(10);
+
+    assert_eq!(answers(calls).await, [RECORDED; 5]);
+    assert_eq!(
+        bench.batches().iter().map(Vec::len).collect::<Vec<_>>(),
+        [1, 2, 2]
+    );
+}

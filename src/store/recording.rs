@@ -1,0 +1,175 @@
+//! What recording a batch is on any database: five statements at the most, each about all rows at once, however many
+//! notifications there are.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Failure;
+use super::batch::{ChangedImage, Known, LogEntry, cloudflare_ids, decide, log_data, undated};
+use super::row::{StateColumns, StoredImage};
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+use crate::domain::notification::{Notification, Recorded, UnknownImages};
+use crate::domain::timestamp::Timestamp;
+
+/// The statements, on a connection that is in a transaction. No statement is asked for without rows.
+pub(super) trait Rows: Send {
+    /// Inserts the rows of these images that are missing, in the given order; the ids of those.
+    fn insert_missing(
+        &mut self,
+        ids: &[&str],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
+
+    /// Reads the rows of these images, and keeps others from changing them until the end of the transaction.
+    fn lock_images(
+        &mut self,
+        ids: &[&str],
+    ) -> impl Future<Output = Result<Vec<StateColumns>, Failure>> + Send;
+
+    /// The positions, from 0, of those that the audit trail has.
+    fn find_seen(
+        &mut self,
+        undated: &[Undated<'_>],
+    ) -> impl Future<Output = Result<Vec<usize>, Failure>> + Send;
+
+    /// Rewrites these rows; how many there were.
+    fn update_images(
+        &mut self,
+        images: &[ChangedImage],
+    ) -> impl Future<Output = Result<u64, Failure>> + Send;
+
+    /// Adds to the audit trail, in the given order.
+    fn insert_logs(
+        &mut self,
+        logs: &[LogEntry],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// A notification that says no time of its own, for an image that has a row.
+pub(super) struct Undated<'a> {
+    pub(super) image_id: Uuid,
+    pub(super) cloudflare_id: &'a CloudflareId,
+    payload: &'a Json,
+    /// What the audit trail would hold of it.
+    pub(super) data: String,
+}
+
+/// Records a batch: reads, decides, writes. The caller begins and commits.
+pub(super) async fn record(
+    rows: &mut impl Rows,
+    notifications: &[Arc<Notification>],
+    unknown_images: UnknownImages,
+) -> Result<Vec<Recorded>, Failure> {
+    let ids = cloudflare_ids(notifications);
+    let known = if ids.is_empty() {
+        Known::default()
+    } else {
+        look_up(rows, &ids, notifications, unknown_images).await?
+    };
+
+    let decision = decide(notifications, known);
+
+    if !decision.changed.is_empty() {
+        let updated = rows.update_images(&decision.changed).await?;
+        // The rows are locked, so each must be there. A write that hits fewer would acknowledge what is not stored.
+        if updated != decision.changed.len() as u64 {
+            return Err(Failure::Database(sqlx::Error::RowNotFound));
+        }
+    }
+    if !decision.logs.is_empty() {
+        rows.insert_logs(&decision.logs).await?;
+    }
+    Ok(decision.recorded)
+}
+
+async fn look_up(
+    rows: &mut impl Rows,
+    ids: &[&CloudflareId],
+    notifications: &[Arc<Notification>],
+    unknown_images: UnknownImages,
+) -> Result<Known, Failure> {
+    let inserted = match (unknown_images, notifications.first()) {
+        // Before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only.
+        (UnknownImages::Create, Some(first)) => {
+            insert_missing(rows, ids, first.received_at).await?
+        }
+        _ => HashSet::new(),
+    };
+    let names: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    let images = rows.lock_images(&names).await?;
+    let images: Vec<StoredImage> = images
+        .into_iter()
+        .map(StateColumns::decode)
+        .collect::<Result<_, _>>()?;
+    let seen = find_seen(rows, &images, notifications).await?;
+    Ok(Known {
+        images,
+        inserted,
+        seen,
+    })
+}
+
+async fn insert_missing(
+    rows: &mut impl Rows,
+    ids: &[&CloudflareId],
+    now: Timestamp,
+) -> Result<HashSet<CloudflareId>, Failure> {
+    let insertable: Vec<&str> = ids
+        .iter()
+        .filter(|id| id.fits_an_index())
+        .map(|id| id.as_str())
+        .collect();
+    if insertable.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let inserted: HashSet<String> = rows
+        .insert_missing(&insertable, now)
+        .await?
+        .into_iter()
+        .collect();
+    Ok(ids
+        .iter()
+        .filter(|id| inserted.contains(id.as_str()))
+        .map(|id| CloudflareId::clone(id))
+        .collect())
+}
+
+/// Which of the undated notifications the audit trail has already.
+async fn find_seen(
+    rows: &mut impl Rows,
+    images: &[StoredImage],
+    notifications: &[Arc<Notification>],
+) -> Result<HashSet<(CloudflareId, Json)>, Failure> {
+    let undated = undated(notifications);
+    if undated.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let image_ids: HashMap<&CloudflareId, Uuid> = images
+        .iter()
+        .map(|image| (&image.cloudflare_id, image.id))
+        .collect();
+    let undated: Vec<_> = undated
+        .into_iter()
+        .filter_map(|(cloudflare_id, payload)| {
+            Some(Undated {
+                image_id: *image_ids.get(cloudflare_id)?,
+                cloudflare_id,
+                payload,
+                data: log_data(payload),
+            })
+        })
+        .collect();
+    if undated.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let positions = rows.find_seen(&undated).await?;
+    let seen = positions
+        .into_iter()
+        .filter_map(|position| undated.get(position));
+    Ok(seen
+        .map(|undated| (undated.cloudflare_id.clone(), undated.payload.clone()))
+        .collect())
+}

@@ -1,0 +1,86 @@
+//! What is counted, under which names, for Prometheus.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The content type of what [`Metrics::render`] writes: `OpenMetrics` 1.0.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the inbox counts. Cheap to clone: the counters are shared.
+#[derive(Debug, Clone, Default)]
+pub struct InboxMetrics {
+    /// Webhooks that wait for the transaction before theirs.
+    pub waiting: Gauge,
+    /// Webhooks that a transaction was begun for, each time that one was.
+    pub begun: Counter,
+    /// Webhooks whose transaction was committed.
+    pub recorded: Counter,
+    /// Those transactions. The webhooks by these are how many share one.
+    pub commits: Counter,
+    /// Webhooks that were answered with an error of the database.
+    pub failed: Counter,
+    /// Webhooks that were refused because too many waited already.
+    pub refused: Counter,
+}
+
+/// Everything that one run of the service counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The inbox's.
+    pub inbox: InboxMetrics,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let inbox = InboxMetrics::default();
+        let mut registry = Registry::with_prefix("cloudflare_images_webhook");
+        registry.register(
+            "inbox_waiting",
+            "Webhooks that wait for the transaction before theirs",
+            inbox.waiting.clone(),
+        );
+        for (name, help, counter) in [
+            (
+                "inbox_begun",
+                "Webhooks that a transaction was begun for, each time that one was",
+                &inbox.begun,
+            ),
+            (
+                "inbox_recorded",
+                "Webhooks whose transaction was committed",
+                &inbox.recorded,
+            ),
+            (
+                "inbox_commits",
+                "Transactions that were committed for webhooks",
+                &inbox.commits,
+            ),
+            (
+                "inbox_failed",
+                "Webhooks that were answered with an error of the database",
+                &inbox.failed,
+            ),
+            (
+                "inbox_refused",
+                "Webhooks that were refused because too many waited already",
+                &inbox.refused,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        Self { registry, inbox }
+    }
+}
+
+impl Metrics {
+    /// What is counted by now, as Prometheus reads it.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes all that is written to it");
+        text
+    }
+}
