@@ -1,9 +1,9 @@
-# `make run` starts the service, `make test` proves it, `make check` holds the house in order.
+# `make run` starts the service, `make test` proves it, `make check` holds the house in order, `make bench` measures.
 
 CARGO ?= cargo
 KILLS ?= 20
 
-.PHONY: run test check kills prepare
+.PHONY: run test check kills bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -22,6 +22,11 @@ check:
 # kill -9 of the service and of Postgres at random moments under load, KILLS times each.
 kills: prepare
 	KILLS=$(KILLS) $(CARGO) test --locked --test spec surviving_kills -- --nocapture
+
+# How fast it is here, beside what this machine could do: some fifteen minutes. Writes bench/RESULTS.md.
+bench:
+	@sh tests/prepare.sh wrk
+	$(CARGO) bench --locked --bench load
 
 # What the tests need beside Rust: a C compiler for SQLite, and Postgres's programs.
 prepare:

@@ -1,0 +1,104 @@
+//! What group commit costs where there is nothing to group: one webhook after another, with and without it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cloudflare_images_webhook::config::{Environment, load};
+use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::id::CloudflareId;
+use cloudflare_images_webhook::domain::json::Json;
+use cloudflare_images_webhook::domain::notification::{
+    Content, Notification, Report, ReportedStatus, UnknownImages,
+};
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
+use cloudflare_images_webhook::store::{GroupCommit, Inbox, Store};
+use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::Single;
+use crate::support::database::Database;
+use crate::webhooks::{Shape, body};
+
+/// How many are recorded in each way.
+const WEBHOOKS: usize = 5_000;
+
+/// For how many images.
+const IMAGES: usize = 1_000;
+
+/// Records alternately in either way, so that whatever else the machine does befalls both.
+pub(crate) async fn measure(database: &Database) -> Single {
+    let environment: Environment = [("DATABASE_URL", database.url.as_str())]
+        .into_iter()
+        .collect();
+    let settings = load(&environment, None)
+        .expect("the settings are right")
+        .settings
+        .database;
+    let store = Store::open(&settings, UnknownImages::Create)
+        .await
+        .expect("it opens");
+    store.schema.migrate().await.expect("it migrates");
+    let (grouped, writers) =
+        GroupCommit::new(&store.inbox, settings.limits(), &InboxMetrics::default());
+    for writer in writers {
+        tokio::spawn(writer.run(CancellationToken::new()));
+    }
+    let ways: [Arc<dyn Inbox>; 2] = [store.inbox.clone(), Arc::new(grouped)];
+
+    // In a task, as the service does; the main thread is no worker.
+    let measured = tokio::spawn(async move {
+        let mut times = [Vec::new(), Vec::new()];
+        for number in 0..2 * WEBHOOKS {
+            // Either way is the first at an image as often as the other.
+            let way = (number + number / 2) % 2;
+            let inbox = Arc::clone(&ways[way]);
+            let notification = [Arc::new(notification(number))];
+            let started = now();
+            // Without the group commit, a task has to see to it that the client's going away changes nothing.
+            let recorded = if way == 0 {
+                tokio::spawn(async move { inbox.record(&notification).await })
+                    .await
+                    .expect("no panic")
+            } else {
+                inbox.record(&notification).await
+            };
+            let took = now() - started;
+            // The first round inserts the images.
+            if number >= 2 * IMAGES {
+                times[way].push(took);
+            }
+            recorded.expect("it is recorded");
+        }
+        times
+    });
+    let [plain, grouped] = measured.await.expect("no panic").map(median);
+    Single { plain, grouped }
+}
+
+fn notification(number: usize) -> Notification {
+    let at = Timestamp::from_unix_seconds(1_704_110_400 + i64::try_from(number).expect("small"))
+        .expect("a time");
+    let id = format!("image-{}", number / 2 % IMAGES);
+    Notification {
+        payload: Json::from_canonical(
+            String::from_utf8(body(Shape::Envelope, &id, number)).expect("text"),
+        ),
+        content: Content::Report(Report {
+            cloudflare_id: CloudflareId::parse(&id).expect("an id"),
+            status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
+            reported_at: Some(at),
+            details: ToldDetails::default(),
+        }),
+        received_at: at,
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+fn now() -> Instant {
+    Instant::now()
+}
