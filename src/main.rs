@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use cloudflare_images_webhook::cli::Cli;
 
-/// Several times faster than the C library's where small pieces come and go on many threads, as requests do.
+/// Requests come and go in many small pieces: with the C library's allocator a recorded webhook costs the service a fifth more.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::detail::ToldDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
@@ -11,12 +10,10 @@ use cloudflare_images_webhook::domain::notification::{
     Content, Notification, Report, ReportedStatus, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::store::{GroupCommit, Inbox, Store};
-use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
-use tokio_util::sync::CancellationToken;
 
 use crate::report::Single;
 use crate::support::database::Database;
+use crate::support::inbox::Inboxes;
 use crate::webhooks::{Shape, body};
 
 /// How many are recorded in each way.
@@ -27,23 +24,8 @@ const IMAGES: usize = 1_000;
 
 /// Records alternately in either way, so that whatever else the machine does befalls both.
 pub(crate) async fn measure(database: &Database) -> Single {
-    let environment: Environment = [("DATABASE_URL", database.url.as_str())]
-        .into_iter()
-        .collect();
-    let settings = load(&environment, None)
-        .expect("the settings are right")
-        .settings
-        .database;
-    let store = Store::open(&settings, UnknownImages::Create)
-        .await
-        .expect("it opens");
-    store.schema.migrate().await.expect("it migrates");
-    let (grouped, writers) =
-        GroupCommit::new(&store.inbox, settings.limits(), &InboxMetrics::default());
-    for writer in writers {
-        tokio::spawn(writer.run(CancellationToken::new()));
-    }
-    let ways: [Arc<dyn Inbox>; 2] = [store.inbox.clone(), Arc::new(grouped)];
+    let inboxes = Inboxes::open(database, UnknownImages::Create, &[]).await;
+    let ways = [Arc::clone(&inboxes.plain), Arc::clone(&inboxes.grouped)];
 
     // In a task, as the service does; the main thread is no worker.
     let measured = tokio::spawn(async move {

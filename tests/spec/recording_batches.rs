@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::detail::ToldDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::image::Status;
@@ -13,11 +12,10 @@ use cloudflare_images_webhook::domain::notification::{
 };
 use cloudflare_images_webhook::domain::telling::Effect;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::store::{GroupCommit, Inbox, Settings, Store, StoreError};
-use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use cloudflare_images_webhook::store::{Inbox, StoreError};
 
 use crate::support::database::Database;
+use crate::support::inbox::Inboxes;
 
 /// Whether each call has a transaction of its own, or shares one with others.
 #[derive(Clone, Copy)]
@@ -29,7 +27,7 @@ enum Way {
 /// An inbox, and what keeps it going.
 struct Opened {
     inbox: Arc<dyn Inbox>,
-    _writers_stop: DropGuard,
+    _inboxes: Inboxes,
 }
 
 impl Opened {
@@ -42,41 +40,17 @@ impl Opened {
 }
 
 async fn open(database: &Database, way: Way, unknown_images: UnknownImages) -> Opened {
-    let settings = settings(&database.url);
-    let store = Store::open(&settings, unknown_images)
-        .await
-        .expect("it opens");
-    store.schema.migrate().await.expect("it migrates");
-    let stop = CancellationToken::new();
+    // A row's lock is waited for a twenty-fifth of this: for longer than a slow machine takes for a batch.
+    let patient = [("APP__DATABASE__TIMEOUT_SECS", "300")];
+    let inboxes = Inboxes::open(database, unknown_images, &patient).await;
     let inbox = match way {
-        Way::Plain => store.inbox,
-        Way::GroupCommit => {
-            let (inbox, writers) =
-                GroupCommit::new(&store.inbox, settings.limits(), &InboxMetrics::default());
-            for writer in writers {
-                tokio::spawn(writer.run(stop.clone()));
-            }
-            Arc::new(inbox)
-        }
+        Way::Plain => &inboxes.plain,
+        Way::GroupCommit => &inboxes.grouped,
     };
     Opened {
-        inbox,
-        _writers_stop: stop.drop_guard(),
+        inbox: Arc::clone(inbox),
+        _inboxes: inboxes,
     }
-}
-
-fn settings(url: &str) -> Settings {
-    let environment: Environment = [
-        ("DATABASE_URL", url),
-        // A row's lock is waited for a twenty-fifth of this: for longer than a slow machine takes for a batch.
-        ("APP__DATABASE__TIMEOUT_SECS", "300"),
-    ]
-    .into_iter()
-    .collect();
-    load(&environment, None)
-        .expect("the settings are right")
-        .settings
-        .database
 }
 
 /// Runs one sentence on both databases, in either way.

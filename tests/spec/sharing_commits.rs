@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::detail::ToldDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
@@ -11,18 +10,16 @@ use cloudflare_images_webhook::domain::notification::{
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::Ending;
-use cloudflare_images_webhook::store::{GroupCommit, Inbox, Store};
-use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
 use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::surviving_kills::{Load, assert_nothing_is_lost, variables};
 use crate::on_both_databases;
 use crate::support::app::{Answer, App, NOW, answer};
 use crate::support::database::Database;
+use crate::support::inbox::Inboxes;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -147,7 +144,8 @@ on_both_databases! {
     }
 
     async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database) {
-        let inbox = Arc::new(open(&database).await);
+        let inboxes = Inboxes::open(&database, UnknownImages::Create, &[("APP__DATABASE__WRITERS", "4")]).await;
+        let inbox = &inboxes.grouped;
 
         let mut senders = JoinSet::new();
         for sender in 0..SENDERS {
@@ -255,30 +253,6 @@ on_both_databases! {
     }
 }
 
-/// An inbox with several writers, however many the default has.
-async fn open(database: &Database) -> GroupCommit {
-    let environment: Environment = [
-        ("DATABASE_URL", database.url.as_str()),
-        ("APP__DATABASE__WRITERS", "4"),
-    ]
-    .into_iter()
-    .collect();
-    let settings = load(&environment, None)
-        .expect("the settings are right")
-        .settings
-        .database;
-    let store = Store::open(&settings, UnknownImages::Create)
-        .await
-        .expect("it opens");
-    store.schema.migrate().await.expect("it migrates");
-    let (inbox, writers) =
-        GroupCommit::new(&store.inbox, settings.limits(), &InboxMetrics::default());
-    for writer in writers {
-        tokio::spawn(writer.run(CancellationToken::new()));
-    }
-    inbox
-}
-
 /// A notification that the audit trail knows again.
 fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
     let at = Timestamp::from_unix_seconds(NOW).expect("a time");
@@ -332,6 +306,25 @@ async fn a_row_that_an_app_has_locked_fails_its_own_webhook_alone() {
         (200, "applied"),
         "redelivered, it is recorded"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_one_connection_serves_writers_and_probes_alike() {
+    let variables = [("APP__DATABASE__MAX_CONNECTIONS", "1")];
+    let app = App::start_with(Database::postgres().await, &variables).await;
+    app.database.register("a").await;
+
+    for second in 0..3 {
+        assert_eq!(
+            app.deliver(uploaded("a", second)).await.outcome(),
+            (200, "applied")
+        );
+        assert_eq!(
+            app.probe("/readyz").await.status,
+            200,
+            "no writer keeps the only connection"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

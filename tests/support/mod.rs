@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod database;
+pub(crate) mod inbox;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;

@@ -444,7 +444,7 @@ async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() 
     bench.let_write(100);
 
     assert_eq!(answers(first).await, [RECORDED]);
-    // Three of them come with the four; whoever waited for the deadline once is told to come again.
+    // Four of the next come with these; whoever waited for the deadline once is told to come again.
     assert_eq!(
         answers(slow).await,
         ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
