@@ -7,11 +7,19 @@
 -- status_at is the time of the notification that told the status; details_at holds, for each detail that a notification has
 -- told, that notification's time in microseconds since 1970; a draft's, which any other's replaces, apart:
 -- {"filename": 1704110400000000, "creator": {"draft": 1704110300000000}}.
+--
+-- An id is a UUIDv7 (RFC 9562, section 5.7): milliseconds since 1970, the version, the variant, and random bits. Images that are
+-- registered one after another then stand side by side in every index by id, and their webhooks, which come soon after that,
+-- change few pages.
 CREATE TABLE IF NOT EXISTS cloudflare_images (
     id text PRIMARY KEY NOT NULL DEFAULT (
-        lower(
-            hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
-            || substr('89ab', 1 + (abs(random() % 4)), 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6))
+        printf(
+            '%08x-%04x-7%03x-%04x-%012x',
+            CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS integer) >> 16,
+            CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS integer) & 0xffff,
+            random() & 0xfff,
+            0x8000 | (random() & 0x3fff),
+            random() & 0xffffffffffff
         )
     ),
     cloudflare_id text NOT NULL CONSTRAINT cloudflare_images_cloudflare_id_key UNIQUE,

@@ -1,10 +1,13 @@
 //! Bringing the tables up to date, and what an app may count on in them.
 
-use std::process::Child;
-use std::process::Stdio;
+use std::collections::HashSet;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use serde_json::json;
 use tempfile::TempDir;
+use uuid::{Uuid, Variant, Version};
 
 use crate::on_both_databases;
 use crate::support::app::App;
@@ -20,6 +23,28 @@ on_both_databases! {
         assert_eq!((&image["status"], &image["metadata"], &image["variants"], &image["error"]), (&json!("pending"), &json!({}), &json!([]), &json!("")));
         assert_eq!(image["id"].as_str().map(str::len), Some(36), "a UUID in its usual form");
         assert!(image["expires_at"].as_str() > image["created_at"].as_str());
+    }
+
+    async fn images_that_are_registered_one_after_another_have_ids_in_that_order(database) {
+        let app = App::start(database).await;
+
+        for number in 0..20 {
+            app.database.register(&format!("image-{number}")).await;
+            // Within one millisecond they may stand in any order.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+
+        let ids = app.database.texts("SELECT CAST(id AS text) FROM cloudflare_images ORDER BY created_at").await;
+        assert!(ids.is_sorted(), "{ids:?}");
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 20);
+        for id in &ids {
+            let id = Uuid::parse_str(id).expect("a UUID");
+            assert_eq!((id.get_version(), id.get_variant()), (Some(Version::SortRand), Variant::RFC4122), "{id}: RFC 9562, section 5.7");
+        }
+        let (seconds, _) = Uuid::parse_str(&ids[0]).ok().and_then(|id| id.get_timestamp()).expect("it has a time").to_unix();
+        let created_at = app.database.image("image-0").await["created_at"].as_str().and_then(|at| Timestamp::parse_rfc3339(at).ok());
+        let created_at = created_at.expect("a time").unix_seconds().cast_unsigned();
+        assert!(seconds.abs_diff(created_at) <= 1, "seconds since 1970: {seconds}, {created_at}");
     }
 
     async fn a_status_that_does_not_exist_cannot_be_written(database) {
