@@ -17,7 +17,7 @@ use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
 use super::row::{StateColumns, undecodable};
-use super::{Closing, Failure, Place, Settings, StoreError};
+use super::{Closing, Failure, Place, Settings, StoreError, within};
 use crate::domain::notification::UnknownImages;
 use crate::domain::timestamp::Timestamp;
 
@@ -30,6 +30,9 @@ const CACHE_KIB: &str = "-8192";
 /// How many pages of 4 KiB the log ahead of the file has before they are moved into the file. A page that several transactions
 /// change is moved once.
 const CHECKPOINT_PAGES: &str = "4000";
+
+/// How long to wait before a file that another process has locked is opened again.
+const OPEN_RETRY: Duration = Duration::from_millis(20);
 
 /// A SQLite database.
 pub(super) struct Sqlite {
@@ -80,14 +83,16 @@ impl Sqlite {
                 .idle_timeout(None)
                 .max_lifetime(None)
         };
-        let writer = pool(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(|source| StoreError::Database {
-                place: place.clone(),
-                action: "opening the file",
-                source,
-            })?;
+        let opening = async {
+            loop {
+                match pool(1).connect_with(options.clone()).await {
+                    // Another process that switches the new file to WAL is not waited for: SQLite sees a deadlock there.
+                    Err(error) if is_busy(&error) => tokio::time::sleep(OPEN_RETRY).await,
+                    opened => return Ok(opened?),
+                }
+            }
+        };
+        let writer = within(&place, deadline, "opening the file", opening).await?;
         let readers = pool(MAX_READERS).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
@@ -188,15 +193,26 @@ pub(super) fn is_everybodys(error: &(dyn DatabaseError + 'static)) -> bool {
         15, // PROTOCOL: of locking
         26, // NOTADB
     ];
+    primary_code(error).is_some_and(|code| CODES.contains(&code))
+}
+
+/// Whether another process has locked the file.
+fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if primary_code(&**error) == Some(5))
+}
+
+fn primary_code(error: &(dyn DatabaseError + 'static)) -> Option<u32> {
+    let code = error.try_downcast_ref::<SqliteError>()?.code()?;
     // The lowest byte of an extended code is its primary code.
-    error
-        .try_downcast_ref::<SqliteError>()
-        .and_then(|error| error.code()?.parse::<u32>().ok())
-        .is_some_and(|code| CODES.contains(&(code & 0xff)))
+    Some(code.parse::<u32>().ok()? & 0xff)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use sqlx::{Connection, SqliteConnection};
+
     use super::*;
     use crate::domain::json::Json;
     use crate::domain::notification::{Content, Notification, Recorded};
@@ -210,6 +226,14 @@ mod tests {
         Sqlite::open(&folder.join("images.db"), &settings, UnknownImages::Reject)
             .await
             .expect("it opens")
+    }
+
+    fn test_message(payload: Json) -> Arc<Notification> {
+        Arc::new(Notification {
+            content: Content::TestMessage,
+            payload,
+            received_at: Timestamp::from_unix_seconds(0).expect("a time"),
+        })
     }
 
     #[tokio::test]
@@ -236,16 +260,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_another_process_prepares_is_waited_for() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let file = folder.path().join("images.db");
+        let options = SqliteConnectOptions::new().filename(file);
+        let mut other = SqliteConnection::connect_with(&options.create_if_missing(true))
+            .await
+            .expect("a file without WAL");
+        let writing = other
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .expect("a transaction");
+
+        let opening = tokio::spawn(async move { (open(folder.path()).await, folder) });
+        tokio::time::sleep(10 * OPEN_RETRY).await;
+        assert!(!opening.is_finished());
+        writing.rollback().await.expect("it ends");
+
+        opening.await.expect("it opens");
+    }
+
+    #[tokio::test]
     async fn after_a_full_disk_the_writer_is_as_good_as_new() {
         let folder = tempfile::TempDir::new().expect("a folder");
         let database = open(folder.path()).await;
         database.migrate().await.expect("it migrates");
         let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
-        let test = |payload| Notification {
-            content: Content::TestMessage,
-            payload,
-            received_at: Timestamp::from_unix_seconds(0).expect("a time"),
-        };
         // The limit belongs to the connection, and so goes with it.
         sqlx::query("PRAGMA max_page_count = 1")
             .execute(&database.writer)
@@ -253,11 +293,11 @@ mod tests {
             .expect("no more pages");
 
         let full = database
-            .record(&[test(long.clone()).into()])
+            .record(&[test_message(long.clone())])
             .await
             .expect_err("there is no room");
         let recorded = database
-            .record(&[test(long).into()])
+            .record(&[test_message(long)])
             .await
             .expect("there is room again");
 
