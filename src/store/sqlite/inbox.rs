@@ -32,6 +32,7 @@ impl Inbox for Sqlite {
                 let recorded = record(&mut *tx, notifications, self.unknown_images).await?;
                 tx.commit().await?;
                 lent.give_back();
+                self.checkpoints.count(notifications.len());
                 Ok(recorded)
             },
         )

@@ -1,6 +1,7 @@
 //! SQLite: one writer, a few readers, and the traits on them.
 
 mod catalog;
+mod checkpoints;
 mod inbox;
 mod schema;
 
@@ -16,6 +17,7 @@ use sqlx::sqlite::{
 use sqlx::{Row, SqlitePool};
 use uuid::Uuid;
 
+use self::checkpoints::Checkpoints;
 use super::row::{StateColumns, undecodable};
 use super::{Closing, Failure, Place, Settings, StoreError, within};
 use crate::domain::notification::UnknownImages;
@@ -27,9 +29,9 @@ const MAX_READERS: u32 = 4;
 /// How much of the file each connection keeps in memory: in KiB, when it is negative.
 const CACHE_KIB: &str = "-8192";
 
-/// How many pages of 4 KiB the log ahead of the file has before they are moved into the file. A page that several transactions
-/// change is moved once.
-const CHECKPOINT_PAGES: &str = "4000";
+/// How many pages of 4 KiB the log ahead of the file may have before the writer itself moves them into the file, and so begins the
+/// log anew. Most have been moved by then, by a task beside it.
+const CHECKPOINT_PAGES: &str = "16000";
 
 /// How long to wait before a file that another process has locked is opened again.
 const OPEN_RETRY: Duration = Duration::from_millis(20);
@@ -39,6 +41,7 @@ pub(super) struct Sqlite {
     /// The only connection that writes: SQLite has one writer at a time, and a queue of our own is fairer than its lock.
     writer: SqlitePool,
     readers: SqlitePool,
+    checkpoints: Checkpoints,
     place: Place,
     deadline: Duration,
     unknown_images: UnknownImages,
@@ -96,6 +99,7 @@ impl Sqlite {
         let readers = pool(MAX_READERS).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
+            checkpoints: Checkpoints::start(readers.clone()),
             readers,
             place,
             deadline,
@@ -107,6 +111,7 @@ impl Sqlite {
 #[async_trait]
 impl Closing for Sqlite {
     async fn close(&self) {
+        self.checkpoints.stop().await;
         self.readers.close().await;
         self.writer.close().await;
     }
@@ -213,6 +218,7 @@ mod tests {
 
     use sqlx::{Connection, SqliteConnection};
 
+    use super::checkpoints::NOTIFICATIONS;
     use super::*;
     use crate::domain::json::Json;
     use crate::domain::notification::{Content, Notification, Recorded};
@@ -303,6 +309,39 @@ mod tests {
 
         assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
         assert_eq!(recorded, [Recorded::TestMessage]);
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_moves_into_the_file_without_the_writer() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let database = open(folder.path()).await;
+        database.migrate().await.expect("it migrates");
+        let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
+
+        for _ in 0..2 {
+            database.record(&batch).await.expect("it is recorded");
+        }
+
+        let logs_in_the_file = async || {
+            // Without the log ahead of it.
+            let copy = folder.path().join("copy.db");
+            std::fs::copy(folder.path().join("images.db"), &copy).expect("it is copied");
+            let options = SqliteConnectOptions::new().filename(copy).immutable(true);
+            let mut copy = SqliteConnection::connect_with(&options).await?;
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM cloudflare_image_logs")
+                .fetch_one(&mut copy)
+                .await
+        };
+        let moved = async {
+            // A copy that is taken in the midst of a checkpoint may make no sense.
+            while !logs_in_the_file().await.is_ok_and(|logs| logs > 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
+        moved.expect("nobody writes, and yet they are in the file");
+
+        database.close().await;
     }
 
     #[tokio::test]
