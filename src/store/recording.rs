@@ -1,4 +1,4 @@
-//! What recording a batch is on any database: five statements at the most, each about all rows at once, however many
+//! What recording a batch is on any database: four statements at the most, each about all rows at once, however many
 //! notifications there are.
 
 use std::collections::{HashMap, HashSet};
@@ -35,17 +35,13 @@ pub(super) trait Rows: Send {
         undated: &[Undated<'_>],
     ) -> impl Future<Output = Result<Vec<usize>, Failure>> + Send;
 
-    /// Rewrites these rows; how many there were.
-    fn update_images(
+    /// Rewrites these rows, and adds to the audit trail in the given order; how many rows there were to rewrite. Either may be
+    /// empty, though not both.
+    fn write(
         &mut self,
         images: &[ChangedImage],
-    ) -> impl Future<Output = Result<u64, Failure>> + Send;
-
-    /// Adds to the audit trail, in the given order.
-    fn insert_logs(
-        &mut self,
         logs: &[LogEntry],
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    ) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
 /// A notification that says no time of its own, for an image that has a row.
@@ -72,15 +68,12 @@ pub(super) async fn record(
 
     let decision = decide(notifications, known);
 
-    if !decision.changed.is_empty() {
-        let updated = rows.update_images(&decision.changed).await?;
+    if !decision.changed.is_empty() || !decision.logs.is_empty() {
+        let updated = rows.write(&decision.changed, &decision.logs).await?;
         // The rows are locked, so each must be there. A write that hits fewer would acknowledge what is not stored.
         if updated != decision.changed.len() as u64 {
             return Err(Failure::Database(sqlx::Error::RowNotFound));
         }
-    }
-    if !decision.logs.is_empty() {
-        rows.insert_logs(&decision.logs).await?;
     }
     Ok(decision.recorded)
 }

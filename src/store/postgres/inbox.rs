@@ -109,10 +109,15 @@ impl Rows for PgConnection {
     }
 
     /// `UNNEST` stands in the list of columns, where the arrays advance together, row by row. In `FROM` each of them would first
-    /// be copied into a table of its own.
-    async fn update_images(&mut self, images: &[ChangedImage]) -> Result<u64, Failure> {
+    /// be copied into a table of its own. What a `WITH` inserts is inserted whether or not anything reads it.
+    async fn write(&mut self, images: &[ChangedImage], logs: &[LogEntry]) -> Result<u64, Failure> {
         Ok(sqlx::query(
-            "-- inbox_update_images
+            "-- inbox_write
+             WITH logged AS (
+                 INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
+                 SELECT UNNEST($13::uuid[]), UNNEST($14::text[]), UNNEST($15::text[]), UNNEST($16::text[])::jsonb,
+                     UNNEST($17::timestamptz[])
+             )
              UPDATE cloudflare_images AS image
              SET status = told.status, status_at = told.status_at, uploaded_at = told.uploaded_at, error = told.error,
                  filename = told.filename, creator = told.creator, require_signed_urls = told.require_signed_urls,
@@ -140,25 +145,14 @@ impl Rows for PgConnection {
         .bind(column(images, ChangedImage::cloudflare_metadata))
         .bind(column(images, |image| details_at(&image.state.details)))
         .bind(column(images, |image| image.updated_at.to_offset_date_time()))
-        .execute(self)
-        .await?
-        .rows_affected())
-    }
-
-    async fn insert_logs(&mut self, logs: &[LogEntry]) -> Result<(), Failure> {
-        sqlx::query(
-            "-- inbox_insert_logs
-             INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
-             SELECT UNNEST($1::uuid[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[])::jsonb, UNNEST($5::timestamptz[])",
-        )
         .bind(column(logs, |entry| entry.image.as_ref().map(|(id, _)| *id)))
         .bind(column(logs, |entry| entry.event_type))
         .bind(column(logs, |entry| entry.message.as_str()))
         .bind(column(logs, |entry| entry.data.as_str()))
         .bind(column(logs, |entry| entry.timestamp.to_offset_date_time()))
         .execute(self)
-        .await?;
-        Ok(())
+        .await?
+        .rows_affected())
     }
 }
 

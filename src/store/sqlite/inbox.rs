@@ -99,69 +99,83 @@ impl Rows for SqliteConnection {
             .collect())
     }
 
-    /// The row is found by its `cloudflare_id`: a UUID in `id` can be spelled in several ways, and stays as the app spelled it.
-    async fn update_images(&mut self, images: &[ChangedImage]) -> Result<u64, Failure> {
-        let told: Vec<_> = images
-            .iter()
-            .map(|image| {
-                let (state, details) = (&image.state, &image.state.details);
-                (
-                    image.cloudflare_id.as_str(),
-                    state.status.as_str(),
-                    state.status_at.map(|at| at.to_string()),
-                    state.uploaded_at.map(|at| at.to_string()),
-                    &state.error,
-                    &details.filename.value,
-                    &details.creator.value,
-                    details.require_signed_urls.value,
-                    image.variants(),
-                    image.cloudflare_metadata(),
-                    details_at(details),
-                    image.updated_at.to_string(),
-                )
-            })
-            .collect();
-        Ok(sqlx::query(
-            "-- inbox_update_images
-             UPDATE cloudflare_images
-             SET status = told.value ->> 1, status_at = told.value ->> 2, uploaded_at = told.value ->> 3, error = told.value ->> 4,
-                 filename = told.value ->> 5, creator = told.value ->> 6, require_signed_urls = told.value ->> 7,
-                 variants = COALESCE(told.value ->> 8, variants),
-                 cloudflare_metadata = COALESCE(told.value ->> 9, cloudflare_metadata),
-                 details_at = told.value ->> 10, updated_at = told.value ->> 11
-             FROM jsonb_each($1) AS told
-             WHERE cloudflare_id = told.value ->> 0",
-        )
-        .bind(json(&told))
-        .execute(self)
-        .await?
-        .rows_affected())
+    async fn write(&mut self, images: &[ChangedImage], logs: &[LogEntry]) -> Result<u64, Failure> {
+        let mut updated = 0;
+        if !images.is_empty() {
+            updated = update_images(self, images).await?;
+        }
+        if !logs.is_empty() {
+            insert_logs(self, logs).await?;
+        }
+        Ok(updated)
     }
+}
 
-    async fn insert_logs(&mut self, logs: &[LogEntry]) -> Result<(), Failure> {
-        let told: Vec<_> = logs
-            .iter()
-            .map(|entry| {
-                (
-                    entry.image.as_ref().map(|(_, id)| id.as_str()),
-                    entry.event_type,
-                    &entry.message,
-                    &entry.data,
-                    entry.timestamp.to_string(),
-                )
-            })
-            .collect();
-        sqlx::query(
-            "-- inbox_insert_logs
-             INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
-             SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
-             FROM jsonb_each($1) ORDER BY key",
-        )
-        .bind(json(&told))
-        .execute(self)
-        .await?;
-        Ok(())
-    }
+/// A row is found by its `cloudflare_id`: a UUID in `id` can be spelled in several ways, and stays as the app spelled it.
+async fn update_images(
+    connection: &mut SqliteConnection,
+    images: &[ChangedImage],
+) -> Result<u64, Failure> {
+    let told: Vec<_> = images
+        .iter()
+        .map(|image| {
+            let (state, details) = (&image.state, &image.state.details);
+            (
+                image.cloudflare_id.as_str(),
+                state.status.as_str(),
+                state.status_at.map(|at| at.to_string()),
+                state.uploaded_at.map(|at| at.to_string()),
+                &state.error,
+                &details.filename.value,
+                &details.creator.value,
+                details.require_signed_urls.value,
+                image.variants(),
+                image.cloudflare_metadata(),
+                details_at(details),
+                image.updated_at.to_string(),
+            )
+        })
+        .collect();
+    Ok(sqlx::query(
+        "-- inbox_write
+         UPDATE cloudflare_images
+         SET status = told.value ->> 1, status_at = told.value ->> 2, uploaded_at = told.value ->> 3, error = told.value ->> 4,
+             filename = told.value ->> 5, creator = told.value ->> 6, require_signed_urls = told.value ->> 7,
+             variants = COALESCE(told.value ->> 8, variants),
+             cloudflare_metadata = COALESCE(told.value ->> 9, cloudflare_metadata),
+             details_at = told.value ->> 10, updated_at = told.value ->> 11
+         FROM jsonb_each($1) AS told
+         WHERE cloudflare_id = told.value ->> 0",
+    )
+    .bind(json(&told))
+    .execute(connection)
+    .await?
+    .rows_affected())
+}
+
+async fn insert_logs(connection: &mut SqliteConnection, logs: &[LogEntry]) -> Result<(), Failure> {
+    let told: Vec<_> = logs
+        .iter()
+        .map(|entry| {
+            (
+                entry.image.as_ref().map(|(_, id)| id.as_str()),
+                entry.event_type,
+                &entry.message,
+                &entry.data,
+                entry.timestamp.to_string(),
+            )
+        })
+        .collect();
+    sqlx::query(
+        "-- inbox_write
+         INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
+         SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
+         FROM jsonb_each($1) ORDER BY key",
+    )
+    .bind(json(&told))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The columns of [`StateColumns`], as `json_array` writes them.
