@@ -71,8 +71,9 @@ ALTER TABLE cloudflare_images
     ADD COLUMN IF NOT EXISTS status_at timestamptz,
     ADD COLUMN IF NOT EXISTS details_at text NOT NULL DEFAULT '{}';
 
--- Every webhook rewrites its image's row. Room for the new version in the same page spares it new entries in both indexes (HOT).
-ALTER TABLE cloudflare_images SET (fillfactor = 70);
+-- Every webhook rewrites its image's row. Room for the new versions in the same page spares them new entries in both indexes (HOT). All
+-- rows of a page may be rewritten at once, as images that were registered together are uploaded together.
+ALTER TABLE cloudflare_images SET (fillfactor = 50);
 
 -- NOT VALID: it holds for every row written from now on, and asks nothing of the rows of an adopted table.
 ALTER TABLE cloudflare_images
