@@ -7,6 +7,7 @@ mod adopting_djangos_tables;
 mod answering;
 mod commands;
 mod configuring;
+mod growing;
 mod limiting_requests;
 mod logging;
 mod losing_the_database;

@@ -1,0 +1,64 @@
+//! What a webhook costs does not grow with the tables.
+
+use serde_json::json;
+
+use crate::support::app::App;
+use crate::support::database::Database;
+use crate::support::wait;
+
+/// A notification that says no time of its own: it is looked for in the audit trail.
+fn undated(id: &str) -> String {
+    json!({"id": id, "filename": "cat.jpg"}).to_string()
+}
+
+fn dated(id: &str) -> String {
+    json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string()
+}
+
+#[tokio::test]
+async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_the_plan_was_made()
+{
+    // Migrating reads as it likes, and tells the statistics when its connection ends.
+    let app = App::start(Database::postgres().await).await;
+    let (_, database) = app.stop().await;
+    wait::until_async("nobody else is connected", async || {
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        database.count(others).await == 0
+    })
+    .await;
+    database
+        .execute("SELECT pg_stat_reset()::text IS NULL", &[])
+        .await;
+    let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
+
+    // The tables are empty, which is when reading them as a whole is the best plan.
+    for _ in 0..10 {
+        assert_eq!(app.deliver(dated("first")).await.status, 200);
+        assert_eq!(app.deliver(undated("first")).await.status, 200);
+    }
+    // And nobody has counted these rows yet when the next webhooks come.
+    app.database
+        .execute_script(
+            "INSERT INTO cloudflare_images (cloudflare_id) SELECT 'image-' || n FROM generate_series(1, 5000) AS n;
+             INSERT INTO cloudflare_image_logs (event_type) SELECT 'made_up' FROM generate_series(1, 5000)",
+        )
+        .await;
+    for number in 1..=10 {
+        let id = format!("image-{number}");
+        assert_eq!(app.deliver(dated(&id)).await.status, 200);
+        assert_eq!(app.deliver(undated(&id)).await.status, 200);
+    }
+
+    let (_, database) = app.stop().await;
+    wait::until_async("the statistics tell of every webhook", async || {
+        let updates =
+            "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'cloudflare_images'";
+        database.count(updates).await >= 22
+    })
+    .await;
+    let scans = "SELECT relname || ': ' || seq_scan FROM pg_stat_user_tables WHERE relname IN ('cloudflare_images', 'cloudflare_image_logs') ORDER BY 1";
+    assert_eq!(
+        database.texts(scans).await,
+        ["cloudflare_image_logs: 0", "cloudflare_images: 0"]
+    );
+}
