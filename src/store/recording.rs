@@ -1,4 +1,4 @@
-//! What recording a batch is on any database: four statements at the most, each about all rows at once, however many
+//! What recording a batch is on any database: four steps at the most, each about all rows at once, however many
 //! notifications there are.
 
 use std::collections::{HashMap, HashSet};
@@ -14,7 +14,7 @@ use crate::domain::json::Json;
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
-/// The statements, on a connection that is in a transaction. No statement is asked for without rows.
+/// The statements, on a connection that is in a transaction. No step is asked for without rows.
 pub(super) trait Rows: Send {
     /// Inserts the rows of these images that are missing, in the given order; the ids of those.
     fn insert_missing(

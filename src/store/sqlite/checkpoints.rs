@@ -1,18 +1,28 @@
 //! Checkpoints beside the writer: what is committed moves from the log ahead of the file (WAL) into the file, while the next
 //! batches are written. The writer itself would stand still for as long as the disk takes.
+//!
+//! Only the writer can begin the log anew: it must have found all of it moved, and nobody else at it. So once the log is long, this
+//! stands back until the writer has made a checkpoint of its own. Where the disk is too slow, that keeps the log from growing
+//! without end, and the writer waits for the disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sqlx::SqlitePool;
+use futures_util::FutureExt;
+use sqlx::{Sqlite, SqlitePool};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::store::Lent;
 use crate::telemetry::chain;
 
 /// After so many notifications there is a checkpoint: some megabytes, which a disk takes in some milliseconds.
 pub(super) const NOTIFICATIONS: usize = 2000;
+
+/// From so many pages of 4 KiB on, the writer makes a checkpoint itself after each commit, until one has moved all of them and the
+/// log begins anew. Most will have been moved beside it by then.
+pub(super) const LONG_LOG_PAGES: i64 = 16_000;
 
 /// The task that makes them. It ends with this.
 pub(super) struct Checkpoints {
@@ -57,11 +67,27 @@ impl Checkpoints {
 
 async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
     while stop.run_until_cancelled(due.notified()).await.is_some() {
-        // PASSIVE waits for nobody, and nobody waits for it.
-        let made = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&pool);
-        if let Err(error) = made.await {
-            // Nothing is lost: the writer makes one itself when there was none for long.
-            tracing::warn!(error = chain(&error), "a checkpoint of SQLite failed");
+        match checkpoint(&pool).await {
+            Ok(pages) if pages >= LONG_LOG_PAGES => {
+                // What came due meanwhile says nothing about a commit that is still to come.
+                let _came_due = due.notified().now_or_never();
+                stop.run_until_cancelled(due.notified()).await;
+            }
+            Ok(_) => {}
+            // Nothing is lost: the writer makes one itself when the log is long.
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "a checkpoint of SQLite failed");
+            }
         }
     }
+}
+
+/// Moves what can be moved without waiting for anybody (PASSIVE). How many pages the log has.
+async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
+    let mut lent = Lent::<Sqlite>::from(pool).await?;
+    let (_busy, pages, _moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
+        .fetch_one(&mut *lent.connection)
+        .await?;
+    lent.give_back();
+    Ok(pages)
 }

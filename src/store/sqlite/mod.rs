@@ -15,6 +15,7 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Row, SqlitePool};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::checkpoints::Checkpoints;
@@ -29,9 +30,8 @@ const MAX_READERS: u32 = 4;
 /// How much of the file each connection keeps in memory: in KiB, when it is negative.
 const CACHE_KIB: &str = "-8192";
 
-/// How many pages of 4 KiB the log ahead of the file may have before the writer itself moves them into the file, and so begins the
-/// log anew. Most have been moved by then, by a task beside it.
-const CHECKPOINT_PAGES: &str = "16000";
+/// To how many bytes the log's file is cut when the log begins anew.
+const LOG_BYTES: i64 = checkpoints::LONG_LOG_PAGES * 4096;
 
 /// How long to wait before a file that another process has locked is opened again.
 const OPEN_RETRY: Duration = Duration::from_millis(20);
@@ -63,6 +63,9 @@ impl Sqlite {
         let place: Place = path.display().to_string().into();
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
+        // Another process may write too, an app or our own command line. It is waited for a little less long than the operation's
+        // deadline, so that the error names the lock.
+        let lock_timeout = deadline.mul_f64(0.9);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -73,10 +76,12 @@ impl Sqlite {
             .pragma("cache_size", CACHE_KIB)
             // What a statement might have to undo within its transaction is kept in memory, and not in a file.
             .pragma("temp_store", "MEMORY")
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            // Another process may write too, an app or our own command line. It is waited for a little less long than the
-            // operation's deadline, so that the error names the lock.
-            .busy_timeout(deadline.mul_f64(0.9));
+            .pragma(
+                "wal_autocheckpoint",
+                checkpoints::LONG_LOG_PAGES.to_string(),
+            )
+            .pragma("journal_size_limit", LOG_BYTES.to_string())
+            .busy_timeout(lock_timeout);
 
         let pool = |connections| {
             SqlitePoolOptions::new()
@@ -87,10 +92,13 @@ impl Sqlite {
                 .max_lifetime(None)
         };
         let opening = async {
+            let give_up = Instant::now() + lock_timeout;
             loop {
                 match pool(1).connect_with(options.clone()).await {
                     // Another process that switches the new file to WAL is not waited for: SQLite sees a deadlock there.
-                    Err(error) if is_busy(&error) => tokio::time::sleep(OPEN_RETRY).await,
+                    Err(error) if is_busy(&error) && Instant::now() < give_up => {
+                        tokio::time::sleep(OPEN_RETRY).await;
+                    }
                     opened => return Ok(opened?),
                 }
             }
@@ -213,145 +221,4 @@ fn primary_code(error: &(dyn DatabaseError + 'static)) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use sqlx::{Connection, SqliteConnection};
-
-    use super::checkpoints::NOTIFICATIONS;
-    use super::*;
-    use crate::domain::json::Json;
-    use crate::domain::notification::{Content, Notification, Recorded};
-    use crate::store::{Inbox, Schema};
-
-    async fn open(folder: &Path) -> Sqlite {
-        let settings = serde_json::json!({
-            "url": "sqlite://unused", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1, "acquire_timeout_secs": 1, "timeout_secs": 10, "migrate_on_start": true
-        });
-        let settings = serde_json::from_value(settings).expect("they are right");
-        Sqlite::open(&folder.join("images.db"), &settings, UnknownImages::Reject)
-            .await
-            .expect("it opens")
-    }
-
-    fn test_message(payload: Json) -> Arc<Notification> {
-        Arc::new(Notification {
-            content: Content::TestMessage,
-            payload,
-            received_at: Timestamp::from_unix_seconds(0).expect("a time"),
-        })
-    }
-
-    #[tokio::test]
-    async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let database = open(folder.path()).await;
-
-        for (pragma, expected) in [
-            ("PRAGMA journal_mode", "wal"),
-            ("PRAGMA synchronous", "2"), // FULL
-            ("PRAGMA foreign_keys", "1"),
-            ("PRAGMA busy_timeout", "9000"),
-        ] {
-            let row = sqlx::query(pragma)
-                .fetch_one(&database.writer)
-                .await
-                .expect("a value");
-            let value = row
-                .try_get::<String, _>(0)
-                .or_else(|_| row.try_get::<i64, _>(0).map(|number| number.to_string()));
-
-            assert_eq!(value.expect("text or a number"), expected, "{pragma}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_that_another_process_prepares_is_waited_for() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let file = folder.path().join("images.db");
-        let options = SqliteConnectOptions::new().filename(file);
-        let mut other = SqliteConnection::connect_with(&options.create_if_missing(true))
-            .await
-            .expect("a file without WAL");
-        let writing = other
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .expect("a transaction");
-
-        let opening = tokio::spawn(async move { (open(folder.path()).await, folder) });
-        tokio::time::sleep(10 * OPEN_RETRY).await;
-        assert!(!opening.is_finished());
-        writing.rollback().await.expect("it ends");
-
-        opening.await.expect("it opens");
-    }
-
-    #[tokio::test]
-    async fn after_a_full_disk_the_writer_is_as_good_as_new() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let database = open(folder.path()).await;
-        database.migrate().await.expect("it migrates");
-        let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
-        // The limit belongs to the connection, and so goes with it.
-        sqlx::query("PRAGMA max_page_count = 1")
-            .execute(&database.writer)
-            .await
-            .expect("no more pages");
-
-        let full = database
-            .record(&[test_message(long.clone())])
-            .await
-            .expect_err("there is no room");
-        let recorded = database
-            .record(&[test_message(long)])
-            .await
-            .expect("there is room again");
-
-        assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
-        assert_eq!(recorded, [Recorded::TestMessage]);
-    }
-
-    #[tokio::test]
-    async fn what_is_committed_moves_into_the_file_without_the_writer() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let database = open(folder.path()).await;
-        database.migrate().await.expect("it migrates");
-        let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
-
-        for _ in 0..2 {
-            database.record(&batch).await.expect("it is recorded");
-        }
-
-        let logs_in_the_file = async || {
-            // Without the log ahead of it.
-            let copy = folder.path().join("copy.db");
-            std::fs::copy(folder.path().join("images.db"), &copy).expect("it is copied");
-            let options = SqliteConnectOptions::new().filename(copy).immutable(true);
-            let mut copy = SqliteConnection::connect_with(&options).await?;
-            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM cloudflare_image_logs")
-                .fetch_one(&mut copy)
-                .await
-        };
-        let moved = async {
-            // A copy that is taken in the midst of a checkpoint may make no sense.
-            while !logs_in_the_file().await.is_ok_and(|logs| logs > 0) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
-        moved.expect("nobody writes, and yet they are in the file");
-
-        database.close().await;
-    }
-
-    #[tokio::test]
-    async fn there_is_one_writer() {
-        let folder = tempfile::TempDir::new().expect("a folder");
-        let database = open(folder.path()).await;
-
-        let _held = database.writer.acquire().await.expect("a connection");
-
-        assert!(database.writer.try_acquire().is_none());
-        assert_eq!(database.writer.options().get_max_connections(), 1);
-    }
-}
+mod tests;

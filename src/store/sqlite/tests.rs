@@ -1,0 +1,213 @@
+//! What only SQLite has: one file, one writer, and a log ahead of the file.
+
+use std::sync::Arc;
+
+use sqlx::{Connection, SqliteConnection};
+
+use super::checkpoints::NOTIFICATIONS;
+use super::*;
+use crate::domain::json::Json;
+use crate::domain::notification::{Content, Notification, Recorded};
+use crate::store::{Inbox, Schema};
+use crate::telemetry::chain;
+
+fn settings(timeout_secs: u64) -> Settings {
+    let settings = serde_json::json!({
+        "url": "sqlite://unused", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1,
+        "acquire_timeout_secs": 1, "timeout_secs": timeout_secs, "migrate_on_start": true
+    });
+    serde_json::from_value(settings).expect("they are right")
+}
+
+async fn open(folder: &Path) -> Sqlite {
+    let file = folder.join("images.db");
+    Sqlite::open(&file, &settings(10), UnknownImages::Reject)
+        .await
+        .expect("it opens")
+}
+
+fn test_message(payload: Json) -> Arc<Notification> {
+    Arc::new(Notification {
+        content: Content::TestMessage,
+        payload,
+        received_at: Timestamp::from_unix_seconds(0).expect("a time"),
+    })
+}
+
+#[tokio::test]
+async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+
+    for (pragma, expected) in [
+        ("PRAGMA journal_mode", "wal"),
+        ("PRAGMA synchronous", "2"), // FULL
+        ("PRAGMA foreign_keys", "1"),
+        ("PRAGMA busy_timeout", "9000"),
+    ] {
+        let row = sqlx::query(pragma)
+            .fetch_one(&database.writer)
+            .await
+            .expect("a value");
+        let value = row
+            .try_get::<String, _>(0)
+            .or_else(|_| row.try_get::<i64, _>(0).map(|number| number.to_string()));
+
+        assert_eq!(value.expect("text or a number"), expected, "{pragma}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_prepares_is_waited_for() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("images.db");
+    let options = SqliteConnectOptions::new().filename(file);
+    let mut other = SqliteConnection::connect_with(&options.create_if_missing(true))
+        .await
+        .expect("a file without WAL");
+    let writing = other
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .expect("a transaction");
+
+    let opening = tokio::spawn(async move { (open(folder.path()).await, folder) });
+    tokio::time::sleep(10 * OPEN_RETRY).await;
+    assert!(!opening.is_finished());
+    writing.rollback().await.expect("it ends");
+
+    opening.await.expect("it opens");
+}
+
+#[tokio::test]
+async fn after_a_full_disk_the_writer_is_as_good_as_new() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+    database.migrate().await.expect("it migrates");
+    let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
+    // The limit belongs to the connection, and so goes with it.
+    sqlx::query("PRAGMA max_page_count = 1")
+        .execute(&database.writer)
+        .await
+        .expect("no more pages");
+
+    let full = database
+        .record(&[test_message(long.clone())])
+        .await
+        .expect_err("there is no room");
+    let recorded = database
+        .record(&[test_message(long)])
+        .await
+        .expect("there is room again");
+
+    assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
+    assert_eq!(recorded, [Recorded::TestMessage]);
+}
+
+#[tokio::test]
+async fn what_is_committed_moves_into_the_file_without_the_writer() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+    database.migrate().await.expect("it migrates");
+    let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
+
+    for _ in 0..2 {
+        database.record(&batch).await.expect("it is recorded");
+    }
+
+    let logs_in_the_file = async || {
+        // Without the log ahead of it.
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(folder.path().join("images.db"), &copy).expect("it is copied");
+        let options = SqliteConnectOptions::new().filename(copy).immutable(true);
+        let mut copy = SqliteConnection::connect_with(&options).await?;
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM cloudflare_image_logs")
+            .fetch_one(&mut copy)
+            .await
+    };
+    let moved = async {
+        // A copy that is taken in the midst of a checkpoint may make no sense.
+        while !logs_in_the_file().await.is_ok_and(|logs| logs > 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
+    moved.expect("nobody writes, and yet they are in the file");
+
+    database.close().await;
+}
+
+#[tokio::test]
+async fn the_log_ahead_of_the_file_begins_anew_when_it_is_long() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+    database.migrate().await.expect("it migrates");
+    let mebibyte = Json::from_canonical(format!("\"{}\"", "x".repeat(1024 * 1024)));
+    let batch = vec![test_message(mebibyte); 8];
+
+    for _ in 0..12 {
+        database.record(&batch).await.expect("it is recorded");
+    }
+
+    let ahead = std::fs::metadata(folder.path().join("images.db-wal")).expect("there is a log");
+    let long = u64::try_from(LOG_BYTES).expect("positive");
+    let batch = 8 * 1024 * 1024;
+    assert!(
+        ahead.len() < long + 2 * batch,
+        "it has {} bytes",
+        ahead.len()
+    );
+}
+
+/// Older ones can lose a commit when one connection makes a checkpoint while another begins the log anew
+/// (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
+#[tokio::test]
+async fn sqlite_is_new_enough_for_checkpoints_beside_the_writer() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&database.writer)
+        .await
+        .expect("a version");
+
+    let version: Vec<u32> = version.split('.').flat_map(str::parse).collect();
+    assert!(version >= vec![3, 51, 3], "{version:?}");
+}
+
+#[tokio::test]
+async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let options = SqliteConnectOptions::new().filename(folder.path().join("images.db"));
+    let mut app = SqliteConnection::connect_with(&options.create_if_missing(true))
+        .await
+        .expect("a file without WAL");
+    let _writing = app
+        .begin_with("BEGIN IMMEDIATE")
+        .await
+        .expect("a transaction");
+
+    let opened = Sqlite::open(
+        &folder.path().join("images.db"),
+        &settings(1),
+        UnknownImages::Reject,
+    )
+    .await;
+
+    let error = opened.err().expect("it cannot be opened");
+    assert!(
+        chain(&error).contains("database is locked"),
+        "{}",
+        chain(&error)
+    );
+}
+
+#[tokio::test]
+async fn there_is_one_writer() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+
+    let _held = database.writer.acquire().await.expect("a connection");
+
+    assert!(database.writer.try_acquire().is_none());
+    assert_eq!(database.writer.options().get_max_connections(), 1);
+}
