@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::ops::Ops;
-use crate::receiver::Receiver;
+use crate::receiver::{Parking, Receiver};
 use crate::setting::Switch;
 use crate::shutdown::{Ending, Stop};
 use crate::store::{GroupCommit, Store};
@@ -88,7 +88,7 @@ async fn run_to_the_end(
         &settings.webhook,
         &settings.server,
         Arc::new(inbox),
-        clock,
+        Arc::clone(&clock),
         in_flight.clone(),
     )
     .map_err(|problem| anyhow::anyhow!("{} {}", problem.key, problem.rule))?;
@@ -128,6 +128,9 @@ async fn run_to_the_end(
     for writer in writers {
         parts.spawn(writer.run(writers_stop.clone()));
     }
+
+    let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
+    parts.spawn(parking.run(stop.gently.clone()));
 
     let address = listeners.webhook.local_addr()?;
     announce(settings, address, ops_address, receiver.verifier.is_open());

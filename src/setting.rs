@@ -19,6 +19,12 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
         Duration::from_secs(self.0)
     }
 
+    /// The number as a time in days.
+    #[must_use]
+    pub fn days(self) -> Duration {
+        Duration::from_hours(24 * self.0)
+    }
+
     /// The number as a size or a count.
     #[must_use]
     pub fn count(self) -> usize {

@@ -7,7 +7,7 @@ use cloudflare_images_webhook::domain::detail::ToldDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 
@@ -72,6 +72,7 @@ fn notification(number: usize) -> Notification {
             details: ToldDetails::default(),
         }),
         received_at: at,
+        origin: Origin::default(),
     }
 }
 

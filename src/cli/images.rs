@@ -1,6 +1,7 @@
 //! `images add`, `images show`, `images list`: the table of images, for people and for programs.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -12,11 +13,12 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::open_store;
 use super::output::say;
 use crate::clock::{Clock, SystemClock};
-use crate::config::Loaded;
+use crate::config::{Loaded, Settings};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
+use crate::receiver::Parking;
 use crate::setting::Switch;
 use crate::store::{Added, Store};
 
@@ -65,14 +67,7 @@ impl Images {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         let store = open_store(loaded).await?;
         let result = match self {
-            Self::Add(image) => {
-                add(
-                    &store,
-                    image.parse()?,
-                    loaded.settings.database.migrate_on_start,
-                )
-                .await
-            }
+            Self::Add(image) => add(&store, image.parse()?, &loaded.settings).await,
             Self::Show { id, json } => show(&store, &parse_id(&id)?, json).await,
             Self::List {
                 status,
@@ -126,8 +121,8 @@ fn parse_id(id: &str) -> anyhow::Result<CloudflareId> {
     CloudflareId::parse(id).map_err(|error| anyhow::anyhow!("the id {error}"))
 }
 
-async fn add(store: &Store, image: NewImage, migrate: Switch) -> anyhow::Result<()> {
-    match migrate {
+async fn add(store: &Store, image: NewImage, settings: &Settings) -> anyhow::Result<()> {
+    match settings.database.migrate_on_start {
         // Whoever tries things out registers an image before ever having started the service.
         Switch::On => store.schema.migrate().await?,
         Switch::Off => require_tables(store).await?,
@@ -135,13 +130,30 @@ async fn add(store: &Store, image: NewImage, migrate: Switch) -> anyhow::Result<
     match store.catalog.add(&image, SystemClock.now()).await? {
         Added::Inserted => {
             say(&format!("registered {}", image.cloudflare_id));
-            Ok(())
+            apply_parked(store, settings).await
         }
         Added::AlreadyThere => bail!(
             "the image {} is registered already; see `images show`",
             image.cloudflare_id
         ),
     }
+}
+
+/// What came before its row is applied at once, whether or not a service runs.
+async fn apply_parked(store: &Store, settings: &Settings) -> anyhow::Result<()> {
+    let parking = Parking::new(
+        store.rejections.clone(),
+        &settings.webhook,
+        Arc::new(SystemClock),
+    );
+    let applied = parking
+        .sweep()
+        .await
+        .context("what came for it before could not be applied; a running service tries again")?;
+    if applied > 0 {
+        say(&format!("applied {applied} that had come before"));
+    }
+    Ok(())
 }
 
 async fn require_tables(store: &Store) -> anyhow::Result<()> {

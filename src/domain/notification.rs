@@ -1,4 +1,7 @@
-//! An inbound webhook, verified and parsed.
+//! An inbound webhook, verified, and parsed as far as it makes sense.
+
+use std::borrow::Cow;
+use std::fmt;
 
 use super::detail::{Standing, ToldDetails};
 use super::id::CloudflareId;
@@ -16,6 +19,19 @@ pub struct Notification {
     pub payload: Json,
     /// When its last byte was read.
     pub received_at: Timestamp,
+    /// How it came.
+    pub origin: Origin,
+}
+
+/// How a webhook came, for somebody who looks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The request's id, as in the log.
+    pub request_id: String,
+    /// The address at the other end, as text.
+    pub client: String,
+    /// Which scheme's proof it carried, the first if several; empty for none.
+    pub scheme: Cow<'static, str>,
 }
 
 /// What a notification is about.
@@ -27,6 +43,41 @@ pub enum Content {
     TestMessage,
     /// An alert of another Cloudflare product, sent to the same destination.
     OtherProduct,
+    /// Nothing that we understand: the body breaks a rule.
+    Broken(Broken),
+}
+
+/// A body that breaks a rule, from a sender who is proved.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// The body, as it came.
+    pub body: Body,
+    /// Which field breaks which rule.
+    pub problem: String,
+}
+
+/// The bytes of a body. Its `Debug` tells only how many there are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body(Box<[u8]>);
+
+impl From<&[u8]> for Body {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl Body {
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({} bytes)", self.0.len())
+    }
 }
 
 /// What a notification says about one image.
@@ -88,12 +139,28 @@ pub enum Recorded {
         /// The row's status afterwards.
         status: Status,
     },
-    /// There is no row with this id, and none was made. Nothing was written.
+    /// There is no row with this id, and none was made. The notification is parked.
     UnknownImage,
     /// A test message was logged.
     TestMessage,
     /// Another product's alert was logged.
     OtherProduct,
+    /// A body that breaks a rule was kept.
+    Broken,
+}
+
+impl Recorded {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image { effect, .. } => effect.name(),
+            Self::UnknownImage => "unknown-image",
+            Self::TestMessage => "test",
+            Self::OtherProduct => "ignored",
+            Self::Broken => "invalid-payload",
+        }
+    }
 }
 
 /// What to do with a notification for an id that has no row.

@@ -17,6 +17,16 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+        }
+    }
+
     /// The effect of two parts of a notification together: any news is news; short of that, anything outdated is stale.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {

@@ -9,14 +9,16 @@ use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Receiver;
-use super::verify::Verifier;
+use super::verify::{Scheme, Verifier};
+use crate::domain::notification::Origin;
 use crate::domain::timestamp::Timestamp;
-use crate::web::{Kind, Problem};
+use crate::web::{ClientAddress, Kind, Problem, RequestId};
 
 /// A body over this size is hashed off the async threads, which have other requests to serve meanwhile; and only so many are
 /// held in memory at once. What Cloudflare sends is far smaller, and never waits for a larger one.
@@ -60,6 +62,8 @@ pub(super) struct Verified {
     pub(super) body: Bytes,
     /// When its last byte was read.
     pub(super) received_at: Timestamp,
+    /// How it came.
+    pub(super) origin: Origin,
     /// Its place among the large bodies, if it is one; to be held for as long as anything of it is.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
@@ -71,11 +75,13 @@ impl FromRequest<Arc<Receiver>> for Verified {
         let (head, body) = request.into_parts();
         let (body, room) = read(&head.headers, body, &receiver.gate).await?;
         let received_at = receiver.clock.now();
+        let origin = origin(&head);
 
         if verify(&receiver.verifier, head.headers, body.clone(), received_at).await? {
             Ok(Self {
                 body,
                 received_at,
+                origin,
                 room,
             })
         } else {
@@ -83,6 +89,16 @@ impl FromRequest<Arc<Receiver>> for Verified {
                 "The request carries no valid proof that its sender knows the webhook's secret.",
             ))
         }
+    }
+}
+
+fn origin(head: &Parts) -> Origin {
+    let request_id = head.extensions.get::<RequestId>();
+    let client = head.extensions.get::<ClientAddress>();
+    Origin {
+        request_id: request_id.map_or_else(String::new, |id| id.as_str().to_owned()),
+        client: client.map_or_else(String::new, |client| client.0.ip().to_string()),
+        scheme: Scheme::tried(&head.headers).map_or("", Scheme::name).into(),
     }
 }
 

@@ -12,29 +12,52 @@ use super::gate::Verified;
 use super::outcome::Outcome;
 use super::payload;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Content, Notification, Recorded};
+use crate::domain::json::Json;
+use crate::domain::notification::{Broken, Content, Notification, Recorded};
 use crate::store::StoreError;
 use crate::web::{Kind, Problem};
 
-/// Parses the body, records what it says, and answers what that came to.
+/// Parses the body, records what it says, and answers what that came to. A body that breaks a rule is recorded too, for somebody to
+/// look at.
 pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Verified) -> Response {
-    let notification =
-        match payload::parse(&verified.body, verified.received_at, &receiver.envelope) {
-            Ok(notification) => notification,
-            Err(error) => return Problem::from(error).into_response(),
-        };
+    let (content, payload, error) = match payload::parse(&verified.body, &receiver.envelope) {
+        Ok((content, payload)) => (content, payload, None),
+        Err(error) => {
+            let broken = Broken {
+                body: verified.body[..].into(),
+                problem: error.to_string(),
+            };
+            (Content::Broken(broken), Json::empty_object(), Some(error))
+        }
+    };
+    let notification = Notification {
+        content,
+        payload,
+        received_at: verified.received_at,
+        origin: verified.origin,
+    };
     let id = cloudflare_id(&notification);
+    let recorded = record(receiver, notification, verified.room).await;
 
-    match record(receiver, notification, verified.room).await {
-        Ok(outcome) => outcome.answer(id),
-        Err(problem) => Outcome::failed(problem, id),
+    match (error, recorded) {
+        (None, Ok(outcome)) => outcome.answer(id),
+        (None, Err(problem)) => Outcome::failed(problem, id),
+        (Some(error), Ok(_)) => Problem::from(error).into_response(),
+        (Some(error), Err(problem)) => {
+            // What is wrong with it stays wrong, whether or not we could write it down.
+            tracing::error!(
+                cause = problem.cause(),
+                "a refused webhook could not be kept"
+            );
+            Problem::from(error).into_response()
+        }
     }
 }
 
 fn cloudflare_id(notification: &Notification) -> Option<CloudflareId> {
     match &notification.content {
         Content::Report(report) => Some(report.cloudflare_id.clone()),
-        Content::TestMessage | Content::OtherProduct => None,
+        Content::TestMessage | Content::OtherProduct | Content::Broken(_) => None,
     }
 }
 

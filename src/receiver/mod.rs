@@ -4,11 +4,14 @@
 //! gate (reads once, verifies) ──► Verified ──► payload ──► Notification ──► handler ──► store::Inbox
 //!                                                                              │
 //!                                          answer ◄── outcome ◄── Recorded ◄───┘
+//!
+//! parking ──► store::Rejections: what came before its image's row
 //! ```
 
 mod gate;
 mod handler;
 mod outcome;
+mod parking;
 pub mod payload;
 mod settings;
 pub mod verify;
@@ -23,6 +26,7 @@ use crate::clock::Clock;
 use crate::store::Inbox;
 use crate::web;
 
+pub(crate) use parking::Parking;
 pub use settings::{InvalidSetting, Settings, WebhookPath};
 
 /// What receiving needs.

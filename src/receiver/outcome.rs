@@ -26,6 +26,8 @@ pub(super) enum Outcome {
     Ignored,
     /// There is no such row.
     UnknownImage,
+    /// The body breaks a rule.
+    Broken,
 }
 
 #[derive(Serialize)]
@@ -55,6 +57,7 @@ impl Outcome {
             Recorded::TestMessage => Self::Test,
             Recorded::OtherProduct => Self::Ignored,
             Recorded::UnknownImage => Self::UnknownImage,
+            Recorded::Broken => Self::Broken,
         }
     }
 
@@ -67,6 +70,7 @@ impl Outcome {
             Self::Test => ("test", None),
             Self::Ignored => ("ignored", None),
             Self::UnknownImage => return Self::failed(unknown_image(), id),
+            Self::Broken => return Self::failed(Problem::of(Kind::InvalidPayload), id),
         };
         let body = Body {
             outcome,
@@ -104,8 +108,8 @@ fn logged(mut response: Response, fields: LogFields) -> Response {
 
 fn unknown_image() -> Problem {
     Problem::of(Kind::UnknownImage).detail(
-        "No row of cloudflare_images has this cloudflare_id. Insert it when the upload URL is made, or set webhook.unknown_images \
-         to \"create\".",
+        "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied when there is one. Insert it when \
+         the upload URL is made, or set webhook.unknown_images to \"create\".",
     )
 }
 

@@ -21,6 +21,8 @@ pub struct Settings {
     /// How far a proof's timestamp may be from now, either way.
     pub tolerance_secs: Bounded<1, 86_400>,
     unknown_images: UnknownImagesPolicy,
+    /// For how long a notification waits for its image's row.
+    pub park_days: Bounded<0, 365>,
     /// Where a Cloudflare notification says what.
     pub envelope: EnvelopeSettings,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::rejection::NewRejection;
 use super::row::{StoredImage, canonical};
 use crate::domain::detail::Detail;
 use crate::domain::id::CloudflareId;
@@ -34,6 +35,8 @@ pub(super) struct Decision {
     pub(super) changed: Vec<ChangedImage>,
     /// The rows for the audit trail, in the order of the notifications.
     pub(super) logs: Vec<LogEntry>,
+    /// What is not applied, in the order of the notifications.
+    pub(super) rejections: Vec<NewRejection>,
 }
 
 /// A row of `cloudflare_images` to be rewritten.
@@ -101,7 +104,7 @@ fn reports(notifications: &[Arc<Notification>]) -> impl Iterator<Item = (&Report
         .iter()
         .filter_map(|notification| match &notification.content {
             Content::Report(report) => Some((report, &**notification)),
-            Content::TestMessage | Content::OtherProduct => None,
+            Content::TestMessage | Content::OtherProduct | Content::Broken(_) => None,
         })
 }
 
@@ -123,6 +126,7 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
         .collect();
     let mut recorded = Vec::with_capacity(notifications.len());
     let mut logs = Vec::with_capacity(notifications.len());
+    let mut rejections = Vec::new();
 
     for notification in notifications {
         let (result, line) = match &notification.content {
@@ -141,13 +145,20 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
                 )),
             ),
             Content::Report(report) => match rows.get_mut(&report.cloudflare_id) {
-                None => (Recorded::UnknownImage, None),
+                None => {
+                    rejections.push(NewRejection::unknown_image(notification, report));
+                    (Recorded::UnknownImage, None)
+                }
                 Some(row) => {
                     let delivery = delivery(&mut seen, report, notification);
                     let (result, line) = row.record(report, delivery);
                     (result, Some(line))
                 }
             },
+            Content::Broken(broken) => {
+                rejections.push(NewRejection::broken(notification, broken));
+                (Recorded::Broken, None)
+            }
         };
         recorded.push(result);
         logs.extend(line.map(|line| line.entry(notification)));
@@ -158,6 +169,7 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
         recorded,
         changed,
         logs,
+        rejections,
     }
 }
 

@@ -261,12 +261,16 @@ impl Writer {
 }
 
 impl Call {
-    /// How much of the payloads there is; the rest of a notification is no more than that.
+    /// How much of the bodies there is; the rest of a notification is no more than that.
     fn bytes(&self) -> usize {
-        let payloads = self.notifications.iter();
-        payloads
-            .map(|notification| notification.payload.as_str().len())
-            .sum()
+        let bodies = self
+            .notifications
+            .iter()
+            .map(|notification| match &notification.content {
+                Content::Broken(broken) => broken.body.as_bytes().len(),
+                _ => notification.payload.as_str().len(),
+            });
+        bodies.sum()
     }
 
     /// Whether whoever called has been waiting for so long that it is told to come again.

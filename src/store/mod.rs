@@ -1,9 +1,10 @@
 //! The only place that knows databases: traits shaped by who uses them, and two backends behind each.
 //!
 //! ```text
-//! receiver ──► GroupCommit ──► Inbox    ┐
-//! cli      ──────────────────► Catalog  ├── postgres/ , sqlite/ ──► recording ──► batch ──► domain::transition
-//! app, ops ──────────────────► Schema   ┘
+//! receiver ──► GroupCommit ──► Inbox      ┐
+//! receiver ──────────────────► Rejections ├── postgres/ , sqlite/ ──► recording ──► batch ──► domain::transition
+//! cli      ──────────────────► Catalog    │
+//! app, ops ──────────────────► Schema     ┘
 //! ```
 //!
 //! Each method is one transaction and has one deadline. The backends read and write; what becomes of a row is decided in
@@ -13,6 +14,7 @@ mod batch;
 mod group_commit;
 mod postgres;
 mod recording;
+mod rejection;
 mod row;
 mod settings;
 mod sqlite;
@@ -33,6 +35,7 @@ use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
 pub use group_commit::{GroupCommit, Limits, Writer};
+pub use rejection::Parked;
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -50,6 +53,26 @@ pub trait Inbox: Send + Sync {
         &self,
         notifications: &[Arc<Notification>],
     ) -> Result<Vec<Recorded>, StoreError>;
+}
+
+/// What was not applied.
+#[async_trait]
+pub trait Rejections: Send + Sync {
+    /// The parked notifications that came at this time or later and whose image has a row by now, in the order in which they came;
+    /// so many at most. Costs next to nothing when nothing is parked.
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError>;
+
+    /// Records these notifications, each that is still parked, as the inbox does, and marks them as applied, in one transaction;
+    /// how many that were. Any number of processes may do this at once: each notification is applied once.
+    async fn apply(
+        &self,
+        parked: &[(i64, Arc<Notification>)],
+        now: Timestamp,
+    ) -> Result<usize, StoreError>;
+
+    /// Notes that a parked notification could not be applied, for this reason. After 20 times it is kept, and not tried again by
+    /// itself.
+    async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError>;
 }
 
 /// Shows and registers images.
@@ -92,6 +115,8 @@ pub trait Schema: Send + Sync {
 pub struct Store {
     /// For the receiver.
     pub inbox: Arc<dyn Inbox>,
+    /// For what the inbox could not apply.
+    pub rejections: Arc<dyn Rejections>,
     /// For people.
     pub catalog: Arc<dyn Catalog>,
     /// For starting and for readiness.
@@ -123,9 +148,10 @@ impl Store {
         self.closing.close().await;
     }
 
-    fn of<D: Inbox + Catalog + Schema + Closing + 'static>(database: Arc<D>) -> Self {
+    fn of<D: Inbox + Rejections + Catalog + Schema + Closing + 'static>(database: Arc<D>) -> Self {
         Self {
             inbox: database.clone(),
+            rejections: database.clone(),
             catalog: database.clone(),
             schema: database.clone(),
             closing: database,
@@ -214,7 +240,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether this would have befallen anything else at that moment too: the database is away, full, or does not answer.
-    fn is_everybodys(&self) -> bool {
+    #[must_use]
+    pub fn is_everybodys(&self) -> bool {
         match self {
             Self::Database { source, .. } => match source {
                 sqlx::Error::Database(error) => {

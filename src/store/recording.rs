@@ -7,7 +7,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::Failure;
-use super::batch::{ChangedImage, Known, LogEntry, cloudflare_ids, decide, log_data, undated};
+use super::batch::{
+    ChangedImage, Decision, Known, LogEntry, cloudflare_ids, decide, log_data, undated,
+};
+use super::rejection::NewRejection;
 use super::row::{StateColumns, StoredImage};
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
@@ -44,6 +47,28 @@ pub(super) trait Rows: Send {
     ) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
+/// The statements about what is not applied, on a connection that is in a transaction. No step is asked for without rows.
+pub(super) trait RejectionRows: Send {
+    /// Adds to what is not applied, in the given order.
+    fn insert_rejections(
+        &mut self,
+        rejections: &[NewRejection],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Those of these rows that are still parked; nobody else settles them before the end of the transaction.
+    fn lock_parked(
+        &mut self,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<Vec<i64>, Failure>> + Send;
+
+    /// Marks these rows as applied, each with its outcome.
+    fn settle(
+        &mut self,
+        settled: &[(i64, &'static str)],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
 /// A notification that says no time of its own, for an image that has a row.
 pub(super) struct Undated<'a> {
     pub(super) image_id: Uuid,
@@ -55,10 +80,51 @@ pub(super) struct Undated<'a> {
 
 /// Records a batch: reads, decides, writes. The caller begins and commits.
 pub(super) async fn record(
-    rows: &mut impl Rows,
+    rows: &mut (impl Rows + RejectionRows),
     notifications: &[Arc<Notification>],
     unknown_images: UnknownImages,
 ) -> Result<Vec<Recorded>, Failure> {
+    let decision = apply(rows, notifications, unknown_images).await?;
+    if !decision.rejections.is_empty() {
+        rows.insert_rejections(&decision.rejections).await?;
+    }
+    Ok(decision.recorded)
+}
+
+/// Records those of the parked notifications that nobody has settled meanwhile; how many could be applied. One whose image has no
+/// row, still or again, stays parked.
+pub(super) async fn record_parked(
+    rows: &mut (impl Rows + RejectionRows),
+    parked: &[(i64, Arc<Notification>)],
+    now: Timestamp,
+) -> Result<usize, Failure> {
+    let ids: Vec<i64> = parked.iter().map(|(id, _)| *id).collect();
+    let ids: HashSet<i64> = rows.lock_parked(&ids).await?.into_iter().collect();
+    let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = parked
+        .iter()
+        .filter(|(id, _)| ids.contains(id))
+        .cloned()
+        .unzip();
+    let decision = apply(rows, &notifications, UnknownImages::Reject).await?;
+
+    let settled: Vec<_> = ids
+        .into_iter()
+        .zip(&decision.recorded)
+        .filter(|(_, recorded)| **recorded != Recorded::UnknownImage)
+        .map(|(id, recorded)| (id, recorded.name()))
+        .collect();
+    if !settled.is_empty() {
+        rows.settle(&settled, now).await?;
+    }
+    Ok(settled.len())
+}
+
+/// Applies what can be applied; the decision says what could not.
+async fn apply(
+    rows: &mut impl Rows,
+    notifications: &[Arc<Notification>],
+    unknown_images: UnknownImages,
+) -> Result<Decision, Failure> {
     let ids = cloudflare_ids(notifications);
     let known = if ids.is_empty() {
         Known::default()
@@ -75,7 +141,7 @@ pub(super) async fn record(
             return Err(Failure::Database(sqlx::Error::RowNotFound));
         }
     }
-    Ok(decision.recorded)
+    Ok(decision)
 }
 
 async fn look_up(

@@ -35,7 +35,7 @@ pub(crate) enum Weight {
 
 /// The address at the other end of the connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ClientAddress(pub(super) SocketAddr);
+pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 
 /// What the log says in the place of a status when there was nobody left to answer; nginx's word for it.
 const CLIENT_GONE: u16 = 499;

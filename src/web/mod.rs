@@ -17,8 +17,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::setting::{Bounded, ListenAddress};
 
-pub(crate) use access_log::{LogFields, Weight};
+pub(crate) use access_log::{ClientAddress, LogFields, Weight};
 pub(crate) use problem::{Cause, Kind, Problem};
+pub(crate) use request_id::RequestId;
 pub(crate) use serve::{Limits, serve};
 
 /// The `server` section of the configuration.

@@ -161,6 +161,13 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The cause and what caused it, for the log.
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.cause.as_ref().map(Cause::chain)
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind.status();

@@ -13,11 +13,11 @@ const MAX_LENGTH: usize = 128;
 
 /// The id of a request.
 #[derive(Debug, Clone)]
-pub(super) struct RequestId(HeaderValue);
+pub(crate) struct RequestId(HeaderValue);
 
 impl RequestId {
     /// The id's text.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 }

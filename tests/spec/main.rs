@@ -5,9 +5,11 @@ mod support;
 
 mod adopting_djangos_tables;
 mod answering;
+mod coming_too_early;
 mod commands;
 mod configuring;
 mod growing;
+mod keeping_what_is_refused;
 mod limiting_requests;
 mod logging;
 mod losing_the_database;

@@ -8,7 +8,7 @@ use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::image::Status;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Recorded, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Origin, Recorded, Report, ReportedStatus, UnknownImages,
 };
 use cloudflare_images_webhook::domain::telling::Effect;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
@@ -102,6 +102,7 @@ fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
         content: Content::Report(report),
         payload: Json::empty_object(),
         received_at: at(1_000),
+        origin: Origin::default(),
     }
 }
 
@@ -124,6 +125,7 @@ fn other(content: Content) -> Notification {
         content,
         payload: Json::empty_object(),
         received_at: at(1_000),
+        origin: Origin::default(),
     }
 }
 

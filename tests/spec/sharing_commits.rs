@@ -6,7 +6,7 @@ use cloudflare_images_webhook::domain::detail::ToldDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::Ending;
@@ -266,6 +266,7 @@ fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
         }),
         payload: Json::from_canonical(format!(r#"{{"sender":{sender},"turn":{turn}}}"#)),
         received_at: at,
+        origin: Origin::default(),
     })
 }
 

@@ -144,6 +144,11 @@ impl Database {
             .await
     }
 
+    /// What was not applied, in order; each row of it whole, the body in hexadecimal.
+    pub(crate) async fn rejections(&self) -> Vec<Value> {
+        self.rows("webhook_rejections", "ORDER BY id", None).await
+    }
+
     /// The kinds of the audit trail's rows, in order.
     pub(crate) async fn log_types(&self) -> Vec<String> {
         self.logs()
@@ -350,6 +355,8 @@ async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> Strin
             ("metadata" | "variants" | "cloudflare_metadata" | "data", _) => {
                 format!("'{name}', json({name})")
             }
+            // As Postgres writes bytes.
+            (_, "BLOB") => format!("'{name}', '\\x' || lower(hex({name}))"),
             (_, "boolean") => format!("'{name}', json(iif({name}, 'true', 'false'))"),
             _ => format!("'{name}', {name}"),
         }

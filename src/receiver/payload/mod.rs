@@ -1,4 +1,4 @@
-//! From the bytes of a verified body to a [`Notification`]: which of the four shapes it has, and whether its fields keep their
+//! From the bytes of a verified body to what a notification says: which of the four shapes it has, and whether its fields keep their
 //! rules. Unknown fields are ignored, and an explicit `null` is an absent field.
 
 mod envelope;
@@ -11,20 +11,16 @@ mod pointer;
 
 use serde_json::{Map, Value};
 
-use crate::domain::notification::{Content, Notification};
-use crate::domain::timestamp::Timestamp;
+use crate::domain::json::Json;
+use crate::domain::notification::Content;
 use field::Fields;
 
 pub use envelope::Pointers;
 pub use error::PayloadError;
 pub use pointer::Pointer;
 
-/// Reads a body that was received then. Fails with the field and the rule that it breaks.
-pub fn parse(
-    body: &[u8],
-    received_at: Timestamp,
-    pointers: &Pointers,
-) -> Result<Notification, PayloadError> {
+/// What a body says, and its JSON in canonical form. Fails with the field and the rule that it breaks.
+pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), PayloadError> {
     if body.is_empty() {
         return Err(PayloadError::Empty);
     }
@@ -35,12 +31,7 @@ pub fn parse(
         return Err(PayloadError::NotAnObject);
     };
 
-    let content = content(object, &value, pointers)?;
-    Ok(Notification {
-        content,
-        payload,
-        received_at,
-    })
+    Ok((content(object, &value, pointers)?, payload))
 }
 
 fn content(

@@ -6,7 +6,7 @@ use subtle::Choice;
 
 use super::{Digest, Key, any_holds, digest, is_among, parse_hex, texts};
 
-const HEADERS: [HeaderName; 2] = [
+pub(super) const HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-signature"),
     HeaderName::from_static("x-cloudflare-signature"),
 ];

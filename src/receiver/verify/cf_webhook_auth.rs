@@ -7,7 +7,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::{Key, any_holds, digest};
 
-const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
+pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
 
 /// Compares digests rather than the secrets themselves, so that the time it takes says nothing of the secret's length.
 pub(super) fn holds(keys: &[Key], headers: &HeaderMap) -> Choice {

@@ -58,6 +58,20 @@ impl Scheme {
         Self::ALL.into_iter().find(|scheme| scheme.name() == name)
     }
 
+    /// The first scheme that a request with these headers tries; whether it is accepted is another question.
+    #[must_use]
+    pub fn tried(headers: &HeaderMap) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| {
+            let names: &[HeaderName] = match scheme {
+                Self::CfWebhookAuth => &[cf_webhook_auth::HEADER],
+                Self::Hmac => &body_hmac::HEADERS,
+                Self::Timestamped => &[timestamped::SIGNATURE],
+                Self::Standard => &[standard::SIGNATURE],
+            };
+            names.iter().any(|name| headers.contains_key(name))
+        })
+    }
+
     /// The headers that prove to a service like this one that the sender of this body knows the secret.
     pub fn prove(
         self,

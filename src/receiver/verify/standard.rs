@@ -20,7 +20,7 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 pub(super) fn decode_secret(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
     let secret = STANDARD

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::domain::timestamp::Timestamp;
 
-const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
+pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
 const TIMESTAMP: HeaderName = HeaderName::from_static("x-webhook-timestamp");
 
 pub(super) fn holds(

@@ -9,7 +9,7 @@ use super::*;
 use crate::domain::detail::ToldDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
-use crate::domain::notification::Report;
+use crate::domain::notification::{Origin, Report};
 use crate::domain::timestamp::Timestamp;
 
 /// An image whose row makes no sense.
@@ -81,7 +81,7 @@ impl Inbox for Below {
 fn id(notification: &Notification) -> String {
     match &notification.content {
         Content::Report(report) => report.cloudflare_id.to_string(),
-        Content::TestMessage | Content::OtherProduct => "none".to_owned(),
+        _ => "none".to_owned(),
     }
 }
 
@@ -95,6 +95,7 @@ fn notification(id: &str) -> Arc<Notification> {
         }),
         payload: Json::empty_object(),
         received_at: Timestamp::from_unix_seconds(0).expect("a time"),
+        origin: Origin::default(),
     })
 }
 

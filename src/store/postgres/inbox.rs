@@ -157,6 +157,6 @@ impl Rows for PgConnection {
 }
 
 /// One column of many rows.
-fn column<'a, T, C>(rows: &'a [T], read: impl Fn(&'a T) -> C) -> Vec<C> {
+pub(super) fn column<'a, T, C>(rows: &'a [T], read: impl Fn(&'a T) -> C) -> Vec<C> {
     rows.iter().map(read).collect()
 }

@@ -3,6 +3,7 @@
 mod catalog;
 mod inbox;
 mod kept;
+mod rejections;
 mod schema;
 
 use std::time::Duration;

@@ -220,6 +220,6 @@ impl JsonColumns {
     }
 }
 
-fn json<T: Serialize + ?Sized>(rows: &T) -> String {
+pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("texts, numbers and truths are JSON")
 }

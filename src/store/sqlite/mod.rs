@@ -3,6 +3,7 @@
 mod catalog;
 mod checkpoints;
 mod inbox;
+mod rejections;
 mod schema;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use sqlx::{Connection, SqliteConnection};
 use super::checkpoints::NOTIFICATIONS;
 use super::*;
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Recorded};
+use crate::domain::notification::{Content, Notification, Origin, Recorded};
 use crate::store::{Inbox, Schema};
 use crate::telemetry::chain;
 
@@ -31,6 +31,7 @@ fn test_message(payload: Json) -> Arc<Notification> {
         content: Content::TestMessage,
         payload,
         received_at: Timestamp::from_unix_seconds(0).expect("a time"),
+        origin: Origin::default(),
     })
 }
 

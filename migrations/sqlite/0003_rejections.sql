@@ -1,0 +1,28 @@
+-- What was not applied, and why: for people to see, and to be applied later. status and reason are what its sender was told.
+--
+-- The body is there where the sender was proved, up to 64 KiB of the body_bytes that it had.
+--
+-- state: 'kept'; 'parked', a notification for an image that has no row yet, which is applied when it has one; 'applied', at
+-- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself.
+CREATE TABLE IF NOT EXISTS webhook_rejections (
+    id integer PRIMARY KEY,
+    received_at text NOT NULL,
+    status integer NOT NULL,
+    reason text NOT NULL,
+    problem text NOT NULL DEFAULT '',
+    scheme text NOT NULL DEFAULT '',
+    client_address text NOT NULL DEFAULT '',
+    request_id text NOT NULL DEFAULT '',
+    cloudflare_id text,
+    body blob,
+    body_bytes integer NOT NULL DEFAULT 0,
+    count integer NOT NULL DEFAULT 1,
+    state text NOT NULL DEFAULT 'kept',
+    attempts integer NOT NULL DEFAULT 0,
+    settled_at text,
+    outcome text NOT NULL DEFAULT '',
+    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed'))
+);
+
+-- Finds the parked ones, and finds at once that there are none.
+CREATE INDEX IF NOT EXISTS webhook_rejections_parked ON webhook_rejections (received_at, id) WHERE state = 'parked';

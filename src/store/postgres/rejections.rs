@@ -1,0 +1,150 @@
+//! What was not applied, in Postgres.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row};
+
+use super::inbox::column;
+use super::{Moment, Postgres};
+use crate::domain::id::CloudflareId;
+use crate::domain::notification::Notification;
+use crate::domain::timestamp::Timestamp;
+use crate::store::recording::{RejectionRows, record_parked};
+use crate::store::rejection::{MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns};
+use crate::store::{Failure, Lent, Rejections, StoreError};
+
+#[async_trait]
+impl Rejections for Postgres {
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError> {
+        self.within("looking for parked notifications", async {
+            sqlx::query(
+                "-- rejections_due
+                 SELECT id, received_at, scheme, client_address, request_id, body
+                 FROM webhook_rejections AS rejection
+                 WHERE state = 'parked' AND received_at >= $1
+                     AND EXISTS (SELECT FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
+                 ORDER BY received_at, id LIMIT $2",
+            )
+            .bind(since.to_offset_date_time())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(read_parked)
+            .collect()
+        })
+        .await
+    }
+
+    async fn apply(
+        &self,
+        parked: &[(i64, Arc<Notification>)],
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        self.within("applying parked notifications", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            let mut tx = lent.connection.begin().await?;
+            let applied = record_parked(&mut *tx, parked, now).await?;
+            tx.commit().await?;
+            lent.give_back();
+            Ok(applied)
+        })
+        .await
+    }
+
+    async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.within("noting that a parked notification failed", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            sqlx::query(
+                "-- rejections_failed
+                 UPDATE webhook_rejections
+                 SET attempts = attempts + 1, outcome = $2, settled_at = $3,
+                     state = CASE WHEN attempts + 1 >= $4 THEN 'failed' ELSE state END
+                 WHERE id = $1 AND state = 'parked'",
+            )
+            .bind(id)
+            .bind(why)
+            .bind(now.to_offset_date_time())
+            .bind(MAX_ATTEMPTS)
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn read_parked(row: &PgRow) -> Result<Parked, Failure> {
+    let received_at: Moment = row.try_get("received_at")?;
+    let columns = ParkedColumns {
+        id: row.try_get("id")?,
+        received_at: received_at
+            .timestamp()
+            .map_err(|error| sqlx::Error::Decode(error.into()))?,
+        scheme: row.try_get("scheme")?,
+        client_address: row.try_get("client_address")?,
+        request_id: row.try_get("request_id")?,
+        body: row.try_get("body")?,
+    };
+    Ok(columns.decode())
+}
+
+impl RejectionRows for PgConnection {
+    async fn insert_rejections(&mut self, rejections: &[NewRejection]) -> Result<(), Failure> {
+        sqlx::query(
+            "-- rejections_insert
+             INSERT INTO webhook_rejections
+                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state)
+             SELECT UNNEST($1::timestamptz[]), UNNEST($2::integer[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]),
+                 UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::bytea[]), UNNEST($10::integer[]),
+                 UNNEST($11::text[])",
+        )
+        .bind(column(rejections, |entry| entry.received_at.to_offset_date_time()))
+        .bind(column(rejections, |entry| entry.told.status))
+        .bind(column(rejections, |entry| entry.told.reason))
+        .bind(column(rejections, |entry| entry.problem.as_str()))
+        .bind(column(rejections, |entry| entry.origin.scheme.as_ref()))
+        .bind(column(rejections, |entry| entry.origin.client.as_str()))
+        .bind(column(rejections, |entry| entry.origin.request_id.as_str()))
+        .bind(column(rejections, |entry| entry.cloudflare_id.as_ref().map(CloudflareId::as_str)))
+        .bind(column(rejections, |entry| entry.body.as_slice()))
+        .bind(column(rejections, |entry| entry.body_bytes))
+        .bind(column(rejections, |entry| entry.state))
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    /// What another replica is at is left to it.
+    async fn lock_parked(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
+        Ok(sqlx::query_scalar(
+            "-- rejections_lock_parked
+             SELECT id FROM webhook_rejections WHERE id = ANY($1) AND state = 'parked' ORDER BY id FOR UPDATE SKIP LOCKED",
+        )
+        .bind(ids)
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn settle(
+        &mut self,
+        settled: &[(i64, &'static str)],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        sqlx::query(
+            "-- rejections_settle
+             UPDATE webhook_rejections AS rejection SET state = 'applied', settled_at = $3, outcome = told.outcome
+             FROM (SELECT UNNEST($1::bigint[]) AS id, UNNEST($2::text[]) AS outcome) AS told
+             WHERE rejection.id = told.id",
+        )
+        .bind(column(settled, |(id, _)| *id))
+        .bind(column(settled, |(_, outcome)| *outcome))
+        .bind(now.to_offset_date_time())
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! What was not applied, in SQLite.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row, SqliteConnection};
+
+use super::Sqlite;
+use super::inbox::json;
+use crate::domain::id::CloudflareId;
+use crate::domain::notification::Notification;
+use crate::domain::timestamp::Timestamp;
+use crate::store::recording::{RejectionRows, record_parked};
+use crate::store::rejection::{MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns};
+use crate::store::{Failure, Lent, Rejections, StoreError, within};
+
+#[async_trait]
+impl Rejections for Sqlite {
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError> {
+        within(&self.place, self.deadline, "looking for parked notifications", async {
+            sqlx::query(
+                "-- rejections_due
+                 SELECT id, received_at, scheme, client_address, request_id, body
+                 FROM webhook_rejections AS rejection
+                 WHERE state = 'parked' AND received_at >= $1
+                     AND EXISTS (SELECT 1 FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
+                 ORDER BY received_at, id LIMIT $2",
+            )
+            .bind(since.to_string())
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(read_parked)
+            .collect()
+        })
+        .await
+    }
+
+    async fn apply(
+        &self,
+        parked: &[(i64, Arc<Notification>)],
+        now: Timestamp,
+    ) -> Result<usize, StoreError> {
+        within(
+            &self.place,
+            self.deadline,
+            "applying parked notifications",
+            async {
+                let mut lent = Lent::from(&self.writer).await?;
+                let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
+                let applied = record_parked(&mut *tx, parked, now).await?;
+                tx.commit().await?;
+                lent.give_back();
+                Ok(applied)
+            },
+        )
+        .await
+    }
+
+    async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        within(
+            &self.place,
+            self.deadline,
+            "noting that a parked notification failed",
+            async {
+                let mut lent = Lent::from(&self.writer).await?;
+                sqlx::query(
+                    "-- rejections_failed
+                 UPDATE webhook_rejections
+                 SET attempts = attempts + 1, outcome = $2, settled_at = $3,
+                     state = CASE WHEN attempts + 1 >= $4 THEN 'failed' ELSE state END
+                 WHERE id = $1 AND state = 'parked'",
+                )
+                .bind(id)
+                .bind(why)
+                .bind(now.to_string())
+                .bind(MAX_ATTEMPTS)
+                .execute(&mut *lent.connection)
+                .await?;
+                lent.give_back();
+                Ok(())
+            },
+        )
+        .await
+    }
+}
+
+fn read_parked(row: &SqliteRow) -> Result<Parked, Failure> {
+    let columns = ParkedColumns {
+        id: row.try_get("id")?,
+        received_at: Timestamp::parse_rfc3339(row.try_get("received_at")?)
+            .map_err(|error| sqlx::Error::Decode(error.into()))?,
+        scheme: row.try_get("scheme")?,
+        client_address: row.try_get("client_address")?,
+        request_id: row.try_get("request_id")?,
+        body: row.try_get("body")?,
+    };
+    Ok(columns.decode())
+}
+
+impl RejectionRows for SqliteConnection {
+    /// JSON has no bytes; they travel in hexadecimal.
+    async fn insert_rejections(&mut self, rejections: &[NewRejection]) -> Result<(), Failure> {
+        let told: Vec<_> = rejections
+            .iter()
+            .map(|entry| {
+                (
+                    entry.received_at.to_string(),
+                    entry.told.status,
+                    entry.told.reason,
+                    &entry.problem,
+                    &entry.origin.scheme,
+                    &entry.origin.client,
+                    &entry.origin.request_id,
+                    entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
+                    hex::encode(&entry.body),
+                    entry.body_bytes,
+                    entry.state,
+                )
+            })
+            .collect();
+        sqlx::query(
+            "-- rejections_insert
+             INSERT INTO webhook_rejections
+                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state)
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+                 unhex(value ->> 8), value ->> 9, value ->> 10
+             FROM jsonb_each($1) ORDER BY key",
+        )
+        .bind(json(&told))
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    /// The write lock is held; nothing is left to be locked.
+    async fn lock_parked(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
+        Ok(sqlx::query_scalar(
+            "-- rejections_lock_parked
+             SELECT id FROM webhook_rejections WHERE id IN (SELECT value FROM json_each($1)) AND state = 'parked' ORDER BY id",
+        )
+        .bind(json(ids))
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn settle(
+        &mut self,
+        settled: &[(i64, &'static str)],
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        sqlx::query(
+            "-- rejections_settle
+             UPDATE webhook_rejections SET state = 'applied', settled_at = $2, outcome = told.value ->> 1
+             FROM jsonb_each($1) AS told WHERE webhook_rejections.id = told.value ->> 0",
+        )
+        .bind(json(settled))
+        .bind(now.to_string())
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! A notification that comes before its image's row is answered with 404, and applied when the row is there.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::on_both_databases;
+use crate::support::app::App;
+use crate::support::database::Database;
+use crate::support::program::{run, stdout};
+use crate::support::wait;
+
+fn uploaded(id: &str) -> String {
+    json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string()
+}
+
+/// Posts it, and holds it to be answered with 404.
+async fn deliver_too_early(app: &App, body: &str) {
+    assert_eq!(
+        app.deliver(body.to_owned()).await.outcome(),
+        (404, "unknown-image"),
+        "{body}"
+    );
+}
+
+async fn wait_until_applied(database: &Database, count: i64) {
+    wait::until_async("what was parked is applied", async || {
+        let applied = "SELECT count(*) FROM webhook_rejections WHERE state = 'applied'";
+        database.count(applied).await == count
+    })
+    .await;
+}
+
+/// The values of a column of all rejections, in order.
+async fn column(database: &Database, name: &str) -> Vec<Value> {
+    let rejections = database.rejections().await;
+    rejections.iter().map(|row| row[name].clone()).collect()
+}
+
+on_both_databases! {
+    async fn it_is_applied_when_an_app_inserts_the_row(database) {
+        let app = App::start(database).await;
+        deliver_too_early(&app, &uploaded("image")).await;
+        let parked = app.database.rejections().await;
+        assert_eq!((&parked[0]["state"], &parked[0]["cloudflare_id"], &parked[0]["reason"]), (&json!("parked"), &json!("image"), &json!("unknown-image")));
+
+        app.database.register("image").await;
+
+        wait_until_applied(&app.database, 1).await;
+        let image = app.database.image("image").await;
+        assert_eq!((&image["status"], &image["uploaded_at"]), (&json!("uploaded"), &json!("2024-01-01T12:00:00.000000Z")));
+        let logs = app.database.logs().await;
+        assert_eq!(logs.len(), 1);
+        assert_eq!((&logs[0]["event_type"], &logs[0]["image_id"]), (&json!("webhook_received"), &image["id"]));
+        let applied = app.database.rejections().await;
+        assert_eq!((&applied[0]["outcome"], applied[0]["settled_at"].is_string()), (&json!("applied"), true));
+    }
+
+    async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once(database) {
+        let app = App::start(database).await;
+        let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
+        // They say no time of their own, and so count from their receipt.
+        for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
+            deliver_too_early(&app, &named(name)).await;
+            app.clock.advance(Duration::from_secs(1));
+        }
+        deliver_too_early(&app, &uploaded("another")).await;
+
+        app.database.register("image").await;
+
+        wait_until_applied(&app.database, 4).await;
+        assert_eq!(app.database.image("image").await["filename"], "last.jpg");
+        assert_eq!(column(&app.database, "outcome").await, ["applied", "applied", "duplicate", "applied", ""]);
+        assert_eq!(column(&app.database, "state").await[4], "parked", "the other has no row yet");
+        assert_eq!(app.database.log_types().await, ["webhook_received", "webhook_received", "webhook_duplicate", "webhook_received"]);
+        // Whoever sends one of them again is told that it is known.
+        assert_eq!(app.deliver(named("last.jpg")).await.outcome(), (200, "duplicate"));
+    }
+
+    async fn many_are_applied_at_once(database) {
+        let app = App::start(database).await;
+        for number in 0..250 {
+            deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+        }
+
+        let rows: Vec<String> = (0..250).map(|number| format!("('image-{number}')")).collect();
+        app.database.execute_script(&format!("INSERT INTO cloudflare_images (cloudflare_id) VALUES {}", rows.join(", "))).await;
+
+        wait_until_applied(&app.database, 250).await;
+        assert_eq!(app.database.count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'").await, 250);
+        assert_eq!(app.database.logs().await.len(), 250);
+    }
+
+    async fn registering_an_image_by_hand_applies_it_without_a_service(database) {
+        let app = App::start(database).await;
+        deliver_too_early(&app, &uploaded("image")).await;
+        let (_, database) = app.stop().await;
+        let folder = TempDir::new().expect("a folder");
+        // The tests' clock stands in 2024.
+        let variables = [("DATABASE_URL", database.url.as_str()), ("APP__WEBHOOK__PARK_DAYS", "365")];
+        let long_ago = "UPDATE webhook_rejections SET received_at = (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
+        database.register("now").await;
+        database.execute(long_ago, &["now"]).await;
+
+        let added = run(folder.path(), &["images", "add", "image"], &variables);
+
+        assert_eq!(stdout(&added), "registered image\napplied 1 that had come before\n");
+        assert_eq!(database.image("image").await["status"], "uploaded");
+    }
+
+    async fn after_some_days_it_is_merely_kept(database) {
+        let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
+        deliver_too_early(&app, &uploaded("old")).await;
+        app.clock.advance(Duration::from_hours(7 * 24 + 1));
+        deliver_too_early(&app, &uploaded("new")).await;
+
+        for id in ["old", "new"] {
+            app.database.register(id).await;
+        }
+
+        wait_until_applied(&app.database, 1).await;
+        assert_eq!(app.database.image("new").await["status"], "uploaded");
+        assert_eq!(app.database.image("old").await["status"], "pending");
+    }
+
+    async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database) {
+        let app = App::start(database).await;
+        for id in ["broken", "good"] {
+            deliver_too_early(&app, &uploaded(id)).await;
+        }
+        app.database.execute_script("
+            INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES ('broken', 'nonsense');
+            INSERT INTO cloudflare_images (cloudflare_id) VALUES ('good');
+        ").await;
+
+        wait_until_applied(&app.database, 1).await;
+        assert_eq!(app.database.image("good").await["status"], "uploaded");
+        app.database.execute("UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1", &["broken"]).await;
+        wait_until_applied(&app.database, 2).await;
+        assert_eq!(app.database.image("broken").await["status"], "uploaded", "it was tried again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_apply_each_once() {
+    let database = Database::postgres().await;
+    let replica = App::start(database.for_a_replica()).await;
+    let app = App::start(database).await;
+    for number in 0..150 {
+        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+    }
+
+    app.database
+        .execute_script("INSERT INTO cloudflare_images (cloudflare_id) SELECT 'image-' || n FROM generate_series(0, 149) AS n")
+        .await;
+
+    wait_until_applied(&app.database, 150).await;
+    // Another round of both finds nothing to do.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(app.database.logs().await.len(), 150);
+    drop(replica);
+}
