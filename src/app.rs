@@ -132,6 +132,9 @@ async fn run_to_the_end(
     let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
     parts.spawn(parking.run(stop.gently.clone()));
 
+    let turned_away = Arc::clone(&receiver.turned_away);
+    parts.spawn(turned_away.run(store.rejections.clone(), writers_stop.clone()));
+
     let address = listeners.webhook.local_addr()?;
     announce(settings, address, ops_address, receiver.verifier.is_open());
     let limits = Limits {

@@ -3,7 +3,8 @@
 -- The body is there where the sender was proved, up to 64 KiB of the body_bytes that it had.
 --
 -- state: 'kept'; 'parked', a notification for an image that has no row yet, which is applied when it has one; 'applied', at
--- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself.
+-- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself; 'counted', how many
+-- came without proof in the minute that begins at received_at, from the network in client_address.
 CREATE TABLE IF NOT EXISTS webhook_rejections (
     id integer PRIMARY KEY,
     received_at text NOT NULL,
@@ -21,8 +22,12 @@ CREATE TABLE IF NOT EXISTS webhook_rejections (
     attempts integer NOT NULL DEFAULT 0,
     settled_at text,
     outcome text NOT NULL DEFAULT '',
-    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed'))
+    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed', 'counted'))
 );
+
+-- One row for each minute and network.
+CREATE UNIQUE INDEX IF NOT EXISTS webhook_rejections_counted ON webhook_rejections (received_at, reason, scheme, client_address)
+    WHERE state = 'counted';
 
 -- Finds the parked ones, and finds at once that there are none.
 CREATE INDEX IF NOT EXISTS webhook_rejections_parked ON webhook_rejections (received_at, id) WHERE state = 'parked';

@@ -2,6 +2,7 @@
 //!
 //! It is an extractor, so that the handler can take a [`Verified`] body and cannot be reached without one. It never parses.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,10 @@ impl FromRequest<Arc<Receiver>> for Verified {
         let (head, body) = request.into_parts();
         let (body, room) = read(&head.headers, body, &receiver.gate).await?;
         let received_at = receiver.clock.now();
-        let origin = origin(&head);
+        let scheme = Scheme::tried(&head.headers);
+        let client = head.extensions.get::<ClientAddress>();
+        let client = client.map(|client| client.0.ip());
+        let origin = origin(&head, scheme, client);
 
         if verify(&receiver.verifier, head.headers, body.clone(), received_at).await? {
             Ok(Self {
@@ -85,6 +89,7 @@ impl FromRequest<Arc<Receiver>> for Verified {
                 room,
             })
         } else {
+            receiver.turned_away.count(received_at, scheme, client);
             Err(Problem::of(Kind::Unauthorized).detail(
                 "The request carries no valid proof that its sender knows the webhook's secret.",
             ))
@@ -92,13 +97,12 @@ impl FromRequest<Arc<Receiver>> for Verified {
     }
 }
 
-fn origin(head: &Parts) -> Origin {
+fn origin(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> Origin {
     let request_id = head.extensions.get::<RequestId>();
-    let client = head.extensions.get::<ClientAddress>();
     Origin {
         request_id: request_id.map_or_else(String::new, |id| id.as_str().to_owned()),
-        client: client.map_or_else(String::new, |client| client.0.ip().to_string()),
-        scheme: Scheme::tried(&head.headers).map_or("", Scheme::name).into(),
+        client: client.map_or_else(String::new, |client| client.to_string()),
+        scheme: scheme.map_or("", Scheme::name).into(),
     }
 }
 

@@ -6,6 +6,7 @@
 //!                                          answer ◄── outcome ◄── Recorded ◄───┘
 //!
 //! parking ──► store::Rejections: what came before its image's row
+//! gate ──► turned_away ──► store::Rejections: how many had no proof
 //! ```
 
 mod gate;
@@ -14,6 +15,7 @@ mod outcome;
 mod parking;
 pub mod payload;
 mod settings;
+mod turned_away;
 pub mod verify;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::web;
 
 pub(crate) use parking::Parking;
 pub use settings::{InvalidSetting, Settings, WebhookPath};
+pub(crate) use turned_away::TurnedAway;
 
 /// What receiving needs.
 pub(crate) struct Receiver {
@@ -37,6 +40,7 @@ pub(crate) struct Receiver {
     pub(crate) inbox: Arc<dyn Inbox>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) turned_away: Arc<TurnedAway>,
 }
 
 impl Receiver {
@@ -57,6 +61,7 @@ impl Receiver {
             ),
             envelope: settings.envelope.pointers(),
             inbox,
+            turned_away: Arc::new(TurnedAway::new(Arc::clone(&clock))),
             clock,
             tasks,
         })

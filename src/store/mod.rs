@@ -35,7 +35,7 @@ use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
 pub use group_commit::{GroupCommit, Limits, Writer};
-pub use rejection::Parked;
+pub use rejection::{Counted, Parked};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -69,6 +69,9 @@ pub trait Rejections: Send + Sync {
         parked: &[(i64, Arc<Notification>)],
         now: Timestamp,
     ) -> Result<usize, StoreError>;
+
+    /// Adds to how many were refused without proof of their sender.
+    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
 
     /// Notes that a parked notification could not be applied, for this reason. After 20 times it is kept, and not tried again by
     /// itself.

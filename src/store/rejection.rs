@@ -35,6 +35,12 @@ pub(super) struct Told {
     pub(super) reason: &'static str,
 }
 
+/// What those are told who carry no valid proof.
+pub(super) const UNAUTHORIZED: Told = Told {
+    status: 401,
+    reason: "unauthorized",
+};
+
 const INVALID_PAYLOAD: Told = Told {
     status: 400,
     reason: "invalid-payload",
@@ -93,6 +99,19 @@ impl NewRejection {
     fn because(self, problem: String) -> Self {
         Self { problem, ..self }
     }
+}
+
+/// How many were refused in a minute because they carried no valid proof.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    /// When the minute begins.
+    pub minute: Timestamp,
+    /// The scheme that they tried; empty for none.
+    pub scheme: &'static str,
+    /// Where they came from, as `ADDRESS/BITS`.
+    pub network: String,
+    /// How many.
+    pub count: i64,
 }
 
 /// A notification that waits for its image's row.

@@ -1,11 +1,14 @@
 //! What was refused although its sender was proved is kept, with the reason, for somebody to look at.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::on_both_databases;
 use crate::support::app::{App, answer};
 use crate::support::database::Database;
 use crate::support::signing::{SECRET, hex_hmac};
+use crate::support::wait;
 
 /// How much of a body is kept.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -42,7 +45,7 @@ on_both_databases! {
         }
 
         assert_eq!(app.database.rejections().await.len(), 5);
-        assert_eq!(app.database.logs().await, Vec::<serde_json::Value>::new());
+        assert_eq!(app.database.logs().await, Vec::<Value>::new());
     }
 
     async fn of_a_long_body_the_beginning_is_kept(database) {
@@ -56,6 +59,41 @@ on_both_databases! {
         assert_eq!(kept[0]["body_bytes"], 3 * KEPT_BYTES);
     }
 
+    async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(database) {
+        let app = App::start(database).await;
+        for _ in 0..3 {
+            answer(app.unsigned("{").header("x-signature", "00")).await;
+        }
+        answer(app.unsigned("{")).await;
+        assert_eq!(app.database.rejections().await, Vec::<Value>::new(), "nothing is written on their way");
+
+        app.clock.advance(Duration::from_mins(1));
+        wait::until_async("the minute is written down", async || app.database.rejections().await.len() == 2).await;
+
+        let rows = app.database.rejections().await;
+        let of = |scheme: &str| rows.iter().find(|row| row["scheme"] == scheme).expect("a row").clone();
+        assert_eq!((&of("hmac")["count"], &of("")["count"]), (&json!(3), &json!(1)));
+        for row in &rows {
+            assert_eq!((&row["status"], &row["reason"], &row["state"]), (&json!(401), &json!("unauthorized"), &json!("counted")));
+            assert_eq!((&row["client_address"], &row["received_at"]), (&json!("127.0.0.0/24"), &json!("2024-01-01T12:00:00.000000Z")));
+            assert_eq!((&row["body"], &row["request_id"]), (&json!(null), &json!("")));
+        }
+    }
+
+    async fn a_minute_that_is_not_over_is_written_down_at_the_end_and_added_to(database) {
+        let app = App::start(database).await;
+        answer(app.unsigned("{")).await;
+        let (_, database) = app.stop().await;
+        // Its clock stands in the same minute.
+        let app = App::start(database).await;
+        answer(app.unsigned("{")).await;
+        let (_, database) = app.stop().await;
+
+        let rows = database.rejections().await;
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0]["count"], 2);
+    }
+
     async fn nothing_is_kept_of_somebody_without_the_secret(database) {
         let app = App::start(database).await;
 
@@ -64,7 +102,8 @@ on_both_databases! {
             assert_eq!(refused.outcome(), (401, "unauthorized"));
         }
 
-        let with_a_body = app.database.count("SELECT count(*) FROM webhook_rejections WHERE body IS NOT NULL").await;
+        let (_, database) = app.stop().await;
+        let with_a_body = database.count("SELECT count(*) FROM webhook_rejections WHERE body IS NOT NULL").await;
         assert_eq!(with_a_body, 0);
     }
 }

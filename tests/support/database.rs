@@ -356,7 +356,9 @@ async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> Strin
                 format!("'{name}', json({name})")
             }
             // As Postgres writes bytes.
-            (_, "BLOB") => format!("'{name}', '\\x' || lower(hex({name}))"),
+            (_, "BLOB") => {
+                format!("'{name}', iif({name} IS NULL, NULL, '\\x' || lower(hex({name})))")
+            }
             (_, "boolean") => format!("'{name}', json(iif({name}, 'true', 'false'))"),
             _ => format!("'{name}', {name}"),
         }

@@ -12,7 +12,9 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::Notification;
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_parked};
-use crate::store::rejection::{MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns};
+use crate::store::rejection::{
+    Counted, MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns, UNAUTHORIZED,
+};
 use crate::store::{Failure, Lent, Rejections, StoreError};
 
 #[async_trait]
@@ -50,6 +52,36 @@ impl Rejections for Postgres {
             tx.commit().await?;
             lent.give_back();
             Ok(applied)
+        })
+        .await
+    }
+
+    /// Sorted, so that replicas wait for each other in one direction only.
+    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError> {
+        self.within("counting who was turned away", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            sqlx::query(
+                "-- rejections_count
+                 INSERT INTO webhook_rejections AS rejection (received_at, status, reason, scheme, client_address, count, state)
+                 SELECT told.minute, $5, $6, told.scheme, told.network, told.count, 'counted'
+                 FROM (
+                     SELECT UNNEST($1::timestamptz[]) AS minute, UNNEST($2::text[]) AS scheme, UNNEST($3::text[]) AS network,
+                         UNNEST($4::bigint[]) AS count
+                 ) AS told
+                 ORDER BY told.minute, told.scheme, told.network
+                 ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
+                 DO UPDATE SET count = rejection.count + excluded.count",
+            )
+            .bind(column(counted, |counted| counted.minute.to_offset_date_time()))
+            .bind(column(counted, |counted| counted.scheme))
+            .bind(column(counted, |counted| counted.network.as_str()))
+            .bind(column(counted, |counted| counted.count))
+            .bind(UNAUTHORIZED.status)
+            .bind(UNAUTHORIZED.reason)
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(())
         })
         .await
     }

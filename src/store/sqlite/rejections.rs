@@ -12,7 +12,9 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::Notification;
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_parked};
-use crate::store::rejection::{MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns};
+use crate::store::rejection::{
+    Counted, MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns, UNAUTHORIZED,
+};
 use crate::store::{Failure, Lent, Rejections, StoreError, within};
 
 #[async_trait]
@@ -56,6 +58,35 @@ impl Rejections for Sqlite {
                 Ok(applied)
             },
         )
+        .await
+    }
+
+    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError> {
+        let told: Vec<_> = counted
+            .iter()
+            .map(|counted| {
+                let minute = counted.minute.to_string();
+                (minute, counted.scheme, &counted.network, counted.count)
+            })
+            .collect();
+        within(&self.place, self.deadline, "counting who was turned away", async {
+            let mut lent = Lent::from(&self.writer).await?;
+            sqlx::query(
+                // Without a WHERE, ON would be read as part of a join.
+                "-- rejections_count
+                 INSERT INTO webhook_rejections (received_at, status, reason, scheme, client_address, count, state)
+                 SELECT value ->> 0, $2, $3, value ->> 1, value ->> 2, value ->> 3, 'counted' FROM jsonb_each($1) WHERE true
+                 ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
+                 DO UPDATE SET count = count + excluded.count",
+            )
+            .bind(json(&told))
+            .bind(UNAUTHORIZED.status)
+            .bind(UNAUTHORIZED.reason)
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(())
+        })
         .await
     }
 

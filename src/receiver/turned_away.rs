@@ -1,0 +1,142 @@
+//! Those whom the gate turned away, counted by the minute and by where they came from. Nothing is written on their requests' way, and
+//! however many they are, few rows are: nobody without the secret can fill the disk or slow the receiver down.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::verify::Scheme;
+use crate::clock::Clock;
+use crate::domain::timestamp::Timestamp;
+use crate::store::{Counted, Rejections};
+use crate::telemetry::chain;
+
+/// How many rows are made of a minute. Whoever comes from yet another network is counted as from anywhere.
+const MAX_ROWS: usize = 1000;
+
+/// What stands for the networks beyond those.
+const ANYWHERE: &str = "*";
+
+/// How often it is looked whether the minute is over.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Counts those whom the gate turned away.
+pub(crate) struct TurnedAway {
+    counts: Mutex<HashMap<Who, i64>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What is counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Who {
+    /// The minute's first second, in Unix seconds.
+    minute: i64,
+    scheme: &'static str,
+    network: String,
+}
+
+impl TurnedAway {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            counts: Mutex::default(),
+            clock,
+        }
+    }
+
+    /// Counts one more.
+    pub(super) fn count(&self, at: Timestamp, scheme: Option<Scheme>, client: Option<IpAddr>) {
+        let who = Who {
+            minute: minute(at),
+            scheme: scheme.map_or("", Scheme::name),
+            network: client.map(network).unwrap_or_default(),
+        };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let who = if counts.len() < MAX_ROWS || counts.contains_key(&who) {
+            who
+        } else {
+            Who {
+                network: ANYWHERE.to_owned(),
+                scheme: "",
+                ..who
+            }
+        };
+        *counts.entry(who).or_default() += 1;
+    }
+
+    /// Writes down each minute when it is over, and the last one when it is asked to stop.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        rejections: Arc<dyn Rejections>,
+        stop: CancellationToken,
+    ) {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(PAUSE))
+            .await
+            .is_some()
+        {
+            self.write(&*rejections, minute(self.clock.now())).await;
+        }
+        self.write(&*rejections, i64::MAX).await;
+    }
+
+    /// Writes down the minutes before this one.
+    async fn write(&self, rejections: &dyn Rejections, before: i64) {
+        let over: Vec<(Who, i64)> = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.extract_if(|who, _| who.minute < before).collect()
+        };
+        if over.is_empty() {
+            return;
+        }
+        let counted: Vec<Counted> = over
+            .iter()
+            .filter_map(|(who, count)| {
+                Some(Counted {
+                    minute: Timestamp::from_unix_seconds(who.minute).ok()?,
+                    scheme: who.scheme,
+                    network: who.network.clone(),
+                    count: *count,
+                })
+            })
+            .collect();
+        if let Err(error) = rejections.count(&counted).await {
+            tracing::warn!(
+                error = chain(&error),
+                "how many were turned away could not be written down; it will be tried again"
+            );
+            self.take_back(over);
+        }
+    }
+
+    fn take_back(&self, over: Vec<(Who, i64)>) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (who, count) in over {
+            *counts.entry(who).or_default() += count;
+        }
+    }
+}
+
+fn minute(at: Timestamp) -> i64 {
+    let seconds = at.unix_seconds();
+    seconds - seconds.rem_euclid(60)
+}
+
+/// The network that one sender is likely to have for itself: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
+fn network(client: IpAddr) -> String {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            format!("{a}.{b}.{c}.0/24")
+        }
+        IpAddr::V6(ip) => {
+            let bits = ip.to_bits() & (u128::from(u64::MAX) << 64);
+            format!("{}/64", std::net::Ipv6Addr::from_bits(bits))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

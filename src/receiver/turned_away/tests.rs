@@ -1,0 +1,59 @@
+//! The counts by themselves; that they reach the table is specified through HTTP.
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::clock::ManualClock;
+
+fn turned_away() -> TurnedAway {
+    TurnedAway::new(Arc::new(ManualClock::at(at(0))))
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(seconds).expect("a time")
+}
+
+fn counts(turned_away: &TurnedAway) -> Vec<(i64, String, i64)> {
+    let counts = turned_away.counts.lock().expect("no panic");
+    let mut counts: Vec<_> = counts
+        .iter()
+        .map(|(who, count)| (who.minute, who.network.clone(), *count))
+        .collect();
+    counts.sort();
+    counts
+}
+
+#[test]
+fn neighbours_are_counted_together() {
+    for (one, other, together) in [
+        ("203.0.113.7", "203.0.113.200", "203.0.113.0/24"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.9", "203.0.113.0/24"),
+    ] {
+        let turned_away = turned_away();
+
+        for client in [one, other] {
+            turned_away.count(at(61), None, client.parse().ok());
+        }
+
+        assert_eq!(counts(&turned_away), [(60, together.to_owned(), 2)]);
+    }
+}
+
+#[test]
+fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
+    let turned_away = turned_away();
+
+    for number in 0..100_000_u32 {
+        let client = Ipv4Addr::from_bits(number << 8);
+        turned_away.count(at(5), None, Some(client.into()));
+    }
+
+    let counts = counts(&turned_away);
+    assert_eq!(counts.len(), MAX_ROWS + 1);
+    assert_eq!(
+        counts.iter().map(|(_, _, count)| count).sum::<i64>(),
+        100_000
+    );
+    assert!(counts.contains(&(0, ANYWHERE.to_owned(), 99_000)));
+}
