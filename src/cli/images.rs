@@ -5,19 +5,17 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use comfy_table::{Table, presets};
 
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::open_store;
-use super::output::say;
+use super::output::{optional, say, table};
+use super::{open_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
-use crate::domain::timestamp::Timestamp;
 use crate::receiver::Parking;
 use crate::setting::Switch;
 use crate::store::{Added, Store};
@@ -156,14 +154,6 @@ async fn apply_parked(store: &Store, settings: &Settings) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn require_tables(store: &Store) -> anyhow::Result<()> {
-    if store.schema.pending().await?.is_empty() {
-        Ok(())
-    } else {
-        bail!("the tables are not up to date; run `migrate`")
-    }
-}
-
 async fn show(store: &Store, id: &CloudflareId, json: bool) -> anyhow::Result<()> {
     require_tables(store).await?;
     let image = store
@@ -212,12 +202,6 @@ async fn list(store: &Store, status: Option<Status>, limit: u32, json: bool) -> 
     Ok(())
 }
 
-fn table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table
-}
-
 fn rows(image: &Image) -> [(&'static str, String); 14] {
     let state = &image.state;
     [
@@ -242,10 +226,6 @@ fn rows(image: &Image) -> [(&'static str, String); 14] {
         ("created_at", image.created_at.to_string()),
         ("updated_at", image.updated_at.to_string()),
     ]
-}
-
-fn optional(time: Option<Timestamp>) -> String {
-    time.map(|time| time.to_string()).unwrap_or_default()
 }
 
 /// An image for programs, under the names of its columns.

@@ -6,6 +6,7 @@ mod http;
 mod images;
 mod migrate;
 mod output;
+mod rejections;
 mod send;
 mod serve;
 
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Environment, Loaded};
+use crate::store::Store;
 use crate::telemetry::chain;
 
 /// A wrong command line or configuration; clap uses the same code.
@@ -45,6 +47,9 @@ enum Command {
     /// Register and show images
     #[command(subcommand)]
     Images(images::Images),
+    /// Show what was not applied, and apply it after all
+    #[command(subcommand)]
+    Rejections(rejections::Rejections),
     /// Make a sample webhook, sign it, and post it to a running service
     Send(send::Send),
     /// Print the effective settings and where each came from, secrets redacted
@@ -76,6 +81,7 @@ impl Cli {
             Command::Serve => serve::run(&loaded).await,
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,
+            Command::Rejections(rejections) => rejections.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::CheckConfig => check_config::run(&loaded),
             Command::Healthcheck => healthcheck::run(&loaded).await,
@@ -94,10 +100,19 @@ fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
 }
 
 /// Opens the database that the settings name.
-async fn open_store(loaded: &Loaded) -> anyhow::Result<crate::store::Store> {
-    Ok(crate::store::Store::open(
+async fn open_store(loaded: &Loaded) -> anyhow::Result<Store> {
+    Ok(Store::open(
         &loaded.settings.database,
         loaded.settings.webhook.unknown_images(),
     )
     .await?)
+}
+
+/// Fails when the database has not the tables that this program knows.
+async fn require_tables(store: &Store) -> anyhow::Result<()> {
+    if store.schema.pending().await?.is_empty() {
+        Ok(())
+    } else {
+        anyhow::bail!("the tables are not up to date; run `migrate`")
+    }
 }

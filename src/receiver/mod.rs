@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::store::Inbox;
 use crate::web;
 
-pub(crate) use parking::Parking;
+pub(crate) use parking::{Parking, Reprocessed};
 pub use settings::{InvalidSetting, Settings, WebhookPath};
 pub(crate) use turned_away::TurnedAway;
 

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::payload::{self, Pointers};
 use crate::clock::Clock;
-use crate::domain::notification::Notification;
-use crate::store::{Parked, Rejections, StoreError};
+use crate::domain::id::CloudflareId;
+use crate::domain::notification::{Content, Notification, Recorded};
+use crate::store::{Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 
 /// How long to wait before looking again.
@@ -87,11 +88,35 @@ impl Parking {
         }
     }
 
-    async fn apply(&self, due: Vec<Parked>) -> Result<usize, StoreError> {
+    /// Applies a rejection now, whatever it was rejected for, after a pointer or a row was mended.
+    pub(crate) async fn reprocess(&self, rejection: &Rejection) -> Result<Reprocessed, StoreError> {
+        let notification = match self.read(rejection) {
+            Ok(notification) => notification,
+            Err(problem) => return Ok(Reprocessed::Refused(problem)),
+        };
+        let image = match &notification.content {
+            Content::Report(report) => Some(report.cloudflare_id.clone()),
+            _ => None,
+        };
+        let applied = self
+            .rejections
+            .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
+            .await?;
+        match (applied.first(), image) {
+            (None, _) => Ok(Reprocessed::AlreadyApplied),
+            (Some((_, Recorded::UnknownImage)), Some(image)) => {
+                self.rejections.park(rejection.id, &image).await?;
+                Ok(Reprocessed::Parked(image))
+            }
+            (Some((_, recorded)), _) => Ok(Reprocessed::Recorded(*recorded)),
+        }
+    }
+
+    async fn apply(&self, due: Vec<Rejection>) -> Result<usize, StoreError> {
         let mut readable = Vec::with_capacity(due.len());
         for parked in due {
             let id = parked.id;
-            match self.read(parked) {
+            match self.read(&parked) {
                 Ok(notification) => readable.push((id, Arc::new(notification))),
                 // The pointers were changed since it was parked.
                 Err(problem) => self.failed(id, &problem).await?,
@@ -108,7 +133,7 @@ impl Parking {
                 );
                 self.apply_one_by_one(&readable).await
             }
-            applied => applied,
+            applied => applied.map(|applied| count(&applied)),
         }
     }
 
@@ -123,7 +148,7 @@ impl Parking {
                 .apply(std::slice::from_ref(parked), self.clock.now())
                 .await
             {
-                Ok(count) => applied += count,
+                Ok(one) => applied += count(&one),
                 Err(error) if error.is_everybodys() => return Err(error),
                 Err(error) => self.failed(parked.0, &chain(&error)).await?,
             }
@@ -140,14 +165,38 @@ impl Parking {
         self.rejections.failed(id, why, self.clock.now()).await
     }
 
-    fn read(&self, parked: Parked) -> Result<Notification, String> {
-        let (content, payload) = payload::parse(parked.body.as_bytes(), &self.envelope)
-            .map_err(|error| error.to_string())?;
+    fn read(&self, rejection: &Rejection) -> Result<Notification, String> {
+        let body = rejection
+            .whole_body()
+            .ok_or("its body was not kept as a whole")?;
+        let (content, payload) =
+            payload::parse(body.as_bytes(), &self.envelope).map_err(|error| error.to_string())?;
         Ok(Notification {
             content,
             payload,
-            received_at: parked.received_at,
-            origin: parked.origin,
+            received_at: rejection.received_at,
+            origin: rejection.origin.clone(),
         })
     }
+}
+
+/// How many of these were applied.
+fn count(recorded: &[(i64, Recorded)]) -> usize {
+    let applied = recorded
+        .iter()
+        .filter(|(_, recorded)| *recorded != Recorded::UnknownImage);
+    applied.count()
+}
+
+/// What became of a rejection that was applied by somebody's wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reprocessed {
+    /// It is recorded, as if it came now for the first time.
+    Recorded(Recorded),
+    /// Its image has no row yet. It is parked.
+    Parked(CloudflareId),
+    /// It is refused still, for this reason.
+    Refused(String),
+    /// It was applied before, or nothing of it was kept.
+    AlreadyApplied,
 }

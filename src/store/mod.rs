@@ -3,7 +3,7 @@
 //! ```text
 //! receiver ──► GroupCommit ──► Inbox      ┐
 //! receiver ──────────────────► Rejections ├── postgres/ , sqlite/ ──► recording ──► batch ──► domain::transition
-//! cli      ──────────────────► Catalog    │
+//! cli      ──────────────────► Catalog, RejectionCatalog
 //! app, ops ──────────────────► Schema     ┘
 //! ```
 //!
@@ -35,7 +35,7 @@ use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
 pub use group_commit::{GroupCommit, Limits, Writer};
-pub use rejection::{Counted, Parked};
+pub use rejection::{Counted, Rejection, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -60,15 +60,19 @@ pub trait Inbox: Send + Sync {
 pub trait Rejections: Send + Sync {
     /// The parked notifications that came at this time or later and whose image has a row by now, in the order in which they came;
     /// so many at most. Costs next to nothing when nothing is parked.
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError>;
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError>;
 
-    /// Records these notifications, each that is still parked, as the inbox does, and marks them as applied, in one transaction;
-    /// how many that were. Any number of processes may do this at once: each notification is applied once.
+    /// Records these notifications, each whose rejection is not applied yet, as the inbox does, and marks those rejections as
+    /// applied, in one transaction; what they came to. One whose image has no row stays as it is. Any number of processes may do
+    /// this at once: each notification is applied once, and is in the results of one of them.
     async fn apply(
         &self,
-        parked: &[(i64, Arc<Notification>)],
+        notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<usize, StoreError>;
+    ) -> Result<Vec<(i64, Recorded)>, StoreError>;
+
+    /// Parks a rejection that is not applied yet, as one about this image.
+    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError>;
 
     /// Adds to how many were refused without proof of their sender.
     async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
@@ -76,6 +80,28 @@ pub trait Rejections: Send + Sync {
     /// Notes that a parked notification could not be applied, for this reason. After 20 times it is kept, and not tried again by
     /// itself.
     async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError>;
+}
+
+/// Shows what was not applied.
+#[async_trait]
+pub trait RejectionCatalog: Send + Sync {
+    /// The rejection with this id.
+    async fn find_rejection(&self, id: i64) -> Result<Option<Rejection>, StoreError>;
+
+    /// The newest of these, the last first; so many at most.
+    async fn newest_rejections(
+        &self,
+        which: &Which,
+        limit: u32,
+    ) -> Result<Vec<Rejection>, StoreError>;
+
+    /// Those of these that are not applied and of which there is a body, from the first with a greater id on; so many at most.
+    async fn unapplied_rejections(
+        &self,
+        which: &Which,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Rejection>, StoreError>;
 }
 
 /// Shows and registers images.
@@ -122,6 +148,8 @@ pub struct Store {
     pub rejections: Arc<dyn Rejections>,
     /// For people.
     pub catalog: Arc<dyn Catalog>,
+    /// For people.
+    pub rejection_catalog: Arc<dyn RejectionCatalog>,
     /// For starting and for readiness.
     pub schema: Arc<dyn Schema>,
     closing: Arc<dyn Closing>,
@@ -151,11 +179,14 @@ impl Store {
         self.closing.close().await;
     }
 
-    fn of<D: Inbox + Rejections + Catalog + Schema + Closing + 'static>(database: Arc<D>) -> Self {
+    fn of<D: Inbox + Rejections + Catalog + RejectionCatalog + Schema + Closing + 'static>(
+        database: Arc<D>,
+    ) -> Self {
         Self {
             inbox: database.clone(),
             rejections: database.clone(),
             catalog: database.clone(),
+            rejection_catalog: database.clone(),
             schema: database.clone(),
             closing: database,
         }

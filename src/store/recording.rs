@@ -55,8 +55,8 @@ pub(super) trait RejectionRows: Send {
         rejections: &[NewRejection],
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// Those of these rows that are still parked; nobody else settles them before the end of the transaction.
-    fn lock_parked(
+    /// Those of these rows that are not applied yet; nobody else applies them before the end of the transaction.
+    fn lock_unapplied(
         &mut self,
         ids: &[i64],
     ) -> impl Future<Output = Result<Vec<i64>, Failure>> + Send;
@@ -91,32 +91,32 @@ pub(super) async fn record(
     Ok(decision.recorded)
 }
 
-/// Records those of the parked notifications that nobody has settled meanwhile; how many could be applied. One whose image has no
-/// row, still or again, stays parked.
-pub(super) async fn record_parked(
+/// Records those of the rejected notifications that nobody has applied meanwhile; what they came to. One whose image has no row,
+/// still or again, stays as it is.
+pub(super) async fn record_rejected(
     rows: &mut (impl Rows + RejectionRows),
-    parked: &[(i64, Arc<Notification>)],
+    rejected: &[(i64, Arc<Notification>)],
     now: Timestamp,
-) -> Result<usize, Failure> {
-    let ids: Vec<i64> = parked.iter().map(|(id, _)| *id).collect();
-    let ids: HashSet<i64> = rows.lock_parked(&ids).await?.into_iter().collect();
-    let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = parked
+) -> Result<Vec<(i64, Recorded)>, Failure> {
+    let ids: Vec<i64> = rejected.iter().map(|(id, _)| *id).collect();
+    let ids: HashSet<i64> = rows.lock_unapplied(&ids).await?.into_iter().collect();
+    let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = rejected
         .iter()
         .filter(|(id, _)| ids.contains(id))
         .cloned()
         .unzip();
     let decision = apply(rows, &notifications, UnknownImages::Reject).await?;
 
-    let settled: Vec<_> = ids
-        .into_iter()
-        .zip(&decision.recorded)
-        .filter(|(_, recorded)| **recorded != Recorded::UnknownImage)
-        .map(|(id, recorded)| (id, recorded.name()))
+    let recorded: Vec<_> = ids.into_iter().zip(decision.recorded).collect();
+    let settled: Vec<_> = recorded
+        .iter()
+        .filter(|(_, recorded)| *recorded != Recorded::UnknownImage)
+        .map(|(id, recorded)| (*id, recorded.name()))
         .collect();
     if !settled.is_empty() {
         rows.settle(&settled, now).await?;
     }
-    Ok(settled.len())
+    Ok(recorded)
 }
 
 /// Applies what can be applied; the decision says what could not.

@@ -114,40 +114,53 @@ pub struct Counted {
     pub count: i64,
 }
 
-/// A notification that waits for its image's row.
+/// A row of `webhook_rejections`.
 #[derive(Debug, Clone)]
-pub struct Parked {
-    /// Of its row.
+pub struct Rejection {
+    /// Of the row.
     pub id: i64,
-    /// When it came.
+    /// When its last byte was read; of those that are counted, when their minute begins.
     pub received_at: Timestamp,
+    /// The HTTP status that its sender was told.
+    pub status: i32,
+    /// The last word of the problem's type that its sender was told.
+    pub reason: String,
+    /// Which field breaks which rule.
+    pub problem: String,
     /// How it came.
     pub origin: Origin,
-    /// Its body; private to the database and the receiver, and never logged.
-    pub body: Body,
+    /// The image that it is about, as far as that was understood.
+    pub cloudflare_id: Option<String>,
+    /// The body or its beginning, where the sender was proved. Never logged.
+    pub body: Option<Body>,
+    /// How long the whole body was.
+    pub body_bytes: i32,
+    /// How many there were.
+    pub count: i64,
+    /// `kept`, `parked`, `applied`, `failed` or `counted`.
+    pub state: String,
+    /// When it was applied, or was tried last.
+    pub settled_at: Option<Timestamp>,
+    /// What it came to then.
+    pub outcome: String,
 }
 
-/// The columns of a [`Parked`].
-pub(super) struct ParkedColumns {
-    pub(super) id: i64,
-    pub(super) received_at: Timestamp,
-    pub(super) scheme: String,
-    pub(super) client_address: String,
-    pub(super) request_id: String,
-    pub(super) body: Vec<u8>,
-}
-
-impl ParkedColumns {
-    pub(super) fn decode(self) -> Parked {
-        Parked {
-            id: self.id,
-            received_at: self.received_at,
-            origin: Origin {
-                request_id: self.request_id,
-                client: self.client_address,
-                scheme: self.scheme.into(),
-            },
-            body: self.body[..].into(),
-        }
+impl Rejection {
+    /// The body, if the whole of it was kept.
+    #[must_use]
+    pub fn whole_body(&self) -> Option<&Body> {
+        let body = self.body.as_ref()?;
+        (i32::try_from(body.as_bytes().len()) == Ok(self.body_bytes)).then_some(body)
     }
+}
+
+/// Which rejections are meant.
+#[derive(Debug, Clone, Default)]
+pub struct Which {
+    /// Those whose sender was told this.
+    pub reason: Option<String>,
+    /// Those in this state.
+    pub state: Option<String>,
+    /// Those that came at this time or later.
+    pub since: Option<Timestamp>,
 }

@@ -276,6 +276,7 @@ fn help_says_what_each_command_is_for() {
         "serve",
         "migrate",
         "images",
+        "rejections",
         "send",
         "check-config",
         "healthcheck",

@@ -20,6 +20,7 @@ mod proving_the_sender;
 mod reading_the_four_shapes;
 mod recording_batches;
 mod refusing_bad_bodies;
+mod reprocessing;
 mod sharing_commits;
 mod stopping;
 mod surviving_kills;

@@ -3,6 +3,7 @@
 mod catalog;
 mod inbox;
 mod kept;
+mod rejection_catalog;
 mod rejections;
 mod schema;
 

@@ -3,38 +3,36 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection};
 
+use super::Postgres;
 use super::inbox::column;
-use super::{Moment, Postgres};
+use super::rejection_catalog::{columns, read_rejection};
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::Notification;
+use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
-use crate::store::recording::{RejectionRows, record_parked};
-use crate::store::rejection::{
-    Counted, MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns, UNAUTHORIZED,
-};
+use crate::store::recording::{RejectionRows, record_rejected};
+use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection, UNAUTHORIZED};
 use crate::store::{Failure, Lent, Rejections, StoreError};
 
 #[async_trait]
 impl Rejections for Postgres {
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError> {
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError> {
         self.within("looking for parked notifications", async {
             sqlx::query(
-                "-- rejections_due
-                 SELECT id, received_at, scheme, client_address, request_id, body
+                concat!("-- rejections_due
+                 SELECT ", columns!(), "
                  FROM webhook_rejections AS rejection
                  WHERE state = 'parked' AND received_at >= $1
                      AND EXISTS (SELECT FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
-                 ORDER BY received_at, id LIMIT $2",
+                 ORDER BY received_at, id LIMIT $2"),
             )
             .bind(since.to_offset_date_time())
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await?
             .iter()
-            .map(read_parked)
+            .map(read_rejection)
             .collect()
         })
         .await
@@ -42,13 +40,13 @@ impl Rejections for Postgres {
 
     async fn apply(
         &self,
-        parked: &[(i64, Arc<Notification>)],
+        notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<usize, StoreError> {
-        self.within("applying parked notifications", async {
+    ) -> Result<Vec<(i64, Recorded)>, StoreError> {
+        self.within("applying what was rejected", async {
             let mut lent = Lent::from(&self.pool).await?;
             let mut tx = lent.connection.begin().await?;
-            let applied = record_parked(&mut *tx, parked, now).await?;
+            let applied = record_rejected(&mut *tx, notifications, now).await?;
             tx.commit().await?;
             lent.give_back();
             Ok(applied)
@@ -86,6 +84,24 @@ impl Rejections for Postgres {
         .await
     }
 
+    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError> {
+        self.within("parking a notification", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            sqlx::query(
+                "-- rejections_park
+                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, attempts = 0
+                 WHERE id = $1 AND state IN ('kept', 'failed')",
+            )
+            .bind(id)
+            .bind(image.as_str())
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(())
+        })
+        .await
+    }
+
     async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError> {
         self.within("noting that a parked notification failed", async {
             let mut lent = Lent::from(&self.pool).await?;
@@ -107,21 +123,6 @@ impl Rejections for Postgres {
         })
         .await
     }
-}
-
-fn read_parked(row: &PgRow) -> Result<Parked, Failure> {
-    let received_at: Moment = row.try_get("received_at")?;
-    let columns = ParkedColumns {
-        id: row.try_get("id")?,
-        received_at: received_at
-            .timestamp()
-            .map_err(|error| sqlx::Error::Decode(error.into()))?,
-        scheme: row.try_get("scheme")?,
-        client_address: row.try_get("client_address")?,
-        request_id: row.try_get("request_id")?,
-        body: row.try_get("body")?,
-    };
-    Ok(columns.decode())
 }
 
 impl RejectionRows for PgConnection {
@@ -151,10 +152,10 @@ impl RejectionRows for PgConnection {
     }
 
     /// What another replica is at is left to it.
-    async fn lock_parked(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
+    async fn lock_unapplied(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
         Ok(sqlx::query_scalar(
-            "-- rejections_lock_parked
-             SELECT id FROM webhook_rejections WHERE id = ANY($1) AND state = 'parked' ORDER BY id FOR UPDATE SKIP LOCKED",
+            "-- rejections_lock_unapplied
+             SELECT id FROM webhook_rejections WHERE id = ANY($1) AND state IN ('parked', 'kept', 'failed') ORDER BY id FOR UPDATE SKIP LOCKED",
         )
         .bind(ids)
         .fetch_all(self)

@@ -3,6 +3,7 @@
 mod catalog;
 mod checkpoints;
 mod inbox;
+mod rejection_catalog;
 mod rejections;
 mod schema;
 

@@ -3,38 +3,36 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 
 use super::Sqlite;
 use super::inbox::json;
+use super::rejection_catalog::{columns, read_rejection};
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::Notification;
+use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
-use crate::store::recording::{RejectionRows, record_parked};
-use crate::store::rejection::{
-    Counted, MAX_ATTEMPTS, NewRejection, Parked, ParkedColumns, UNAUTHORIZED,
-};
+use crate::store::recording::{RejectionRows, record_rejected};
+use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection, UNAUTHORIZED};
 use crate::store::{Failure, Lent, Rejections, StoreError, within};
 
 #[async_trait]
 impl Rejections for Sqlite {
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Parked>, StoreError> {
+    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError> {
         within(&self.place, self.deadline, "looking for parked notifications", async {
             sqlx::query(
-                "-- rejections_due
-                 SELECT id, received_at, scheme, client_address, request_id, body
+                concat!("-- rejections_due
+                 SELECT ", columns!(), "
                  FROM webhook_rejections AS rejection
                  WHERE state = 'parked' AND received_at >= $1
                      AND EXISTS (SELECT 1 FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
-                 ORDER BY received_at, id LIMIT $2",
+                 ORDER BY received_at, id LIMIT $2"),
             )
             .bind(since.to_string())
             .bind(i64::from(limit))
             .fetch_all(&self.readers)
             .await?
             .iter()
-            .map(read_parked)
+            .map(read_rejection)
             .collect()
         })
         .await
@@ -42,17 +40,17 @@ impl Rejections for Sqlite {
 
     async fn apply(
         &self,
-        parked: &[(i64, Arc<Notification>)],
+        notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<Vec<(i64, Recorded)>, StoreError> {
         within(
             &self.place,
             self.deadline,
-            "applying parked notifications",
+            "applying what was rejected",
             async {
                 let mut lent = Lent::from(&self.writer).await?;
                 let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let applied = record_parked(&mut *tx, parked, now).await?;
+                let applied = record_rejected(&mut *tx, notifications, now).await?;
                 tx.commit().await?;
                 lent.give_back();
                 Ok(applied)
@@ -90,6 +88,29 @@ impl Rejections for Sqlite {
         .await
     }
 
+    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError> {
+        within(
+            &self.place,
+            self.deadline,
+            "parking a notification",
+            async {
+                let mut lent = Lent::from(&self.writer).await?;
+                sqlx::query(
+                    "-- rejections_park
+                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, attempts = 0
+                 WHERE id = $1 AND state IN ('kept', 'failed')",
+                )
+                .bind(id)
+                .bind(image.as_str())
+                .execute(&mut *lent.connection)
+                .await?;
+                lent.give_back();
+                Ok(())
+            },
+        )
+        .await
+    }
+
     async fn failed(&self, id: i64, why: &str, now: Timestamp) -> Result<(), StoreError> {
         within(
             &self.place,
@@ -116,19 +137,6 @@ impl Rejections for Sqlite {
         )
         .await
     }
-}
-
-fn read_parked(row: &SqliteRow) -> Result<Parked, Failure> {
-    let columns = ParkedColumns {
-        id: row.try_get("id")?,
-        received_at: Timestamp::parse_rfc3339(row.try_get("received_at")?)
-            .map_err(|error| sqlx::Error::Decode(error.into()))?,
-        scheme: row.try_get("scheme")?,
-        client_address: row.try_get("client_address")?,
-        request_id: row.try_get("request_id")?,
-        body: row.try_get("body")?,
-    };
-    Ok(columns.decode())
 }
 
 impl RejectionRows for SqliteConnection {
@@ -167,10 +175,10 @@ impl RejectionRows for SqliteConnection {
     }
 
     /// The write lock is held; nothing is left to be locked.
-    async fn lock_parked(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
+    async fn lock_unapplied(&mut self, ids: &[i64]) -> Result<Vec<i64>, Failure> {
         Ok(sqlx::query_scalar(
-            "-- rejections_lock_parked
-             SELECT id FROM webhook_rejections WHERE id IN (SELECT value FROM json_each($1)) AND state = 'parked' ORDER BY id",
+            "-- rejections_lock_unapplied
+             SELECT id FROM webhook_rejections WHERE id IN (SELECT value FROM json_each($1)) AND state IN ('parked', 'kept', 'failed') ORDER BY id",
         )
         .bind(json(ids))
         .fetch_all(self)

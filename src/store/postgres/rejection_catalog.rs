@@ -1,0 +1,128 @@
+//! Showing what was not applied, from Postgres.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::{Moment, Postgres};
+use crate::domain::notification::{Body, Origin};
+use crate::domain::timestamp::Timestamp;
+use crate::store::rejection::{Rejection, Which};
+use crate::store::{Failure, RejectionCatalog, StoreError};
+
+/// The columns of a [`Rejection`].
+macro_rules! columns {
+    () => {
+        "id, received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, count,
+         state, settled_at, outcome"
+    };
+}
+pub(super) use columns;
+
+#[async_trait]
+impl RejectionCatalog for Postgres {
+    async fn find_rejection(&self, id: i64) -> Result<Option<Rejection>, StoreError> {
+        self.within("finding a rejection", async {
+            let row = sqlx::query(concat!(
+                "-- rejection_catalog_find
+                 SELECT ",
+                columns!(),
+                " FROM webhook_rejections WHERE id = $1",
+            ))
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+            row.as_ref().map(read_rejection).transpose()
+        })
+        .await
+    }
+
+    async fn newest_rejections(
+        &self,
+        which: &Which,
+        limit: u32,
+    ) -> Result<Vec<Rejection>, StoreError> {
+        self.within("listing rejections", async {
+            sqlx::query(concat!(
+                "-- rejection_catalog_newest
+                 SELECT ",
+                columns!(),
+                " FROM webhook_rejections
+                 WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR state = $2)
+                     AND ($3::timestamptz IS NULL OR received_at >= $3)
+                 ORDER BY id DESC LIMIT $4",
+            ))
+            .bind(&which.reason)
+            .bind(&which.state)
+            .bind(which.since.map(Timestamp::to_offset_date_time))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(read_rejection)
+            .collect()
+        })
+        .await
+    }
+
+    async fn unapplied_rejections(
+        &self,
+        which: &Which,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Rejection>, StoreError> {
+        self.within("listing rejections", async {
+            sqlx::query(concat!(
+                "-- rejection_catalog_unapplied
+                 SELECT ",
+                columns!(),
+                " FROM webhook_rejections
+                 WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR state = $2)
+                     AND ($3::timestamptz IS NULL OR received_at >= $3)
+                     AND id > $4 AND state IN ('parked', 'kept', 'failed') AND body IS NOT NULL
+                 ORDER BY id LIMIT $5",
+            ))
+            .bind(&which.reason)
+            .bind(&which.state)
+            .bind(which.since.map(Timestamp::to_offset_date_time))
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(read_rejection)
+            .collect()
+        })
+        .await
+    }
+}
+
+pub(super) fn read_rejection(row: &PgRow) -> Result<Rejection, Failure> {
+    Ok(Rejection {
+        id: row.try_get("id")?,
+        received_at: timestamp(row.try_get("received_at")?)?,
+        status: row.try_get("status")?,
+        reason: row.try_get("reason")?,
+        problem: row.try_get("problem")?,
+        origin: Origin {
+            request_id: row.try_get("request_id")?,
+            client: row.try_get("client_address")?,
+            scheme: row.try_get::<String, _>("scheme")?.into(),
+        },
+        cloudflare_id: row.try_get("cloudflare_id")?,
+        body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),
+        body_bytes: row.try_get("body_bytes")?,
+        count: row.try_get("count")?,
+        state: row.try_get("state")?,
+        settled_at: row
+            .try_get::<Option<Moment>, _>("settled_at")?
+            .map(timestamp)
+            .transpose()?,
+        outcome: row.try_get("outcome")?,
+    })
+}
+
+fn timestamp(moment: Moment) -> Result<Timestamp, sqlx::Error> {
+    let timestamp = moment.timestamp();
+    timestamp.map_err(|error| sqlx::Error::Decode(error.into()))
+}
