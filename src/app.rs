@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::ops::Ops;
 use crate::receiver::{Parking, Receiver};
+use crate::retention::Pruner;
 use crate::setting::Switch;
 use crate::shutdown::{Ending, Stop};
 use crate::store::{GroupCommit, Store};
@@ -129,6 +130,12 @@ async fn run_to_the_end(
         parts.spawn(writer.run(writers_stop.clone()));
     }
 
+    let pruner = Pruner::new(
+        store.retention.clone(),
+        &settings.retention,
+        Arc::clone(&clock),
+    );
+    parts.spawn(pruner.run(stop.gently.clone()));
     let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
     parts.spawn(parking.run(stop.gently.clone()));
 

@@ -23,6 +23,7 @@ pub mod config;
 pub mod domain;
 pub mod ops;
 pub mod receiver;
+pub mod retention;
 pub mod setting;
 pub mod shutdown;
 pub mod store;

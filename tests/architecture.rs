@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, and what each may import. An import goes only downwards.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "config",
             "shutdown",
             "receiver",
+            "retention",
             "ops",
             "store",
             "telemetry",
@@ -28,6 +29,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "config",
             "shutdown",
             "receiver",
+            "retention",
             "ops",
             "store",
             "web",
@@ -41,6 +43,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
         "config",
         &[
             "receiver",
+            "retention",
             "ops",
             "store",
             "web",
@@ -53,6 +56,10 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     (
         "receiver",
         &["store", "web", "telemetry", "clock", "setting", "domain"],
+    ),
+    (
+        "retention",
+        &["store", "telemetry", "clock", "setting", "domain"],
     ),
     ("ops", &["store", "web", "telemetry", "setting"]),
     ("store", &["telemetry", "setting", "domain"]),
@@ -81,6 +88,7 @@ const CONFINED: [(&str, &[&str]); 10] = [
             "config",
             "shutdown",
             "receiver",
+            "retention",
             "ops",
             "store",
             "web",

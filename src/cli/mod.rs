@@ -7,6 +7,7 @@ mod images;
 mod migrate;
 mod output;
 mod rejections;
+mod retention;
 mod send;
 mod serve;
 
@@ -50,6 +51,9 @@ enum Command {
     /// Show what was not applied, and apply it after all
     #[command(subcommand)]
     Rejections(rejections::Rejections),
+    /// Delete what is old
+    #[command(subcommand)]
+    Retention(retention::Retention),
     /// Make a sample webhook, sign it, and post it to a running service
     Send(send::Send),
     /// Print the effective settings and where each came from, secrets redacted
@@ -82,6 +86,7 @@ impl Cli {
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,
             Command::Rejections(rejections) => rejections.run(&loaded).await,
+            Command::Retention(retention) => retention.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::CheckConfig => check_config::run(&loaded),
             Command::Healthcheck => healthcheck::run(&loaded).await,

@@ -14,7 +14,7 @@ use ::config::{Config, Source};
 use serde::Deserialize;
 
 use crate::setting::ListenAddress;
-use crate::{ops, receiver, shutdown, store, telemetry, web};
+use crate::{ops, receiver, retention, shutdown, store, telemetry, web};
 use error::explain;
 use layer::Layer;
 
@@ -34,6 +34,8 @@ pub struct Settings {
     pub database: store::Settings,
     /// Receiving webhooks.
     pub webhook: receiver::Settings,
+    /// How long what is kept.
+    pub retention: retention::Settings,
     /// Logging.
     pub log: telemetry::Settings,
     /// Stopping.

@@ -104,6 +104,55 @@ pub trait RejectionCatalog: Send + Sync {
     ) -> Result<Vec<Rejection>, StoreError>;
 }
 
+/// Deletes what is old.
+#[async_trait]
+pub trait Retention: Send + Sync {
+    /// Looks at so many rows from the first with a greater id on, and deletes those of them that are from before this time. `None`
+    /// when there are no more rows.
+    async fn prune_page(
+        &self,
+        aged: Aged,
+        after: i64,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Page>, StoreError>;
+
+    /// How many rows are from before this time. Reads the whole table.
+    async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError>;
+}
+
+/// What grows with every webhook, and is deleted when it is old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aged {
+    /// The audit trail.
+    Logs,
+    /// What was not applied.
+    Rejections,
+}
+
+impl Aged {
+    /// All of it.
+    pub const ALL: [Self; 2] = [Self::Logs, Self::Rejections];
+
+    /// The table's name.
+    #[must_use]
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::Logs => "cloudflare_image_logs",
+            Self::Rejections => "webhook_rejections",
+        }
+    }
+}
+
+/// What became of a page of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// The id of its last row.
+    pub last: i64,
+    /// How many of its rows were deleted.
+    pub deleted: u64,
+}
+
 /// Shows and registers images.
 #[async_trait]
 pub trait Catalog: Send + Sync {
@@ -150,6 +199,8 @@ pub struct Store {
     pub catalog: Arc<dyn Catalog>,
     /// For people.
     pub rejection_catalog: Arc<dyn RejectionCatalog>,
+    /// For tidying up.
+    pub retention: Arc<dyn Retention>,
     /// For starting and for readiness.
     pub schema: Arc<dyn Schema>,
     closing: Arc<dyn Closing>,
@@ -179,7 +230,9 @@ impl Store {
         self.closing.close().await;
     }
 
-    fn of<D: Inbox + Rejections + Catalog + RejectionCatalog + Schema + Closing + 'static>(
+    fn of<
+        D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema + Closing + 'static,
+    >(
         database: Arc<D>,
     ) -> Self {
         Self {
@@ -187,6 +240,7 @@ impl Store {
             rejections: database.clone(),
             catalog: database.clone(),
             rejection_catalog: database.clone(),
+            retention: database.clone(),
             schema: database.clone(),
             closing: database,
         }

@@ -277,6 +277,7 @@ fn help_says_what_each_command_is_for() {
         "migrate",
         "images",
         "rejections",
+        "retention",
         "send",
         "check-config",
         "healthcheck",

@@ -21,6 +21,7 @@ mod reading_the_four_shapes;
 mod recording_batches;
 mod refusing_bad_bodies;
 mod reprocessing;
+mod retaining;
 mod sharing_commits;
 mod stopping;
 mod surviving_kills;

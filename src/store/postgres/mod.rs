@@ -5,6 +5,7 @@ mod inbox;
 mod kept;
 mod rejection_catalog;
 mod rejections;
+mod retention;
 mod schema;
 
 use std::time::Duration;

@@ -5,6 +5,7 @@ mod checkpoints;
 mod inbox;
 mod rejection_catalog;
 mod rejections;
+mod retention;
 mod schema;
 
 use std::path::Path;

@@ -1,0 +1,53 @@
+//! `retention prune`: delete what is old now, or say how much that is.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Subcommand;
+
+use super::output::say;
+use super::{open_store, require_tables};
+use crate::clock::SystemClock;
+use crate::config::Loaded;
+use crate::retention::Pruner;
+use crate::store::{Aged, Store};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Retention {
+    /// Delete what is older than the settings say, as a running service does every hour
+    Prune {
+        /// Only say how many rows that would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl Retention {
+    pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
+        let Self::Prune { dry_run } = self;
+        let store = open_store(loaded).await?;
+        let result = prune(&store, loaded, dry_run).await;
+        store.close().await;
+        result.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+async fn prune(store: &Store, loaded: &Loaded, dry_run: bool) -> anyhow::Result<()> {
+    require_tables(store).await?;
+    let pruner = Pruner::new(
+        store.retention.clone(),
+        &loaded.settings.retention,
+        Arc::new(SystemClock),
+    );
+    for aged in Aged::ALL {
+        let table = aged.table();
+        if dry_run {
+            let rows = pruner.count(aged).await?;
+            say(&format!("{table}: {rows} rows would be deleted"));
+        } else {
+            let rows = pruner.prune(aged).await?;
+            say(&format!("{table}: {rows} rows were deleted"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Deleting what is old, from SQLite.
+
+use async_trait::async_trait;
+
+use super::Sqlite;
+use crate::domain::timestamp::Timestamp;
+use crate::store::{Aged, Lent, Page, Retention, StoreError, within};
+
+#[async_trait]
+impl Retention for Sqlite {
+    async fn prune_page(
+        &self,
+        aged: Aged,
+        after: i64,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Page>, StoreError> {
+        let (last, delete) = match aged {
+            Aged::Logs => (
+                "-- retention_logs_last
+                 SELECT max(id) FROM (SELECT id FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                "-- retention_logs_delete
+                 DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3",
+            ),
+            Aged::Rejections => (
+                "-- retention_rejections_last
+                 SELECT max(id) FROM (SELECT id FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                "-- retention_rejections_delete
+                 DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND received_at < $3",
+            ),
+        };
+        within(&self.place, self.deadline, "deleting what is old", async {
+            let mut lent = Lent::from(&self.writer).await?;
+            let last: Option<i64> = sqlx::query_scalar(last)
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_one(&mut *lent.connection)
+                .await?;
+            let page = match last {
+                None => None,
+                Some(last) => {
+                    let deleted = sqlx::query(delete)
+                        .bind(after)
+                        .bind(last)
+                        .bind(before.to_string())
+                        .execute(&mut *lent.connection)
+                        .await?
+                        .rows_affected();
+                    Some(Page { last, deleted })
+                }
+            };
+            lent.give_back();
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError> {
+        let count = match aged {
+            Aged::Logs => {
+                "-- retention_logs_count
+                 SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1"
+            }
+            Aged::Rejections => {
+                "-- retention_rejections_count
+                 SELECT count(*) FROM webhook_rejections WHERE received_at < $1"
+            }
+        };
+        within(&self.place, self.deadline, "counting what is old", async {
+            let count: i64 = sqlx::query_scalar(count)
+                .bind(before.to_string())
+                .fetch_one(&self.readers)
+                .await?;
+            Ok(count.unsigned_abs())
+        })
+        .await
+    }
+}

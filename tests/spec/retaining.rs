@@ -1,0 +1,115 @@
+//! What is old is deleted, and what is not stays.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::on_both_databases;
+use crate::support::app::App;
+use crate::support::database::Database;
+use crate::support::program::{run, stdout};
+use crate::support::wait;
+
+/// Enough for several transactions.
+const OLD_ROWS: usize = 2500;
+
+/// Tables with so many rows of the last century, and after each tenth of them one that is new at the tests' time.
+async fn database_with_old_rows(database: Database) -> Database {
+    let (_, database) = App::start(database).await.stop().await;
+    let rows = |columns: &str| {
+        let rows: Vec<String> = (0..OLD_ROWS)
+            .flat_map(|number| {
+                let old = format!("('1999-12-31T00:00:00.000000Z', {columns})");
+                let new = format!("('2023-12-31T00:00:00.000000Z', {columns})");
+                [Some(old), (number % 10 == 0).then_some(new)]
+            })
+            .flatten()
+            .collect();
+        rows.join(", ")
+    };
+    let script = format!(
+        "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES {};
+         INSERT INTO webhook_rejections (received_at, status, reason) VALUES {}",
+        rows("'made_up'"),
+        rows("400, 'made-up'"),
+    );
+    database.execute_script(&script).await;
+    database
+}
+
+async fn rows(database: &Database) -> (i64, i64) {
+    (
+        database
+            .count("SELECT count(*) FROM cloudflare_image_logs")
+            .await,
+        database
+            .count("SELECT count(*) FROM webhook_rejections")
+            .await,
+    )
+}
+
+const NEW_ROWS: i64 = 250;
+const ALL_ROWS: i64 = 2750;
+
+on_both_databases! {
+    async fn a_service_deletes_what_is_older_than_its_settings_say(database) {
+        let database = database_with_old_rows(database).await;
+
+        let app = App::start(database).await;
+
+        wait::until_async("nothing old is left", async || rows(&app.database).await == (NEW_ROWS, NEW_ROWS)).await;
+    }
+
+    async fn a_table_that_is_kept_for_ever_is_left_alone(database) {
+        let database = database_with_old_rows(database).await;
+
+        let app = App::start_with(database, &[("APP__RETENTION__LOGS_DAYS", "0")]).await;
+
+        wait::until_async("no old rejection is left", async || rows(&app.database).await.1 == NEW_ROWS).await;
+        let (_, database) = app.stop().await;
+        assert_eq!(rows(&database).await, (ALL_ROWS, NEW_ROWS));
+    }
+
+    async fn a_person_asks_how_much_that_is_and_has_it_deleted(database) {
+        let database = database_with_old_rows(database).await;
+        let folder = TempDir::new().expect("a folder");
+        // Of the machine's clock: what is new at the tests' time is kept.
+        let variables = [("DATABASE_URL", database.url.as_str()), ("APP__RETENTION__LOGS_DAYS", "7000"), ("APP__RETENTION__REJECTIONS_DAYS", "0")];
+        let prune = |words: &[&str]| stdout(&run(folder.path(), &[&["retention", "prune"], words].concat(), &variables));
+
+        let asked = prune(&["--dry-run"]);
+        assert_eq!(rows(&database).await, (ALL_ROWS, ALL_ROWS));
+        let done = prune(&[]);
+
+        assert_eq!(asked, "cloudflare_image_logs: 2500 rows would be deleted\nwebhook_rejections: 0 rows would be deleted\n");
+        assert_eq!(done, "cloudflare_image_logs: 2500 rows were deleted\nwebhook_rejections: 0 rows were deleted\n");
+        assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
+    }
+
+    async fn webhooks_are_recorded_meanwhile(database) {
+        let database = database_with_old_rows(database).await;
+        let app = App::start(database).await;
+        app.database.register("image").await;
+
+        for number in 0..20 {
+            app.clock.advance(Duration::from_secs(1));
+            let body = format!(r#"{{"id":"image","filename":"{number}.jpg"}}"#);
+            assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+        }
+
+        wait::until_async("nothing old is left", async || rows(&app.database).await == (NEW_ROWS + 20, NEW_ROWS)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_delete_together_what_is_old() {
+    let database = database_with_old_rows(Database::postgres().await).await;
+    let replica = App::start(database.for_a_replica()).await;
+    let app = App::start(database).await;
+
+    wait::until_async("nothing old is left", async || {
+        rows(&app.database).await == (NEW_ROWS, NEW_ROWS)
+    })
+    .await;
+    drop(replica);
+}
