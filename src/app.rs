@@ -18,7 +18,7 @@ use crate::setting::Switch;
 use crate::shutdown::{Ending, Stop};
 use crate::store::{GroupCommit, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::web::{self, Limits, behind_layers};
+use crate::web::{self, Limits, Proxies, behind_layers};
 
 /// How many probes are answered at once.
 const MAX_OPS_CONNECTIONS: usize = 64;
@@ -113,6 +113,7 @@ async fn run_to_the_end(
         listeners.ops,
         behind_layers(ops.router()),
         ops_limits,
+        Proxies::default(),
         ops_stop.clone(),
         TaskTracker::new(),
     ));
@@ -154,6 +155,7 @@ async fn run_to_the_end(
         listeners.webhook,
         router,
         limits,
+        settings.server.proxies(),
         stop.gently.clone(),
         in_flight.clone(),
     ));

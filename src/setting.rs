@@ -2,11 +2,15 @@
 //!
 //! Their errors say what is allowed and never repeat the value: it can be a secret that stands under the wrong key.
 
+mod networks;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+pub use networks::Networks;
 
 /// A whole number from `MIN` to `MAX`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use super::Receiver;
 use super::verify::{Scheme, Verifier};
 use crate::domain::notification::Origin;
 use crate::domain::timestamp::Timestamp;
+use crate::store::Turned;
 use crate::web::{ClientAddress, Kind, Problem, RequestId};
 
 /// A body over this size is hashed off the async threads, which have other requests to serve meanwhile; and only so many are
@@ -74,11 +75,16 @@ impl FromRequest<Arc<Receiver>> for Verified {
 
     async fn from_request(request: Request, receiver: &Arc<Receiver>) -> Result<Self, Problem> {
         let (head, body) = request.into_parts();
-        let (body, room) = read(&head.headers, body, &receiver.gate).await?;
-        let received_at = receiver.clock.now();
         let scheme = Scheme::tried(&head.headers);
         let client = head.extensions.get::<ClientAddress>();
-        let client = client.map(|client| client.0.ip());
+        let client = client.map(ClientAddress::ip);
+        let turn_away = |turned, at| receiver.turned_away.count(turned, at, scheme, client);
+        if !receiver.allows(client) {
+            turn_away(Turned::FromElsewhere, receiver.clock.now());
+            return Err(Problem::of(Kind::AddressNotAllowed));
+        }
+        let (body, room) = read(&head.headers, body, &receiver.gate).await?;
+        let received_at = receiver.clock.now();
         let origin = origin(&head, scheme, client);
 
         if verify(&receiver.verifier, head.headers, body.clone(), received_at).await? {
@@ -89,7 +95,7 @@ impl FromRequest<Arc<Receiver>> for Verified {
                 room,
             })
         } else {
-            receiver.turned_away.count(received_at, scheme, client);
+            turn_away(Turned::Unproved, received_at);
             Err(Problem::of(Kind::Unauthorized).detail(
                 "The request carries no valid proof that its sender knows the webhook's secret.",
             ))

@@ -18,6 +18,7 @@ mod settings;
 mod turned_away;
 pub mod verify;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -25,6 +26,7 @@ use axum::routing::post;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::setting::Networks;
 use crate::store::Inbox;
 use crate::web;
 
@@ -41,6 +43,8 @@ pub(crate) struct Receiver {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: TaskTracker,
     pub(crate) turned_away: Arc<TurnedAway>,
+    /// From where webhooks are taken; from everywhere, if these are none.
+    allowed: Networks,
 }
 
 impl Receiver {
@@ -61,10 +65,16 @@ impl Receiver {
             ),
             envelope: settings.envelope.pointers(),
             inbox,
+            allowed: settings.allowed()?,
             turned_away: Arc::new(TurnedAway::new(Arc::clone(&clock))),
             clock,
             tasks,
         })
+    }
+
+    /// Whether webhooks are taken from there.
+    fn allows(&self, client: Option<IpAddr>) -> bool {
+        self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contain(client))
     }
 
     /// The route, with and without the slash at its end.

@@ -1,12 +1,20 @@
 //! The `webhook` section of the configuration.
 
+use std::path::PathBuf;
+
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
 use super::verify::{Scheme, Verifier};
 use crate::domain::notification::UnknownImages;
-use crate::setting::{Bounded, Texts};
+use crate::setting::{Bounded, Networks, Texts};
+
+/// The word for Cloudflare's networks.
+const CLOUDFLARE: &str = "cloudflare";
+
+/// Cloudflare's networks, as far as this release knows.
+const CLOUDFLARE_ADDRESSES: &str = include_str!("../../config/cloudflare-addresses.txt");
 
 /// Where webhooks come, who may send them, and what to do with what they say.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +31,8 @@ pub struct Settings {
     unknown_images: UnknownImagesPolicy,
     /// For how long a notification waits for its image's row.
     pub park_days: Bounded<0, 365>,
+    allowed_addresses: AllowedAddresses,
+    cloudflare_addresses_file: PathBuf,
     /// Where a Cloudflare notification says what.
     pub envelope: EnvelopeSettings,
 }
@@ -55,7 +65,38 @@ impl Settings {
 
     /// Checks what no single setting can say of itself.
     pub fn check(&self) -> Result<(), InvalidSetting> {
+        self.allowed()?;
         self.verifier().map(drop)
+    }
+
+    /// From where webhooks are taken; from everywhere, if these are none. `cloudflare` stands for Cloudflare's networks.
+    pub(super) fn allowed(&self) -> Result<Networks, InvalidSetting> {
+        let mut allowed = self.allowed_addresses.networks.clone();
+        if self.allowed_addresses.with_cloudflares {
+            allowed.extend(self.cloudflare()?);
+        }
+        Ok(allowed)
+    }
+
+    fn cloudflare(&self) -> Result<Networks, InvalidSetting> {
+        let invalid = |rule| InvalidSetting {
+            key: "webhook.cloudflare_addresses_file",
+            rule,
+        };
+        let file = &self.cloudflare_addresses_file;
+        let networks = if file.as_os_str().is_empty() {
+            Networks::parse_lines(CLOUDFLARE_ADDRESSES)
+        } else {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| invalid(format!("cannot be read: {error}")))?;
+            Networks::parse_lines(&text)
+        };
+        match networks {
+            Ok(networks) if networks.is_empty() => {
+                Err(invalid("must have a network in it".to_owned()))
+            }
+            networks => networks.map_err(invalid),
+        }
     }
 
     pub(super) fn verifier(&self) -> Result<Verifier, InvalidSetting> {
@@ -67,6 +108,30 @@ impl Settings {
         .map_err(|error| InvalidSetting {
             key: "webhook.secrets",
             rule: error.to_string(),
+        })
+    }
+}
+
+/// From where webhooks are taken.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Texts")]
+struct AllowedAddresses {
+    networks: Networks,
+    with_cloudflares: bool,
+}
+
+impl TryFrom<Texts> for AllowedAddresses {
+    type Error = String;
+
+    fn try_from(texts: Texts) -> Result<Self, String> {
+        let texts = texts.into_vec();
+        let (names, networks): (Vec<_>, Vec<_>) =
+            texts.iter().partition(|text| text.trim() == CLOUDFLARE);
+        let networks = Networks::parse(networks.into_iter().map(String::as_str))
+            .map_err(|rule| format!("{rule}, or cloudflare"))?;
+        Ok(Self {
+            networks,
+            with_cloudflares: !names.is_empty(),
         })
     }
 }

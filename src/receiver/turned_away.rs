@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::verify::Scheme;
 use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
-use crate::store::{Counted, Rejections};
+use crate::store::{Counted, Rejections, Turned};
 use crate::telemetry::chain;
 
 /// How many rows are made of a minute. Whoever comes from yet another network is counted as from anywhere.
@@ -34,6 +34,7 @@ pub(crate) struct TurnedAway {
 struct Who {
     /// The minute's first second, in Unix seconds.
     minute: i64,
+    turned: Turned,
     scheme: &'static str,
     network: String,
 }
@@ -47,9 +48,16 @@ impl TurnedAway {
     }
 
     /// Counts one more.
-    pub(super) fn count(&self, at: Timestamp, scheme: Option<Scheme>, client: Option<IpAddr>) {
+    pub(super) fn count(
+        &self,
+        turned: Turned,
+        at: Timestamp,
+        scheme: Option<Scheme>,
+        client: Option<IpAddr>,
+    ) {
         let who = Who {
             minute: minute(at),
+            turned,
             scheme: scheme.map_or("", Scheme::name),
             network: client.map(network).unwrap_or_default(),
         };
@@ -96,6 +104,7 @@ impl TurnedAway {
             .filter_map(|(who, count)| {
                 Some(Counted {
                     minute: Timestamp::from_unix_seconds(who.minute).ok()?,
+                    turned: who.turned,
                     scheme: who.scheme,
                     network: who.network.clone(),
                     count: *count,

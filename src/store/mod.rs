@@ -35,7 +35,7 @@ use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
 pub use group_commit::{GroupCommit, Limits, Writer};
-pub use rejection::{Counted, Rejection, Which};
+pub use rejection::{Counted, Rejection, Turned, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -74,7 +74,7 @@ pub trait Rejections: Send + Sync {
     /// Parks a rejection that is not applied yet, as one about this image.
     async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError>;
 
-    /// Adds to how many were refused without proof of their sender.
+    /// Adds to how many were turned away.
     async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
 
     /// Notes that a parked notification could not be applied, for this reason. After 20 times it is kept, and not tried again by

@@ -35,11 +35,29 @@ pub(super) struct Told {
     pub(super) reason: &'static str,
 }
 
-/// What those are told who carry no valid proof.
-pub(super) const UNAUTHORIZED: Told = Told {
-    status: 401,
-    reason: "unauthorized",
-};
+/// Why somebody was turned away before anything of the body was parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Turned {
+    /// The request carried no valid proof.
+    Unproved,
+    /// The address may not send webhooks.
+    FromElsewhere,
+}
+
+impl Turned {
+    pub(super) fn told(self) -> Told {
+        match self {
+            Self::Unproved => Told {
+                status: 401,
+                reason: "unauthorized",
+            },
+            Self::FromElsewhere => Told {
+                status: 403,
+                reason: "address-not-allowed",
+            },
+        }
+    }
+}
 
 const INVALID_PAYLOAD: Told = Told {
     status: 400,
@@ -101,11 +119,13 @@ impl NewRejection {
     }
 }
 
-/// How many were refused in a minute because they carried no valid proof.
+/// How many were turned away in a minute.
 #[derive(Debug, Clone)]
 pub struct Counted {
     /// When the minute begins.
     pub minute: Timestamp,
+    /// Why.
+    pub turned: Turned,
     /// The scheme that they tried; empty for none.
     pub scheme: &'static str,
     /// Where they came from, as `ADDRESS/BITS`.

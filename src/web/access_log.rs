@@ -1,6 +1,5 @@
 //! One line for each request, with everything that somebody who looks for it knows.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
@@ -9,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
 
+use super::client::ClientAddress;
 use super::problem::{Cause, Told};
 use super::request_id::RequestId;
 
@@ -32,10 +32,6 @@ pub(crate) enum Weight {
     /// A probe that comes every few seconds and found everything as it should be: for the level debug.
     Routine,
 }
-
-/// The address at the other end of the connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ClientAddress(pub(crate) SocketAddr);
 
 /// What the log says in the place of a status when there was nobody left to answer; nginx's word for it.
 const CLIENT_GONE: u16 = 499;
@@ -146,8 +142,8 @@ impl Line {
             .unwrap_or_default()
     }
 
-    fn client(&self) -> Option<tracing::field::DisplayValue<SocketAddr>> {
-        self.client.map(|client| tracing::field::display(client.0))
+    fn client(&self) -> Option<tracing::field::DisplayValue<ClientAddress>> {
+        self.client.map(tracing::field::display)
     }
 }
 

@@ -5,6 +5,7 @@
 //! ```
 
 mod access_log;
+mod client;
 mod problem;
 mod request_id;
 mod serve;
@@ -15,9 +16,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::setting::{Bounded, ListenAddress};
+use crate::setting::{Bounded, ListenAddress, Networks};
+use client::ForwardedHeader;
 
-pub(crate) use access_log::{ClientAddress, LogFields, Weight};
+pub(crate) use access_log::{LogFields, Weight};
+pub(crate) use client::{ClientAddress, Proxies};
 pub(crate) use problem::{Cause, Kind, Problem};
 pub(crate) use request_id::RequestId;
 pub(crate) use serve::{Limits, serve};
@@ -36,6 +39,20 @@ pub struct Settings {
     pub keep_alive_secs: Bounded<1, 3600>,
     /// How many connections are served at once.
     pub max_connections: Bounded<1, 1_000_000>,
+    /// The proxies whose word on their clients' addresses is taken.
+    pub trusted_proxies: Networks,
+    /// In which header they tell it.
+    pub client_address_header: ForwardedHeader,
+}
+
+impl Settings {
+    /// Whose word is taken on where a request came from.
+    pub(crate) fn proxies(&self) -> Proxies {
+        Proxies {
+            trusted: self.trusted_proxies.clone(),
+            header: self.client_address_header,
+        }
+    }
 }
 
 /// Puts a surface behind the layers that all of them share. The outermost is the last.

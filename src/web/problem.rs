@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     InvalidPayload,
     /// No proof of the sender, or none that holds.
     Unauthorized,
+    /// The address may not send webhooks.
+    AddressNotAllowed,
     /// The image has no row.
     UnknownImage,
     /// The path leads nowhere.
@@ -38,6 +40,7 @@ impl Kind {
         match self {
             Self::InvalidPayload => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::AddressNotAllowed => StatusCode::FORBIDDEN,
             Self::UnknownImage | Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -60,6 +63,7 @@ impl Kind {
         match self {
             Self::InvalidPayload => "invalid-payload",
             Self::Unauthorized => "unauthorized",
+            Self::AddressNotAllowed => "address-not-allowed",
             Self::UnknownImage => "unknown-image",
             Self::NoSuchRoute => "no-such-route",
             Self::MethodNotAllowed => "method-not-allowed",
@@ -74,6 +78,7 @@ impl Kind {
         match self {
             Self::InvalidPayload => "The body is not a webhook this service understands",
             Self::Unauthorized => "The sender could not be verified",
+            Self::AddressNotAllowed => "Webhooks are not taken from this address",
             Self::UnknownImage => "There is no such image",
             Self::NoSuchRoute => "There is nothing at this path",
             Self::MethodNotAllowed => "This method is not allowed here",

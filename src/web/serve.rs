@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::access_log::ClientAddress;
+use super::client::{ClientAddress, Proxies};
 
 /// How long to wait after the system would not accept a connection, for instance for want of file descriptors.
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
@@ -50,9 +50,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    proxies: Proxies,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    let proxies = Arc::new(proxies);
     let places = Arc::new(Semaphore::new(limits.max_connections));
     loop {
         let place = tokio::select! {
@@ -75,6 +77,7 @@ pub(crate) async fn serve(
             client,
             router.clone(),
             limits,
+            Arc::clone(&proxies),
             stop.clone(),
             place,
         ));
@@ -91,6 +94,7 @@ async fn serve_connection(
     client: SocketAddr,
     router: Router,
     limits: Limits,
+    proxies: Arc<Proxies>,
     stop: CancellationToken,
     _place: OwnedSemaphorePermit,
 ) {
@@ -100,6 +104,7 @@ async fn serve_connection(
     }
     let activity = Arc::new(Activity::default());
     let service = service_fn(|request: Request<Incoming>| {
+        let client = proxies.client(client, request.headers());
         answer(router.clone(), request, client, Arc::clone(&activity))
     });
     let builder = builder(limits);
@@ -188,11 +193,11 @@ impl Drop for InFlight {
 async fn answer(
     router: Router,
     request: Request<Incoming>,
-    client: SocketAddr,
+    client: ClientAddress,
     activity: Arc<Activity>,
 ) -> Result<axum::response::Response, Infallible> {
     let _in_flight = activity.begin();
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ClientAddress(client));
+    request.extensions_mut().insert(client);
     router.oneshot(request).await
 }

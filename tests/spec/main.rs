@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admitting;
 mod adopting_djangos_tables;
 mod answering;
 mod coming_too_early;

@@ -33,7 +33,7 @@ fn neighbours_are_counted_together() {
         let turned_away = turned_away();
 
         for client in [one, other] {
-            turned_away.count(at(61), None, client.parse().ok());
+            turned_away.count(Turned::Unproved, at(61), None, client.parse().ok());
         }
 
         assert_eq!(counts(&turned_away), [(60, together.to_owned(), 2)]);
@@ -46,7 +46,7 @@ fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
 
     for number in 0..100_000_u32 {
         let client = Ipv4Addr::from_bits(number << 8);
-        turned_away.count(at(5), None, Some(client.into()));
+        turned_away.count(Turned::Unproved, at(5), None, Some(client.into()));
     }
 
     let counts = counts(&turned_away);

@@ -12,7 +12,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection, UNAUTHORIZED};
+use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection};
 use crate::store::{Failure, Lent, Rejections, StoreError};
 
 #[async_trait]
@@ -61,12 +61,12 @@ impl Rejections for Postgres {
             sqlx::query(
                 "-- rejections_count
                  INSERT INTO webhook_rejections AS rejection (received_at, status, reason, scheme, client_address, count, state)
-                 SELECT told.minute, $5, $6, told.scheme, told.network, told.count, 'counted'
+                 SELECT told.minute, told.status, told.reason, told.scheme, told.network, told.count, 'counted'
                  FROM (
                      SELECT UNNEST($1::timestamptz[]) AS minute, UNNEST($2::text[]) AS scheme, UNNEST($3::text[]) AS network,
-                         UNNEST($4::bigint[]) AS count
+                         UNNEST($4::bigint[]) AS count, UNNEST($5::integer[]) AS status, UNNEST($6::text[]) AS reason
                  ) AS told
-                 ORDER BY told.minute, told.scheme, told.network
+                 ORDER BY told.minute, told.reason, told.scheme, told.network
                  ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
                  DO UPDATE SET count = rejection.count + excluded.count",
             )
@@ -74,8 +74,8 @@ impl Rejections for Postgres {
             .bind(column(counted, |counted| counted.scheme))
             .bind(column(counted, |counted| counted.network.as_str()))
             .bind(column(counted, |counted| counted.count))
-            .bind(UNAUTHORIZED.status)
-            .bind(UNAUTHORIZED.reason)
+            .bind(column(counted, |counted| counted.turned.told().status))
+            .bind(column(counted, |counted| counted.turned.told().reason))
             .execute(&mut *lent.connection)
             .await?;
             lent.give_back();

@@ -12,7 +12,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection, UNAUTHORIZED};
+use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection};
 use crate::store::{Failure, Lent, Rejections, StoreError, within};
 
 #[async_trait]
@@ -64,7 +64,15 @@ impl Rejections for Sqlite {
             .iter()
             .map(|counted| {
                 let minute = counted.minute.to_string();
-                (minute, counted.scheme, &counted.network, counted.count)
+                let told = counted.turned.told();
+                (
+                    minute,
+                    told.status,
+                    told.reason,
+                    counted.scheme,
+                    &counted.network,
+                    counted.count,
+                )
             })
             .collect();
         within(&self.place, self.deadline, "counting who was turned away", async {
@@ -73,13 +81,11 @@ impl Rejections for Sqlite {
                 // Without a WHERE, ON would be read as part of a join.
                 "-- rejections_count
                  INSERT INTO webhook_rejections (received_at, status, reason, scheme, client_address, count, state)
-                 SELECT value ->> 0, $2, $3, value ->> 1, value ->> 2, value ->> 3, 'counted' FROM jsonb_each($1) WHERE true
+                 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, 'counted' FROM jsonb_each($1) WHERE true
                  ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
                  DO UPDATE SET count = count + excluded.count",
             )
             .bind(json(&told))
-            .bind(UNAUTHORIZED.status)
-            .bind(UNAUTHORIZED.reason)
             .execute(&mut *lent.connection)
             .await?;
             lent.give_back();

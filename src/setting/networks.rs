@@ -1,0 +1,109 @@
+//! Networks of IP addresses.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::Texts;
+
+/// Some networks: `203.0.113.0/24`, `2001:db8::/32`, or a single address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Texts")]
+pub struct Networks(Vec<IpNet>);
+
+impl TryFrom<Texts> for Networks {
+    type Error = String;
+
+    fn try_from(texts: Texts) -> Result<Self, String> {
+        Self::parse(texts.into_vec().iter().map(String::as_str))
+    }
+}
+
+impl Networks {
+    /// Reads them. Fails with what is allowed.
+    pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let networks = texts.into_iter().map(|text| {
+            let text = text.trim();
+            let network: Option<IpNet> = text
+                .parse()
+                .ok()
+                .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+            network.ok_or_else(|| {
+                "must be networks such as 203.0.113.0/24 or 2001:db8::/32, or single IP addresses"
+                    .to_owned()
+            })
+        });
+        networks.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Reads a file with one in each line. What follows a `#` is not read.
+    pub fn parse_lines(text: &str) -> Result<Self, String> {
+        let lines = text
+            .lines()
+            .map(|line| line.split('#').next().unwrap_or_default().trim());
+        Self::parse(lines.filter(|line| !line.is_empty()))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds others.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Whether the address is in one of them. An IPv4 address that is written as one of IPv6 is that IPv4 address.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_its_addresses_and_no_others() {
+        let networks = Networks::parse(["203.0.113.0/24", "2001:db8::/32", " 192.0.2.7 "])
+            .expect("they are networks");
+
+        for (address, expected) in [
+            ("203.0.113.255", true),
+            ("203.0.114.0", false),
+            ("::ffff:203.0.113.1", true),
+            ("2001:db8:ffff::1", true),
+            ("2001:db9::1", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+        ] {
+            let address = address.parse().expect("an address");
+            assert_eq!(networks.contain(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in [
+            "",
+            "everybody",
+            "203.0.113.0/33",
+            "203.0.113",
+            "2001:db8::/129",
+        ] {
+            assert!(Networks::parse([text]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_one_in_each_line() {
+        let networks = Networks::parse_lines("# all of them\n192.0.2.0/24 # documents\n\n::1\n");
+
+        assert_eq!(networks, Networks::parse(["192.0.2.0/24", "::1"]));
+    }
+}

@@ -1,0 +1,199 @@
+//! Who is at the other end: the address of the connection, or, where that is a trusted proxy's, the address that the proxy tells.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::header::HeaderName;
+use axum::http::{HeaderMap, HeaderValue};
+use serde::Deserialize;
+
+use crate::setting::Networks;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientAddress {
+    peer: SocketAddr,
+    /// What a trusted proxy told.
+    forwarded: Option<IpAddr>,
+}
+
+impl ClientAddress {
+    /// The address, as one of IPv4 if it can be.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.forwarded.unwrap_or(self.peer.ip()).to_canonical()
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.forwarded {
+            Some(ip) => ip.fmt(f),
+            None => self.peer.fmt(f),
+        }
+    }
+}
+
+/// In which header a proxy tells its client's address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`: each proxy adds the address that called it.
+    #[default]
+    XForwardedFor,
+    /// `CF-Connecting-IP`: Cloudflare's own.
+    CfConnectingIp,
+}
+
+impl TryFrom<String> for ForwardedHeader {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        match name.as_str() {
+            "x-forwarded-for" => Ok(Self::XForwardedFor),
+            "cf-connecting-ip" => Ok(Self::CfConnectingIp),
+            _ => Err("must be x-forwarded-for or cf-connecting-ip"),
+        }
+    }
+}
+
+/// The proxies whose word on their clients' addresses is taken. Nobody else's is: anybody can send such a header.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Proxies {
+    pub(crate) trusted: Networks,
+    pub(crate) header: ForwardedHeader,
+}
+
+impl Proxies {
+    /// The client behind this connection.
+    pub(super) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
+        let forwarded = self
+            .trusted
+            .contain(peer.ip())
+            .then(|| self.forwarded(headers))
+            .flatten();
+        ClientAddress { peer, forwarded }
+    }
+
+    fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        match self.header {
+            ForwardedHeader::CfConnectingIp => {
+                address(headers.get(CF_CONNECTING_IP)?.to_str().ok()?)
+            }
+            ForwardedHeader::XForwardedFor => {
+                let values: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+                self.last_untrusted(&values)
+            }
+        }
+    }
+
+    /// Each proxy adds an address at the end, so that what stands before the last one that is not trusted may be anybody's invention.
+    /// What is no address ends the search too: the last trusted proxy is the client then.
+    fn last_untrusted(&self, values: &[&HeaderValue]) -> Option<IpAddr> {
+        let mut client = None;
+        for value in values.iter().rev() {
+            for told in value.to_str().ok()?.rsplit(',') {
+                let Some(told) = address(told) else {
+                    return client;
+                };
+                client = Some(told);
+                if !self.trusted.contain(told) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+}
+
+/// An address, with or without a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let ip = text.parse::<IpAddr>().ok();
+    ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(header: ForwardedHeader, peer: &str, headers: &[(HeaderName, &str)]) -> String {
+        let proxies = Proxies {
+            trusted: Networks::parse(["10.0.0.0/8"]).expect("a network"),
+            header,
+        };
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().expect("a header")))
+            .collect();
+        let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
+        proxies.client(peer, &headers).ip().to_string()
+    }
+
+    #[test]
+    fn of_x_forwarded_for_the_last_address_counts_that_is_no_trusted_proxys() {
+        for (told, expected) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("192.0.2.1, 203.0.113.7", "203.0.113.7"),
+            ("192.0.2.1, 203.0.113.7, 10.1.1.1", "203.0.113.7"),
+            ("10.1.1.1, 10.1.1.2", "10.1.1.1"),
+            ("203.0.113.7:4711", "203.0.113.7"),
+            ("[2001:db8::1]:4711", "2001:db8::1"),
+            ("192.0.2.1, nonsense, 10.1.1.1", "10.1.1.1"),
+            ("nonsense", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let headers = [(X_FORWARDED_FOR, told)];
+            let seen = client(ForwardedHeader::XForwardedFor, "10.0.0.1", &headers);
+            assert_eq!(seen, expected, "{told}");
+        }
+    }
+
+    #[test]
+    fn several_headers_are_read_as_one() {
+        let headers = [
+            (X_FORWARDED_FOR, "203.0.113.7"),
+            (X_FORWARDED_FOR, "10.1.1.1"),
+        ];
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name, value.parse().expect("a header"));
+        }
+        let proxies = Proxies {
+            trusted: Networks::parse(["10.0.0.0/8"]).expect("a network"),
+            header: ForwardedHeader::XForwardedFor,
+        };
+
+        let seen = proxies.client("10.0.0.1:1".parse().expect("an address"), &map);
+
+        assert_eq!(seen.to_string(), "203.0.113.7");
+    }
+
+    #[test]
+    fn nobody_else_is_believed_and_no_other_header_read() {
+        let (x_forwarded_for, cf) = (
+            (X_FORWARDED_FOR, "203.0.113.7"),
+            (CF_CONNECTING_IP, "203.0.113.8"),
+        );
+        let both = [x_forwarded_for, cf];
+
+        assert_eq!(
+            client(ForwardedHeader::XForwardedFor, "192.0.2.1", &both),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client(ForwardedHeader::CfConnectingIp, "192.0.2.1", &both),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client(ForwardedHeader::CfConnectingIp, "10.0.0.1", &both),
+            "203.0.113.8"
+        );
+        assert_eq!(
+            client(ForwardedHeader::XForwardedFor, "10.0.0.1", &both),
+            "203.0.113.7"
+        );
+    }
+}
