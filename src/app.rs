@@ -140,6 +140,7 @@ async fn run_to_the_end(
     let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
     parts.spawn(parking.run(stop.gently.clone()));
 
+    parts.spawn(Arc::clone(&receiver.admission).run(stop.gently.clone()));
     let turned_away = Arc::clone(&receiver.turned_away);
     parts.spawn(turned_away.run(store.rejections.clone(), writers_stop.clone()));
 

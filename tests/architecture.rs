@@ -71,7 +71,8 @@ const ALLOWED: [(&str, &[&str]); 14] = [
 ];
 
 /// The crates that only some modules may name. The command line plays Cloudflare, so it is an HTTP client too.
-const CONFINED: [(&str, &[&str]); 11] = [
+const CONFINED: [(&str, &[&str]); 12] = [
+    ("governor", &["receiver"]),
     ("ipnet", &["setting"]),
     ("mimalloc", &["main"]),
     ("prometheus_client", &["telemetry"]),

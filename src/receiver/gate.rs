@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Receiver;
+use super::admission::NotAdmitted;
 use super::verify::{Scheme, Verifier};
 use crate::domain::notification::Origin;
 use crate::domain::timestamp::Timestamp;
@@ -68,6 +69,8 @@ pub(super) struct Verified {
     pub(super) origin: Origin,
     /// Its place among the large bodies, if it is one; to be held for as long as anything of it is.
     pub(super) room: Option<OwnedSemaphorePermit>,
+    /// Its place among those that are worked on.
+    pub(super) in_flight: OwnedSemaphorePermit,
 }
 
 impl FromRequest<Arc<Receiver>> for Verified {
@@ -79,10 +82,12 @@ impl FromRequest<Arc<Receiver>> for Verified {
         let client = head.extensions.get::<ClientAddress>();
         let client = client.map(ClientAddress::ip);
         let turn_away = |turned, at| receiver.turned_away.count(turned, at, scheme, client);
-        if !receiver.allows(client) {
-            turn_away(Turned::FromElsewhere, receiver.clock.now());
-            return Err(Problem::of(Kind::AddressNotAllowed));
-        }
+        let in_flight = receiver.admission.admit(client).map_err(|why| {
+            if why == NotAdmitted::FromElsewhere {
+                turn_away(Turned::FromElsewhere, receiver.clock.now());
+            }
+            Problem::from(why)
+        })?;
         let (body, room) = read(&head.headers, body, &receiver.gate).await?;
         let received_at = receiver.clock.now();
         let origin = origin(&head, scheme, client);
@@ -93,6 +98,7 @@ impl FromRequest<Arc<Receiver>> for Verified {
                 received_at,
                 origin,
                 room,
+                in_flight,
             })
         } else {
             turn_away(Turned::Unproved, received_at);
@@ -102,6 +108,21 @@ impl FromRequest<Arc<Receiver>> for Verified {
         }
     }
 }
+
+impl From<NotAdmitted> for Problem {
+    fn from(why: NotAdmitted) -> Self {
+        match why {
+            NotAdmitted::FromElsewhere => Self::of(Kind::AddressNotAllowed),
+            NotAdmitted::TooOften(wait) => Self::of(Kind::RateLimited).retry_after(wait),
+            NotAdmitted::TooManyAtOnce => Self::of(Kind::Busy).because(TooManyAtOnce),
+        }
+    }
+}
+
+/// More webhooks are in flight than may be.
+#[derive(Debug, thiserror::Error)]
+#[error("too many webhooks are being worked on already (webhook.max_in_flight)")]
+struct TooManyAtOnce;
 
 fn origin(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> Origin {
     let request_id = head.extensions.get::<RequestId>();

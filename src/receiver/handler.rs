@@ -20,6 +20,7 @@ use crate::web::{Kind, Problem};
 /// Parses the body, records what it says, and answers what that came to. A body that breaks a rule is recorded too, for somebody to
 /// look at.
 pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Verified) -> Response {
+    let _in_flight = verified.in_flight;
     let (content, payload, error) = match payload::parse(&verified.body, &receiver.envelope) {
         Ok((content, payload)) => (content, payload, None),
         Err(error) => {

@@ -9,6 +9,7 @@
 //! gate ──► turned_away ──► store::Rejections: how many had no proof
 //! ```
 
+mod admission;
 mod gate;
 mod handler;
 mod outcome;
@@ -18,7 +19,6 @@ mod settings;
 mod turned_away;
 pub mod verify;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -26,10 +26,10 @@ use axum::routing::post;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::setting::Networks;
 use crate::store::Inbox;
 use crate::web;
 
+pub(crate) use admission::Admission;
 pub(crate) use parking::{Parking, Reprocessed};
 pub use settings::{InvalidSetting, Settings, WebhookPath};
 pub(crate) use turned_away::TurnedAway;
@@ -43,8 +43,7 @@ pub(crate) struct Receiver {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: TaskTracker,
     pub(crate) turned_away: Arc<TurnedAway>,
-    /// From where webhooks are taken; from everywhere, if these are none.
-    allowed: Networks,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl Receiver {
@@ -65,16 +64,11 @@ impl Receiver {
             ),
             envelope: settings.envelope.pointers(),
             inbox,
-            allowed: settings.allowed()?,
+            admission: Arc::new(Admission::new(settings)?),
             turned_away: Arc::new(TurnedAway::new(Arc::clone(&clock))),
             clock,
             tasks,
         })
-    }
-
-    /// Whether webhooks are taken from there.
-    fn allows(&self, client: Option<IpAddr>) -> bool {
-        self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contain(client))
     }
 
     /// The route, with and without the slash at its end.

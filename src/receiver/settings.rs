@@ -33,6 +33,12 @@ pub struct Settings {
     pub park_days: Bounded<0, 365>,
     allowed_addresses: AllowedAddresses,
     cloudflare_addresses_file: PathBuf,
+    /// How many webhooks a second one client may send; 0: any number.
+    pub client_rate_limit_per_second: Bounded<0, 1_000_000>,
+    /// How many webhooks a second all clients together may send; 0: any number.
+    pub rate_limit_per_second: Bounded<0, 1_000_000>,
+    /// How many webhooks are worked on at once.
+    pub max_in_flight: Bounded<1, 1_000_000>,
     /// Where a Cloudflare notification says what.
     pub envelope: EnvelopeSettings,
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -19,6 +20,8 @@ pub(crate) enum Kind {
     Unauthorized,
     /// The address may not send webhooks.
     AddressNotAllowed,
+    /// There were too many requests lately.
+    RateLimited,
     /// The image has no row.
     UnknownImage,
     /// The path leads nowhere.
@@ -41,6 +44,7 @@ impl Kind {
             Self::InvalidPayload => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::UnknownImage | Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -51,10 +55,10 @@ impl Kind {
     }
 
     /// How many seconds a client does well to wait before it tries again.
-    fn retry_after(self) -> Option<HeaderValue> {
+    fn retry_after(self) -> Option<u64> {
         match self {
             // What waits now is recorded by then, unless the database is in trouble.
-            Self::Busy => Some(HeaderValue::from_static("1")),
+            Self::Busy => Some(1),
             _ => None,
         }
     }
@@ -64,6 +68,7 @@ impl Kind {
             Self::InvalidPayload => "invalid-payload",
             Self::Unauthorized => "unauthorized",
             Self::AddressNotAllowed => "address-not-allowed",
+            Self::RateLimited => "rate-limited",
             Self::UnknownImage => "unknown-image",
             Self::NoSuchRoute => "no-such-route",
             Self::MethodNotAllowed => "method-not-allowed",
@@ -79,6 +84,7 @@ impl Kind {
             Self::InvalidPayload => "The body is not a webhook this service understands",
             Self::Unauthorized => "The sender could not be verified",
             Self::AddressNotAllowed => "Webhooks are not taken from this address",
+            Self::RateLimited => "There were too many requests; try again later",
             Self::UnknownImage => "There is no such image",
             Self::NoSuchRoute => "There is nothing at this path",
             Self::MethodNotAllowed => "This method is not allowed here",
@@ -97,6 +103,8 @@ pub(crate) struct Problem {
     detail: Option<String>,
     field: Option<String>,
     cause: Option<Cause>,
+    /// In seconds.
+    retry_after: Option<u64>,
 }
 
 /// Why, for the log alone: it travels beside the answer, and never in it.
@@ -141,6 +149,7 @@ impl Problem {
             detail: None,
             field: None,
             cause: None,
+            retry_after: kind.retry_after(),
         }
     }
 
@@ -148,6 +157,15 @@ impl Problem {
     pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
         Self {
             detail: Some(detail.into()),
+            ..self
+        }
+    }
+
+    /// Adds how long a client does well to wait before it tries again, in whole seconds.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            retry_after: Some(seconds.max(1)),
             ..self
         }
     }
@@ -190,8 +208,8 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         let mut response = (status, [content_type], body).into_response();
-        if let Some(seconds) = self.kind.retry_after() {
-            response.headers_mut().insert(RETRY_AFTER, seconds);
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
         response.extensions_mut().insert(Told {
             name: self.kind.name(),

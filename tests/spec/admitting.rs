@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::support::app::{Answer, App, answer};
+use crate::support::database::Database;
 use crate::support::program::{run, stderr};
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -51,11 +53,103 @@ on_both_databases! {
     }
 }
 
+/// A service behind a proxy that is trusted.
+async fn behind_a_proxy(variables: &[(&str, &str)]) -> App {
+    let base = [("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1")];
+    App::start_with(Database::sqlite(), &[&base[..], variables].concat()).await
+}
+
+/// Posts so many webhooks at once for a client at that address; how many were let in, and an answer to one that was not.
+async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<Answer>) {
+    let answers = join_all((0..count).map(|_| deliver_for(app, "x-forwarded-for", client))).await;
+    let (admitted, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status == 200);
+    (admitted.len(), refused.into_iter().next())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_too_often_is_told_when_to_come_again_and_slows_down_no_other() {
+    let app = behind_a_proxy(&[("APP__WEBHOOK__CLIENT_RATE_LIMIT_PER_SECOND", "2")]).await;
+
+    let (admitted, refused) = flood(&app, "203.0.113.7", 60).await;
+
+    let refused = refused.expect("60 at once are more than two a second");
+    assert!(admitted >= 1, "the first ones are let in");
+    assert_eq!(refused.outcome(), (429, "rate-limited"));
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(
+        deliver_for(&app, "x-forwarded-for", "203.0.113.8")
+            .await
+            .status,
+        200
+    );
+    // All addresses that one client of IPv6 has are one client.
+    let neighbours = join_all((0..60).map(|number| {
+        let (app, client) = (&app, format!("2001:db8::{number:x}"));
+        async move { deliver_for(app, "x-forwarded-for", &client).await.status }
+    }))
+    .await;
+    assert!(neighbours.iter().any(|status| *status == 429));
+    wait::until_async("it is let in again", async || {
+        deliver_for(&app, "x-forwarded-for", "203.0.113.7")
+            .await
+            .status
+            == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_together_have_a_limit_too() {
+    let app = behind_a_proxy(&[("APP__WEBHOOK__RATE_LIMIT_PER_SECOND", "2")]).await;
+
+    let answers = join_all((0..60).map(|number| {
+        let (app, client) = (&app, format!("203.0.113.{number}"));
+        async move { deliver_for(app, "x-forwarded-for", &client).await }
+    }))
+    .await;
+
+    let refused = answers.iter().find(|answer| answer.status != 200);
+    let refused = refused.expect("60 at once are more than two a second");
+    assert_eq!(refused.outcome(), (429, "rate-limited"));
+    assert!(refused.headers.contains_key("retry-after"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_are_worked_on_at_once_than_may_be() {
+    let app = App::start_with(
+        Database::postgres().await,
+        &[
+            ("APP__WEBHOOK__MAX_IN_FLIGHT", "1"),
+            // A row's lock is waited for a twenty-fifth of this.
+            ("APP__DATABASE__TIMEOUT_SECS", "300"),
+        ],
+    )
+    .await;
+    app.database.register("image").await;
+    let held = app.database.hold_image("image").await;
+    let body = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+    let first = app.unsigned(body).header("cf-webhook-auth", SECRET);
+    let first = tokio::spawn(answer(first));
+    app.database.wait_until_somebody_waits_for_a_lock().await;
+
+    let second = app.deliver(TEST_MESSAGE).await;
+    held.release().await;
+
+    assert_eq!(second.outcome(), (503, "busy"));
+    assert_eq!(second.headers["retry-after"], "1");
+    assert_eq!(first.await.expect("no panic").outcome(), (200, "applied"));
+    assert_eq!(
+        app.deliver(TEST_MESSAGE).await.status,
+        200,
+        "its place is free again"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_forges_an_address() {
-    let database = crate::support::database::Database::sqlite();
     let app = App::start_with(
-        database,
+        Database::sqlite(),
         &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")],
     )
     .await;
@@ -89,8 +183,7 @@ async fn cloudflares_networks_have_a_name_and_can_be_replaced() {
     .concat();
 
     for (variables, theirs, ours) in [(&built_in[..], 200, 403), (&replaced, 403, 200)] {
-        let database = crate::support::database::Database::sqlite();
-        let app = App::start_with(database, variables).await;
+        let app = App::start_with(Database::sqlite(), variables).await;
         assert_eq!(
             deliver_for(&app, "cf-connecting-ip", "104.16.1.1")
                 .await
