@@ -25,4 +25,5 @@ mod reprocessing;
 mod retaining;
 mod sharing_commits;
 mod stopping;
+mod surviving_any_input;
 mod surviving_kills;
