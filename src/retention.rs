@@ -94,12 +94,14 @@ impl Pruner {
         let before = self.clock.now().saturating_sub(kept_for);
         let (mut after, mut deleted) = (i64::MIN, 0);
         while let Some(page) = self.store.prune_page(aged, after, before, PAGE).await? {
-            if page.deleted == 0 {
+            if !page.has_old {
                 break;
             }
             deleted += page.deleted;
             after = page.last;
-            tokio::time::sleep(PAUSE).await;
+            if page.deleted > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         Ok(deleted)
     }

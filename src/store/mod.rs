@@ -104,7 +104,7 @@ pub trait RejectionCatalog: Send + Sync {
     ) -> Result<Vec<Rejection>, StoreError>;
 }
 
-/// Deletes what is old.
+/// Deletes what is old. Of the audit trail that are the entries of webhooks: what other programs write there is theirs.
 #[async_trait]
 pub trait Retention: Send + Sync {
     /// Looks at so many rows from the first with a greater id on, and deletes those of them that are from before this time. `None`
@@ -149,6 +149,8 @@ impl Aged {
 pub struct Page {
     /// The id of its last row.
     pub last: i64,
+    /// Whether any of its rows was from before the time that was asked for.
+    pub has_old: bool,
     /// How many of its rows were deleted.
     pub deleted: u64,
 }

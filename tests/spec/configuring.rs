@@ -342,13 +342,13 @@ const WRONG: [(&str, &str, &str, &str); 24] = [
         "APP__SERVER__LISTENS",
         "x",
         "server.listens",
-        "is not a setting; [server] has body_limit_bytes, keep_alive_secs, listen, ",
+        "is not a setting; [server] has body_limit_bytes, client_address_header, keep_alive_secs, listen, ",
     ),
     (
         "APP__SEVRER__LISTEN",
         "x",
         "sevrer.listen",
-        "is not a setting; the sections are database, log, ops, server, shutdown, webhook",
+        "is not a setting; the sections are database, log, ops, retention, server, shutdown, webhook",
     ),
     ("APP__SERVER", "x", "server", "is not a setting"),
     (

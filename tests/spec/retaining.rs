@@ -29,18 +29,29 @@ async fn database_with_old_rows(database: Database) -> Database {
     };
     let script = format!(
         "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES {};
+         INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES {};
          INSERT INTO webhook_rejections (received_at, status, reason) VALUES {}",
-        rows("'made_up'"),
+        // Of another program, and before ours.
+        rows("'upload_url_created'"),
+        rows("'webhook_received'"),
         rows("400, 'made-up'"),
     );
     database.execute_script(&script).await;
     database
 }
 
+/// How many rows there are: of webhooks in the audit trail, and of what was not applied.
 async fn rows(database: &Database) -> (i64, i64) {
+    let of_others =
+        "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'upload_url_created'";
+    assert_eq!(
+        database.count(of_others).await,
+        ALL_ROWS,
+        "they are not ours to delete"
+    );
     (
         database
-            .count("SELECT count(*) FROM cloudflare_image_logs")
+            .count("SELECT count(*) FROM cloudflare_image_logs WHERE event_type <> 'upload_url_created'")
             .await,
         database
             .count("SELECT count(*) FROM webhook_rejections")

@@ -15,40 +15,45 @@ impl Retention for Postgres {
         before: Timestamp,
         limit: u32,
     ) -> Result<Option<Page>, StoreError> {
-        let (last, delete) = match aged {
+        let (page, delete) = match aged {
             Aged::Logs => (
-                "-- retention_logs_last
-                 SELECT max(id) FROM (SELECT id FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                "-- retention_logs_page
+                 SELECT max(id), bool_or(timestamp < $3) FROM (SELECT id, timestamp FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
                 "-- retention_logs_delete
-                 DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3",
+                 DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3
+                     AND event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')",
             ),
             Aged::Rejections => (
-                "-- retention_rejections_last
-                 SELECT max(id) FROM (SELECT id FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                "-- retention_rejections_page
+                 SELECT max(id), bool_or(received_at < $3) FROM (SELECT id, received_at FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
                 "-- retention_rejections_delete
                  DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND received_at < $3",
             ),
         };
         self.within("deleting what is old", async {
             let mut lent = Lent::from(&self.pool).await?;
-            let last: Option<i64> = sqlx::query_scalar(last)
+            let (last, has_old): (Option<i64>, Option<bool>) = sqlx::query_as(page)
                 .bind(after)
                 .bind(i64::from(limit))
+                .bind(before.to_offset_date_time())
                 .fetch_one(&mut *lent.connection)
                 .await?;
-            let page = match last {
-                None => None,
-                Some(last) => {
-                    let deleted = sqlx::query(delete)
-                        .bind(after)
-                        .bind(last)
-                        .bind(before.to_offset_date_time())
-                        .execute(&mut *lent.connection)
-                        .await?
-                        .rows_affected();
-                    Some(Page { last, deleted })
-                }
-            };
+            let has_old = has_old.unwrap_or_default();
+            let mut deleted = 0;
+            if let Some(last) = last.filter(|_| has_old) {
+                deleted = sqlx::query(delete)
+                    .bind(after)
+                    .bind(last)
+                    .bind(before.to_offset_date_time())
+                    .execute(&mut *lent.connection)
+                    .await?
+                    .rows_affected();
+            }
+            let page = last.map(|last| Page {
+                last,
+                has_old,
+                deleted,
+            });
             lent.give_back();
             Ok(page)
         })
@@ -59,7 +64,8 @@ impl Retention for Postgres {
         let count = match aged {
             Aged::Logs => {
                 "-- retention_logs_count
-                 SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1"
+                 SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1
+                     AND event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"
             }
             Aged::Rejections => {
                 "-- retention_rejections_count
