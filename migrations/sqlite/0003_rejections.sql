@@ -2,7 +2,7 @@
 --
 -- The body is there where the sender was proved, up to 64 KiB of the body_bytes that it had.
 --
--- state: 'kept'; 'parked', a notification for an image that has no row yet, which is applied when it has one; 'applied', at
+-- state: 'kept'; 'parked', since parked_at, a notification for an image that has no row yet, which is applied when it has one; 'applied', at
 -- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself; 'counted', how many
 -- came without proof in the minute that begins at received_at, from the network in client_address.
 CREATE TABLE IF NOT EXISTS webhook_rejections (
@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS webhook_rejections (
     body_bytes integer NOT NULL DEFAULT 0,
     count integer NOT NULL DEFAULT 1,
     state text NOT NULL DEFAULT 'kept',
+    parked_at text,
     attempts integer NOT NULL DEFAULT 0,
     settled_at text,
     outcome text NOT NULL DEFAULT '',
@@ -30,4 +31,4 @@ CREATE UNIQUE INDEX IF NOT EXISTS webhook_rejections_counted ON webhook_rejectio
     WHERE state = 'counted';
 
 -- Finds the parked ones, and finds at once that there are none.
-CREATE INDEX IF NOT EXISTS webhook_rejections_parked ON webhook_rejections (received_at, id) WHERE state = 'parked';
+CREATE INDEX IF NOT EXISTS webhook_rejections_parked ON webhook_rejections (id) WHERE state = 'parked';

@@ -108,8 +108,8 @@ fn logged(mut response: Response, fields: LogFields) -> Response {
 
 fn unknown_image() -> Problem {
     Problem::of(Kind::UnknownImage).detail(
-        "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied when there is one. Insert it when \
-         the upload URL is made, or set webhook.unknown_images to \"create\".",
+        "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied if one appears within \
+         webhook.park_days. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
     )
 }
 

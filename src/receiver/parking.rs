@@ -1,5 +1,6 @@
 //! Notifications that came before their image's row: they are parked, and applied when it is there, whoever has inserted it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Where looking takes long, because much is parked, the pause is so many times as long.
 const PAUSE_TIMES_SWEEP: u32 = 10;
 
-/// How many are applied in one transaction. Each has up to 64 KiB.
-const BATCH: u32 = 100;
+/// How many are looked at at once. Each has up to 64 KiB.
+const PAGE: u32 = 500;
+
+/// How many are applied in one transaction.
+const BATCH: usize = 100;
 
 /// Applies parked notifications.
 pub(crate) struct Parking {
@@ -45,25 +49,25 @@ impl Parking {
         }
     }
 
-    /// Looks every other second, until it is asked to stop.
+    /// Looks every other second, until it is asked to stop. What it is at then is rolled back, and stays parked.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut pause = PAUSE;
-        while stop
-            .run_until_cancelled(tokio::time::sleep(pause))
-            .await
-            .is_some()
-        {
-            let started = Instant::now();
-            match self.sweep().await {
-                Ok(0) => {}
-                Ok(applied) => tracing::info!(applied, "parked notifications were applied"),
-                Err(error) => tracing::warn!(
-                    error = chain(&error),
-                    "parked notifications could not be applied; they stay parked"
-                ),
+        let sweeping = async {
+            let mut pause = PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                let started = Instant::now();
+                match self.sweep().await {
+                    Ok(0) => {}
+                    Ok(applied) => tracing::info!(applied, "parked notifications were applied"),
+                    Err(error) => tracing::warn!(
+                        error = chain(&error),
+                        "parked notifications could not be applied; they stay parked"
+                    ),
+                }
+                pause = PAUSE.max(PAUSE_TIMES_SWEEP * started.elapsed());
             }
-            pause = PAUSE.max(PAUSE_TIMES_SWEEP * started.elapsed());
-        }
+        };
+        stop.run_until_cancelled(sweeping).await;
     }
 
     /// Applies all that can be applied now; how many that were.
@@ -71,21 +75,15 @@ impl Parking {
         if self.kept_for.is_zero() {
             return Ok(0);
         }
-        let mut applied = 0;
-        loop {
-            let now = self.clock.now();
-            let due = self
-                .rejections
-                .due(now.saturating_sub(self.kept_for), BATCH)
-                .await?;
-            let is_last = due.len() < BATCH as usize;
-            let applied_now = self.apply(due).await?;
-            applied += applied_now;
-            // Where none of them can be applied, looking again would find them again.
-            if is_last || applied_now == 0 {
-                return Ok(applied);
+        let since = self.clock.now().saturating_sub(self.kept_for);
+        let (mut after, mut applied) = (i64::MIN, 0);
+        while let Some(page) = self.rejections.due(after, since, PAGE).await? {
+            after = page.last;
+            for batch in page.rejections.chunks(BATCH) {
+                applied += self.apply(batch).await?;
             }
         }
+        Ok(applied)
     }
 
     /// Applies a rejection now, whatever it was rejected for, after a pointer or a row was mended.
@@ -94,10 +92,7 @@ impl Parking {
             Ok(notification) => notification,
             Err(problem) => return Ok(Reprocessed::Refused(problem)),
         };
-        let image = match &notification.content {
-            Content::Report(report) => Some(report.cloudflare_id.clone()),
-            _ => None,
-        };
+        let image = image(&notification);
         let applied = self
             .rejections
             .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
@@ -105,52 +100,67 @@ impl Parking {
         match (applied.first(), image) {
             (None, _) => Ok(Reprocessed::AlreadyApplied),
             (Some((_, Recorded::UnknownImage)), Some(image)) => {
-                self.rejections.park(rejection.id, &image).await?;
+                self.rejections
+                    .park(rejection.id, &image, self.clock.now())
+                    .await?;
                 Ok(Reprocessed::Parked(image))
             }
             (Some((_, recorded)), _) => Ok(Reprocessed::Recorded(*recorded)),
         }
     }
 
-    async fn apply(&self, due: Vec<Rejection>) -> Result<usize, StoreError> {
+    async fn apply(&self, due: &[Rejection]) -> Result<usize, StoreError> {
         let mut readable = Vec::with_capacity(due.len());
         for parked in due {
-            let id = parked.id;
-            match self.read(&parked) {
-                Ok(notification) => readable.push((id, Arc::new(notification))),
+            match self.read(parked) {
+                Ok(notification) => readable.push((parked.id, Arc::new(notification))),
                 // The pointers were changed since it was parked.
-                Err(problem) => self.failed(id, &problem).await?,
+                Err(problem) => self.failed(parked.id, &problem).await?,
             }
         }
         if readable.is_empty() {
             return Ok(0);
         }
         match self.rejections.apply(&readable, self.clock.now()).await {
-            Err(error) if !error.is_everybodys() => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "parked notifications are applied one by one"
-                );
-                self.apply_one_by_one(&readable).await
+            Ok(recorded) => Ok(count(&recorded)),
+            Err(error @ StoreError::TookTooLong { .. }) => {
+                self.apply_one_by_one(&readable, &error).await
             }
-            applied => applied.map(|applied| count(&applied)),
+            Err(error) if error.is_everybodys() => Err(error),
+            Err(error) => self.apply_one_by_one(&readable, &error).await,
         }
     }
 
     async fn apply_one_by_one(
         &self,
         readable: &[(i64, Arc<Notification>)],
+        error: &StoreError,
     ) -> Result<usize, StoreError> {
+        tracing::warn!(
+            error = chain(error),
+            "parked notifications are applied one by one"
+        );
         let mut applied = 0;
+        // What came later for the same image waits for what came first.
+        let mut waiting = HashSet::new();
         for parked in readable {
+            let image = image(&parked.1);
+            if waiting.contains(&image) {
+                continue;
+            }
             match self
                 .rejections
                 .apply(std::slice::from_ref(parked), self.clock.now())
                 .await
             {
-                Ok(one) => applied += count(&one),
+                Ok(recorded) => applied += count(&recorded),
                 Err(error) if error.is_everybodys() => return Err(error),
-                Err(error) => self.failed(parked.0, &chain(&error)).await?,
+                Err(error) => {
+                    if !error.is_passing() {
+                        self.failed(parked.0, &chain(&error)).await?;
+                    }
+                    waiting.insert(image);
+                }
             }
         }
         Ok(applied)
@@ -177,6 +187,14 @@ impl Parking {
             received_at: rejection.received_at,
             origin: rejection.origin.clone(),
         })
+    }
+}
+
+/// The image that it is about, if it is about one.
+fn image(notification: &Notification) -> Option<CloudflareId> {
+    match &notification.content {
+        Content::Report(report) => Some(report.cloudflare_id.clone()),
+        _ => None,
     }
 }
 

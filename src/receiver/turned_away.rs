@@ -1,5 +1,5 @@
 //! Those whom the gate turned away, counted by the minute and by where they came from. Nothing is written on their requests' way, and
-//! however many they are, few rows are: nobody without the secret can fill the disk or slow the receiver down.
+//! however many they are, the rows are a thousand a minute at most, and old ones are deleted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -61,17 +61,7 @@ impl TurnedAway {
             scheme: scheme.map_or("", Scheme::name),
             network: client.map(network).unwrap_or_default(),
         };
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let who = if counts.len() < MAX_ROWS || counts.contains_key(&who) {
-            who
-        } else {
-            Who {
-                network: ANYWHERE.to_owned(),
-                scheme: "",
-                ..who
-            }
-        };
-        *counts.entry(who).or_default() += 1;
+        self.add([(who, 1)]);
     }
 
     /// Writes down each minute when it is over, and the last one when it is asked to stop.
@@ -116,13 +106,22 @@ impl TurnedAway {
                 error = chain(&error),
                 "how many were turned away could not be written down; it will be tried again"
             );
-            self.take_back(over);
+            self.add(over);
         }
     }
 
-    fn take_back(&self, over: Vec<(Who, i64)>) {
+    fn add(&self, counted: impl IntoIterator<Item = (Who, i64)>) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (who, count) in over {
+        for (who, count) in counted {
+            let who = if counts.len() < MAX_ROWS || counts.contains_key(&who) {
+                who
+            } else {
+                Who {
+                    network: ANYWHERE.to_owned(),
+                    scheme: "",
+                    ..who
+                }
+            };
             *counts.entry(who).or_default() += count;
         }
     }

@@ -35,7 +35,7 @@ use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
 pub use group_commit::{GroupCommit, Limits, Writer};
-pub use rejection::{Counted, Rejection, Turned, Which};
+pub use rejection::{Counted, Due, Rejection, Turned, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -58,9 +58,15 @@ pub trait Inbox: Send + Sync {
 /// What was not applied.
 #[async_trait]
 pub trait Rejections: Send + Sync {
-    /// The parked notifications that came at this time or later and whose image has a row by now, in the order in which they came;
-    /// so many at most. Costs next to nothing when nothing is parked.
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError>;
+    /// Looks at so many parked notifications, from the first with a greater id on: those of them that are parked since this time or later
+    /// and whose image has a row by now, in the order in which they came. `None` when no more are parked, which costs next to
+    /// nothing.
+    async fn due(
+        &self,
+        after: i64,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Due>, StoreError>;
 
     /// Records these notifications, each whose rejection is not applied yet, as the inbox does, and marks those rejections as
     /// applied, in one transaction; what they came to. One whose image has no row stays as it is. Any number of processes may do
@@ -71,8 +77,8 @@ pub trait Rejections: Send + Sync {
         now: Timestamp,
     ) -> Result<Vec<(i64, Recorded)>, StoreError>;
 
-    /// Parks a rejection that is not applied yet, as one about this image.
-    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError>;
+    /// Parks a rejection that is not applied yet, as one about this image, from now on.
+    async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError>;
 
     /// Adds to how many were turned away.
     async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
@@ -329,6 +335,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the same might succeed a little later, as when an app has locked a row.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Database {
+                source: sqlx::Error::Database(error),
+                ..
+            } => postgres::is_passing(&**error),
+            Self::Shared(error) => error.is_passing(),
+            _ => false,
+        }
+    }
+
     /// Whether this would have befallen anything else at that moment too: the database is away, full, or does not answer.
     #[must_use]
     pub fn is_everybodys(&self) -> bool {

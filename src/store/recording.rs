@@ -84,7 +84,7 @@ pub(super) async fn record(
     notifications: &[Arc<Notification>],
     unknown_images: UnknownImages,
 ) -> Result<Vec<Recorded>, Failure> {
-    let decision = apply(rows, notifications, unknown_images).await?;
+    let decision = apply(rows, notifications, unknown_images, None).await?;
     if !decision.rejections.is_empty() {
         rows.insert_rejections(&decision.rejections).await?;
     }
@@ -92,10 +92,11 @@ pub(super) async fn record(
 }
 
 /// Records those of the rejected notifications that nobody has applied meanwhile; what they came to. One whose image has no row,
-/// still or again, stays as it is.
+/// still or again, stays as it is. The rows change now, whenever the notifications came: an app that looks for changes finds them.
 pub(super) async fn record_rejected(
     rows: &mut (impl Rows + RejectionRows),
     rejected: &[(i64, Arc<Notification>)],
+    unknown_images: UnknownImages,
     now: Timestamp,
 ) -> Result<Vec<(i64, Recorded)>, Failure> {
     let ids: Vec<i64> = rejected.iter().map(|(id, _)| *id).collect();
@@ -105,7 +106,7 @@ pub(super) async fn record_rejected(
         .filter(|(id, _)| ids.contains(id))
         .cloned()
         .unzip();
-    let decision = apply(rows, &notifications, UnknownImages::Reject).await?;
+    let decision = apply(rows, &notifications, unknown_images, Some(now)).await?;
 
     let recorded: Vec<_> = ids.into_iter().zip(decision.recorded).collect();
     let settled: Vec<_> = recorded
@@ -119,11 +120,12 @@ pub(super) async fn record_rejected(
     Ok(recorded)
 }
 
-/// Applies what can be applied; the decision says what could not.
+/// Applies what can be applied; the decision says what could not. The rows change at this time, or else when their notifications came.
 async fn apply(
     rows: &mut impl Rows,
     notifications: &[Arc<Notification>],
     unknown_images: UnknownImages,
+    at: Option<Timestamp>,
 ) -> Result<Decision, Failure> {
     let ids = cloudflare_ids(notifications);
     let known = if ids.is_empty() {
@@ -132,7 +134,10 @@ async fn apply(
         look_up(rows, &ids, notifications, unknown_images).await?
     };
 
-    let decision = decide(notifications, known);
+    let mut decision = decide(notifications, known);
+    for image in &mut decision.changed {
+        image.updated_at = at.unwrap_or(image.updated_at);
+    }
 
     if !decision.changed.is_empty() || !decision.logs.is_empty() {
         let updated = rows.write(&decision.changed, &decision.logs).await?;

@@ -114,6 +114,11 @@ impl NewRejection {
         }
     }
 
+    /// Since when it is parked, if it is.
+    pub(super) fn parked_at(&self) -> Option<Timestamp> {
+        (self.state == "parked").then_some(self.received_at)
+    }
+
     fn because(self, problem: String) -> Self {
         Self { problem, ..self }
     }
@@ -172,6 +177,15 @@ impl Rejection {
         let body = self.body.as_ref()?;
         (i32::try_from(body.as_bytes().len()) == Ok(self.body_bytes)).then_some(body)
     }
+}
+
+/// Some parked notifications that were looked at.
+#[derive(Debug, Clone)]
+pub struct Due {
+    /// The id of the last of them.
+    pub last: i64,
+    /// Those that can be applied.
+    pub rejections: Vec<Rejection>,
 }
 
 /// Which rejections are meant.

@@ -94,8 +94,8 @@ impl Proxies {
     fn last_untrusted(&self, values: &[&HeaderValue]) -> Option<IpAddr> {
         let mut client = None;
         for value in values.iter().rev() {
-            for told in value.to_str().ok()?.rsplit(',') {
-                let Some(told) = address(told) else {
+            for told in value.as_bytes().rsplit(|byte| *byte == b',') {
+                let Some(told) = std::str::from_utf8(told).ok().and_then(address) else {
                     return client;
                 };
                 client = Some(told);
@@ -108,10 +108,13 @@ impl Proxies {
     }
 }
 
-/// An address, with or without a port.
+/// An address, with or without a port, one of IPv6 in brackets or not.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
-    let ip = text.parse::<IpAddr>().ok();
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let ip = bare.unwrap_or(text).parse::<IpAddr>().ok();
     ip.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
@@ -124,9 +127,10 @@ mod tests {
             trusted: Networks::parse(["10.0.0.0/8"]).expect("a network"),
             header,
         };
+        let value = |value: &str| HeaderValue::from_bytes(value.as_bytes()).expect("a header");
         let headers = headers
             .iter()
-            .map(|(name, value)| (name.clone(), value.parse().expect("a header")))
+            .map(|(name, told)| (name.clone(), value(told)))
             .collect();
         let peer = SocketAddr::new(peer.parse().expect("an address"), 1);
         proxies.client(peer, &headers).ip().to_string()
@@ -143,6 +147,8 @@ mod tests {
             ("[2001:db8::1]:4711", "2001:db8::1"),
             ("192.0.2.1, nonsense, 10.1.1.1", "10.1.1.1"),
             ("nonsense", "10.0.0.1"),
+            ("\u{ff}, 203.0.113.66", "203.0.113.66"),
+            ("[2001:db8::1]", "2001:db8::1"),
             ("", "10.0.0.1"),
         ] {
             let headers = [(X_FORWARDED_FOR, told)];

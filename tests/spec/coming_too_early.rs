@@ -45,11 +45,13 @@ on_both_databases! {
         let parked = app.database.rejections().await;
         assert_eq!((&parked[0]["state"], &parked[0]["cloudflare_id"], &parked[0]["reason"]), (&json!("parked"), &json!("image"), &json!("unknown-image")));
 
+        app.clock.advance(Duration::from_secs(5));
         app.database.register("image").await;
 
         wait_until_applied(&app.database, 1).await;
         let image = app.database.image("image").await;
         assert_eq!((&image["status"], &image["uploaded_at"]), (&json!("uploaded"), &json!("2024-01-01T12:00:00.000000Z")));
+        assert_eq!(image["updated_at"], "2024-01-01T12:00:05.000000Z", "whoever looks for changes since then finds it");
         let logs = app.database.logs().await;
         assert_eq!(logs.len(), 1);
         assert_eq!((&logs[0]["event_type"], &logs[0]["image_id"]), (&json!("webhook_received"), &image["id"]));
@@ -97,11 +99,11 @@ on_both_databases! {
         deliver_too_early(&app, &uploaded("image")).await;
         let (_, database) = app.stop().await;
         let folder = TempDir::new().expect("a folder");
-        // The tests' clock stands in 2024.
-        let variables = [("DATABASE_URL", database.url.as_str()), ("APP__WEBHOOK__PARK_DAYS", "365")];
-        let long_ago = "UPDATE webhook_rejections SET received_at = (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
+        // The tests' clock stands in 2024, the command's does not.
+        let variables = [("DATABASE_URL", database.url.as_str())];
+        let just_now = "UPDATE webhook_rejections SET parked_at = (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
         database.register("now").await;
-        database.execute(long_ago, &["now"]).await;
+        database.execute(just_now, &["now"]).await;
 
         let added = run(folder.path(), &["images", "add", "image"], &variables);
 
@@ -122,6 +124,23 @@ on_both_databases! {
         wait_until_applied(&app.database, 1).await;
         assert_eq!(app.database.image("new").await["status"], "uploaded");
         assert_eq!(app.database.image("old").await["status"], "pending");
+    }
+
+    async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database) {
+        let app = App::start(database).await;
+        for number in 0..120 {
+            deliver_too_early(&app, &uploaded(&format!("broken-{number}"))).await;
+        }
+        deliver_too_early(&app, &uploaded("good")).await;
+        let rows: Vec<String> = (0..120).map(|number| format!("('broken-{number}', 'nonsense')")).collect();
+        app.database.execute_script(&format!(
+            "INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES {}; INSERT INTO cloudflare_images (cloudflare_id) VALUES ('good')",
+            rows.join(", "),
+        )).await;
+
+        wait_until_applied(&app.database, 1).await;
+
+        assert_eq!(app.database.image("good").await["status"], "uploaded");
     }
 
     async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database) {

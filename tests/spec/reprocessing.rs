@@ -82,6 +82,31 @@ on_both_databases! {
         assert_eq!(rejections(&database, &["reprocess", "--since", "2030-01-01T00:00:00Z"], true), (Some(0), "0 tried, 0 of them not applied\n".to_owned()));
     }
 
+    async fn where_rows_are_made_for_unknown_images_one_is_made(database) {
+        let database = refused(database, &[&elsewhere("image")]).await;
+        let folder = TempDir::new().expect("a folder");
+        let variables = [("DATABASE_URL", database.url.as_str()), MENDED, ("APP__WEBHOOK__UNKNOWN_IMAGES", "create")];
+
+        let output = run(folder.path(), &["rejections", "reprocess", "1"], &variables);
+
+        assert_eq!(stdout(&output), "1: applied\n");
+        assert_eq!(database.image("image").await["status"], "uploaded");
+    }
+
+    async fn what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_mended_one(database) {
+        let both = json!({"data": {"id": "wrong", "upload": "right", "status": "success"}, "ts": 1_704_110_400, "alert_type": "image_notification"}).to_string();
+        let app = App::start(database).await;
+        assert_eq!(app.deliver(both).await.outcome(), (404, "unknown-image"));
+        // The tests' clock stands in 2024, the command's does not.
+        let (_, database) = app.stop().await;
+
+        assert_eq!(rejections(&database, &["reprocess", "1"], true), (Some(0), "1: parked until right has a row\n".to_owned()));
+
+        let folder = TempDir::new().expect("a folder");
+        let added = run(folder.path(), &["images", "add", "right"], &[("DATABASE_URL", database.url.as_str()), MENDED]);
+        assert_eq!(stdout(&added), "registered right\napplied 1 that had come before\n");
+    }
+
     async fn more_than_a_page_are_gone_through(database) {
         let bodies: Vec<String> = (0..230).map(|number| elsewhere(&format!("image-{number}"))).collect();
         let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();

@@ -226,6 +226,14 @@ pub(super) fn is_everybodys(error: &(dyn DatabaseError + 'static)) -> bool {
         .is_some_and(|error| CLASSES.iter().any(|class| error.code().starts_with(class)))
 }
 
+/// Whether an error passes by itself: a lock that was not to be had in time, a deadlock, a conflict of transactions, a cancelled statement.
+pub(super) fn is_passing(error: &(dyn DatabaseError + 'static)) -> bool {
+    const CODES: [&str; 4] = ["55P03", "40P01", "40001", "57014"];
+    error
+        .try_downcast_ref::<PgDatabaseError>()
+        .is_some_and(|error| CODES.contains(&error.code()))
+}
+
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     match tokio::time::timeout(PING_DEADLINE, connection.ping()).await {
         Ok(answered) => answered,

@@ -12,28 +12,51 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection};
+use crate::store::rejection::{Counted, Due, MAX_ATTEMPTS, NewRejection};
 use crate::store::{Failure, Lent, Rejections, StoreError};
 
 #[async_trait]
 impl Rejections for Postgres {
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError> {
+    /// Two statements, each about a bounded number of rows: however many are parked, none takes long.
+    async fn due(
+        &self,
+        after: i64,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Due>, StoreError> {
         self.within("looking for parked notifications", async {
-            sqlx::query(
-                concat!("-- rejections_due
-                 SELECT ", columns!(), "
-                 FROM webhook_rejections AS rejection
-                 WHERE state = 'parked' AND received_at >= $1
-                     AND EXISTS (SELECT FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
-                 ORDER BY received_at, id LIMIT $2"),
+            let last: Option<i64> = sqlx::query_scalar(
+                "-- rejections_parked
+                 SELECT max(id) FROM (SELECT id FROM webhook_rejections WHERE state = 'parked' AND id > $1 ORDER BY id LIMIT $2) AS page",
             )
-            .bind(since.to_offset_date_time())
+            .bind(after)
             .bind(i64::from(limit))
+            .fetch_one(&self.pool)
+            .await?;
+            let Some(last) = last else {
+                return Ok(None);
+            };
+            let rejections: Result<_, Failure> = sqlx::query(concat!(
+                "-- rejections_due
+                 SELECT ",
+                columns!(),
+                " FROM webhook_rejections AS rejection
+                 WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at >= $3
+                     AND EXISTS (SELECT FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
+                 ORDER BY id",
+            ))
+            .bind(after)
+            .bind(last)
+            .bind(since.to_offset_date_time())
             .fetch_all(&self.pool)
             .await?
             .iter()
             .map(read_rejection)
-            .collect()
+            .collect();
+            Ok(Some(Due {
+                last,
+                rejections: rejections?,
+            }))
         })
         .await
     }
@@ -46,7 +69,8 @@ impl Rejections for Postgres {
         self.within("applying what was rejected", async {
             let mut lent = Lent::from(&self.pool).await?;
             let mut tx = lent.connection.begin().await?;
-            let applied = record_rejected(&mut *tx, notifications, now).await?;
+            let applied =
+                record_rejected(&mut *tx, notifications, self.unknown_images, now).await?;
             tx.commit().await?;
             lent.give_back();
             Ok(applied)
@@ -84,16 +108,17 @@ impl Rejections for Postgres {
         .await
     }
 
-    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError> {
+    async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError> {
         self.within("parking a notification", async {
             let mut lent = Lent::from(&self.pool).await?;
             sqlx::query(
                 "-- rejections_park
-                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, attempts = 0
-                 WHERE id = $1 AND state IN ('kept', 'failed')",
+                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, parked_at = $3, attempts = 0
+                 WHERE id = $1 AND state IN ('parked', 'kept', 'failed')",
             )
             .bind(id)
             .bind(image.as_str())
+            .bind(now.to_offset_date_time())
             .execute(&mut *lent.connection)
             .await?;
             lent.give_back();
@@ -130,10 +155,10 @@ impl RejectionRows for PgConnection {
         sqlx::query(
             "-- rejections_insert
              INSERT INTO webhook_rejections
-                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state)
+                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state, parked_at)
              SELECT UNNEST($1::timestamptz[]), UNNEST($2::integer[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]),
                  UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::bytea[]), UNNEST($10::integer[]),
-                 UNNEST($11::text[])",
+                 UNNEST($11::text[]), UNNEST($12::timestamptz[])",
         )
         .bind(column(rejections, |entry| entry.received_at.to_offset_date_time()))
         .bind(column(rejections, |entry| entry.told.status))
@@ -146,6 +171,7 @@ impl RejectionRows for PgConnection {
         .bind(column(rejections, |entry| entry.body.as_slice()))
         .bind(column(rejections, |entry| entry.body_bytes))
         .bind(column(rejections, |entry| entry.state))
+        .bind(column(rejections, |entry| entry.parked_at().map(Timestamp::to_offset_date_time)))
         .execute(self)
         .await?;
         Ok(())

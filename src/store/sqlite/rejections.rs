@@ -12,28 +12,51 @@ use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, MAX_ATTEMPTS, NewRejection, Rejection};
+use crate::store::rejection::{Counted, Due, MAX_ATTEMPTS, NewRejection};
 use crate::store::{Failure, Lent, Rejections, StoreError, within};
 
 #[async_trait]
 impl Rejections for Sqlite {
-    async fn due(&self, since: Timestamp, limit: u32) -> Result<Vec<Rejection>, StoreError> {
+    /// Two statements, each about a bounded number of rows: however many are parked, none takes long.
+    async fn due(
+        &self,
+        after: i64,
+        since: Timestamp,
+        limit: u32,
+    ) -> Result<Option<Due>, StoreError> {
         within(&self.place, self.deadline, "looking for parked notifications", async {
-            sqlx::query(
-                concat!("-- rejections_due
-                 SELECT ", columns!(), "
-                 FROM webhook_rejections AS rejection
-                 WHERE state = 'parked' AND received_at >= $1
-                     AND EXISTS (SELECT 1 FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
-                 ORDER BY received_at, id LIMIT $2"),
+            let last: Option<i64> = sqlx::query_scalar(
+                "-- rejections_parked
+                 SELECT max(id) FROM (SELECT id FROM webhook_rejections WHERE state = 'parked' AND id > $1 ORDER BY id LIMIT $2) AS page",
             )
-            .bind(since.to_string())
+            .bind(after)
             .bind(i64::from(limit))
+            .fetch_one(&self.readers)
+            .await?;
+            let Some(last) = last else {
+                return Ok(None);
+            };
+            let rejections: Result<_, Failure> = sqlx::query(concat!(
+                "-- rejections_due
+                 SELECT ",
+                columns!(),
+                " FROM webhook_rejections AS rejection
+                 WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at >= $3
+                     AND EXISTS (SELECT 1 FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
+                 ORDER BY id",
+            ))
+            .bind(after)
+            .bind(last)
+            .bind(since.to_string())
             .fetch_all(&self.readers)
             .await?
             .iter()
             .map(read_rejection)
-            .collect()
+            .collect();
+            Ok(Some(Due {
+                last,
+                rejections: rejections?,
+            }))
         })
         .await
     }
@@ -50,7 +73,8 @@ impl Rejections for Sqlite {
             async {
                 let mut lent = Lent::from(&self.writer).await?;
                 let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let applied = record_rejected(&mut *tx, notifications, now).await?;
+                let applied =
+                    record_rejected(&mut *tx, notifications, self.unknown_images, now).await?;
                 tx.commit().await?;
                 lent.give_back();
                 Ok(applied)
@@ -94,7 +118,7 @@ impl Rejections for Sqlite {
         .await
     }
 
-    async fn park(&self, id: i64, image: &CloudflareId) -> Result<(), StoreError> {
+    async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError> {
         within(
             &self.place,
             self.deadline,
@@ -103,11 +127,12 @@ impl Rejections for Sqlite {
                 let mut lent = Lent::from(&self.writer).await?;
                 sqlx::query(
                     "-- rejections_park
-                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, attempts = 0
-                 WHERE id = $1 AND state IN ('kept', 'failed')",
+                 UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, parked_at = $3, attempts = 0
+                 WHERE id = $1 AND state IN ('parked', 'kept', 'failed')",
                 )
                 .bind(id)
                 .bind(image.as_str())
+            .bind(now.to_string())
                 .execute(&mut *lent.connection)
                 .await?;
                 lent.give_back();
@@ -163,15 +188,16 @@ impl RejectionRows for SqliteConnection {
                     hex::encode(&entry.body),
                     entry.body_bytes,
                     entry.state,
+                    entry.parked_at().map(|at| at.to_string()),
                 )
             })
             .collect();
         sqlx::query(
             "-- rejections_insert
              INSERT INTO webhook_rejections
-                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state)
+                 (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state, parked_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-                 unhex(value ->> 8), value ->> 9, value ->> 10
+                 unhex(value ->> 8), value ->> 9, value ->> 10, value ->> 11
              FROM jsonb_each($1) ORDER BY key",
         )
         .bind(json(&told))
