@@ -215,6 +215,6 @@ pub(crate) enum Reprocessed {
     Parked(CloudflareId),
     /// It is refused still, for this reason.
     Refused(String),
-    /// It was applied before, or nothing of it was kept.
+    /// It was applied before, or somebody else is applying it.
     AlreadyApplied,
 }

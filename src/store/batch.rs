@@ -311,6 +311,14 @@ impl Line {
     }
 }
 
+/// Whether an entry of the audit trail is ours: the kinds that are written here. What other programs write there is theirs.
+macro_rules! is_of_a_webhook {
+    () => {
+        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"
+    };
+}
+pub(super) use is_of_a_webhook;
+
 fn event_type(effect: Effect) -> &'static str {
     match effect {
         Effect::Applied => "webhook_received",

@@ -1,4 +1,4 @@
-//! What recording a batch is on any database: four steps at the most, each about all rows at once, however many
+//! What recording a batch is on any database: five steps at the most, each about all rows at once, however many
 //! notifications there are.
 
 use std::collections::{HashMap, HashSet};

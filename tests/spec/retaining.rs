@@ -97,6 +97,28 @@ on_both_databases! {
         assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
     }
 
+    async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database) {
+        let app = App::start(database).await;
+        app.database.register("image").await;
+        for (body, outcome) in [
+            (r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#, "applied"),
+            (r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#, "duplicate"),
+            (r#"{"id":"image","error":"too big","timestamp":"2024-01-01T11:00:00Z"}"#, "stale"),
+            (r#"{"text":"hello"}"#, "test"),
+            (r#"{"data":{},"alert_type":"billing_usage_alert"}"#, "ignored"),
+        ] {
+            assert_eq!(app.deliver(body).await.outcome(), (200, outcome));
+        }
+        let (_, database) = app.stop().await;
+        let folder = TempDir::new().expect("a folder");
+
+        // The tests' clock stands in 2024, the command's does not.
+        let done = stdout(&run(folder.path(), &["retention", "prune"], &[("DATABASE_URL", &database.url)]));
+
+        assert_eq!(done, "cloudflare_image_logs: 5 rows were deleted\nwebhook_rejections: 0 rows were deleted\n");
+        assert_eq!(database.image("image").await["status"], "uploaded", "images are never deleted");
+    }
+
     async fn webhooks_are_recorded_meanwhile(database) {
         let database = database_with_old_rows(database).await;
         let app = App::start(database).await;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::Sqlite;
 use crate::domain::timestamp::Timestamp;
+use crate::store::batch::is_of_a_webhook;
 use crate::store::{Aged, Lent, Page, Retention, StoreError, within};
 
 #[async_trait]
@@ -19,9 +20,11 @@ impl Retention for Sqlite {
             Aged::Logs => (
                 "-- retention_logs_page
                  SELECT max(id), max(timestamp < $3) FROM (SELECT id, timestamp FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
-                "-- retention_logs_delete
-                 DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3
-                     AND event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')",
+                concat!(
+                    "-- retention_logs_delete
+                     DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
+                    is_of_a_webhook!(),
+                ),
             ),
             Aged::Rejections => (
                 "-- retention_rejections_page
@@ -63,9 +66,11 @@ impl Retention for Sqlite {
     async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError> {
         let count = match aged {
             Aged::Logs => {
-                "-- retention_logs_count
-                 SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1
-                     AND event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"
+                concat!(
+                    "-- retention_logs_count
+                     SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1 AND ",
+                    is_of_a_webhook!(),
+                )
             }
             Aged::Rejections => {
                 "-- retention_rejections_count
