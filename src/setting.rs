@@ -2,6 +2,7 @@
 //!
 //! Their errors say what is allowed and never repeat the value: it can be a secret that stands under the wrong key.
 
+mod file;
 mod networks;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+pub use file::read_file;
 pub use networks::Networks;
 
 /// A whole number from `MIN` to `MAX`, both included.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ::config::{ConfigError as Foreign, Map, Source, Value, ValueKind};
 
 use super::error::ConfigError;
+use crate::setting::read_file;
 
 /// The key of the database's URL, which holds a secret among other things.
 pub(super) const DATABASE_URL: &str = "database.url";
@@ -97,13 +98,12 @@ impl Layer {
             }
             let named_by = file.origin().unwrap_or(origin).to_owned();
             let path = file.into_string().unwrap_or_default();
-            let content =
-                std::fs::read_to_string(&path).map_err(|source| ConfigError::SecretFile {
-                    key: key.to_owned(),
-                    path: path.clone(),
-                    origin: named_by.clone(),
-                    source,
-                })?;
+            let content = read_file(path.as_ref()).map_err(|source| ConfigError::SecretFile {
+                key: key.to_owned(),
+                path: path.clone(),
+                origin: named_by.clone(),
+                source,
+            })?;
             if content.trim().is_empty() {
                 return Err(ConfigError::EmptySecretFile {
                     key: key.to_owned(),

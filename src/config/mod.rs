@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, Source};
 use serde::Deserialize;
 
-use crate::setting::ListenAddress;
+use crate::setting::{ListenAddress, read_file};
 use crate::{ops, receiver, retention, shutdown, store, telemetry, web};
 use error::explain;
 use layer::Layer;
@@ -142,7 +142,7 @@ fn profile(environment: &Environment) -> Result<Profile, ConfigError> {
 /// The file that was asked for; else the profile's, from the working directory, or as it was when this was built.
 fn file_layer(profile: Profile, file: Option<&Path>) -> Result<Layer, ConfigError> {
     let read = |path: &Path| {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+        let text = read_file(path).map_err(|source| ConfigError::File {
             path: path.to_owned(),
             source,
         })?;

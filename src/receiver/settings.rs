@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::payload::{Pointer, Pointers};
 use super::verify::{Scheme, Verifier};
 use crate::domain::notification::UnknownImages;
-use crate::setting::{Bounded, Networks, Texts};
+use crate::setting::{Bounded, Networks, Texts, read_file};
 
 /// The word for Cloudflare's networks.
 const CLOUDFLARE: &str = "cloudflare";
@@ -93,8 +93,8 @@ impl Settings {
         let networks = if file.as_os_str().is_empty() {
             Networks::parse_lines(CLOUDFLARE_ADDRESSES)
         } else {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| invalid(format!("cannot be read: {error}")))?;
+            let text =
+                read_file(file).map_err(|error| invalid(format!("cannot be read: {error}")))?;
             Networks::parse_lines(&text)
         };
         match networks {

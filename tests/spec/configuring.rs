@@ -548,6 +548,41 @@ fn an_empty_variable_does_not_take_a_secret_away() {
 }
 
 #[test]
+fn a_file_that_has_no_end_is_refused() {
+    for variables in [
+        [
+            ("CLOUDFLARE_WEBHOOK_SECRET_FILE", "/dev/zero"),
+            ("APP_PROFILE", "development"),
+        ],
+        [
+            ("APP__WEBHOOK__CLOUDFLARE_ADDRESSES_FILE", "/dev/zero"),
+            ("APP__WEBHOOK__ALLOWED_ADDRESSES", "cloudflare"),
+        ],
+    ] {
+        let output = check(&variables);
+
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            stderr(&output).contains("it has more than 1048576 bytes"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    let folder = TempDir::new().expect("a folder");
+    let output = run(
+        folder.path(),
+        &["check-config", "--config", "/dev/zero"],
+        &[],
+    );
+
+    assert!(
+        stderr(&output).contains("/dev/zero cannot be read: it has more than 1048576 bytes"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn an_empty_file_of_a_secret_ends_the_start() {
     let folder = TempDir::new().expect("a folder");
     fs::write(folder.path().join("empty"), "\n").expect("a file");
