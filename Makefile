@@ -1,9 +1,11 @@
-# `make run` starts the service, `make test` proves it, `make check` holds the house in order, `make bench` measures.
+# `make run` starts the service, `make test` proves it, `make soak` and `make fuzz` break it on purpose, `make check` holds the house
+# in order, `make bench` measures.
 
 CARGO ?= cargo
 KILLS ?= 20
+MINUTES ?= 10
 
-.PHONY: run test check kills bench prepare
+.PHONY: run test check kills fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -15,6 +17,7 @@ test: prepare
 # Formatting, lints, documentation; licences and duplicates where cargo-deny is installed.
 check:
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; else echo "cargo-deny is not installed: skipped"; fi
@@ -22,6 +25,15 @@ check:
 # kill -9 of the service and of Postgres at random moments under load, KILLS times each.
 kills: prepare
 	KILLS=$(KILLS) $(CARGO) test --locked --test spec surviving_kills -- --nocapture
+
+# Inputs that nobody thought of, for MINUTES minutes each: requests to the webhook, and settings. What is found stands in
+# fuzz/artifacts, and belongs into fuzz/samples when it is mended. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.
+fuzz:
+	for target in webhook config; do \
+		mkdir -p fuzz/corpus/$$target && \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/samples/$$target -- \
+			-max_total_time=$$((60 * $(MINUTES))) </dev/null || exit 1; \
+	done
 
 # How fast it is here, beside what this machine could do: some fifteen minutes. Writes bench/RESULTS.md.
 bench:

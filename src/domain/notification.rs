@@ -35,7 +35,7 @@ pub struct Origin {
 }
 
 /// What a notification is about.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// An image.
     Report(Report),
@@ -48,7 +48,7 @@ pub enum Content {
 }
 
 /// A body that breaks a rule, from a sender who is proved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
     /// The body, as it came.
     pub body: Body,
@@ -81,7 +81,7 @@ impl fmt::Debug for Body {
 }
 
 /// What a notification says about one image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The image.
     pub cloudflare_id: CloudflareId,

@@ -35,7 +35,7 @@ pub use settings::{InvalidSetting, Settings, WebhookPath};
 pub(crate) use turned_away::TurnedAway;
 
 /// What receiving needs.
-pub(crate) struct Receiver {
+pub struct Receiver {
     pub(crate) verifier: Arc<verify::Verifier>,
     pub(crate) gate: gate::Limits,
     pub(crate) envelope: payload::Pointers,
@@ -48,8 +48,9 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     /// A receiver that writes into this inbox. The inbox must go on with what it was given when the caller goes away, as
-    /// [`GroupCommit`](crate::store::GroupCommit) does. What has to outlive a request is a task of this tracker.
-    pub(crate) fn new(
+    /// [`GroupCommit`](crate::store::GroupCommit) does. What has to outlive a request is a task of this tracker. Fails on a setting
+    /// that cannot be used.
+    pub fn new(
         settings: &Settings,
         server: &web::Settings,
         inbox: Arc<dyn Inbox>,
@@ -72,7 +73,7 @@ impl Receiver {
     }
 
     /// The route, with and without the slash at its end.
-    pub(crate) fn router(self, path: &WebhookPath) -> Router {
+    pub fn router(self, path: &WebhookPath) -> Router {
         let receiver = Arc::new(self);
         path.spellings()
             .into_iter()

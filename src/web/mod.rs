@@ -56,7 +56,7 @@ impl Settings {
 }
 
 /// Puts a surface behind the layers that all of them share. The outermost is the last.
-pub(crate) fn behind_layers(surface: Router) -> Router {
+pub fn behind_layers(surface: Router) -> Router {
     surface
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)

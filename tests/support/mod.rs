@@ -3,7 +3,14 @@
 pub(crate) mod app;
 pub(crate) mod cluster;
 pub(crate) mod database;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/config.rs"]
+pub(crate) mod fuzz_config;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/webhook.rs"]
+pub(crate) mod fuzz_webhook;
 pub(crate) mod inbox;
+pub(crate) mod mutation;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;

@@ -1,0 +1,8 @@
+//! What must hold of any input. The fuzzer calls it, and so does the specification (`tests/spec/surviving_any_input.rs`).
+
+pub mod config;
+pub mod webhook;
+
+#[expect(dead_code, reason = "the specification uses more of it")]
+#[path = "../../tests/support/signing.rs"]
+mod signing;

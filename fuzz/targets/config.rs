@@ -1,0 +1,6 @@
+//! Any environment and any file of settings.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    harness::config::check(input);
+});
