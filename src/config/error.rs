@@ -44,7 +44,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// A file of a secret cannot be read.
-    #[error("the file {path} for {key}, named by {origin}, cannot be read: {source}")]
+    #[error(
+        "the file {}for {key}, named by {origin}, cannot be read: {source}",
+        named(path)
+    )]
     SecretFile {
         /// The key of the secret.
         key: String,
@@ -87,6 +90,16 @@ pub enum ConfigError {
          CLOUDFLARE_WEBHOOK_SECRET_FILE"
     )]
     SecretRequired,
+}
+
+/// The name of a file that is not there, and a space. It is repeated only if it is meant as one: a secret that stands where its
+/// file's name should be begins with neither `/` nor `.`.
+fn named(path: &str) -> String {
+    if path.starts_with(['/', '.']) {
+        format!("{path} ")
+    } else {
+        String::new()
+    }
 }
 
 /// Puts the config crate's error into our sentence. The value itself is left out: it can be a secret under the wrong key.

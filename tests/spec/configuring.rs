@@ -548,6 +548,17 @@ fn an_empty_variable_does_not_take_a_secret_away() {
 }
 
 #[test]
+fn a_secret_in_the_place_of_its_files_name_is_not_repeated() {
+    let output = check(&[("CLOUDFLARE_WEBHOOK_SECRET_FILE", "hunter2")]);
+
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "error: the file for webhook.secrets, named by the environment variable CLOUDFLARE_WEBHOOK_SECRET_FILE, cannot be read: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
 fn a_file_that_has_no_end_is_refused() {
     for variables in [
         [
