@@ -2,10 +2,10 @@
 # in order, `make bench` measures.
 
 CARGO ?= cargo
-KILLS ?= 20
 MINUTES ?= 10
+FAULTS ?=
 
-.PHONY: run test check kills fuzz bench prepare
+.PHONY: run test check soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -22,9 +22,10 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; else echo "cargo-deny is not installed: skipped"; fi
 
-# kill -9 of the service and of Postgres at random moments under load, KILLS times each.
-kills: prepare
-	KILLS=$(KILLS) $(CARGO) test --locked --test spec surviving_kills -- --nocapture
+# Breaks everything that can break under load (tests/faults), for MINUTES minutes, and prints what came of it. FAULTS=killed: only
+# what has that in its name.
+soak: prepare
+	SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" $(CARGO) test --release --locked --test spec nothing_is_lost_whatever_breaks -- --nocapture
 
 # Inputs that nobody thought of, for MINUTES minutes each: requests to the webhook, and settings. What is found stands in
 # fuzz/artifacts, and belongs into fuzz/samples when it is mended. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.

@@ -1,5 +1,7 @@
 //! What is counted, under which names, for Prometheus.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -29,6 +31,7 @@ pub struct InboxMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    tasks: Gauge<u64, AtomicU64>,
     /// The inbox's.
     pub inbox: InboxMetrics,
 }
@@ -71,7 +74,17 @@ impl Default for Metrics {
         ] {
             registry.register(name, help, counter.clone());
         }
-        Self { registry, inbox }
+        let tasks = Gauge::default();
+        registry.register(
+            "runtime_tasks",
+            "Tasks that are running or waiting; each open connection is one",
+            tasks.clone(),
+        );
+        Self {
+            registry,
+            tasks,
+            inbox,
+        }
     }
 }
 
@@ -79,6 +92,10 @@ impl Metrics {
     /// What is counted by now, as Prometheus reads it.
     #[must_use]
     pub fn render(&self) -> String {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            self.tasks.set(u64::try_from(tasks).unwrap_or(u64::MAX));
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes all that is written to it");
         text

@@ -3,6 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../faults/mod.rs"]
+mod faults;
+
 mod admitting;
 mod adopting_djangos_tables;
 mod answering;
@@ -26,4 +29,3 @@ mod retaining;
 mod sharing_commits;
 mod stopping;
 mod surviving_any_input;
-mod surviving_kills;

@@ -12,15 +12,12 @@ use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::Ending;
 use futures_util::future::join_all;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::surviving_kills::{Load, assert_nothing_is_lost, variables};
 use crate::on_both_databases;
 use crate::support::app::{Answer, App, NOW, answer};
 use crate::support::database::Database;
 use crate::support::inbox::Inboxes;
-use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::wait;
 
@@ -378,34 +375,4 @@ async fn two_replicas_under_crossing_load_neither_deadlock_nor_lose_an_update() 
             .await,
         8
     );
-}
-
-async fn a_stop_under_load_loses_nothing(database: Database) {
-    let folder = TempDir::new().expect("a folder");
-    let mut service = Service::start(folder.path(), &variables(&database));
-    let load = Load::start(&service.url());
-    wait::until_async("the load is on", async || {
-        database
-            .count("SELECT count(*) FROM cloudflare_image_logs")
-            .await
-            > 100
-    })
-    .await;
-
-    service.signal("-TERM");
-    let ended = service.wait();
-
-    assert_eq!(ended.code(), Some(0), "{:?}", service.log());
-    assert_eq!(load.failures(), 0, "whoever got an answer got a 200");
-    assert_nothing_is_lost(&database, &load.end().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_loses_nothing_on_sqlite() {
-    a_stop_under_load_loses_nothing(Database::sqlite()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_loses_nothing_on_postgres() {
-    a_stop_under_load_loses_nothing(Database::postgres_of_its_own().await).await;
 }

@@ -129,6 +129,13 @@ impl Database {
         .await;
     }
 
+    /// Registers uploads as an app does, again and again, whether the database is there or not.
+    pub(crate) fn registrar(&self) -> Registrar {
+        Registrar {
+            url: self.url.clone(),
+        }
+    }
+
     /// The row of an image; times in the form of RFC 3339, JSON as JSON.
     pub(crate) async fn image(&self, id: &str) -> Value {
         let mut rows = self
@@ -233,6 +240,17 @@ impl Database {
         }
     }
 
+    /// Keeps everybody from changing anything, and on Postgres from reading images.
+    pub(crate) async fn hold_everything(&self) -> Lock {
+        match self.connect().await {
+            Connected::Postgres(_) => self.hold_lock("LOCK TABLE cloudflare_images").await,
+            Connected::Sqlite(mut connection) => {
+                connection.execute("BEGIN EXCLUSIVE").await.expect("a lock");
+                Lock(Connected::Sqlite(connection))
+            }
+        }
+    }
+
     /// Waits until the service is held up by a lock.
     pub(crate) async fn wait_until_somebody_waits_for_a_lock(&self) {
         wait::until_async("somebody waits for a lock", async || {
@@ -302,6 +320,39 @@ impl Database {
                     .expect("the database answers"),
             )
         }
+    }
+}
+
+/// An app that registers uploads.
+pub(crate) struct Registrar {
+    url: String,
+}
+
+impl Registrar {
+    /// Registers these, those that are not there yet; or fails.
+    pub(crate) async fn register(&self, ids: &[&str]) -> Result<(), sqlx::Error> {
+        let places: Vec<String> = (1..=ids.len())
+            .map(|number| format!("(${number})"))
+            .collect();
+        let sql = AssertSqlSafe(format!(
+            "INSERT INTO cloudflare_images (cloudflare_id) VALUES {} ON CONFLICT DO NOTHING",
+            places.join(", ")
+        ));
+        if self.url.starts_with("postgres") {
+            let mut connection = PgConnection::connect(&self.url).await?;
+            let query = ids
+                .iter()
+                .fold(sqlx::query(sql), |query, id| query.bind((*id).to_owned()));
+            query.execute(&mut connection).await?;
+        } else {
+            let mut connection = SqliteConnection::connect(&self.url).await?;
+            let query = ids
+                .iter()
+                .fold(sqlx::query(sql), |query, id| query.bind((*id).to_owned()));
+            query.execute(&mut connection).await?;
+            connection.close().await?;
+        }
+        Ok(())
     }
 }
 

@@ -34,6 +34,11 @@ const PIECES: [&[u8]; 22] = [
 pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
+    /// Other numbers in each run.
+    pub(crate) fn at_random() -> Self {
+        Self(uuid::Uuid::new_v4().as_u64_pair().0)
+    }
+
     /// The next one.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -49,6 +49,16 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("text")
 }
 
+/// How many files this process (its id, or `self`) may have open: a number, or `unlimited`.
+pub(crate) fn may_open(process: &str) -> String {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).expect("the limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    soft.expect("a limit").to_owned()
+}
+
 /// A running `serve`.
 pub(crate) struct Service {
     child: Child,
@@ -86,8 +96,14 @@ impl Service {
         ops_port: u16,
     ) -> Self {
         let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
-        let mut command = program(folder);
+        // A write beyond the limit of a file's size is to fail, as on a full disk, and not to end the process.
+        let mut command = Command::new("sh");
         command
+            .args(["-c", "trap '' XFSZ; exec \"$0\""])
+            .arg(env!("CARGO_BIN_EXE_cloudflare-images-webhook"))
+            .current_dir(folder)
+            .env_clear()
+            .stdin(Stdio::null())
             .env("APP__SERVER__LISTEN", listen)
             .env("APP__OPS__LISTEN", ops)
             .envs(variables.iter().copied());
@@ -144,6 +160,34 @@ impl Service {
             reader.join().expect("the log is read");
         }
         status
+    }
+
+    /// Sets a limit of the process, as `prlimit` writes it: `--nofile=20:`.
+    pub(crate) fn limit(&self, limit: &str) {
+        let set = Command::new("prlimit")
+            .args(["--pid", &self.id().to_string(), limit])
+            .status()
+            .expect("prlimit runs");
+        assert!(set.success(), "{limit} is set");
+    }
+
+    /// How many files it has open, sockets included.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+
+    /// The most memory that it ever had, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.map_or(0, |kib| kib.parse().expect("a number"))
+    }
+
+    /// The URL of the platform's listener.
+    pub(crate) fn ops_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ops_port)
     }
 
     /// The lines it has logged.

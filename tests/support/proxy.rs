@@ -1,16 +1,43 @@
-//! A TCP proxy before a database, whose connections can be made to fall silent: open, and dead.
+//! A TCP proxy before a database, which does to connections what networks do.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+/// What happens to what goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weather {
+    /// Nothing.
+    Fair,
+    /// Each piece comes so much later, either way.
+    Late(Duration),
+    /// Half a piece of what the client says gets through, and the connection breaks: a statement is cut in two.
+    CutOff,
+    /// What the client says gets through. Nobody hears the answer, and the connection breaks: a commit may have happened.
+    Unheard,
+    /// New connections are refused, and those there are break.
+    Closed,
+}
 
 /// A running proxy.
 pub(crate) struct Proxy {
     address: SocketAddr,
-    silence: Arc<Mutex<CancellationToken>>,
+    state: Arc<State>,
+}
+
+struct State {
+    weather: Mutex<Weather>,
+    silence: Mutex<CancellationToken>,
+}
+
+impl State {
+    fn weather(&self) -> Weather {
+        *self.weather.lock().expect("no panic")
+    }
 }
 
 impl Proxy {
@@ -23,26 +50,27 @@ impl Proxy {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let silence = Arc::new(Mutex::new(CancellationToken::new()));
+        let state = Arc::new(State {
+            weather: Mutex::new(Weather::Fair),
+            silence: Mutex::default(),
+        });
         tokio::spawn({
-            let silence = silence.clone();
+            let state = state.clone();
             async move {
-                while let Ok((mut client, _)) = listener.accept().await {
-                    let silenced = silence.lock().expect("no panic").clone();
-                    let server = server.clone();
+                while let Ok((client, _)) = listener.accept().await {
+                    if state.weather() == Weather::Closed {
+                        continue;
+                    }
+                    let (state, server) = (state.clone(), server.clone());
                     tokio::spawn(async move {
-                        let Ok(mut server) = TcpStream::connect(server).await else {
-                            return;
-                        };
-                        tokio::select! {
-                            _ = copy_bidirectional(&mut client, &mut server) => {}
-                            () = silenced.cancelled() => std::future::pending().await,
+                        if let Ok(server) = TcpStream::connect(server).await {
+                            state.carry(client, server).await;
                         }
                     });
                 }
             }
         });
-        Self { address, silence }
+        Self { address, state }
     }
 
     /// The URL through the proxy.
@@ -55,9 +83,64 @@ impl Proxy {
         url.to_string()
     }
 
-    /// From now on nothing goes over the connections there are; new ones work.
+    /// From now on nothing goes over the connections there are: they are open, and dead. New ones work.
     pub(crate) fn silence(&self) {
-        let mut silence = self.silence.lock().expect("no panic");
-        std::mem::replace(&mut *silence, CancellationToken::new()).cancel();
+        let mut silence = self.state.silence.lock().expect("no panic");
+        std::mem::take(&mut *silence).cancel();
+    }
+
+    /// From now on this happens to every connection.
+    pub(crate) fn set(&self, weather: Weather) {
+        *self.state.weather.lock().expect("no panic") = weather;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Clients,
+    Servers,
+}
+
+impl State {
+    async fn carry(&self, client: TcpStream, server: TcpStream) {
+        let silenced = self.silence.lock().expect("no panic").clone();
+        let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+        let ((client_reads, client_writes), (server_reads, server_writes)) =
+            (client.into_split(), server.into_split());
+        // When one way breaks, so does the other.
+        tokio::select! {
+            () = self.pump(Whose::Clients, client_reads, server_writes) => {}
+            () = self.pump(Whose::Servers, server_reads, client_writes) => {}
+            () = silenced.cancelled() => std::future::pending().await,
+        }
+    }
+
+    async fn pump(
+        &self,
+        whose: Whose,
+        mut from: impl AsyncReadExt + Unpin,
+        mut to: impl AsyncWriteExt + Unpin,
+    ) {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let Ok(read @ 1..) = from.read(&mut buffer).await else {
+                return;
+            };
+            let piece = &buffer[..read];
+            let (piece, breaks) = match (self.weather(), whose) {
+                (Weather::Fair, _)
+                | (Weather::CutOff, Whose::Servers)
+                | (Weather::Unheard, Whose::Clients) => (piece, false),
+                (Weather::Late(by), _) => {
+                    tokio::time::sleep(by).await;
+                    (piece, false)
+                }
+                (Weather::CutOff, Whose::Clients) => (&piece[..read / 2], true),
+                (Weather::Unheard, Whose::Servers) | (Weather::Closed, _) => return,
+            };
+            if to.write_all(piece).await.is_err() || breaks {
+                return;
+            }
+        }
     }
 }
