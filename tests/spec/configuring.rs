@@ -227,7 +227,7 @@ fn every_secret_can_be_read_from_a_file() {
 }
 
 /// Variables with wrong values, the key that each sets, and what is said to be allowed.
-const WRONG: [(&str, &str, &str, &str); 24] = [
+const WRONG: [(&str, &str, &str, &str); 26] = [
     (
         "APP__SERVER__LISTEN",
         "everywhere",
@@ -318,7 +318,14 @@ const WRONG: [(&str, &str, &str, &str); 24] = [
         "log.format",
         "must be auto, text or json",
     ),
+    (
+        "APP__RETENTION__REJECTIONS_DAYS",
+        "6",
+        "retention.rejections_days",
+        "must be 0, or at least webhook.park_days",
+    ),
     ("RUST_LOG", "info,=", "log.filter", "must be a level"),
+    ("RUST_LOG", "\u{b}é[=x", "log.filter", "must be a level"),
     ("RUST_LOG", "inof", "log.filter", "must be a level"),
     (
         "DATABASE_URL",
