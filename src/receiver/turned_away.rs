@@ -1,9 +1,9 @@
 //! Those whom the gate turned away, counted by the minute and by where they came from. Nothing is written on their requests' way, and
-//! however many they are, the rows are a thousand a minute at most, and old ones are deleted.
+//! however many they are and for however long, the rows are few: a thousand at once, then twenty a minute, and old ones are deleted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,13 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::{Counted, Rejections, Turned};
 use crate::telemetry::chain;
 
-/// How many rows are made of a minute. Whoever comes from yet another network is counted as from anywhere.
+/// How many rows are made of a minute at most, and how many counts are held in memory. Whoever comes from yet another network is
+/// counted as from anywhere.
 const MAX_ROWS: usize = 1000;
+
+/// How many rows a minute adds to those that may be made, up to [`MAX_ROWS`]. In the 90 days for which they are kept by default, an
+/// attack that never ends makes 2.6 million of them, some hundreds of megabytes.
+const ROWS_PER_MINUTE: usize = 20;
 
 /// What stands for the networks beyond those.
 const ANYWHERE: &str = "*";
@@ -25,8 +30,26 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts those whom the gate turned away.
 pub(crate) struct TurnedAway {
-    counts: Mutex<HashMap<Who, i64>>,
+    counts: Mutex<Counts>,
     clock: Arc<dyn Clock>,
+}
+
+struct Counts {
+    of: HashMap<Who, i64>,
+    /// How many rows may still be made of single networks.
+    rows_left: usize,
+    /// The latest minute of which something was counted.
+    minute: i64,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            of: HashMap::new(),
+            rows_left: MAX_ROWS,
+            minute: i64::MIN,
+        }
+    }
 }
 
 /// What is counted together.
@@ -61,7 +84,11 @@ impl TurnedAway {
             scheme: scheme.map_or("", Scheme::name),
             network: client.map(network).unwrap_or_default(),
         };
-        self.add([(who, 1)]);
+        self.lock().count(who);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down each minute when it is over, and the last one when it is asked to stop.
@@ -83,8 +110,9 @@ impl TurnedAway {
     /// Writes down the minutes before this one.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let over: Vec<(Who, i64)> = {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.extract_if(|who, _| who.minute < before).collect()
+            let mut counts = self.lock();
+            let over = counts.of.extract_if(|who, _| who.minute < before);
+            over.collect()
         };
         if over.is_empty() {
             return;
@@ -106,23 +134,48 @@ impl TurnedAway {
                 error = chain(&error),
                 "how many were turned away could not be written down; it will be tried again"
             );
-            self.add(over);
+            let mut counts = self.lock();
+            for (who, count) in over {
+                counts.add(who, count);
+            }
+        }
+    }
+}
+
+impl Counts {
+    /// Counts one more.
+    fn count(&mut self, who: Who) {
+        if who.minute > self.minute {
+            let minutes = who.minute.saturating_sub(self.minute) / 60;
+            let more = usize::try_from(minutes)
+                .map_or(MAX_ROWS, |minutes| minutes.saturating_mul(ROWS_PER_MINUTE));
+            self.rows_left = self.rows_left.saturating_add(more).min(MAX_ROWS);
+            self.minute = who.minute;
+        }
+        if self.of.contains_key(&who) {
+            self.add(who, 1);
+        } else if self.rows_left > 0 {
+            self.rows_left -= 1;
+            self.add(who, 1);
+        } else {
+            self.add(who.from_anywhere(), 1);
         }
     }
 
-    fn add(&self, counted: impl IntoIterator<Item = (Who, i64)>) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for (who, count) in counted {
-            let who = if counts.len() < MAX_ROWS || counts.contains_key(&who) {
-                who
-            } else {
-                Who {
-                    network: ANYWHERE.to_owned(),
-                    scheme: "",
-                    ..who
-                }
-            };
-            *counts.entry(who).or_default() += count;
+    /// Adds to a count, as long as there is room for it in memory.
+    fn add(&mut self, who: Who, count: i64) {
+        let has_room = self.of.len() < MAX_ROWS || self.of.contains_key(&who);
+        let who = if has_room { who } else { who.from_anywhere() };
+        *self.of.entry(who).or_default() += count;
+    }
+}
+
+impl Who {
+    fn from_anywhere(self) -> Self {
+        Self {
+            network: ANYWHERE.to_owned(),
+            scheme: "",
+            ..self
         }
     }
 }

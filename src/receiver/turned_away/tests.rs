@@ -16,6 +16,7 @@ fn at(seconds: i64) -> Timestamp {
 fn counts(turned_away: &TurnedAway) -> Vec<(i64, String, i64)> {
     let counts = turned_away.counts.lock().expect("no panic");
     let mut counts: Vec<_> = counts
+        .of
         .iter()
         .map(|(who, count)| (who.minute, who.network.clone(), *count))
         .collect();
@@ -56,4 +57,46 @@ fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
         100_000
     );
     assert!(counts.contains(&(0, ANYWHERE.to_owned(), 99_000)));
+}
+
+#[test]
+fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
+    let turned_away = turned_away();
+
+    for minute in 0..10 {
+        for network in 0..2000_u32 {
+            let client = Ipv4Addr::from_bits(network << 8);
+            turned_away.count(Turned::Unproved, at(60 * minute), None, Some(client.into()));
+        }
+        let before = 60 * (minute + 1);
+        let mut counts = turned_away.lock();
+        let rows = counts.of.extract_if(|who, _| who.minute < before).count();
+
+        let of_networks = if minute == 0 {
+            MAX_ROWS
+        } else {
+            ROWS_PER_MINUTE
+        };
+        assert_eq!(rows, of_networks + 1, "minute {minute}");
+    }
+}
+
+#[test]
+fn after_a_quiet_hour_there_is_room_for_all_of_them_again() {
+    let turned_away = turned_away();
+
+    for minute in [0, 1, 61] {
+        for network in 0..2000_u32 {
+            let client = Ipv4Addr::from_bits(network << 8);
+            turned_away.count(Turned::Unproved, at(60 * minute), None, Some(client.into()));
+        }
+        let rows = turned_away.lock().of.drain().count();
+
+        let of_networks = if minute == 1 {
+            ROWS_PER_MINUTE
+        } else {
+            MAX_ROWS
+        };
+        assert_eq!(rows, of_networks + 1, "minute {minute}");
+    }
 }
