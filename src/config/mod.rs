@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, Source};
 use serde::Deserialize;
 
+use crate::receiver::InvalidSetting;
 use crate::setting::{ListenAddress, read_file};
 use crate::{ops, receiver, retention, shutdown, store, telemetry, web};
 use error::explain;
@@ -40,6 +41,20 @@ pub struct Settings {
     pub log: telemetry::Settings,
     /// Stopping.
     pub shutdown: shutdown::Settings,
+}
+
+impl Settings {
+    /// Checks what no section can say of itself.
+    fn check(&self) -> Result<(), InvalidSetting> {
+        let (kept, parked) = (self.retention.rejections_days, self.webhook.park_days);
+        if kept.days().is_zero() || kept.days() >= parked.days() {
+            return Ok(());
+        }
+        Err(InvalidSetting {
+            key: "retention.rejections_days",
+            rule: "must be 0, or at least webhook.park_days: what is parked would be deleted before its time".to_owned(),
+        })
+    }
 }
 
 /// Which defaults apply, and how much is refused.
@@ -97,6 +112,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     settings
         .webhook
         .check()
+        .and_then(|()| settings.check())
         .map_err(|problem| ConfigError::Setting {
             key: problem.key.to_owned(),
             origin: origin(&merged, problem.key),

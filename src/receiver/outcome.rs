@@ -109,7 +109,7 @@ fn logged(mut response: Response, fields: LogFields) -> Response {
 fn unknown_image() -> Problem {
     Problem::of(Kind::UnknownImage).detail(
         "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied if one appears within \
-         webhook.park_days. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
+         webhook.park_days (0: not), unless it has more than 64 KiB. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
     )
 }
 
