@@ -31,8 +31,11 @@ pub fn check(input: &[u8]) -> bool {
             for shown in loaded.shown() {
                 let is_said = match shown.key.as_str() {
                     "webhook.secrets" | "webhook.previous_secret" => shown.value.contains(SECRET),
-                    // Its other parts are no secrets.
-                    "database.url" => shown.value.contains(&format!(":{SECRET}@")),
+                    // Its other parts are no secrets, and a file has none.
+                    "database.url" => {
+                        !shown.value.starts_with("\"sqlite:")
+                            && shown.value.contains(&format!(":{SECRET}@"))
+                    }
                     _ => false,
                 };
                 assert!(!is_said, "{} = {}", shown.key, shown.value);
@@ -43,9 +46,7 @@ pub fn check(input: &[u8]) -> bool {
             let sentence = error.to_string();
             assert!(!sentence.is_empty());
             assert!(
-                !sentence.contains(SECRET)
-                    || names_it(&environment, file)
-                    || names_a_file(&sentence),
+                !sentence.contains(SECRET) || names_it(&environment, file),
                 "{sentence}"
             );
             false
@@ -61,13 +62,6 @@ fn names_it(environment: &Environment, file: &str) -> bool {
             let name = line.split('=').next().unwrap_or_default();
             name.contains(SECRET)
         })
-}
-
-/// Whether it is the name of a file, and meant as one.
-fn names_a_file(sentence: &str) -> bool {
-    ["the file /", "the file ."]
-        .iter()
-        .any(|start| sentence.starts_with(start))
 }
 
 static FOLDER: LazyLock<TempDir> =

@@ -43,16 +43,11 @@ pub enum ConfigError {
         /// The system's own words.
         source: std::io::Error,
     },
-    /// A file of a secret cannot be read.
-    #[error(
-        "the file {}for {key}, named by {origin}, cannot be read: {source}",
-        named(path)
-    )]
+    /// A file of a secret cannot be read. Its name is not repeated: a secret may stand where its file's name should be.
+    #[error("the file for {key}, named by {origin}, cannot be read: {source}")]
     SecretFile {
         /// The key of the secret.
         key: String,
-        /// The file.
-        path: String,
         /// Where the file's name came from.
         origin: String,
         /// The system's own words.
@@ -90,16 +85,6 @@ pub enum ConfigError {
          CLOUDFLARE_WEBHOOK_SECRET_FILE"
     )]
     SecretRequired,
-}
-
-/// The name of a file that is not there, and a space. It is repeated only if it is meant as one: a secret that stands where its
-/// file's name should be begins with neither `/` nor `.`.
-fn named(path: &str) -> String {
-    if path.starts_with(['/', '.']) {
-        format!("{path} ")
-    } else {
-        String::new()
-    }
 }
 
 /// Puts the config crate's error into our sentence. The value itself is left out: it can be a secret under the wrong key.

@@ -100,7 +100,6 @@ impl Layer {
             let path = file.into_string().unwrap_or_default();
             let content = read_file(path.as_ref()).map_err(|source| ConfigError::SecretFile {
                 key: key.to_owned(),
-                path: path.clone(),
                 origin: named_by.clone(),
                 source,
             })?;

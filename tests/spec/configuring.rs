@@ -506,7 +506,7 @@ fn the_example_is_a_configuration_but_for_its_secrets() {
     let output = run(folder.path(), &["check-config", "--config", example], &[]);
 
     assert!(
-        stderr(&output).contains("the file /run/secrets/database_url for database.url"),
+        stderr(&output).contains("the file for database.url, named by"),
         "only the files of secrets are missing: {}",
         stderr(&output)
     );
