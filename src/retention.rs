@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::setting::Bounded;
-use crate::store::{Aged, Retention, StoreError};
+use crate::store::{Aged, Pruning, Retention, StoreError};
 use crate::telemetry::chain;
 
 /// How often it is looked for what is too old.
@@ -66,7 +66,7 @@ impl Pruner {
         let pruning = async {
             loop {
                 for aged in Aged::ALL {
-                    match self.prune(aged).await {
+                    match self.prune(aged, Pruning::Delete).await {
                         Ok(0) => {}
                         Ok(rows) => {
                             tracing::info!(rows, table = aged.table(), "old rows were deleted");
@@ -84,34 +84,29 @@ impl Pruner {
         stop.run_until_cancelled(pruning).await;
     }
 
-    /// Deletes the rows of this kind that are too old; how many they were.
+    /// Deletes or counts the rows of this kind that are too old; how many they are.
     ///
     /// The rows stand in the order in which they came, so that it ends with the first page on which none is too old.
-    pub(crate) async fn prune(&self, aged: Aged) -> Result<u64, StoreError> {
+    pub(crate) async fn prune(&self, aged: Aged, what: Pruning) -> Result<u64, StoreError> {
         let Some(kept_for) = self.settings.kept_for(aged) else {
             return Ok(0);
         };
         let before = self.clock.now().saturating_sub(kept_for);
-        let (mut after, mut deleted) = (i64::MIN, 0);
-        while let Some(page) = self.store.prune_page(aged, after, before, PAGE).await? {
+        let (mut after, mut old) = (i64::MIN, 0);
+        while let Some(page) = self
+            .store
+            .prune_page(aged, after, before, PAGE, what)
+            .await?
+        {
             if !page.has_old {
                 break;
             }
-            deleted += page.deleted;
+            old += page.old;
             after = page.last;
-            if page.deleted > 0 {
+            if what == Pruning::Delete && page.old > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        Ok(deleted)
-    }
-
-    /// How many rows of this kind are too old.
-    pub(crate) async fn count(&self, aged: Aged) -> Result<u64, StoreError> {
-        let Some(kept_for) = self.settings.kept_for(aged) else {
-            return Ok(0);
-        };
-        let before = self.clock.now().saturating_sub(kept_for);
-        self.store.count_older(aged, before).await
+        Ok(old)
     }
 }

@@ -10,7 +10,7 @@ use super::{open_store, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::retention::Pruner;
-use crate::store::{Aged, Store};
+use crate::store::{Aged, Pruning, Store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Retention {
@@ -41,13 +41,13 @@ async fn prune(store: &Store, loaded: &Loaded, dry_run: bool) -> anyhow::Result<
     );
     for aged in Aged::ALL {
         let table = aged.table();
-        if dry_run {
-            let rows = pruner.count(aged).await?;
-            say(&format!("{table}: {rows} rows would be deleted"));
+        let (what, said) = if dry_run {
+            (Pruning::Count, "would be deleted")
         } else {
-            let rows = pruner.prune(aged).await?;
-            say(&format!("{table}: {rows} rows were deleted"));
-        }
+            (Pruning::Delete, "were deleted")
+        };
+        let rows = pruner.prune(aged, what).await?;
+        say(&format!("{table}: {rows} rows {said}"));
     }
     Ok(())
 }

@@ -70,17 +70,24 @@ impl Parking {
         stop.run_until_cancelled(sweeping).await;
     }
 
-    /// Applies all that can be applied now; how many that were.
+    /// Applies all that can be applied now; how many that were. What is parked for too long is merely kept from now on.
     pub(crate) async fn sweep(&self) -> Result<usize, StoreError> {
-        if self.kept_for.is_zero() {
-            return Ok(0);
-        }
-        let since = self.clock.now().saturating_sub(self.kept_for);
+        let now = self.clock.now();
+        let since = if self.kept_for.is_zero() {
+            // Nothing waits, not even what is parked at this moment.
+            now.saturating_add(Duration::from_micros(1))
+        } else {
+            now.saturating_sub(self.kept_for)
+        };
         let (mut after, mut applied) = (i64::MIN, 0);
+        let mut waiting = Waiting::default();
         while let Some(page) = self.rejections.due(after, since, PAGE).await? {
+            if page.has_expired {
+                self.rejections.unpark(after, page.last, since).await?;
+            }
             after = page.last;
             for batch in page.rejections.chunks(BATCH) {
-                applied += self.apply(batch).await?;
+                applied += self.apply(batch, &mut waiting).await?;
             }
         }
         Ok(applied)
@@ -109,13 +116,19 @@ impl Parking {
         }
     }
 
-    async fn apply(&self, due: &[Rejection]) -> Result<usize, StoreError> {
+    async fn apply(&self, due: &[Rejection], waiting: &mut Waiting) -> Result<usize, StoreError> {
         let mut readable = Vec::with_capacity(due.len());
         for parked in due {
+            if waiting.contains(&parked.cloudflare_id) {
+                continue;
+            }
             match self.read(parked) {
                 Ok(notification) => readable.push((parked.id, Arc::new(notification))),
                 // The pointers were changed since it was parked.
-                Err(problem) => self.failed(parked.id, &problem).await?,
+                Err(problem) => {
+                    waiting.insert(parked.cloudflare_id.clone());
+                    self.failed(parked.id, &problem).await?;
+                }
             }
         }
         if readable.is_empty() {
@@ -123,28 +136,25 @@ impl Parking {
         }
         match self.rejections.apply(&readable, self.clock.now()).await {
             Ok(recorded) => Ok(count(&recorded)),
-            Err(error @ StoreError::TookTooLong { .. }) => {
-                self.apply_one_by_one(&readable, &error).await
+            Err(error) if error.is_everybodys() && !took_too_long(&error) => Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "parked notifications are applied one by one"
+                );
+                self.apply_one_by_one(&readable, waiting).await
             }
-            Err(error) if error.is_everybodys() => Err(error),
-            Err(error) => self.apply_one_by_one(&readable, &error).await,
         }
     }
 
     async fn apply_one_by_one(
         &self,
         readable: &[(i64, Arc<Notification>)],
-        error: &StoreError,
+        waiting: &mut Waiting,
     ) -> Result<usize, StoreError> {
-        tracing::warn!(
-            error = chain(error),
-            "parked notifications are applied one by one"
-        );
-        let mut applied = 0;
-        // What came later for the same image waits for what came first.
-        let mut waiting = HashSet::new();
+        let (mut applied, mut in_a_row) = (0, 0);
         for parked in readable {
-            let image = image(&parked.1);
+            let image = image(&parked.1).map(|id| id.as_str().to_owned());
             if waiting.contains(&image) {
                 continue;
             }
@@ -153,7 +163,16 @@ impl Parking {
                 .apply(std::slice::from_ref(parked), self.clock.now())
                 .await
             {
-                Ok(recorded) => applied += count(&recorded),
+                Ok(recorded) => {
+                    applied += count(&recorded);
+                    in_a_row = 0;
+                }
+                // One that takes too long may do so by itself, because of an app's trigger say. With two it is the database.
+                Err(error) if took_too_long(&error) && in_a_row == 0 => {
+                    in_a_row += 1;
+                    self.failed(parked.0, &chain(&error)).await?;
+                    waiting.insert(image);
+                }
                 Err(error) if error.is_everybodys() => return Err(error),
                 Err(error) => {
                     if !error.is_passing() {
@@ -188,6 +207,13 @@ impl Parking {
             origin: rejection.origin.clone(),
         })
     }
+}
+
+/// The images whose notifications wait, since one that came before could not be applied: what came later waits for what came first.
+type Waiting = HashSet<Option<String>>;
+
+fn took_too_long(error: &StoreError) -> bool {
+    matches!(error, StoreError::TookTooLong { .. })
 }
 
 /// The image that it is about, if it is about one.

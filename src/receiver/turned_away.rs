@@ -38,7 +38,7 @@ struct Counts {
     of: HashMap<Who, i64>,
     /// How many rows may still be made of single networks.
     rows_left: usize,
-    /// The latest minute of which something was counted.
+    /// The minute in which something was counted last.
     minute: i64,
 }
 
@@ -111,7 +111,11 @@ impl TurnedAway {
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let over: Vec<(Who, i64)> = {
             let mut counts = self.lock();
-            let over = counts.of.extract_if(|who, _| who.minute < before);
+            // A minute that is far ahead was counted before the clock was set back.
+            let ahead = before.saturating_add(60);
+            let over = counts
+                .of
+                .extract_if(|who, _| who.minute < before || who.minute > ahead);
             over.collect()
         };
         if over.is_empty() {
@@ -145,7 +149,10 @@ impl TurnedAway {
 impl Counts {
     /// Counts one more.
     fn count(&mut self, who: Who) {
-        if who.minute > self.minute {
+        if who.minute < self.minute {
+            // The clock was set back: it goes on from there.
+            self.minute = who.minute;
+        } else if who.minute > self.minute {
             let minutes = who.minute.saturating_sub(self.minute) / 60;
             let more = usize::try_from(minutes)
                 .map_or(MAX_ROWS, |minutes| minutes.saturating_mul(ROWS_PER_MINUTE));
@@ -158,20 +165,20 @@ impl Counts {
             self.rows_left -= 1;
             self.add(who, 1);
         } else {
-            self.add(who.from_anywhere(), 1);
+            self.add(who.anonymous(), 1);
         }
     }
 
     /// Adds to a count, as long as there is room for it in memory.
     fn add(&mut self, who: Who, count: i64) {
         let has_room = self.of.len() < MAX_ROWS || self.of.contains_key(&who);
-        let who = if has_room { who } else { who.from_anywhere() };
+        let who = if has_room { who } else { who.anonymous() };
         *self.of.entry(who).or_default() += count;
     }
 }
 
 impl Who {
-    fn from_anywhere(self) -> Self {
+    fn anonymous(self) -> Self {
         Self {
             network: ANYWHERE.to_owned(),
             scheme: "",

@@ -82,6 +82,10 @@ pub trait Rejections: Send + Sync {
     /// Parks a rejection that is not applied yet, as one about this image, from now on.
     async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError>;
 
+    /// Ends the parking of those that are parked since before this time, among those with an id over `after` and up to `last`: they are
+    /// kept.
+    async fn unpark(&self, after: i64, last: i64, since: Timestamp) -> Result<(), StoreError>;
+
     /// Adds to how many were turned away.
     async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
 
@@ -115,18 +119,25 @@ pub trait RejectionCatalog: Send + Sync {
 /// Deletes what is old. Of the audit trail that are the entries of webhooks: what other programs write there is theirs.
 #[async_trait]
 pub trait Retention: Send + Sync {
-    /// Looks at so many rows from the first with a greater id on, and deletes those of them that are from before this time. `None`
-    /// when there are no more rows.
+    /// Looks at so many rows from the first with a greater id on, and deletes or counts those of them that are from before this
+    /// time; what was parked is from when it was parked last. `None` when there are no more rows.
     async fn prune_page(
         &self,
         aged: Aged,
         after: i64,
         before: Timestamp,
         limit: u32,
+        what: Pruning,
     ) -> Result<Option<Page>, StoreError>;
+}
 
-    /// How many rows are from before this time. Reads the whole table.
-    async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError>;
+/// What to do with what is old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pruning {
+    /// Delete it.
+    Delete,
+    /// Say how much it is.
+    Count,
 }
 
 /// What grows with every webhook, and is deleted when it is old.
@@ -159,8 +170,8 @@ pub struct Page {
     pub last: i64,
     /// Whether any of its rows was from before the time that was asked for.
     pub has_old: bool,
-    /// How many of its rows were deleted.
-    pub deleted: u64,
+    /// How many of its rows were deleted, or counted.
+    pub old: u64,
 }
 
 /// Shows and registers images.

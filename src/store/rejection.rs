@@ -184,6 +184,8 @@ impl Rejection {
 pub struct Due {
     /// The id of the last of them.
     pub last: i64,
+    /// Whether some of them are parked since before the time that was asked for.
+    pub has_expired: bool,
     /// Those that can be applied.
     pub rejections: Vec<Rejection>,
 }

@@ -124,6 +124,40 @@ on_both_databases! {
         wait_until_applied(&app.database, 1).await;
         assert_eq!(app.database.image("new").await["status"], "uploaded");
         assert_eq!(app.database.image("old").await["status"], "pending");
+        assert_eq!(column(&app.database, "state").await, ["kept", "applied"], "nobody looks at it any more");
+    }
+
+    async fn without_parking_it_is_merely_kept(database) {
+        let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
+        deliver_too_early(&app, &uploaded("image")).await;
+
+        app.database.register("image").await;
+
+        wait::until_async("it is not parked any more", async || column(&app.database, "state").await == ["kept"]).await;
+        assert_eq!(app.database.image("image").await["status"], "pending");
+    }
+
+    async fn what_came_later_for_the_same_image_waits_however_many_came_between(database) {
+        let app = App::start(database).await;
+        let broken = "broken";
+        deliver_too_early(&app, &uploaded(broken)).await;
+        for number in 0..150 {
+            deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+        }
+        deliver_too_early(&app, &json!({"id": broken, "filename": "later.jpg"}).to_string()).await;
+        let good: Vec<String> = (0..150).map(|number| format!("('image-{number}', '{{}}')")).collect();
+        // Its status cannot be read while the earlier one has to be applied, and can be when the later one comes to it.
+        app.database.execute_script(&format!(
+            "INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES ('{broken}', 'nonsense'), {}", good.join(", "),
+        )).await;
+
+        wait_until_applied(&app.database, 150).await;
+        app.database.execute("UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1", &[broken]).await;
+        wait_until_applied(&app.database, 152).await;
+
+        let logs = app.database.logs().await;
+        let last: Vec<_> = logs[150..].iter().map(|log| log["data"]["payload"]["filename"].clone()).collect();
+        assert_eq!(last, [Value::Null, json!("later.jpg")]);
     }
 
     async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database) {
@@ -159,6 +193,29 @@ on_both_databases! {
         wait_until_applied(&app.database, 2).await;
         assert_eq!(app.database.image("broken").await["status"], "uploaded", "it was tried again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_whose_row_takes_too_long_keeps_no_other_from_being_applied() {
+    let app = App::start_with(
+        Database::postgres().await,
+        &[("APP__DATABASE__TIMEOUT_SECS", "2")],
+    )
+    .await;
+    for id in ["slow", "good"] {
+        deliver_too_early(&app, &uploaded(id)).await;
+    }
+
+    app.database
+        .execute_script(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+             CREATE TRIGGER dawdle BEFORE UPDATE ON cloudflare_images FOR EACH ROW WHEN (OLD.cloudflare_id = 'slow') EXECUTE FUNCTION dawdle();
+             INSERT INTO cloudflare_images (cloudflare_id) VALUES ('slow'), ('good');",
+        )
+        .await;
+
+    wait_until_applied(&app.database, 1).await;
+    assert_eq!(app.database.image("good").await["status"], "uploaded");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,6 +81,25 @@ on_both_databases! {
         assert_eq!(rows(&database).await, (ALL_ROWS, NEW_ROWS));
     }
 
+    async fn what_was_parked_again_is_kept_from_then_on(database) {
+        let app = App::start(database).await;
+        let (long_ago, yesterday) = ("2023-06-01 00:00:00.000000Z", "2023-12-31 00:00:00.000000Z");
+        for (id, parked_at) in [("again", yesterday), ("once", long_ago)] {
+            let parked_at = if app.database.is_postgres() { parked_at.to_owned() } else { parked_at.replace(' ', "T") };
+            let long_ago = if app.database.is_postgres() { long_ago.to_owned() } else { long_ago.replace(' ', "T") };
+            app.database.execute_script(&format!("
+                INSERT INTO webhook_rejections (received_at, status, reason, cloudflare_id, state, parked_at)
+                VALUES ('{long_ago}', 404, 'unknown-image', '{id}', 'parked', '{parked_at}');
+            ")).await;
+        }
+        let (_, database) = app.stop().await;
+
+        let app = App::start(database).await;
+
+        wait::until_async("an old one is gone", async || app.database.rejections().await.len() < 2).await;
+        assert_eq!(app.database.rejections().await[0]["cloudflare_id"], "again");
+    }
+
     async fn a_person_asks_how_much_that_is_and_has_it_deleted(database) {
         let database = database_with_old_rows(database).await;
         let folder = TempDir::new().expect("a folder");

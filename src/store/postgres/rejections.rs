@@ -25,12 +25,14 @@ impl Rejections for Postgres {
         limit: u32,
     ) -> Result<Option<Due>, StoreError> {
         self.within("looking for parked notifications", async {
-            let last: Option<i64> = sqlx::query_scalar(
+            let (last, has_expired): (Option<i64>, Option<bool>) = sqlx::query_as(
                 "-- rejections_parked
-                 SELECT max(id) FROM (SELECT id FROM webhook_rejections WHERE state = 'parked' AND id > $1 ORDER BY id LIMIT $2) AS page",
+                 SELECT max(id), bool_or(parked_at < $3)
+                 FROM (SELECT id, parked_at FROM webhook_rejections WHERE state = 'parked' AND id > $1 ORDER BY id LIMIT $2) AS page",
             )
             .bind(after)
             .bind(i64::from(limit))
+            .bind(since.to_offset_date_time())
             .fetch_one(&self.pool)
             .await?;
             let Some(last) = last else {
@@ -55,6 +57,7 @@ impl Rejections for Postgres {
             .collect();
             Ok(Some(Due {
                 last,
+                has_expired: has_expired.unwrap_or_default(),
                 rejections: rejections?,
             }))
         })
@@ -119,6 +122,24 @@ impl Rejections for Postgres {
             .bind(id)
             .bind(image.as_str())
             .bind(now.to_offset_date_time())
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpark(&self, after: i64, last: i64, since: Timestamp) -> Result<(), StoreError> {
+        self.within("ending the parking of notifications", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            sqlx::query(
+                "-- rejections_unpark
+                 UPDATE webhook_rejections SET state = 'kept' WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at < $3",
+            )
+            .bind(after)
+            .bind(last)
+            .bind(since.to_offset_date_time())
             .execute(&mut *lent.connection)
             .await?;
             lent.give_back();

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::Postgres;
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::is_of_a_webhook;
-use crate::store::{Aged, Lent, Page, Retention, StoreError};
+use crate::store::{Aged, Lent, Page, Pruning, Retention, StoreError};
 
 #[async_trait]
 impl Retention for Postgres {
@@ -15,8 +15,9 @@ impl Retention for Postgres {
         after: i64,
         before: Timestamp,
         limit: u32,
+        what: Pruning,
     ) -> Result<Option<Page>, StoreError> {
-        let (page, delete) = match aged {
+        let (page, delete, count) = match aged {
             Aged::Logs => (
                 "-- retention_logs_page
                  SELECT max(id), bool_or(timestamp < $3) FROM (SELECT id, timestamp FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
@@ -25,15 +26,22 @@ impl Retention for Postgres {
                      DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
                     is_of_a_webhook!(),
                 ),
+                concat!(
+                    "-- retention_logs_count
+                     SELECT count(*) FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
+                    is_of_a_webhook!(),
+                ),
             ),
             Aged::Rejections => (
                 "-- retention_rejections_page
-                 SELECT max(id), bool_or(received_at < $3) FROM (SELECT id, received_at FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                 SELECT max(id), bool_or(coalesce(parked_at, received_at) < $3) FROM (SELECT id, received_at, parked_at FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
                 "-- retention_rejections_delete
-                 DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND received_at < $3",
+                 DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
+                "-- retention_rejections_count
+                 SELECT count(*) FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
             ),
         };
-        self.within("deleting what is old", async {
+        self.within("looking for what is old", async {
             let mut lent = Lent::from(&self.pool).await?;
             let (last, has_old): (Option<i64>, Option<bool>) = sqlx::query_as(page)
                 .bind(after)
@@ -42,47 +50,30 @@ impl Retention for Postgres {
                 .fetch_one(&mut *lent.connection)
                 .await?;
             let has_old = has_old.unwrap_or_default();
-            let mut deleted = 0;
+            let mut old = 0;
             if let Some(last) = last.filter(|_| has_old) {
-                deleted = sqlx::query(delete)
-                    .bind(after)
-                    .bind(last)
-                    .bind(before.to_offset_date_time())
-                    .execute(&mut *lent.connection)
-                    .await?
-                    .rows_affected();
+                old = match what {
+                    Pruning::Delete => {
+                        let deleted = sqlx::query(delete)
+                            .bind(after)
+                            .bind(last)
+                            .bind(before.to_offset_date_time())
+                            .execute(&mut *lent.connection);
+                        deleted.await?.rows_affected()
+                    }
+                    Pruning::Count => {
+                        let counted = sqlx::query_scalar::<_, i64>(count)
+                            .bind(after)
+                            .bind(last)
+                            .bind(before.to_offset_date_time())
+                            .fetch_one(&mut *lent.connection);
+                        counted.await?.unsigned_abs()
+                    }
+                };
             }
-            let page = last.map(|last| Page {
-                last,
-                has_old,
-                deleted,
-            });
+            let page = last.map(|last| Page { last, has_old, old });
             lent.give_back();
             Ok(page)
-        })
-        .await
-    }
-
-    async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError> {
-        let count = match aged {
-            Aged::Logs => {
-                concat!(
-                    "-- retention_logs_count
-                     SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1 AND ",
-                    is_of_a_webhook!(),
-                )
-            }
-            Aged::Rejections => {
-                "-- retention_rejections_count
-                 SELECT count(*) FROM webhook_rejections WHERE received_at < $1"
-            }
-        };
-        self.within("counting what is old", async {
-            let count: i64 = sqlx::query_scalar(count)
-                .bind(before.to_offset_date_time())
-                .fetch_one(&self.pool)
-                .await?;
-            Ok(count.unsigned_abs())
         })
         .await
     }

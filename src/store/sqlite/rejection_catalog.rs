@@ -13,8 +13,14 @@ use crate::store::{Failure, RejectionCatalog, StoreError, within};
 /// The columns of a [`Rejection`].
 macro_rules! columns {
     () => {
-        "id, received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, count,
-         state, settled_at, outcome"
+        columns!("body")
+    };
+    ($body:literal) => {
+        concat!(
+            "id, received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, ",
+            $body,
+            ", body_bytes, count, state, settled_at, outcome"
+        )
     };
 }
 pub(super) use columns;
@@ -46,7 +52,7 @@ impl RejectionCatalog for Sqlite {
             sqlx::query(concat!(
                 "-- rejection_catalog_newest
                  SELECT ",
-                columns!(),
+                columns!("NULL AS body"),
                 " FROM webhook_rejections
                  WHERE ($1 IS NULL OR reason = $1) AND ($2 IS NULL OR state = $2)
                      AND ($3 IS NULL OR received_at >= $3)

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::Sqlite;
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::is_of_a_webhook;
-use crate::store::{Aged, Lent, Page, Retention, StoreError, within};
+use crate::store::{Aged, Lent, Page, Pruning, Retention, StoreError, within};
 
 #[async_trait]
 impl Retention for Sqlite {
@@ -15,8 +15,9 @@ impl Retention for Sqlite {
         after: i64,
         before: Timestamp,
         limit: u32,
+        what: Pruning,
     ) -> Result<Option<Page>, StoreError> {
-        let (page, delete) = match aged {
+        let (page, delete, count) = match aged {
             Aged::Logs => (
                 "-- retention_logs_page
                  SELECT max(id), max(timestamp < $3) FROM (SELECT id, timestamp FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
@@ -25,65 +26,60 @@ impl Retention for Sqlite {
                      DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
                     is_of_a_webhook!(),
                 ),
+                concat!(
+                    "-- retention_logs_count
+                     SELECT count(*) FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
+                    is_of_a_webhook!(),
+                ),
             ),
             Aged::Rejections => (
                 "-- retention_rejections_page
-                 SELECT max(id), max(received_at < $3) FROM (SELECT id, received_at FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                 SELECT max(id), max(coalesce(parked_at, received_at) < $3) FROM (SELECT id, received_at, parked_at FROM webhook_rejections WHERE id > $1 ORDER BY id LIMIT $2) AS page",
                 "-- retention_rejections_delete
-                 DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND received_at < $3",
+                 DELETE FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
+                "-- retention_rejections_count
+                 SELECT count(*) FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
             ),
         };
-        within(&self.place, self.deadline, "deleting what is old", async {
-            let mut lent = Lent::from(&self.writer).await?;
-            let (last, has_old): (Option<i64>, Option<bool>) = sqlx::query_as(page)
-                .bind(after)
-                .bind(i64::from(limit))
-                .bind(before.to_string())
-                .fetch_one(&mut *lent.connection)
-                .await?;
-            let has_old = has_old.unwrap_or_default();
-            let mut deleted = 0;
-            if let Some(last) = last.filter(|_| has_old) {
-                deleted = sqlx::query(delete)
+        within(
+            &self.place,
+            self.deadline,
+            "looking for what is old",
+            async {
+                let mut lent = Lent::from(&self.writer).await?;
+                let (last, has_old): (Option<i64>, Option<bool>) = sqlx::query_as(page)
                     .bind(after)
-                    .bind(last)
+                    .bind(i64::from(limit))
                     .bind(before.to_string())
-                    .execute(&mut *lent.connection)
-                    .await?
-                    .rows_affected();
-            }
-            let page = last.map(|last| Page {
-                last,
-                has_old,
-                deleted,
-            });
-            lent.give_back();
-            Ok(page)
-        })
-        .await
-    }
-
-    async fn count_older(&self, aged: Aged, before: Timestamp) -> Result<u64, StoreError> {
-        let count = match aged {
-            Aged::Logs => {
-                concat!(
-                    "-- retention_logs_count
-                     SELECT count(*) FROM cloudflare_image_logs WHERE timestamp < $1 AND ",
-                    is_of_a_webhook!(),
-                )
-            }
-            Aged::Rejections => {
-                "-- retention_rejections_count
-                 SELECT count(*) FROM webhook_rejections WHERE received_at < $1"
-            }
-        };
-        within(&self.place, self.deadline, "counting what is old", async {
-            let count: i64 = sqlx::query_scalar(count)
-                .bind(before.to_string())
-                .fetch_one(&self.readers)
-                .await?;
-            Ok(count.unsigned_abs())
-        })
+                    .fetch_one(&mut *lent.connection)
+                    .await?;
+                let has_old = has_old.unwrap_or_default();
+                let mut old = 0;
+                if let Some(last) = last.filter(|_| has_old) {
+                    old = match what {
+                        Pruning::Delete => {
+                            let deleted = sqlx::query(delete)
+                                .bind(after)
+                                .bind(last)
+                                .bind(before.to_string())
+                                .execute(&mut *lent.connection);
+                            deleted.await?.rows_affected()
+                        }
+                        Pruning::Count => {
+                            let counted = sqlx::query_scalar::<_, i64>(count)
+                                .bind(after)
+                                .bind(last)
+                                .bind(before.to_string())
+                                .fetch_one(&mut *lent.connection);
+                            counted.await?.unsigned_abs()
+                        }
+                    };
+                }
+                let page = last.map(|last| Page { last, has_old, old });
+                lent.give_back();
+                Ok(page)
+            },
+        )
         .await
     }
 }
