@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "the specification uses the rest")]
 mod support;
 
+mod flood;
 mod pgbench;
 mod report;
 mod single;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use flood::Flood;
 use report::{Report, Row};
 use support::cluster::{Cluster, Durability};
 use support::database::Database;
@@ -41,6 +43,13 @@ const IMAGES: usize = 100_000;
 
 /// More webhooks than are sent in the time of a row.
 const WEBHOOKS: usize = 1_000_000;
+
+/// More webhooks than are sent in the time of a part of the flood's row.
+const FLOOD_WEBHOOKS: usize = 400_000;
+
+/// How many webhooks were applied.
+const APPLIED: &str =
+    "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'webhook_received'";
 
 /// Enough that no cache is all there is to the ceiling.
 const WRONG_WEBHOOKS: usize = 20_000;
@@ -94,6 +103,9 @@ async fn run(only: &[String]) {
         if is_wanted(&[kind.name().to_owned(), "single".to_owned()]) {
             let database = bench.database(kind).await;
             report.single(kind.name(), single::measure(&database).await);
+        }
+        if is_wanted(&[kind.name().to_owned(), "flood".to_owned()]) {
+            report.flood(kind.name(), bench.flood(kind).await);
         }
     }
     if only.is_empty() {
@@ -184,6 +196,7 @@ impl<'a> Bench<'a> {
         let (right, wrong) = (self.folder.join("right"), self.folder.join("wrong"));
         let webhooks = Webhooks {
             count: WEBHOOKS,
+            rounds_before: 0,
             images,
             shape,
             signature: Signature::Right,
@@ -219,11 +232,7 @@ impl<'a> Bench<'a> {
             ceiling.acknowledged, 0,
             "nobody without the secret changes anything"
         );
-        let logged = database
-            .count(
-                "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'webhook_received'",
-            )
-            .await;
+        let logged = database.count(APPLIED).await;
         assert_eq!(
             u64::try_from(logged),
             Ok(sent.acknowledged),
@@ -239,6 +248,43 @@ impl<'a> Bench<'a> {
             pgbench,
             peak_memory,
         }
+    }
+
+    async fn flood(&self, kind: Kind) -> Flood {
+        let database = self.database(kind).await;
+        let service = self.service(&database);
+        register(&database, IMAGES).await;
+        let files = ["first", "second", "third", "wrong"].map(|name| self.folder.join(name));
+        let webhooks = Webhooks {
+            count: FLOOD_WEBHOOKS,
+            rounds_before: 0,
+            images: IMAGES,
+            shape: Shape::Envelope,
+            signature: Signature::Right,
+        };
+        for (number, file) in files[..3].iter().enumerate() {
+            Webhooks {
+                rounds_before: number * FLOOD_WEBHOOKS.div_ceil(IMAGES),
+                ..webhooks
+            }
+            .write(file);
+        }
+        // As many, so that both senders have read them at the same time, and begin and end together.
+        Webhooks {
+            signature: Signature::Wrong,
+            ..webhooks
+        }
+        .write(&files[3]);
+
+        let flood = flood::measure(&service, [&files[0], &files[1], &files[2]], &files[3]);
+
+        let logged = database.count(APPLIED).await;
+        assert_eq!(
+            u64::try_from(logged),
+            Ok(flood.acknowledged),
+            "every acknowledged webhook is in the audit trail, once"
+        );
+        flood
     }
 
     fn service(&self, database: &Database) -> Service {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 
+use crate::flood::Flood;
 use crate::webhooks::Shape;
 use crate::wrk::Sent;
 
@@ -63,6 +64,17 @@ impl Row {
     }
 }
 
+fn flood_cells(database: &str, flood: &Flood) -> Vec<String> {
+    vec![
+        database.to_owned(),
+        format!("{:.0}", flood.alone),
+        format!("{:.0}", flood.beside),
+        format!("{:.0}", flood.wrong),
+        format!("{:.0} %", 100.0 * flood.left()),
+        format!("{:.0} %", 100.0 * flood.share),
+    ]
+}
+
 const HEADER: [&str; 13] = [
     "database",
     "connections",
@@ -97,6 +109,7 @@ impl Single {
 pub(crate) struct Report {
     rows: Vec<Row>,
     single: Vec<(&'static str, Single)>,
+    floods: Vec<(&'static str, Flood)>,
 }
 
 impl Report {
@@ -113,6 +126,15 @@ impl Report {
             single.plain, single.grouped
         ));
         self.single.push((database, single));
+    }
+
+    /// Adds what a flood costs.
+    pub(crate) fn flood(&mut self, database: &'static str, flood: Flood) {
+        say(&format!(
+            "{database}, a flood: {}",
+            flood_cells(database, &flood).join(" | ")
+        ));
+        self.floods.push((database, flood));
     }
 
     /// Shows everything.
@@ -149,10 +171,16 @@ impl Report {
                 format!("{:.2}", single.ratio()),
             ]
         }));
+        let mut floods = table(&FLOOD_HEADER);
+        floods.add_rows(
+            self.floods
+                .iter()
+                .map(|(database, flood)| flood_cells(database, flood)),
+        );
         let mut goals = table(&["to reach", "reached", ""]);
         goals.add_rows(self.goals());
         format!(
-            "{EXPLANATION}\n{rows}\n\n{SINGLE_EXPLANATION}\n{single}\n\n{GOALS_EXPLANATION}\n{goals}\n"
+            "{EXPLANATION}\n{rows}\n\n{SINGLE_EXPLANATION}\n{single}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{GOALS_EXPLANATION}\n{goals}\n"
         )
     }
 
@@ -213,6 +241,15 @@ impl Report {
                 &|ratio| ratio >= 0.85,
             );
         }
+        for (database, flood) in &self.floods {
+            goal(
+                format!(
+                    "{database}: a flood costs no more than its share of the processors (left and share: at least 1)"
+                ),
+                Some(flood.left() + flood.share),
+                &|sum| sum >= 1.0,
+            );
+        }
         let peak = self.rows.iter().map(|row| row.peak_memory).max();
         #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52 bytes")]
         goal(
@@ -236,6 +273,21 @@ memory is the service's.
 const SINGLE_EXPLANATION: &str = "\
 One webhook after another through the store, alternately as a plain transaction and through group commit; medians:
 ";
+
+const FLOOD_EXPLANATION: &str = "\
+Good webhooks over 64 connections while a flood of wrong signatures comes over 64 others as fast as it can. What is *left* of the good \
+ones may be less by the flood's *share* of the processors' time, its sender (wrk) included; what the service needs for a wrong one is \
+measured while nothing else comes:
+";
+
+const FLOOD_HEADER: [&str; 6] = [
+    "database",
+    "good/s alone",
+    "good/s beside it",
+    "wrong/s",
+    "left",
+    "share of the flood",
+];
 
 const GOALS_EXPLANATION: &str = "\
 What was to be reached on two cores:

@@ -49,6 +49,8 @@ impl Shape {
 #[derive(Clone, Copy)]
 pub(crate) struct Webhooks {
     pub(crate) count: usize,
+    /// How many times every image has been told of already.
+    pub(crate) rounds_before: usize,
     pub(crate) images: usize,
     pub(crate) shape: Shape,
     pub(crate) signature: Signature,
@@ -60,7 +62,10 @@ impl Webhooks {
     pub(crate) fn write(self, path: &Path) {
         let mut file = BufWriter::new(File::create(path).expect("a file"));
         for number in 0..self.count {
-            let (round, image) = (number / self.images, 1 + number % self.images);
+            let (round, image) = (
+                self.rounds_before + number / self.images,
+                1 + number % self.images,
+            );
             let request = request(&body(self.shape, &image_id(image), round), self.signature);
             write!(file, "{:010}", request.len()).expect("there is room");
             file.write_all(&request).expect("there is room");

@@ -19,6 +19,8 @@ pub(crate) struct Sent {
     pub(crate) rate: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    /// How much of the processors' time the sender took.
+    pub(crate) cpu: Duration,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +50,9 @@ pub(crate) fn send(
 ) -> Sent {
     // One thread of wrk's is busy with more connections than a service on the same machine can answer.
     let threads = 1;
-    let output = Command::new("wrk")
+    let output = Command::new("sh")
+        // The shell's own times, and on a second line those of what it ran.
+        .args(["-c", "wrk \"$@\" && times", "wrk"])
         .args(["-t", &threads.to_string(), "-c", &connections.to_string()])
         .args(["-d", &format!("{}s", (time + PATIENCE).as_secs())])
         .args([
@@ -94,5 +98,16 @@ pub(crate) fn send(
         rate: summary.answered as f64 / time.as_secs_f64(),
         p50: Duration::from_micros(summary.p50_us),
         p99: Duration::from_micros(summary.p99_us),
+        cpu: stdout.lines().last().map_or(Duration::ZERO, cpu),
     }
+}
+
+/// What the shell's `times` says of it: `0m1.50s 0m2.25s`.
+fn cpu(line: &str) -> Duration {
+    let times = line.split_whitespace().map(|time| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').expect("a time");
+        let minutes: u64 = minutes.parse().expect("minutes");
+        Duration::from_mins(minutes) + Duration::from_secs_f64(seconds.parse().expect("seconds"))
+    });
+    times.sum()
 }
