@@ -25,7 +25,9 @@ check:
 # Breaks everything that can break under load (tests/faults), for MINUTES minutes, and prints what came of it. FAULTS=killed: only
 # what has that in its name.
 soak: prepare
-	SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" $(CARGO) test --release --locked --test spec nothing_is_lost_whatever_breaks -- --nocapture
+	$(CARGO) build --release --locked
+	TEST_PROGRAM="$$PWD/target/release/cloudflare-images-webhook" SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" \
+		$(CARGO) test --locked --test spec nothing_is_lost_whatever_breaks -- --nocapture
 
 # Inputs that nobody thought of, for MINUTES minutes each: requests to the webhook, and settings. What is found stands in
 # fuzz/artifacts, and belongs into fuzz/samples when it is mended. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.

@@ -3,6 +3,7 @@
 //! An input is a request's headers, a line each, an empty line, and the body. `{secret}`, `{hmac}`, `{timestamped}` and
 //! `{standard}` in a header's value stand for the valid proof, which no fuzzer would guess.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
@@ -31,14 +32,17 @@ const NOW: i64 = 1_704_110_400;
 /// Valid for every scheme.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// Who calls: a proxy, whose word on its client's address is taken.
+const PEER: ([u8; 4], u16) = ([10, 0, 0, 1], 80);
+
 /// What Standard Webhooks sign beside the body.
 const MESSAGE_ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
 
 /// What can be wrong with a request; a server's error is none of it.
-const REFUSALS: [u16; 5] = [400, 401, 404, 408, 413];
+const REFUSALS: [u16; 6] = [400, 401, 403, 404, 408, 413];
 
 /// Sends the request, and panics when something does not hold: it is answered; never with a 5xx; without a proof always
-/// with 401; a refusal is a problem with a type; no answer has the secret in it; and a payload that is understood is
+/// with 401, or with 403 if it came from elsewhere; a refusal is a problem with a type; no answer has the secret in it; and a payload that is understood is
 /// understood alike when it is read again, as what is parked will be.
 ///
 /// Returns the answer's status.
@@ -61,7 +65,7 @@ pub fn check(input: &[u8]) -> u16 {
         assert!(problem["type"].is_string(), "{text}");
     }
     if !is_proved {
-        assert_eq!(status, 401, "there was no proof");
+        assert!([401, 403].contains(&status), "there was no proof");
     }
     check_that_it_can_be_read_again(body);
     status
@@ -138,6 +142,9 @@ async fn answer(headers: HeaderMap, body: &[u8]) -> Answer {
     let mut request = Request::post(SETTINGS.webhook.path.canonical())
         .body(Body::from(body.to_vec()))
         .expect("a request");
+    let proxies = SETTINGS.server.proxies();
+    let client = proxies.client(SocketAddr::from(PEER), &headers);
+    request.extensions_mut().insert(client);
     *request.headers_mut() = headers;
     let answer = SERVICE.clone().oneshot(request).await;
     let (head, body) = answer.unwrap_or_else(|never| match never {}).into_parts();
@@ -196,6 +203,11 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
         (
             "APP__WEBHOOK__SCHEMES",
             "cf-webhook-auth,hmac,timestamped,standard",
+        ),
+        ("APP__SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
+        (
+            "APP__WEBHOOK__ALLOWED_ADDRESSES",
+            "10.0.0.0/8, 203.0.113.0/24, 2001:db8::/32",
         ),
     ]
     .into_iter()

@@ -14,7 +14,7 @@ const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip")
 
 /// Where a request came from.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ClientAddress {
+pub struct ClientAddress {
     peer: SocketAddr,
     /// What a trusted proxy told.
     forwarded: Option<IpAddr>,
@@ -61,14 +61,15 @@ impl TryFrom<String> for ForwardedHeader {
 
 /// The proxies whose word on their clients' addresses is taken. Nobody else's is: anybody can send such a header.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Proxies {
+pub struct Proxies {
     pub(crate) trusted: Networks,
     pub(crate) header: ForwardedHeader,
 }
 
 impl Proxies {
     /// The client behind this connection.
-    pub(super) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
+    #[must_use]
+    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let forwarded = self
             .trusted
             .contain(peer.ip())

@@ -20,7 +20,7 @@ use crate::setting::{Bounded, ListenAddress, Networks};
 use client::ForwardedHeader;
 
 pub(crate) use access_log::{LogFields, Weight};
-pub(crate) use client::{ClientAddress, Proxies};
+pub use client::{ClientAddress, Proxies};
 pub(crate) use problem::{Cause, Kind, Problem};
 pub(crate) use request_id::RequestId;
 pub(crate) use serve::{Limits, serve};
@@ -47,7 +47,8 @@ pub struct Settings {
 
 impl Settings {
     /// Whose word is taken on where a request came from.
-    pub(crate) fn proxies(&self) -> Proxies {
+    #[must_use]
+    pub fn proxies(&self) -> Proxies {
         Proxies {
             trusted: self.trusted_proxies.clone(),
             header: self.client_address_header,

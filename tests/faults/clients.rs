@@ -32,8 +32,8 @@ fn beginnings() -> [String; 5] {
     ]
 }
 
-/// Thousands of them for so long, and as long as each needs to say one byte more.
-pub(super) async fn slow(port: u16, how_long: Duration) {
+/// Thousands of them, after some of them said a byte more, and again; so long as they are held, they are there.
+pub(super) async fn slow(port: u16, between_bytes: Duration) -> Vec<TcpStream> {
     let many = MANY.min(may_open("self").parse().unwrap_or(usize::MAX) / 4);
     let mut clients = Vec::with_capacity(many);
     for beginning in beginnings().iter().cycle().take(many) {
@@ -51,16 +51,15 @@ pub(super) async fn slow(port: u16, how_long: Duration) {
             // It may have been closed, for being slow.
             let _closed = client.write_all(b"x").await;
         }
-        tokio::time::sleep(how_long).await;
+        tokio::time::sleep(between_bytes).await;
     }
+    clients
 }
 
 /// Some that are gone before they are answered, half of them without a farewell.
 pub(super) async fn vanishing(port: u16) {
     for (number, beginning) in beginnings().iter().cycle().take(VANISHING).enumerate() {
-        let Some(client) = say(port, beginning).await else {
-            continue;
-        };
+        let client = say(port, beginning).await.expect("it comes in");
         if number.is_multiple_of(2) {
             // RST instead of FIN.
             client.set_zero_linger().expect("it can be set");

@@ -17,19 +17,26 @@ pub(crate) struct Image {
     pub(crate) sent: Vec<Sent>,
 }
 
-/// A notification, and how often it was sent.
-#[derive(Debug, Default)]
+/// A notification, and what became of each try to send it.
+#[derive(Debug)]
 pub(crate) struct Sent {
     /// What tells it apart from the others of its image.
     pub(crate) note: &'static str,
-    /// Its body.
+    /// Its body, but for the number of the try.
     pub(crate) notification: Value,
-    /// How many times it was sent.
-    pub(crate) attempts: u64,
-    /// How many of those were answered with 200: committed.
-    pub(crate) acknowledged: u64,
-    /// How many were answered with 404: kept, to be applied when there is a row.
-    pub(crate) parked: u64,
+    /// How it was answered, each time that it was sent.
+    pub(crate) tries: Vec<Answered>,
+}
+
+/// How a try was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// With 200: it is committed.
+    Acknowledged,
+    /// With 404: it is kept, to be applied when there is a row.
+    Parked,
+    /// With an error or with nothing: it may be committed or not.
+    Unknown,
 }
 
 impl Sent {
@@ -38,8 +45,13 @@ impl Sent {
         Self {
             note,
             notification,
-            ..Self::default()
+            tries: Vec::new(),
         }
+    }
+
+    /// Whether it is parked by its first answer, and so has to be applied without being sent again.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.tries.contains(&Answered::Parked)
     }
 }
 
@@ -50,11 +62,13 @@ pub(crate) struct Verdict {
     pub(crate) requests: u64,
     /// Those that were answered with 200, or with 404 and kept.
     pub(crate) acknowledged: u64,
+    /// Those that were committed, and whose answer was lost.
+    pub(crate) unheard: u64,
     /// Acknowledged requests without a row of the audit trail, and images without a row.
     pub(crate) lost: u64,
-    /// Notifications that were applied more than once, and rows of the audit trail for which there was no request.
+    /// Requests with more than one row of the audit trail, and notifications that were applied more than once.
     pub(crate) duplicated: u64,
-    /// Images that are not where the latest of their notifications puts them.
+    /// Images that are not where the latest of their notifications puts them, and changes that moved one back in between.
     pub(crate) regressed: u64,
 }
 
@@ -64,6 +78,7 @@ impl Verdict {
         Self {
             requests: self.requests + other.requests,
             acknowledged: self.acknowledged + other.acknowledged,
+            unheard: self.unheard + other.unheard,
             lost: self.lost + other.lost,
             duplicated: self.duplicated + other.duplicated,
             regressed: self.regressed + other.regressed,
@@ -74,38 +89,64 @@ impl Verdict {
     pub(crate) fn is_good(self) -> bool {
         (self.lost, self.duplicated, self.regressed) == (0, 0, 0)
     }
+
+    /// What the audit trail has of one try.
+    fn of_try(&mut self, answered: Answered, logged: u64) {
+        self.requests += 1;
+        self.duplicated += logged.saturating_sub(1);
+        match answered {
+            Answered::Acknowledged | Answered::Parked => {
+                self.acknowledged += 1;
+                self.lost += u64::from(logged == 0);
+            }
+            Answered::Unknown => self.unheard += logged.min(1),
+        }
+    }
 }
 
-/// How often a notification is in the audit trail.
+/// How often a try is in the audit trail.
 #[derive(Default)]
 struct Logged {
     applied: u64,
     at_all: u64,
 }
 
+/// What a try says to be known by.
+pub(crate) fn mark(note: &str, number: usize) -> String {
+    format!("{note}-{number}")
+}
+
 /// Compares what was answered with the tables. The ids of the images all begin with this, and no others do.
 pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str) -> Verdict {
     let statuses = statuses(database, prefix).await;
     let logs = logs(database, prefix).await;
+    let went_back = format!(
+        "SELECT count(*) FROM went_back WHERE {}",
+        with_prefix("cloudflare_id", prefix)
+    );
 
-    let mut verdict = Verdict::default();
+    let mut verdict = Verdict {
+        regressed: database.count(&went_back).await.unsigned_abs(),
+        ..Verdict::default()
+    };
     for image in images {
-        let status = statuses.get(&image.id).map(String::as_str);
-        if status.is_none() {
-            verdict.lost += 1;
-        } else if status != Some(image.last_status) {
-            verdict.regressed += 1;
+        match statuses.get(&image.id) {
+            None => verdict.lost += 1,
+            Some(status) => verdict.regressed += u64::from(status != image.last_status),
         }
         for sent in &image.sent {
-            let nothing = Logged::default();
-            let logged = logs.get(&(image.id.clone(), sent.note.to_owned()));
-            let logged = logged.unwrap_or(&nothing);
-            let promised = sent.acknowledged + sent.parked;
-            verdict.requests += sent.attempts;
-            verdict.acknowledged += promised;
-            verdict.lost += promised.saturating_sub(logged.at_all);
-            verdict.duplicated += logged.applied.saturating_sub(1);
-            verdict.duplicated += logged.at_all.saturating_sub(sent.attempts);
+            let mut applied = 0;
+            for (number, answered) in sent.tries.iter().enumerate() {
+                let logged = logs.get(&(image.id.clone(), mark(sent.note, number)));
+                let logged = logged.unwrap_or(&Logged {
+                    applied: 0,
+                    at_all: 0,
+                });
+                verdict.of_try(*answered, logged.at_all);
+                applied += logged.applied;
+            }
+            // Each try says the same at the same time, so that only the first that is committed changes anything.
+            verdict.duplicated += applied.saturating_sub(1);
         }
     }
     verdict
@@ -132,23 +173,19 @@ async fn statuses(database: &Database, prefix: &str) -> HashMap<String, String> 
 async fn logs(database: &Database, prefix: &str) -> HashMap<(String, String), Logged> {
     let condition = with_prefix("image.cloudflare_id", prefix);
     let sql = format!(
-        "SELECT image.cloudflare_id || ' ' || (log.data -> 'payload' ->> 'note') || ' ' || log.event_type || ' ' || count(*)
+        "SELECT image.cloudflare_id || ' ' || (log.data -> 'payload' ->> 'note') || ' ' || log.event_type
          FROM cloudflare_image_logs AS log JOIN cloudflare_images AS image ON image.id = log.image_id
-         WHERE {condition} AND log.event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale')
-         GROUP BY image.cloudflare_id, log.data -> 'payload' ->> 'note', log.event_type"
+         WHERE {condition} AND log.event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale')"
     );
     let mut logs: HashMap<(String, String), Logged> = HashMap::new();
     for row in database.texts(&sql).await {
         let words: Vec<&str> = row.split(' ').collect();
-        let [id, note, event_type, count] = words[..] else {
-            panic!("not four words: {row}");
+        let [id, note, event_type] = words[..] else {
+            panic!("not three words: {row}");
         };
-        let count: u64 = count.parse().expect("a number");
         let logged = logs.entry((id.to_owned(), note.to_owned())).or_default();
-        logged.at_all += count;
-        if event_type == "webhook_received" {
-            logged.applied += count;
-        }
+        logged.at_all += 1;
+        logged.applied += u64::from(event_type == "webhook_received");
     }
     logs
 }

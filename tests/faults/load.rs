@@ -1,19 +1,21 @@
 //! Senders that behave as Cloudflare and an app do together: images are registered, most of them before their first notification, some
-//! after it; notifications come in any order, and again until they are acknowledged.
+//! after it; an image's notifications come at once, in any order, at any replica, and again until they are acknowledged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::ledger::{Image, Sent};
+use super::ledger::{Answered, Image, Sent, mark};
 use crate::support::database::{Database, Registrar};
 use crate::support::signing::SECRET;
+use crate::support::wait;
 
-const SENDERS: usize = 16;
+const SENDERS: usize = 8;
 
 /// How many images a sender has at hand.
 const IMAGES_AT_ONCE: usize = 8;
@@ -35,12 +37,27 @@ struct Counts {
     acknowledged: AtomicU64,
     failures: AtomicU64,
     unanswered: AtomicU64,
+    next_url: AtomicUsize,
     is_over: AtomicBool,
+}
+
+/// Who inserts the images' rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Registering {
+    /// An app.
+    ByAnApp,
+    /// The service, with the policy `create`.
+    ByTheService,
 }
 
 impl Load {
     /// Starts them. All ids begin with this.
-    pub(crate) fn start(urls: &[String], database: &Database, prefix: &str) -> Self {
+    pub(crate) fn start(
+        urls: &[String],
+        database: &Database,
+        registering: Registering,
+        prefix: &str,
+    ) -> Self {
         let counts = Arc::<Counts>::default();
         let client = Client::builder()
             .timeout(Duration::from_mins(1))
@@ -51,10 +68,11 @@ impl Load {
         for number in 0..SENDERS {
             let sender = Sender {
                 urls: urls.to_vec(),
-                // Each replica has its share of them.
-                url: number,
                 client: client.clone(),
-                registrar: database.registrar(),
+                registrar: match registering {
+                    Registering::ByAnApp => Some(database.registrar()),
+                    Registering::ByTheService => None,
+                },
                 counts: counts.clone(),
             };
             senders.spawn(sender.run(format!("{prefix}-{number}")));
@@ -77,24 +95,24 @@ impl Load {
         self.failures() + self.counts.unanswered.load(Ordering::Relaxed)
     }
 
-    /// Lets them come to an end. Everything that they sent is acknowledged then.
+    /// Lets them come to an end. Everything that they sent is acknowledged then, or this panics: something is never acknowledged.
     pub(crate) async fn end(self) -> Vec<Image> {
         self.counts.is_over.store(true, Ordering::Relaxed);
-        let images = self.senders.join_all().await;
+        let ended = tokio::time::timeout(wait::PATIENCE, self.senders.join_all()).await;
+        let images = ended.expect("everything that was sent becomes acknowledged");
         images.into_iter().flatten().collect()
     }
 }
 
 struct Sender {
     urls: Vec<String>,
-    url: usize,
     client: Client,
-    registrar: Registrar,
+    registrar: Option<Registrar>,
     counts: Arc<Counts>,
 }
 
 impl Sender {
-    async fn run(mut self, prefix: String) -> Vec<Image> {
+    async fn run(self, prefix: String) -> Vec<Image> {
         let mut images: Vec<Image> = Vec::new();
         while !self.counts.is_over.load(Ordering::Relaxed) {
             let first = images.len();
@@ -102,59 +120,59 @@ impl Sender {
                 images.push(image(&prefix, number));
             }
             let block = &mut images[first..];
-            let (early, others) = block.split_at_mut(IMAGES_AT_ONCE / ONE_IN_EARLY);
-            self.register(others).await;
-            for image in &mut *early {
-                self.deliver(image, 0).await;
+            if let Some(registrar) = &self.registrar {
+                let (early, others) = block.split_at_mut(IMAGES_AT_ONCE / ONE_IN_EARLY);
+                register(registrar, others).await;
+                for image in &mut *early {
+                    self.deliver(&mut image.sent[0]).await;
+                }
+                register(registrar, early).await;
             }
-            self.register(early).await;
             for image in block {
                 // Those that were parked are not sent again: they have to come by themselves.
-                let next = usize::from(image.sent[0].parked > 0);
-                for number in next..image.sent.len() {
-                    self.deliver(image, number).await;
+                let unsent = image.sent.iter_mut().filter(|sent| !sent.is_parked());
+                join_all(unsent.map(|sent| self.deliver(sent))).await;
+                if let Some(again) = image.sent.iter_mut().find(|sent| !sent.is_parked()) {
+                    self.deliver(again).await;
                 }
-                self.deliver(image, next).await;
             }
         }
         images
     }
 
-    async fn register(&self, images: &[Image]) {
-        let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
-        while self.registrar.register(&ids).await.is_err() {
+    /// Until it is acknowledged.
+    async fn deliver(&self, sent: &mut Sent) {
+        loop {
+            // As a load balancer does, which takes another replica each time.
+            let url = self.counts.next_url.fetch_add(1, Ordering::Relaxed) % self.urls.len();
+            sent.notification["note"] = mark(sent.note, sent.tries.len()).into();
+            let request = self
+                .client
+                .post(&self.urls[url])
+                .header("cf-webhook-auth", SECRET)
+                .body(sent.notification.to_string());
+            let status = request.send().await.map(|answer| answer.status().as_u16());
+            let (answered, count) = match status {
+                Ok(200) => (Answered::Acknowledged, &self.counts.acknowledged),
+                Ok(404) => (Answered::Parked, &self.counts.acknowledged),
+                Ok(500 | 503) => (Answered::Unknown, &self.counts.failures),
+                Ok(other) => panic!("whatever breaks, {other} is no answer to it"),
+                Err(_) => (Answered::Unknown, &self.counts.unanswered),
+            };
+            sent.tries.push(answered);
+            count.fetch_add(1, Ordering::Relaxed);
+            if answered != Answered::Unknown {
+                return;
+            }
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
 
-    /// Until it is acknowledged.
-    async fn deliver(&mut self, image: &mut Image, number: usize) {
-        let sent = &mut image.sent[number];
-        let body = sent.notification.to_string();
-        loop {
-            sent.attempts += 1;
-            let url = &self.urls[self.url % self.urls.len()];
-            let request = self.client.post(url).header("cf-webhook-auth", SECRET);
-            let answer = request.body(body.clone()).send().await;
-            match answer.map(|answer| answer.status().as_u16()) {
-                Ok(200) => sent.acknowledged += 1,
-                Ok(404) => sent.parked += 1,
-                other => {
-                    let count = match other {
-                        Ok(500 | 503) => &self.counts.failures,
-                        Ok(other) => panic!("whatever breaks, {other} is no answer to it"),
-                        Err(_) => &self.counts.unanswered,
-                    };
-                    count.fetch_add(1, Ordering::Relaxed);
-                    // A load balancer would take another replica.
-                    self.url += 1;
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            }
-            self.counts.acknowledged.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+async fn register(registrar: &Registrar, images: &[Image]) {
+    let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+    while registrar.register(&ids).await.is_err() {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -177,7 +195,7 @@ fn image(prefix: &str, number: usize) -> Image {
     };
     let mut sent: Vec<Sent> = [("draft", draft), ("earlier", earlier), ("later", later)]
         .into_iter()
-        .map(|(note, notification)| Sent::of(note, with(notification, &id, note)))
+        .map(|(note, notification)| Sent::of(note, with(notification, &id)))
         .collect();
     sent.rotate_left(number % 3);
     Image {
@@ -187,8 +205,7 @@ fn image(prefix: &str, number: usize) -> Image {
     }
 }
 
-fn with(mut notification: Value, id: &str, note: &str) -> Value {
+fn with(mut notification: Value, id: &str) -> Value {
     notification["id"] = id.into();
-    notification["note"] = note.into();
     notification
 }

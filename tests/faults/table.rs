@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table};
 use super::fault::Fault;
 use super::ledger::Verdict;
 
-/// The most memory that a service may have had: thousands of half-open requests and a full queue included.
+/// The most memory that a service may ever have had: thousands of half-open requests and a full queue included.
 const MOST_MEMORY_KIB: u64 = 256 * 1024;
 
 /// What came of one fault on one database.
@@ -20,16 +20,21 @@ pub(crate) struct Row {
     /// How often a service was started again, because it was killed on purpose.
     pub(crate) restarts: u64,
     pub(crate) peak_memory_kib: u64,
-    /// Before the first of these rounds.
-    pub(crate) files_at_start: usize,
+    /// When nothing had gone on yet.
+    pub(crate) files_at_first: usize,
     pub(crate) files_at_end: usize,
-    pub(crate) tasks_at_start: usize,
+    pub(crate) tasks_at_first: usize,
     pub(crate) tasks_at_end: usize,
-    /// Whether the files and the tasks became as few as before.
+    /// Whether the files and the tasks became as few as at first, but for the pools' connections.
     pub(crate) has_settled: bool,
 }
 
 impl Row {
+    /// What it says of itself while the others go on.
+    pub(crate) fn line(&self) -> String {
+        self.cells(self.fault.name()).join(" | ")
+    }
+
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
         self.verdict.is_good() && self.has_settled && self.peak_memory_kib <= MOST_MEMORY_KIB
@@ -52,6 +57,7 @@ impl Row {
         let Verdict {
             requests,
             acknowledged,
+            unheard,
             lost,
             duplicated,
             regressed,
@@ -61,6 +67,7 @@ impl Row {
             self.rounds,
             requests,
             acknowledged,
+            unheard,
             lost,
             duplicated,
             regressed,
@@ -69,9 +76,9 @@ impl Row {
         cells.extend(counts.iter().map(u64::to_string));
         cells.push(self.peak_memory_kib.div_ceil(1024).to_string());
         let few = [
-            self.files_at_start,
+            self.files_at_first,
             self.files_at_end,
-            self.tasks_at_start,
+            self.tasks_at_first,
             self.tasks_at_end,
         ];
         cells.extend(few.iter().map(usize::to_string));
@@ -79,17 +86,22 @@ impl Row {
     }
 }
 
-/// A line for each fault, in the order in which they first struck, and the sum.
+/// A line for each fault on each database, in the order in which they first struck, and the sum.
 pub(crate) fn table(rows: &[Row]) -> Table {
     let mut lines: Vec<Row> = Vec::new();
     for row in rows {
-        let same = lines.iter().position(|line| line.fault == row.fault);
+        let same = lines
+            .iter()
+            .position(|line| (line.database, line.fault) == (row.database, row.fault));
         match same {
             Some(place) => lines[place] = lines[place].clone().and(row),
             None => lines.push(row.clone()),
         }
     }
-    let sum = lines.iter().cloned().reduce(|sum, line| sum.and(&line));
+    let sum = lines.iter().cloned().reduce(|sum, line| Row {
+        database: "together",
+        ..sum.and(&line)
+    });
 
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header([
@@ -98,6 +110,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         "times",
         "requests",
         "acknowledged",
+        "unheard",
         "lost",
         "duplicated",
         "regressed",
@@ -112,7 +125,7 @@ pub(crate) fn table(rows: &[Row]) -> Table {
         table.add_row(line.cells(line.fault.name()));
     }
     if let Some(sum) = sum {
-        table.add_row(sum.cells("together"));
+        table.add_row(sum.cells(""));
     }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);

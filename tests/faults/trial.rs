@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::fault::Fault;
 use super::ledger::{Image, verdict};
-use super::load::Load;
+use super::load::{Load, Registering};
 use super::table::Row;
 use crate::support::app::client;
 use crate::support::cluster::free_port;
@@ -17,11 +17,27 @@ use crate::support::signing::SECRET;
 use crate::support::wait;
 
 /// The load is on, or has recovered, when so many more requests were acknowledged.
-const SOME: u64 = 100;
+pub(crate) const SOME: u64 = 100;
 
-/// How many files and tasks one service may have more than before, when nothing goes on any more: connections that its pools
-/// have opened meanwhile.
-const SLACK: usize = 12;
+/// How many connections to Postgres one service may have.
+const MAX_CONNECTIONS: usize = 3;
+
+/// How many files and tasks one service may have more, when nothing goes on any more, than when nothing had gone on yet:
+/// connections that its pools have opened meanwhile.
+const SLACK: usize = 2 * MAX_CONNECTIONS;
+
+/// Where changes are noted that move an image back in time, whatever they are healed by later.
+const WITNESS_ON_SQLITE: &str = "
+    CREATE TABLE went_back (cloudflare_id TEXT);
+    CREATE TRIGGER went_back AFTER UPDATE ON cloudflare_images WHEN NEW.status_at < OLD.status_at BEGIN
+        INSERT INTO went_back VALUES (NEW.cloudflare_id);
+    END;";
+const WITNESS_ON_POSTGRES: &str = "
+    CREATE TABLE went_back (cloudflare_id text);
+    CREATE FUNCTION went_back() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO went_back VALUES (NEW.cloudflare_id); RETURN NEW; END';
+    CREATE TRIGGER went_back AFTER UPDATE ON cloudflare_images FOR EACH ROW WHEN (NEW.status_at < OLD.status_at)
+        EXECUTE FUNCTION went_back();";
 
 /// One service, and how to start it again.
 pub(crate) struct Replica {
@@ -30,6 +46,7 @@ pub(crate) struct Replica {
     /// What stands between it and Postgres.
     pub(crate) proxy: Option<Proxy>,
     database_url: String,
+    registering: Registering,
     /// How often it was started again.
     restarts: u64,
     /// The most memory that it, or one before it, ever had.
@@ -42,24 +59,33 @@ pub(crate) struct Trial {
     pub(crate) database: Database,
     /// One service on SQLite, two replicas on Postgres.
     pub(crate) replicas: Vec<Replica>,
+    registering: Registering,
     folder: TempDir,
+    /// How many files and tasks there were when nothing had gone on yet.
+    at_first: (usize, usize),
     rounds: u64,
 }
 
 impl Replica {
-    fn start(folder: &TempDir, database_url: String, proxy: Option<Proxy>) -> Self {
-        let service = launch(folder, &database_url, free_port(), free_port());
+    fn start(
+        folder: &TempDir,
+        database_url: String,
+        proxy: Option<Proxy>,
+        registering: Registering,
+    ) -> Self {
+        let ports = (free_port(), free_port());
+        let service = launch(folder, &database_url, registering, ports);
         Self {
             service,
             proxy,
             database_url,
+            registering,
             restarts: 0,
             peak_memory_kib: 0,
         }
     }
 
-    /// Ends it by this signal, and starts it again where it was.
-    fn end_and_restart(&mut self, signal: &str, folder: &TempDir) {
+    fn end(&mut self, signal: &str) {
         self.peak_memory_kib = self.peak_memory_kib();
         self.service.signal(signal);
         let ended = self.service.wait();
@@ -69,8 +95,11 @@ impl Replica {
             "it ends with {ended}: {:?}",
             self.service.log()
         );
-        let (port, ops_port) = (self.service.port, self.service.ops_port);
-        self.service = launch(folder, &self.database_url, port, ops_port);
+    }
+
+    fn restart(&mut self, folder: &TempDir) {
+        let ports = (self.service.port, self.service.ops_port);
+        self.service = launch(folder, &self.database_url, self.registering, ports);
         self.restarts += 1;
     }
 
@@ -79,58 +108,81 @@ impl Replica {
     }
 }
 
-fn launch(folder: &TempDir, database_url: &str, port: u16, ops_port: u16) -> Service {
-    let variables = [
+fn launch(
+    folder: &TempDir,
+    database_url: &str,
+    registering: Registering,
+    (port, ops_port): (u16, u16),
+) -> Service {
+    let max_connections = MAX_CONNECTIONS.to_string();
+    let mut variables = vec![
         ("DATABASE_URL", database_url),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
-        ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1"),
-        ("APP__DATABASE__TIMEOUT_SECS", "3"),
-        ("APP__SERVER__READ_TIMEOUT_SECS", "2"),
-        ("APP__SERVER__KEEP_ALIVE_SECS", "3"),
+        ("APP__DATABASE__MAX_CONNECTIONS", &max_connections),
         ("RUST_LOG", "warn"),
     ];
+    if registering == Registering::ByTheService {
+        variables.push(("APP__WEBHOOK__UNKNOWN_IMAGES", "create"));
+    } else {
+        variables.extend([
+            ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1"),
+            ("APP__DATABASE__TIMEOUT_SECS", "3"),
+            ("APP__SERVER__READ_TIMEOUT_SECS", "2"),
+            ("APP__SERVER__KEEP_ALIVE_SECS", "3"),
+        ]);
+    }
     Service::start_on(folder.path(), &variables, port, ops_port)
 }
 
 impl Trial {
     /// One service on SQLite.
-    pub(crate) fn on_sqlite() -> Self {
+    pub(crate) async fn on_sqlite(registering: Registering) -> Self {
         let database = Database::sqlite();
         let folder = TempDir::new().expect("a folder");
-        let replica = Replica::start(&folder, database.url.clone(), None);
-        Self::of(database, vec![replica], folder)
+        let replica = Replica::start(&folder, database.url.clone(), None, registering);
+        database.execute_script(WITNESS_ON_SQLITE).await;
+        Self::of(database, vec![replica], registering, folder).await
     }
 
     /// Two replicas on a Postgres of their own, each behind a proxy.
-    pub(crate) async fn on_postgres() -> Self {
+    pub(crate) async fn on_postgres(registering: Registering) -> Self {
         let database = Database::postgres_of_its_own().await;
         let folder = TempDir::new().expect("a folder");
         let mut replicas = Vec::new();
         for _ in 0..2 {
             let proxy = Proxy::before(&database.url).await;
             let url = proxy.url(&database.url);
-            replicas.push(Replica::start(&folder, url, Some(proxy)));
+            replicas.push(Replica::start(&folder, url, Some(proxy), registering));
         }
-        Self::of(database, replicas, folder)
+        database.execute_script(WITNESS_ON_POSTGRES).await;
+        Self::of(database, replicas, registering, folder).await
     }
 
-    fn of(database: Database, replicas: Vec<Replica>, folder: TempDir) -> Self {
-        Self {
+    async fn of(
+        database: Database,
+        replicas: Vec<Replica>,
+        registering: Registering,
+        folder: TempDir,
+    ) -> Self {
+        let mut trial = Self {
             database,
             replicas,
+            registering,
             folder,
+            at_first: (0, 0),
             rounds: 0,
-        }
+        };
+        trial.at_first = (trial.open_files(), trial.tasks().await);
+        trial
     }
 
     /// Lets one thing break under load and become well again, and looks what has become of what was sent.
     pub(crate) async fn round(&mut self, fault: Fault) -> Row {
         self.rounds += 1;
         let prefix = format!("round-{}", self.rounds);
-        let (files_at_start, tasks_at_start) = (self.open_files(), self.tasks().await);
         let restarts = self.restarts();
 
-        let load = Load::start(&self.urls(), &self.database, &prefix);
+        let load = self.start_load(&prefix);
         recovery(&load, fault, "the load is on").await;
         fault.strike(self, &load).await;
         recovery(&load, fault, "it recovers by itself").await;
@@ -138,9 +190,14 @@ impl Trial {
         self.until_nothing_is_parked(fault).await;
 
         let verdict = verdict(&self.database, &images, &prefix).await;
-        let has_settled =
-            tokio::time::timeout(wait::PATIENCE, self.settled(files_at_start, tasks_at_start));
-        let has_settled = has_settled.await.is_ok();
+        assert!(
+            fault != Fault::AnswersUnheard || verdict.unheard > 0,
+            "no commit's answer was lost"
+        );
+        let has_settled = tokio::time::timeout(wait::PATIENCE, self.settled())
+            .await
+            .is_ok();
+        let peaks = self.replicas.iter().map(Replica::peak_memory_kib);
         Row {
             database: if self.database.is_postgres() {
                 "Postgres"
@@ -151,15 +208,10 @@ impl Trial {
             rounds: 1,
             verdict,
             restarts: self.restarts() - restarts,
-            peak_memory_kib: self
-                .replicas
-                .iter()
-                .map(Replica::peak_memory_kib)
-                .max()
-                .unwrap_or_default(),
-            files_at_start,
+            peak_memory_kib: peaks.max().expect("there is one"),
+            files_at_first: self.at_first.0,
             files_at_end: self.open_files(),
-            tasks_at_start,
+            tasks_at_first: self.at_first.1,
             tasks_at_end: self.tasks().await,
             has_settled,
         }
@@ -167,45 +219,57 @@ impl Trial {
 
     /// What is sent while nothing breaks.
     pub(crate) async fn load(&self, prefix: &str) -> Vec<Image> {
-        let load = Load::start(&self.urls(), &self.database, prefix);
+        let load = self.start_load(prefix);
         recovery(&load, Fault::Nothing, "the load is on").await;
         let images = load.end().await;
         self.until_nothing_is_parked(Fault::Nothing).await;
         images
     }
 
-    /// Kills a service, and starts it again.
-    pub(crate) fn kill_and_restart(&mut self, number: usize) {
-        self.end_and_restart("-KILL", number);
+    /// Kills these services at the same time, and starts them again.
+    pub(crate) fn kill_and_restart(&mut self, which: std::ops::Range<usize>) {
+        self.end_and_restart("-KILL", which);
     }
 
     /// Asks a service to stop, and starts it again.
     pub(crate) fn stop_and_restart(&mut self, number: usize) {
-        self.end_and_restart("-TERM", number);
+        self.end_and_restart("-TERM", number..number + 1);
     }
 
-    fn end_and_restart(&mut self, signal: &str, number: usize) {
+    /// Whether the service has its usual patience, and so no reason to fail anything while another replica stops.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.registering == Registering::ByTheService
+    }
+
+    fn end_and_restart(&mut self, signal: &str, which: std::ops::Range<usize>) {
         let folder = &self.folder;
-        let replica = &mut self.replicas[number];
-        tokio::task::block_in_place(|| replica.end_and_restart(signal, folder));
+        let replicas = &mut self.replicas[which];
+        tokio::task::block_in_place(|| {
+            for replica in &mut *replicas {
+                replica.end(signal);
+            }
+            for replica in replicas {
+                replica.restart(folder);
+            }
+        });
+    }
+
+    fn start_load(&self, prefix: &str) -> Load {
+        let urls = self.replicas.iter().map(|replica| replica.service.url());
+        let urls: Vec<String> = urls.collect();
+        Load::start(&urls, &self.database, self.registering, prefix)
     }
 
     fn restarts(&self) -> u64 {
         self.replicas.iter().map(|replica| replica.restarts).sum()
     }
 
-    fn urls(&self) -> Vec<String> {
-        self.replicas
-            .iter()
-            .map(|replica| replica.service.url())
-            .collect()
-    }
-
     fn open_files(&self) -> usize {
-        self.replicas
+        let of_each = self
+            .replicas
             .iter()
-            .map(|replica| replica.service.open_files())
-            .sum()
+            .map(|replica| replica.service.open_files());
+        of_each.sum()
     }
 
     /// The tasks of all services, as they count them.
@@ -227,15 +291,17 @@ impl Trial {
         .await;
     }
 
-    async fn settled(&self, files: usize, tasks: usize) {
+    async fn settled(&self) {
         let slack = SLACK * self.replicas.len();
+        let (files, tasks) = self.at_first;
         while self.open_files() > files + slack || self.tasks().await > tasks + slack {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
-async fn recovery(load: &Load, fault: Fault, what: &str) {
+/// Waits until more is acknowledged.
+pub(crate) async fn recovery(load: &Load, fault: Fault, what: &str) {
     let before = load.acknowledged();
     let what = format!("{what} ({})", fault.name());
     wait::until_async(&what, async || {
@@ -246,7 +312,7 @@ async fn recovery(load: &Load, fault: Fault, what: &str) {
 }
 
 /// One number of those that the service counts.
-pub(crate) async fn metric(service: &Service, name: &str) -> usize {
+async fn metric(service: &Service, name: &str) -> usize {
     let answer = client().get(service.ops_url("/metrics")).send().await;
     let text = answer.expect("an answer").text().await.expect("a text");
     let start = format!("cloudflare_images_webhook_{name} ");

@@ -79,6 +79,7 @@ fn every_sample_of_a_webhook_is_answered_as_its_name_says() {
         answers.map(|(name, _)| name.as_str()).collect()
     };
     assert_eq!(of(401), ["no_proof", "wrong_proof"]);
+    assert_eq!(of(403), ["from_elsewhere"]);
     assert_eq!(
         of(404),
         ["flat_details_only"],
@@ -126,7 +127,7 @@ fn a_mutilated_request_is_answered_and_never_with_a_5xx() {
         .map(|_| fuzz_webhook::check(&numbers.mutilated(&samples)))
         .collect();
 
-    assert_eq!(seen, BTreeSet::from([200, 400, 401, 404]));
+    assert_eq!(seen, BTreeSet::from([200, 400, 401, 403, 404]));
 }
 
 #[test]

@@ -240,12 +240,18 @@ impl Database {
         }
     }
 
-    /// Keeps everybody from changing anything, and on Postgres from reading images.
+    /// Keeps everybody from changing anything, and on Postgres from reading it, and from looking whether the tables are up to date.
     pub(crate) async fn hold_everything(&self) -> Lock {
         match self.connect().await {
-            Connected::Postgres(_) => self.hold_lock("LOCK TABLE cloudflare_images").await,
+            Connected::Postgres(_) => {
+                self.hold_lock("LOCK TABLE cloudflare_images, webhook_rejections, cloudflare_images_webhook_migrations").await
+            }
             Connected::Sqlite(mut connection) => {
-                connection.execute("BEGIN EXCLUSIVE").await.expect("a lock");
+                // A writer that never rests may keep it waiting for longer than it is ready to.
+                wait::until_async("a lock", async || {
+                    connection.execute("BEGIN EXCLUSIVE").await.is_ok()
+                })
+                .await;
                 Lock(Connected::Sqlite(connection))
             }
         }

@@ -8,11 +8,17 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use super::cluster::free_port;
-use super::wait;
+use super::{variable, wait};
+
+/// Where the program is: `TEST_PROGRAM`, or what was built with the tests.
+fn path() -> String {
+    variable("TEST_PROGRAM")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_cloudflare-images-webhook").to_owned())
+}
 
 /// The program under test, in a folder of its own and without this process's environment.
 pub(crate) fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cloudflare-images-webhook"));
+    let mut command = Command::new(path());
     command.current_dir(folder).env_clear().stdin(Stdio::null());
     command
 }
@@ -100,7 +106,7 @@ impl Service {
         let mut command = Command::new("sh");
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\""])
-            .arg(env!("CARGO_BIN_EXE_cloudflare-images-webhook"))
+            .arg(path())
             .current_dir(folder)
             .env_clear()
             .stdin(Stdio::null())
@@ -173,16 +179,17 @@ impl Service {
 
     /// How many files it has open, sockets included.
     pub(crate) fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        files.expect("it runs").count()
     }
 
     /// The most memory that it ever had, in KiB.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kib.map_or(0, |kib| kib.parse().expect("a number"))
+        kib.and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
     /// The URL of the platform's listener.

@@ -1,6 +1,7 @@
 //! A TCP proxy before a database, which does to connections what networks do.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,11 +18,15 @@ pub(crate) enum Weather {
     Late(Duration),
     /// Half a piece of what the client says gets through, and the connection breaks: a statement is cut in two.
     CutOff,
-    /// What the client says gets through. Nobody hears the answer, and the connection breaks: a commit may have happened.
+    /// What the client says gets through. When it said COMMIT, nobody hears the answer, and the connection breaks: it is committed, and
+    /// the client cannot know.
     Unheard,
     /// New connections are refused, and those there are break.
     Closed,
 }
+
+/// How a transaction ends that was to be committed, in whichever of the protocol's forms.
+const COMMIT: &[u8] = b"COMMIT";
 
 /// A running proxy.
 pub(crate) struct Proxy {
@@ -107,10 +112,11 @@ impl State {
         let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
         let ((client_reads, client_writes), (server_reads, server_writes)) =
             (client.into_split(), server.into_split());
+        let said_commit = AtomicBool::new(false);
         // When one way breaks, so does the other.
         tokio::select! {
-            () = self.pump(Whose::Clients, client_reads, server_writes) => {}
-            () = self.pump(Whose::Servers, server_reads, client_writes) => {}
+            () = self.pump(Whose::Clients, &said_commit, client_reads, server_writes) => {}
+            () = self.pump(Whose::Servers, &said_commit, server_reads, client_writes) => {}
             () = silenced.cancelled() => std::future::pending().await,
         }
     }
@@ -118,6 +124,7 @@ impl State {
     async fn pump(
         &self,
         whose: Whose,
+        said_commit: &AtomicBool,
         mut from: impl AsyncReadExt + Unpin,
         mut to: impl AsyncWriteExt + Unpin,
     ) {
@@ -127,16 +134,19 @@ impl State {
                 return;
             };
             let piece = &buffer[..read];
+            if whose == Whose::Clients {
+                let says = piece.windows(COMMIT.len()).any(|words| words == COMMIT);
+                said_commit.store(says, Ordering::Relaxed);
+            }
             let (piece, breaks) = match (self.weather(), whose) {
-                (Weather::Fair, _)
-                | (Weather::CutOff, Whose::Servers)
-                | (Weather::Unheard, Whose::Clients) => (piece, false),
                 (Weather::Late(by), _) => {
                     tokio::time::sleep(by).await;
                     (piece, false)
                 }
                 (Weather::CutOff, Whose::Clients) => (&piece[..read / 2], true),
-                (Weather::Unheard, Whose::Servers) | (Weather::Closed, _) => return,
+                (Weather::Closed, _) => return,
+                (Weather::Unheard, Whose::Servers) if said_commit.load(Ordering::Relaxed) => return,
+                (Weather::Fair | Weather::CutOff | Weather::Unheard, _) => (piece, false),
             };
             if to.write_all(piece).await.is_err() || breaks {
                 return;
