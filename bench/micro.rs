@@ -10,7 +10,7 @@ use cloudflare_images_webhook::domain::notification::{Content, Report};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::domain::transition::{Delivery, transition};
 use cloudflare_images_webhook::receiver::payload::{Pointers, parse};
-use cloudflare_images_webhook::receiver::verify::{Message, Scheme, Verifier};
+use cloudflare_images_webhook::signing::{Message, Scheme, Verifier};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use secrecy::SecretString;
 

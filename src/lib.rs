@@ -12,6 +12,7 @@
 //! store        the only place for SQL
 //! web          what our HTTP surfaces share
 //! telemetry    logging                                             clock       where the time comes from
+//! signing      proofs that a sender knows a secret, checked and made
 //! setting      values of settings that cannot be wrong
 //! domain       the rules, pure
 //! ```
@@ -26,6 +27,7 @@ pub mod receiver;
 pub mod retention;
 pub mod setting;
 pub mod shutdown;
+pub mod signing;
 pub mod store;
 pub mod telemetry;
 pub mod web;

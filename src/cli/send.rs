@@ -14,7 +14,7 @@ use super::output::{complain, say};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
-use crate::receiver::verify::{Message, Scheme};
+use crate::signing::{Message, Scheme};
 
 /// Longer than the service may take over its database.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -17,9 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Receiver;
 use super::admission::NotAdmitted;
-use super::verify::{Scheme, Verifier};
 use crate::domain::notification::Origin;
 use crate::domain::timestamp::Timestamp;
+use crate::signing::{Scheme, Verifier};
 use crate::store::Turned;
 use crate::web::{ClientAddress, Kind, Problem, RequestId};
 

@@ -17,7 +17,6 @@ mod parking;
 pub mod payload;
 mod settings;
 mod turned_away;
-pub mod verify;
 
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use axum::routing::post;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::signing::Verifier;
 use crate::store::Inbox;
 use crate::web;
 
@@ -36,7 +36,7 @@ pub(crate) use turned_away::TurnedAway;
 
 /// What receiving needs.
 pub struct Receiver {
-    pub(crate) verifier: Arc<verify::Verifier>,
+    pub(crate) verifier: Arc<Verifier>,
     pub(crate) gate: gate::Limits,
     pub(crate) envelope: payload::Pointers,
     pub(crate) inbox: Arc<dyn Inbox>,

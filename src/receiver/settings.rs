@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
-use super::verify::{Scheme, Verifier};
 use crate::domain::notification::UnknownImages;
 use crate::setting::{Bounded, Networks, Texts, read_file};
+use crate::signing::{Scheme, Verifier};
 
 /// The word for Cloudflare's networks.
 const CLOUDFLARE: &str = "cloudflare";

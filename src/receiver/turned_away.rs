@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::verify::Scheme;
 use crate::clock::Clock;
 use crate::domain::timestamp::Timestamp;
+use crate::signing::Scheme;
 use crate::store::{Counted, Rejections, Turned};
 use crate::telemetry::chain;
 
