@@ -10,6 +10,7 @@ mod rejections;
 mod retention;
 mod send;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum Command {
     Retention(retention::Retention),
     /// Make a sample webhook, sign it, and post it to a running service
     Send(send::Send),
+    /// Say whether a request's signature holds, and if not, why
+    Verify(verify::Verify),
     /// Print the effective settings and where each came from, secrets redacted
     CheckConfig,
     /// Ask a running service whether it is ready, for container probes
@@ -88,6 +91,7 @@ impl Cli {
             Command::Rejections(rejections) => rejections.run(&loaded).await,
             Command::Retention(retention) => retention.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
+            Command::Verify(verify) => verify.run(&loaded),
             Command::CheckConfig => check_config::run(&loaded),
             Command::Healthcheck => healthcheck::run(&loaded).await,
         };

@@ -5,6 +5,7 @@
 
 mod body_hmac;
 mod cf_webhook_auth;
+mod examine;
 mod standard;
 mod timestamped;
 
@@ -18,6 +19,8 @@ use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::domain::timestamp::Timestamp;
+
+pub use examine::{Finding, Hint, examine};
 
 /// A way to prove that one knows a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,12 @@ impl Scheme {
     /// The first scheme that a request with these headers tries; whether it is accepted is another question.
     #[must_use]
     pub fn tried(headers: &HeaderMap) -> Option<Self> {
-        Self::ALL.into_iter().find(|scheme| {
+        Self::all_tried(headers).next()
+    }
+
+    /// Every scheme that they try.
+    fn all_tried(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|scheme| {
             let names: &[HeaderName] = match scheme {
                 Self::CfWebhookAuth => &[cf_webhook_auth::HEADER],
                 Self::Hmac => &body_hmac::HEADERS,

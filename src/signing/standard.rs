@@ -18,8 +18,8 @@ pub(super) const SECRET_PREFIX: &str = "whsec_";
 /// The length of a secret in bytes ("between 24 bytes (192 bits) and 64 bytes (512 bits)").
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-const ID: HeaderName = HeaderName::from_static("webhook-id");
-const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+pub(super) const ID: HeaderName = HeaderName::from_static("webhook-id");
+pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 pub(super) fn decode_secret(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
@@ -77,7 +77,7 @@ fn signature(key: &Key, id: &str, timestamp: &str, body: &[u8]) -> Digest {
     )
 }
 
-fn parse_signature(text: &str) -> Option<Digest> {
+pub(super) fn parse_signature(text: &str) -> Option<Digest> {
     STANDARD
         .decode(text.strip_prefix("v1,")?)
         .ok()?

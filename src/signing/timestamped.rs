@@ -11,7 +11,7 @@ use super::{
 use crate::domain::timestamp::Timestamp;
 
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
-const TIMESTAMP: HeaderName = HeaderName::from_static("x-webhook-timestamp");
+pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("x-webhook-timestamp");
 
 pub(super) fn holds(
     keys: &[Key],

@@ -29,3 +29,4 @@ mod retaining;
 mod sharing_commits;
 mod stopping;
 mod surviving_any_input;
+mod verifying;
