@@ -30,7 +30,7 @@ pub struct Origin {
     pub request_id: String,
     /// The address at the other end, as text.
     pub client: String,
-    /// Which scheme's proof it carried, the first if several; empty for none.
+    /// Which scheme's proof it carried, the first if several; empty where none was asked for, and nothing is proved.
     pub scheme: Cow<'static, str>,
 }
 

@@ -26,16 +26,20 @@ const PAGE: u32 = 500;
 /// How many are applied in one transaction.
 const BATCH: usize = 100;
 
+/// Why what came while no secret was configured is not applied when one is.
+const UNPROVED: &str = "it came without proof, while no secret was configured";
+
 /// Applies parked notifications.
 pub(crate) struct Parking {
     rejections: Arc<dyn Rejections>,
     envelope: Pointers,
     clock: Arc<dyn Clock>,
     kept_for: Duration,
+    asks_for_proof: bool,
 }
 
 impl Parking {
-    /// Applies what was parked for no longer than this.
+    /// Applies what was parked for no longer than the settings say, and with proof where they ask for one.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &super::Settings,
@@ -46,6 +50,7 @@ impl Parking {
             envelope: settings.envelope.pointers(),
             clock,
             kept_for: settings.park_days.days(),
+            asks_for_proof: settings.secrets().next().is_some(),
         }
     }
 
@@ -81,7 +86,11 @@ impl Parking {
         };
         let (mut after, mut applied) = (i64::MIN, 0);
         let mut waiting = Waiting::default();
-        while let Some(page) = self.rejections.due(after, since, PAGE).await? {
+        while let Some(page) = self
+            .rejections
+            .due(after, since, self.asks_for_proof, PAGE)
+            .await?
+        {
             if page.has_expired {
                 self.rejections.unpark(after, page.last, since).await?;
             }
@@ -95,6 +104,12 @@ impl Parking {
 
     /// Applies a rejection now, whatever it was rejected for, after a pointer or a row was mended.
     pub(crate) async fn reprocess(&self, rejection: &Rejection) -> Result<Reprocessed, StoreError> {
+        if rejection.is_applied() {
+            return Ok(Reprocessed::AlreadyApplied);
+        }
+        if self.asks_for_proof && !rejection.is_proved() {
+            return Ok(Reprocessed::Refused(UNPROVED.to_owned()));
+        }
         let notification = match self.read(rejection) {
             Ok(notification) => notification,
             Err(problem) => return Ok(Reprocessed::Refused(problem)),

@@ -61,12 +61,13 @@ pub trait Inbox: Send + Sync {
 #[async_trait]
 pub trait Rejections: Send + Sync {
     /// Looks at so many parked notifications, from the first with a greater id on: those of them that are parked since this time or later
-    /// and whose image has a row by now, in the order in which they came. `None` when no more are parked, which costs next to
-    /// nothing.
+    /// and whose image has a row by now, in the order in which they came; only those with proof, if that is asked for. `None` when no
+    /// more are parked, which costs next to nothing.
     async fn due(
         &self,
         after: i64,
         since: Timestamp,
+        proved_only: bool,
         limit: u32,
     ) -> Result<Option<Due>, StoreError>;
 

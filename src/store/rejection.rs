@@ -171,6 +171,18 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Whether its sender was proved, rather than believed because no secret was configured.
+    #[must_use]
+    pub fn is_proved(&self) -> bool {
+        !self.origin.scheme.is_empty()
+    }
+
+    /// Whether it was applied.
+    #[must_use]
+    pub fn is_applied(&self) -> bool {
+        self.state == "applied"
+    }
+
     /// The body, if the whole of it was kept.
     #[must_use]
     pub fn whole_body(&self) -> Option<&Body> {

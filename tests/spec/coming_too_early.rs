@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::App;
+use crate::support::app::{App, answer};
 use crate::support::database::Database;
 use crate::support::program::{run, stdout};
+use crate::support::signing::SECRET;
 use crate::support::wait;
 
 fn uploaded(id: &str) -> String {
@@ -125,6 +126,32 @@ on_both_databases! {
         assert_eq!(app.database.image("new").await["status"], "uploaded");
         assert_eq!(app.database.image("old").await["status"], "pending");
         assert_eq!(column(&app.database, "state").await, ["kept", "applied"], "nobody looks at it any more");
+    }
+
+    async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(database) {
+        let open = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
+        for id in ["before", "after"] {
+            // A header that proves nothing, since nobody asks.
+            let answered = answer(open.unsigned(uploaded(id)).header("cf-webhook-auth", "anything")).await;
+            assert_eq!(answered.outcome(), (404, "unknown-image"));
+        }
+        open.database.register("before").await;
+        wait_until_applied(&open.database, 1).await;
+        let (_, database) = open.stop().await;
+
+        let app = App::start(database).await;
+        app.database.register("after").await;
+        deliver_too_early(&app, &uploaded("proved")).await;
+        app.database.register("proved").await;
+
+        wait_until_applied(&app.database, 2).await;
+        assert_eq!(app.database.image("proved").await["status"], "uploaded");
+        assert_eq!(app.database.image("after").await["status"], "pending", "anybody could have said so");
+        let folder = TempDir::new().expect("a folder");
+        let variables = [("DATABASE_URL", app.database.url.as_str()), ("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
+        let said = stdout(&run(folder.path(), &["rejections", "reprocess", "2"], &variables));
+        assert_eq!(said, "2: refused still: it came without proof, while no secret was configured\n");
+        assert_eq!(app.database.image("after").await["status"], "pending");
     }
 
     async fn without_parking_it_is_merely_kept(database) {

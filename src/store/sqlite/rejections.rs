@@ -22,6 +22,7 @@ impl Rejections for Sqlite {
         &self,
         after: i64,
         since: Timestamp,
+        proved_only: bool,
         limit: u32,
     ) -> Result<Option<Due>, StoreError> {
         within(&self.place, self.deadline, "looking for parked notifications", async {
@@ -43,13 +44,14 @@ impl Rejections for Sqlite {
                  SELECT ",
                 columns!(),
                 " FROM webhook_rejections AS rejection
-                 WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at >= $3
+                 WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at >= $3 AND (scheme <> '' OR NOT $4)
                      AND EXISTS (SELECT 1 FROM cloudflare_images AS image WHERE image.cloudflare_id = rejection.cloudflare_id)
                  ORDER BY id",
             ))
             .bind(after)
             .bind(last)
             .bind(since.to_string())
+            .bind(proved_only)
             .fetch_all(&self.readers)
             .await?
             .iter()
