@@ -59,6 +59,14 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// SQLite's file is not the one that was opened.
+    #[error(
+        "the file {place} was moved, deleted or replaced after it was opened; put it back, or start anew"
+    )]
+    Moved {
+        /// The file.
+        place: Place,
+    },
     /// More webhooks wait for their commit than may.
     #[error("too many notifications wait to be recorded already (database.queue_limit)")]
     TooBusy,
@@ -111,6 +119,7 @@ impl StoreError {
             Self::Undecodable { .. } | Self::Panicked => false,
             Self::TookTooLong { .. }
             | Self::ReadOnly { .. }
+            | Self::Moved { .. }
             | Self::Migration(_)
             | Self::Folder { .. }
             | Self::TooBusy

@@ -118,6 +118,39 @@ async fn a_sqlite_file_that_another_process_holds_locked_means_500_until_it_is_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_file_that_is_moved_away_means_500_and_not_ready_until_it_is_back() {
+    let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
+    app.database.register("image").await;
+    let file = app
+        .database
+        .url
+        .strip_prefix("sqlite://")
+        .expect("a file")
+        .to_owned();
+    let away = format!("{file}.away");
+
+    std::fs::rename(&file, &away).expect("it can be moved");
+    let answered = app.deliver(BODY).await;
+    let readiness = app.probe("/readyz").await;
+    std::fs::write(&file, "").expect("another file");
+    let replaced = app.deliver(BODY).await;
+    std::fs::rename(&away, &file).expect("it can be moved back");
+
+    assert_eq!(answered.outcome(), (500, "internal-error"));
+    assert_eq!(replaced.outcome(), (500, "internal-error"));
+    assert_eq!(readiness.status, 503);
+    assert!(
+        readiness.body["database"]["problem"]
+            .as_str()
+            .is_some_and(|problem| problem.contains("was moved, deleted or replaced")),
+        "{}",
+        readiness.body
+    );
+    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.database.log_types().await, ["webhook_received"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_makes_no_sense_is_a_500_that_leaves_other_images_alone() {
     let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
     app.database.register("image").await;

@@ -21,6 +21,7 @@ impl Inbox for Sqlite {
         &self,
         notifications: &[Arc<Notification>],
     ) -> Result<Vec<Recorded>, StoreError> {
+        self.file.check(&self.place)?;
         within(
             &self.place,
             self.deadline,

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod checkpoints;
+mod file;
 mod inbox;
 mod rejection_catalog;
 mod rejections;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::checkpoints::Checkpoints;
+use self::file::OpenedFile;
 use super::row::{StateColumns, undecodable};
 use super::{Closing, Failure, Place, Settings, StoreError, within};
 use crate::domain::notification::UnknownImages;
@@ -45,6 +47,7 @@ pub(super) struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
     checkpoints: Checkpoints,
+    file: OpenedFile,
     place: Place,
     deadline: Duration,
     unknown_images: UnknownImages,
@@ -112,6 +115,7 @@ impl Sqlite {
             writer,
             checkpoints: Checkpoints::start(readers.clone()),
             readers,
+            file: OpenedFile::at(path),
             place,
             deadline,
             unknown_images,

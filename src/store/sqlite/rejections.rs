@@ -71,6 +71,7 @@ impl Rejections for Sqlite {
         notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
     ) -> Result<Vec<(i64, Recorded)>, StoreError> {
+        self.file.check(&self.place)?;
         within(
             &self.place,
             self.deadline,

@@ -72,6 +72,7 @@ impl Schema for Sqlite {
 
     /// Takes the write lock, and lets it go.
     async fn check_writable(&self) -> Result<(), StoreError> {
+        self.file.check(&self.place)?;
         within(
             &self.place,
             self.deadline,
