@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::output::{optional, say, table};
-use super::{open_store, require_tables};
+use super::{open_existing_store, open_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::id::CloudflareId;
@@ -63,7 +63,10 @@ pub(super) struct Add {
 
 impl Images {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        let store = open_store(loaded).await?;
+        let store = match self {
+            Self::Add(_) => open_store(loaded).await?,
+            Self::Show { .. } | Self::List { .. } => open_existing_store(loaded).await?,
+        };
         let result = match self {
             Self::Add(image) => add(&store, image.parse()?, &loaded.settings).await,
             Self::Show { id, json } => show(&store, &parse_id(&id)?, json).await,

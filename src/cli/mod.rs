@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Environment, Loaded};
-use crate::store::Store;
+use crate::store::{DatabaseUrl, Store};
 use crate::telemetry::chain;
 
 /// A wrong command line or configuration; clap uses the same code.
@@ -115,6 +115,19 @@ async fn open_store(loaded: &Loaded) -> anyhow::Result<Store> {
         loaded.settings.webhook.unknown_images(),
     )
     .await?)
+}
+
+/// Opens the database that is there: whoever only looks does not make an empty one.
+async fn open_existing_store(loaded: &Loaded) -> anyhow::Result<Store> {
+    if let DatabaseUrl::Sqlite(path) = &loaded.settings.database.url
+        && !path.exists()
+    {
+        anyhow::bail!(
+            "there is no database at {} (database.url); `serve` and `migrate` make it",
+            path.display()
+        );
+    }
+    open_store(loaded).await
 }
 
 /// Fails when the database has not the tables that this program knows.

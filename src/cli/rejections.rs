@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{optional, printable, say, table};
-use super::{open_store, require_tables};
+use super::{open_existing_store, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::domain::timestamp::Timestamp;
@@ -18,6 +18,9 @@ use crate::telemetry::chain;
 
 /// How many are read at once while all that match are gone through. Each has up to 64 KiB.
 const PAGE: u32 = 100;
+
+/// How many letters of an id or a problem are shown in a list.
+const LONGEST_CELL: usize = 60;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Rejections {
@@ -52,11 +55,11 @@ pub(super) enum Rejections {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
-    /// Only those whose sender was told this: invalid-payload, unknown-image or unauthorized
-    #[arg(long)]
+    /// Only those whose sender was told this
+    #[arg(long, value_parser = ["invalid-payload", "unknown-image", "unauthorized", "address-not-allowed"])]
     reason: Option<String>,
-    /// Only those in this state: kept, parked, applied, failed or counted
-    #[arg(long)]
+    /// Only those in this state
+    #[arg(long, value_parser = ["kept", "parked", "applied", "failed", "counted"])]
     state: Option<String>,
     /// Only those that came at this time or later, as 2026-01-15T10:30:00Z
     #[arg(long, value_parser = parse_time)]
@@ -79,7 +82,7 @@ impl Filter {
 
 impl Rejections {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        let store = open_store(loaded).await?;
+        let store = open_existing_store(loaded).await?;
         let result = match require_tables(&store).await {
             Ok(()) => self.run_on(&store, loaded).await,
             Err(error) => Err(error),
@@ -135,12 +138,12 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     if rejections.is_empty() {
-        say("no rejections");
+        say("no rejections (who came without proof is counted when the minute is over)");
         return Ok(());
     }
     let mut table = table();
     table.set_header([
-        "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "FROM", "IMAGE", "PROBLEM",
+        "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "FROM", "IMAGE", "ABOUT",
     ]);
     for rejection in rejections {
         table.add_row([
@@ -151,12 +154,32 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
             rejection.state.clone(),
             rejection.count.to_string(),
             rejection.origin.client.clone(),
-            printable(rejection.cloudflare_id.as_deref().unwrap_or_default()),
-            printable(&rejection.problem),
+            shortened(rejection.cloudflare_id.as_deref().unwrap_or_default()),
+            shortened(&about(rejection)),
         ]);
     }
     say(&table.trim_fmt());
     Ok(())
+}
+
+/// What was wrong, what it came to, or with which proof those came who were counted.
+fn about(rejection: &Rejection) -> String {
+    let scheme = &rejection.origin.scheme;
+    match rejection.state.as_str() {
+        "counted" if scheme.is_empty() => String::new(),
+        "counted" => format!("with {scheme}"),
+        "applied" => rejection.outcome.clone(),
+        _ => rejection.problem.clone(),
+    }
+}
+
+/// As much as a line has room for; `show` and `--json` have the rest.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(LONGEST_CELL).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    printable(&short)
 }
 
 fn show(rejection: &Rejection, json: bool) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 
 use super::output::say;
-use super::{open_store, require_tables};
+use super::{open_existing_store, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::retention::Pruner;
@@ -25,7 +25,7 @@ pub(super) enum Retention {
 impl Retention {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         let Self::Prune { dry_run } = self;
-        let store = open_store(loaded).await?;
+        let store = open_existing_store(loaded).await?;
         let result = prune(&store, loaded, dry_run).await;
         store.close().await;
         result.map(|()| ExitCode::SUCCESS)

@@ -290,3 +290,27 @@ fn help_says_what_each_command_is_for() {
         );
     }
 }
+
+#[test]
+fn who_only_looks_does_not_make_a_database() {
+    let folder = TempDir::new().expect("a folder");
+    for words in [
+        &["images", "list"][..],
+        &["images", "show", "image"],
+        &["rejections", "list"],
+        &["retention", "prune", "--dry-run"],
+    ] {
+        let output = run(
+            folder.path(),
+            words,
+            &[("DATABASE_URL", "sqlite://nowhere/images.db")],
+        );
+
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            stderr(&output),
+            "error: there is no database at nowhere/images.db (database.url); `serve` and `migrate` make it\n"
+        );
+        assert!(!folder.path().join("nowhere").exists());
+    }
+}

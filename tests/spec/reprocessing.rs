@@ -137,7 +137,7 @@ on_both_databases! {
 
     async fn they_are_listed_and_shown_for_people_and_for_programs(database) {
         let app = App::start(database).await;
-        assert_eq!(rejections(&app.database, &["list"], false), (Some(0), "no rejections\n".to_owned()));
+        assert_eq!(rejections(&app.database, &["list"], false), (Some(0), "no rejections (who came without proof is counted when the minute is over)\n".to_owned()));
         app.deliver("{\u{1b}[2J").await;
         app.deliver(json!({"id": "early", "uploaded": "2024-01-01T12:00:00Z"}).to_string()).await;
         let (_, database) = app.stop().await;
