@@ -1,4 +1,4 @@
-//! Why a proof holds, or does not: for people who look for the mistake. The gate asks [`Verifier`](super::Verifier) and tells nobody.
+//! Why a proof holds, or does not: for people who look for the mistake. The gate asks [`Verifier`] and tells nobody.
 
 use std::fmt;
 use std::time::Duration;
