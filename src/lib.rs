@@ -9,9 +9,10 @@
 //! app          the composition root: run(settings, listeners, stop)
 //! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
 //! receiver     Cloudflare to us                                    ops         the platform to us
+//! retention    deletes what is old
 //! store        the only place for SQL
 //! web          what our HTTP surfaces share
-//! telemetry    logging                                             clock       where the time comes from
+//! telemetry    logging and counting                                clock       where the time comes from
 //! signing      proofs that a sender knows a secret, checked and made
 //! setting      values of settings that cannot be wrong
 //! domain       the rules, pure

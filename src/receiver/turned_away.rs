@@ -14,13 +14,21 @@ use crate::signing::Scheme;
 use crate::store::{Counted, Rejections, Turned};
 use crate::telemetry::chain;
 
-/// How many rows are made of a minute at most, and how many counts are held in memory. Whoever comes from yet another network is
-/// counted as from anywhere.
+/// How many rows one service makes of a minute at most. Whoever comes from yet another network is counted as from anywhere.
 const MAX_ROWS: usize = 1000;
 
-/// How many rows a minute adds to those that may be made, up to [`MAX_ROWS`]. In the 90 days for which they are kept by default, an
-/// attack that never ends makes 2.6 million of them, some hundreds of megabytes.
+/// How many rows a minute has when an attack does not end. In the 90 days for which they are kept by default these are 2.6 million,
+/// some hundreds of megabytes.
 const ROWS_PER_MINUTE: usize = 20;
+
+/// How many of a minute's rows are of nobody in particular: one for each reason.
+const ROWS_FROM_ANYWHERE: usize = 2;
+
+/// How many networks a minute tells apart at most; so many counts are held in memory, beside those from anywhere.
+const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FROM_ANYWHERE;
+
+/// How many networks a minute adds to those that may be told apart, up to [`MAX_NETWORKS`].
+const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FROM_ANYWHERE;
 
 /// What stands for the networks beyond those.
 const ANYWHERE: &str = "*";
@@ -46,7 +54,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             of: HashMap::new(),
-            rows_left: MAX_ROWS,
+            rows_left: MAX_NETWORKS,
             minute: i64::MIN,
         }
     }
@@ -154,9 +162,10 @@ impl Counts {
             self.minute = who.minute;
         } else if who.minute > self.minute {
             let minutes = who.minute.saturating_sub(self.minute) / 60;
-            let more = usize::try_from(minutes)
-                .map_or(MAX_ROWS, |minutes| minutes.saturating_mul(ROWS_PER_MINUTE));
-            self.rows_left = self.rows_left.saturating_add(more).min(MAX_ROWS);
+            let more = usize::try_from(minutes).map_or(MAX_NETWORKS, |minutes| {
+                minutes.saturating_mul(NETWORKS_PER_MINUTE)
+            });
+            self.rows_left = self.rows_left.saturating_add(more).min(MAX_NETWORKS);
             self.minute = who.minute;
         }
         if self.of.contains_key(&who) {
@@ -171,7 +180,7 @@ impl Counts {
 
     /// Adds to a count, as long as there is room for it in memory.
     fn add(&mut self, who: Who, count: i64) {
-        let has_room = self.of.len() < MAX_ROWS || self.of.contains_key(&who);
+        let has_room = self.of.len() < MAX_NETWORKS || self.of.contains_key(&who);
         let who = if has_room { who } else { who.anonymous() };
         *self.of.entry(who).or_default() += count;
     }
