@@ -1,7 +1,8 @@
 //! An inbound webhook, verified, and parsed as far as it makes sense.
 
-use std::borrow::Cow;
+use core::net::IpAddr;
 use std::fmt;
+use std::sync::Arc;
 
 use super::detail::{Standing, ToldDetails};
 use super::id::CloudflareId;
@@ -23,15 +24,16 @@ pub struct Notification {
     pub origin: Origin,
 }
 
-/// How a webhook came, for somebody who looks for it.
+/// How a webhook came, for somebody who looks for it. Nothing of it is text of its own: it is made for every webhook, and read for
+/// those that are not applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The request's id, as in the log.
-    pub request_id: String,
-    /// The address at the other end, as text.
-    pub client: String,
-    /// Which scheme's proof it carried, the first if several; empty where none was asked for, and nothing is proved.
-    pub scheme: Cow<'static, str>,
+    pub request_id: Option<Arc<str>>,
+    /// The address at the other end.
+    pub client: Option<IpAddr>,
+    /// Which scheme's proof it carried, the first if several; none where none was asked for, and nothing is proved.
+    pub scheme: Option<&'static str>,
 }
 
 /// What a notification is about.

@@ -129,9 +129,9 @@ struct TooManyAtOnce;
 fn origin(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> Origin {
     let request_id = head.extensions.get::<RequestId>();
     Origin {
-        request_id: request_id.map_or_else(String::new, |id| id.as_str().to_owned()),
-        client: client.map_or_else(String::new, |client| client.to_string()),
-        scheme: scheme.map_or("", Scheme::name).into(),
+        request_id: request_id.map(RequestId::shared),
+        client,
+        scheme: scheme.map(Scheme::name),
     }
 }
 

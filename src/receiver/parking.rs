@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::payload::{self, Pointers};
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Content, Notification, Recorded};
+use crate::domain::notification::{Content, Notification, Origin, Recorded};
 use crate::store::{Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 
@@ -219,7 +219,8 @@ impl Parking {
             content,
             payload,
             received_at: rejection.received_at,
-            origin: rejection.origin.clone(),
+            // Only what is refused for the first time is written down with its origin.
+            origin: Origin::default(),
         })
     }
 }

@@ -37,7 +37,7 @@ use crate::domain::timestamp::Timestamp;
 
 pub use error::StoreError;
 pub use group_commit::{GroupCommit, Limits, Writer};
-pub use rejection::{Counted, Due, Rejection, Turned, Which};
+pub use rejection::{Counted, Due, Rejection, StoredOrigin, Turned, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 

@@ -17,7 +17,7 @@ pub(super) struct NewRejection {
     pub(super) told: Told,
     /// Which field breaks which rule.
     pub(super) problem: String,
-    pub(super) origin: Origin,
+    pub(super) origin: StoredOrigin,
     pub(super) cloudflare_id: Option<CloudflareId>,
     /// The body, or its beginning.
     pub(super) body: Vec<u8>,
@@ -106,7 +106,7 @@ impl NewRejection {
             received_at: notification.received_at,
             told,
             problem: String::new(),
-            origin: notification.origin.clone(),
+            origin: StoredOrigin::from(&notification.origin),
             cloudflare_id,
             body: body[..body.len().min(MAX_BODY_BYTES)].to_vec(),
             body_bytes: i32::try_from(body.len()).unwrap_or(i32::MAX),
@@ -139,6 +139,28 @@ pub struct Counted {
     pub count: i64,
 }
 
+/// How a webhook came, as it is stored: text, since an address may also be a whole network's, and a later release may know other
+/// schemes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredOrigin {
+    /// The request's id, as in the log.
+    pub request_id: String,
+    /// The address at the other end, or, of those that are counted, their network.
+    pub client_address: String,
+    /// Which scheme's proof it carried; empty where none was asked for, and nothing is proved.
+    pub scheme: String,
+}
+
+impl From<&Origin> for StoredOrigin {
+    fn from(origin: &Origin) -> Self {
+        Self {
+            request_id: origin.request_id.as_deref().unwrap_or_default().to_owned(),
+            client_address: origin.client.map_or_else(String::new, |ip| ip.to_string()),
+            scheme: origin.scheme.unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 /// A row of `webhook_rejections`.
 #[derive(Debug, Clone)]
 pub struct Rejection {
@@ -153,7 +175,7 @@ pub struct Rejection {
     /// Which field breaks which rule.
     pub problem: String,
     /// How it came.
-    pub origin: Origin,
+    pub origin: StoredOrigin,
     /// The image that it is about, as far as that was understood.
     pub cloudflare_id: Option<String>,
     /// The body or its beginning, where the sender was proved. Never logged.

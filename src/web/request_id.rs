@@ -1,5 +1,7 @@
 //! `X-Request-Id`: taken over from the client or the proxy, else made, and put on every answer and log line.
 
+use std::sync::Arc;
+
 use axum::extract::Request;
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -13,12 +15,21 @@ const MAX_LENGTH: usize = 128;
 
 /// The id of a request.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(HeaderValue);
+pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
     /// The id's text.
     pub(crate) fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        &self.0
+    }
+
+    /// The id's text, for who keeps it.
+    pub(crate) fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
+    fn header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.0).expect("the id is visible ASCII")
     }
 }
 
@@ -28,12 +39,13 @@ pub(super) async fn set(mut request: Request, next: Next) -> Response {
         .headers()
         .get(X_REQUEST_ID)
         .filter(|id| is_fit_for_a_log(id))
-        .cloned()
-        .unwrap_or_else(new_id);
+        .and_then(|id| id.to_str().ok())
+        .map_or_else(new_id, |id| RequestId(id.into()));
 
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let header = id.header();
+    request.extensions_mut().insert(id);
     let mut response = next.run(request).await;
-    response.headers_mut().insert(X_REQUEST_ID, id);
+    response.headers_mut().insert(X_REQUEST_ID, header);
     response
 }
 
@@ -41,7 +53,7 @@ fn is_fit_for_a_log(id: &HeaderValue) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
-fn new_id() -> HeaderValue {
-    let id = Uuid::now_v7().hyphenated().to_string();
-    HeaderValue::try_from(id).expect("a UUID is visible ASCII")
+fn new_id() -> RequestId {
+    let mut text = Uuid::encode_buffer();
+    RequestId((&*Uuid::now_v7().hyphenated().encode_lower(&mut text)).into())
 }

@@ -5,9 +5,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{Moment, Postgres};
-use crate::domain::notification::{Body, Origin};
+use crate::domain::notification::Body;
 use crate::domain::timestamp::Timestamp;
-use crate::store::rejection::{Rejection, Which};
+use crate::store::rejection::{Rejection, StoredOrigin, Which};
 use crate::store::{Failure, RejectionCatalog, StoreError};
 
 /// The columns of a [`Rejection`].
@@ -110,10 +110,10 @@ pub(super) fn read_rejection(row: &PgRow) -> Result<Rejection, Failure> {
         status: row.try_get("status")?,
         reason: row.try_get("reason")?,
         problem: row.try_get("problem")?,
-        origin: Origin {
+        origin: StoredOrigin {
             request_id: row.try_get("request_id")?,
-            client: row.try_get("client_address")?,
-            scheme: row.try_get::<String, _>("scheme")?.into(),
+            client_address: row.try_get("client_address")?,
+            scheme: row.try_get("scheme")?,
         },
         cloudflare_id: row.try_get("cloudflare_id")?,
         body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),

@@ -206,7 +206,7 @@ impl RejectionRows for SqliteConnection {
                     entry.told.reason,
                     &entry.problem,
                     &entry.origin.scheme,
-                    &entry.origin.client,
+                    &entry.origin.client_address,
                     &entry.origin.request_id,
                     entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
                     hex::encode(&entry.body),
