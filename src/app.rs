@@ -13,8 +13,9 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::ops::Ops;
 use crate::receiver::{Parking, Receiver};
+use crate::relay::Relay;
 use crate::retention::Pruner;
-use crate::setting::Switch;
+use crate::setting::{InvalidSetting, Switch};
 use crate::shutdown::{Ending, Stop};
 use crate::store::{GroupCommit, Store};
 use crate::telemetry::metrics::Metrics;
@@ -78,13 +79,14 @@ async fn run_to_the_end(
     stop: &Stop,
 ) -> anyhow::Result<Ending> {
     let store = tokio::select! {
-        opened = Store::open(&settings.database, settings.webhook.unknown_images()) => opened?,
+        opened = Store::open(&settings.database, settings.webhook.unknown_images(), settings.relay.subscriptions()) => opened?,
         () = stop.gently.cancelled() => return Ok(Ending::Clean),
     };
     let metrics = Arc::new(Metrics::default());
     let limits = settings.database.limits();
     let (inbox, writers) = GroupCommit::new(&store.inbox, limits, &metrics.inbox);
     let in_flight = TaskTracker::new();
+    let invalid = |problem: InvalidSetting| anyhow::anyhow!("{} {}", problem.key, problem.rule);
     let receiver = Receiver::new(
         &settings.webhook,
         &settings.server,
@@ -92,7 +94,9 @@ async fn run_to_the_end(
         Arc::clone(&clock),
         in_flight.clone(),
     )
-    .map_err(|problem| anyhow::anyhow!("{} {}", problem.key, problem.rule))?;
+    .map_err(invalid)?;
+    let relay = Relay::new(&settings.relay).map_err(invalid)?;
+    let relay_metrics = metrics.relay.clone();
     let mut parts = JoinSet::new();
 
     // The platform is answered while we migrate, and until the last webhook is done.
@@ -137,6 +141,13 @@ async fn run_to_the_end(
         Arc::clone(&clock),
     );
     parts.spawn(pruner.run(stop.gently.clone()));
+    let relaying = relay.run(
+        store.clone(),
+        Arc::clone(&clock),
+        relay_metrics,
+        stop.gently.clone(),
+    );
+    parts.spawn(relaying);
     let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
     parts.spawn(parking.run(stop.gently.clone()));
 

@@ -9,6 +9,7 @@
 //! app          the composition root: run(settings, listeners, stop)
 //! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
 //! receiver     Cloudflare to us                                    ops         the platform to us
+//! relay        us to other apps
 //! retention    deletes what is old
 //! store        the only place for SQL
 //! web          what our HTTP surfaces share
@@ -25,6 +26,7 @@ pub mod config;
 pub mod domain;
 pub mod ops;
 pub mod receiver;
+pub mod relay;
 pub mod retention;
 pub mod setting;
 pub mod shutdown;

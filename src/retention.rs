@@ -28,6 +28,8 @@ pub struct Settings {
     pub logs_days: Bounded<0, 36_500>,
     /// For how long is kept what was not applied.
     pub rejections_days: Bounded<0, 36_500>,
+    /// For how long is kept what other apps were told.
+    pub deliveries_days: Bounded<0, 36_500>,
 }
 
 impl Settings {
@@ -36,6 +38,7 @@ impl Settings {
         let days = match aged {
             Aged::Logs => self.logs_days.days(),
             Aged::Rejections => self.rejections_days.days(),
+            Aged::Deliveries => self.deliveries_days.days(),
         };
         (!days.is_zero()).then_some(days)
     }

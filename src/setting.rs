@@ -14,11 +14,27 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 pub use file::read_file;
 pub use networks::Networks;
 
+/// A setting is not allowed, though it has the right type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting {
+    /// The setting's key.
+    pub key: &'static str,
+    /// What is allowed.
+    pub rule: String,
+}
+
 /// A whole number from `MIN` to `MAX`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
+    /// A number that is known to be within the bounds.
+    #[must_use]
+    pub const fn constant(number: u64) -> Self {
+        assert!(MIN <= number && number <= MAX, "out of bounds");
+        Self(number)
+    }
+
     /// The number as a time in seconds.
     #[must_use]
     pub fn seconds(self) -> Duration {
@@ -157,7 +173,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 }
 
-/// A list of texts; a single text is a list of one.
+/// A list of texts; a single text is a list of one. Its `Debug` tells only how many there are: they can be secrets.
 #[derive(Clone, Default)]
 pub struct Texts(Vec<String>);
 
@@ -166,6 +182,12 @@ impl Texts {
     #[must_use]
     pub fn into_vec(self) -> Vec<String> {
         self.0
+    }
+}
+
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Texts({})", self.0.len())
     }
 }
 

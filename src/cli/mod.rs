@@ -1,6 +1,8 @@
 //! The commands. Each is a file; this one knows their names, their options and their exit codes.
 
 mod check_config;
+mod deliveries;
+mod endpoints;
 mod healthcheck;
 mod http;
 mod images;
@@ -18,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Environment, Loaded};
+use crate::domain::timestamp::Timestamp;
 use crate::store::{DatabaseUrl, Store};
 use crate::telemetry::chain;
 
@@ -52,6 +55,12 @@ enum Command {
     /// Show what was not applied, and apply it after all
     #[command(subcommand)]
     Rejections(rejections::Rejections),
+    /// Show what other apps were told, and deliver it again
+    #[command(subcommand)]
+    Deliveries(deliveries::Deliveries),
+    /// Show who is told, and pause them
+    #[command(subcommand)]
+    Endpoints(endpoints::Endpoints),
     /// Delete what is old
     #[command(subcommand)]
     Retention(retention::Retention),
@@ -89,6 +98,8 @@ impl Cli {
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,
             Command::Rejections(rejections) => rejections.run(&loaded).await,
+            Command::Deliveries(deliveries) => deliveries.run(&loaded).await,
+            Command::Endpoints(endpoints) => endpoints.run(&loaded).await,
             Command::Retention(retention) => retention.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::Verify(verify) => verify.run(&loaded),
@@ -108,11 +119,17 @@ fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// A time on the command line.
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse_rfc3339(text).map_err(|error| error.to_string())
+}
+
 /// Opens the database that the settings name.
 async fn open_store(loaded: &Loaded) -> anyhow::Result<Store> {
     Ok(Store::open(
         &loaded.settings.database,
         loaded.settings.webhook.unknown_images(),
+        loaded.settings.relay.subscriptions(),
     )
     .await?)
 }

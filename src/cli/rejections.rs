@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{optional, printable, say, table};
-use super::{open_existing_store, require_tables};
+use super::{open_existing_store, parse_time, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::domain::timestamp::Timestamp;
@@ -64,10 +64,6 @@ pub(super) struct Filter {
     /// Only those that came at this time or later, as 2026-01-15T10:30:00Z
     #[arg(long, value_parser = parse_time)]
     since: Option<Timestamp>,
-}
-
-fn parse_time(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse_rfc3339(text).map_err(|error| error.to_string())
 }
 
 impl Filter {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::config::{Value, ValueKind};
+use ::config::{Map, Value, ValueKind};
 
+use super::endpoints::ENDPOINTS;
 use super::error::ConfigError;
 use super::layer::{KnownKeys, Layer};
 
@@ -95,7 +96,9 @@ impl Environment {
                 continue;
             };
             let key = path.to_lowercase().replace("__", ".");
-            let value = if known.is_list(&key) {
+            let value = if key == ENDPOINTS {
+                tables(name, value)?
+            } else if known.is_list(&key) {
                 list(&key, name, value)?
             } else {
                 ValueKind::from(value)
@@ -143,6 +146,43 @@ impl std::fmt::Debug for Environment {
 
 fn origin(name: &str) -> String {
     format!("the environment variable {name}")
+}
+
+/// A list of tables is a JSON array of objects.
+fn tables(name: &str, value: &str) -> Result<ValueKind, ConfigError> {
+    let tables: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(value)
+        .map_err(|_| ConfigError::Setting {
+            key: ENDPOINTS.to_owned(),
+            origin: origin(name),
+            problem: "must be a JSON array of objects".to_owned(),
+        })?;
+    let tables = tables
+        .into_iter()
+        .map(|table| of_json(serde_json::Value::Object(table), name));
+    Ok(tables.collect::<Vec<_>>().into())
+}
+
+fn of_json(value: serde_json::Value, name: &str) -> Value {
+    let kind: ValueKind = match value {
+        serde_json::Value::Null => ValueKind::Nil,
+        serde_json::Value::Bool(truth) => truth.into(),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(whole) => whole.into(),
+            None => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        serde_json::Value::String(text) => text.into(),
+        serde_json::Value::Array(values) => values
+            .into_iter()
+            .map(|value| of_json(value, name))
+            .collect::<Vec<_>>()
+            .into(),
+        serde_json::Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, of_json(value, name)))
+            .collect::<Map<_, _>>()
+            .into(),
+    };
+    Value::new(Some(&origin(name)), kind)
 }
 
 /// A list is a JSON array of texts, or texts between commas; for secrets, a JSON array or one secret.

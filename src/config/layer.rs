@@ -55,6 +55,11 @@ impl Layer {
         );
     }
 
+    /// The value under a key.
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
+        self.values.get_mut(key)
+    }
+
     /// The keys of this layer, with lists marked as such.
     pub(super) fn keys(&self) -> KnownKeys {
         let is_list = |value: &&Value| matches!(value.kind, ValueKind::Array(_));

@@ -3,6 +3,7 @@
 //! The modules own their settings; this one sums them up, finds their values, and names the key and the source of one that is
 //! wrong. It is the only place that reads environment variables.
 
+mod endpoints;
 mod environment;
 mod error;
 mod layer;
@@ -13,9 +14,8 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, Source};
 use serde::Deserialize;
 
-use crate::receiver::InvalidSetting;
-use crate::setting::{ListenAddress, read_file};
-use crate::{ops, receiver, retention, shutdown, store, telemetry, web};
+use crate::setting::{InvalidSetting, ListenAddress, read_file};
+use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
 use error::explain;
 use layer::Layer;
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub database: store::Settings,
     /// Receiving webhooks.
     pub webhook: receiver::Settings,
+    /// Telling other apps.
+    pub relay: relay::Settings,
     /// How long what is kept.
     pub retention: retention::Settings,
     /// Logging.
@@ -86,8 +88,9 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let known = defaults.keys();
 
     let mut builder = Config::builder().add_source(defaults);
-    for layer in [file_layer(profile, file)?, environment.layer(&known)?] {
+    for mut layer in [file_layer(profile, file)?, environment.layer(&known)?] {
         layer.check_keys(&known)?;
+        endpoints::resolve(&mut layer, environment)?;
         builder = builder.add_source(layer);
     }
     let mut merged = builder
@@ -112,6 +115,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     settings
         .webhook
         .check()
+        .and_then(|()| settings.relay.check())
         .and_then(|()| settings.check())
         .map_err(|problem| ConfigError::Setting {
             key: problem.key.to_owned(),

@@ -2,6 +2,7 @@
 
 use ::config::{Map, Value, ValueKind};
 
+use super::endpoints::ENDPOINTS;
 use super::layer::{DATABASE_URL, SECRET_KEYS};
 
 /// A setting, as it may be shown.
@@ -32,9 +33,15 @@ fn collect(prefix: &str, table: &Map<String, Value>, shown: &mut Vec<Shown>) {
         };
         match &value.kind {
             ValueKind::Table(table) => collect(&key, table, shown),
+            ValueKind::Array(tables) if key == ENDPOINTS && !tables.is_empty() => {
+                for (number, table) in tables.iter().enumerate() {
+                    if let ValueKind::Table(table) = &table.kind {
+                        collect(&format!("{key}[{number}]"), table, shown);
+                    }
+                }
+            }
             kind => {
-                let is_secret = SECRET_KEYS.contains(&key.as_str());
-                let value_text = if is_secret {
+                let value_text = if is_secret(&key) {
                     redacted(&key, kind)
                 } else {
                     written(kind)
@@ -47,6 +54,21 @@ fn collect(prefix: &str, table: &Map<String, Value>, shown: &mut Vec<Shown>) {
             }
         }
     }
+}
+
+/// Of an endpoint, what lets others in: its secrets, its headers, and its URLs but for where they lead.
+fn is_secret(key: &str) -> bool {
+    let of_endpoint = key.strip_prefix(ENDPOINTS).is_some_and(|key| {
+        let name = last(key);
+        ["secret", "secrets", "client_secret"].contains(&name)
+            || is_url(name)
+            || key.contains(".headers.")
+    });
+    of_endpoint || SECRET_KEYS.contains(&key)
+}
+
+fn is_url(name: &str) -> bool {
+    name == "url" || name.ends_with("_url")
 }
 
 fn written(kind: &ValueKind) -> String {
@@ -65,6 +87,9 @@ fn redacted(key: &str, kind: &ValueKind) -> String {
     match kind {
         ValueKind::String(text) if text.is_empty() => "\"\"".to_owned(),
         ValueKind::String(url) if key == DATABASE_URL => format!("{:?}", redacted_url(url)),
+        ValueKind::String(url) if key.starts_with(ENDPOINTS) && is_url(last(key)) => {
+            format!("{:?}", redacted_path(url))
+        }
         ValueKind::Array(values) => {
             let values: Vec<String> = values
                 .iter()
@@ -73,6 +98,22 @@ fn redacted(key: &str, kind: &ValueKind) -> String {
             format!("[{}]", values.join(", "))
         }
         _ => "\"***\"".to_owned(),
+    }
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or_default()
+}
+
+/// Where a URL leads: some have a token in their path.
+fn redacted_path(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let place = place.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{place}/***")
+        }
+        None => "***".to_owned(),
     }
 }
 

@@ -10,8 +10,8 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{InvalidSetting, Settings};
-use crate::setting::Networks;
+use super::Settings;
+use crate::setting::{InvalidSetting, Networks};
 
 /// How often clients are forgotten that have not sent for a while, so that the memory of them is bounded.
 const FORGET_EVERY: Duration = Duration::from_secs(1);

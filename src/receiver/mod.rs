@@ -25,13 +25,14 @@ use axum::routing::post;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::setting::InvalidSetting;
 use crate::signing::Verifier;
 use crate::store::Inbox;
 use crate::web;
 
 pub(crate) use admission::Admission;
 pub(crate) use parking::{Parking, Reprocessed};
-pub use settings::{InvalidSetting, Settings, WebhookPath};
+pub use settings::{Settings, WebhookPath};
 pub(crate) use turned_away::TurnedAway;
 
 /// What receiving needs.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
 use crate::domain::notification::UnknownImages;
-use crate::setting::{Bounded, Networks, Texts, read_file};
+use crate::setting::{Bounded, InvalidSetting, Networks, Texts, read_file};
 use crate::signing::{Scheme, Verifier};
 
 /// The word for Cloudflare's networks.
@@ -41,15 +41,6 @@ pub struct Settings {
     pub max_in_flight: Bounded<1, 1_000_000>,
     /// Where a Cloudflare notification says what.
     pub envelope: EnvelopeSettings,
-}
-
-/// A setting is not allowed, though it has the right type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidSetting {
-    /// The setting's key.
-    pub key: &'static str,
-    /// What is allowed.
-    pub rule: String,
 }
 
 impl Settings {

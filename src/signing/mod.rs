@@ -86,13 +86,11 @@ impl Scheme {
         secret: &SecretString,
         message: &Message<'_>,
     ) -> Result<Vec<(HeaderName, String)>, InvalidSecret> {
-        let key = Key::new(secret, &[self])?;
-        Ok(match self {
-            Self::CfWebhookAuth => vec![cf_webhook_auth::prove(secret)],
-            Self::Hmac => vec![body_hmac::prove(&key, message.body)],
-            Self::Timestamped => timestamped::prove(&key, message).into(),
-            Self::Standard => standard::prove(&key, message).into(),
-        })
+        if self == Self::CfWebhookAuth {
+            return Ok(vec![cf_webhook_auth::prove(secret)]);
+        }
+        let signer = Signer::new(&[self], std::iter::once(secret.clone()))?;
+        Ok(signer.sign(message))
     }
 }
 
@@ -111,6 +109,46 @@ pub struct Message<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("has a secret that begins with whsec_, so the rest must be base64 of 24 to 64 bytes")]
 pub struct InvalidSecret;
+
+/// Signs messages, with keys that are made once.
+pub struct Signer {
+    schemes: Vec<Scheme>,
+    keys: Vec<Key>,
+}
+
+impl Signer {
+    /// Signs under these schemes. The secrets come with the one that counts first; the others sign beside it where a scheme has room for
+    /// several signatures. [`Scheme::CfWebhookAuth`] has no signature to make.
+    pub fn new(
+        schemes: &[Scheme],
+        secrets: impl Iterator<Item = SecretString>,
+    ) -> Result<Self, InvalidSecret> {
+        Ok(Self {
+            schemes: schemes.to_vec(),
+            keys: secrets
+                .map(|secret| Key::new(&secret, schemes))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The headers that prove where the message comes from; none without a secret.
+    #[must_use]
+    pub fn sign(&self, message: &Message<'_>) -> Vec<(HeaderName, String)> {
+        let Some(first) = self.keys.first() else {
+            return Vec::new();
+        };
+        let mut headers = Vec::new();
+        for scheme in &self.schemes {
+            match scheme {
+                Scheme::CfWebhookAuth => {}
+                Scheme::Hmac => headers.push(body_hmac::prove(first, message.body)),
+                Scheme::Timestamped => headers.extend(timestamped::prove(first, message)),
+                Scheme::Standard => headers.extend(standard::prove(&self.keys, message)),
+            }
+        }
+        headers
+    }
+}
 
 /// Checks proofs.
 pub struct Verifier {

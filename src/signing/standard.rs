@@ -57,16 +57,17 @@ pub(super) fn holds(
     )
 }
 
-pub(super) fn prove(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 3] {
+pub(super) fn prove(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String); 3] {
     let timestamp = message.sent_at.unix_seconds().to_string();
-    let signature = format!(
-        "v1,{}",
-        STANDARD.encode(signature(key, message.id, &timestamp, message.body))
-    );
+    let signatures: Vec<String> = keys
+        .iter()
+        .map(|key| signature(key, message.id, &timestamp, message.body))
+        .map(|signature| format!("v1,{}", STANDARD.encode(signature)))
+        .collect();
     [
         (ID, message.id.to_owned()),
         (TIMESTAMP, timestamp),
-        (SIGNATURE, signature),
+        (SIGNATURE, signatures.join(" ")),
     ]
 }
 

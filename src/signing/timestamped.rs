@@ -34,6 +34,7 @@ pub(super) fn holds(
     )
 }
 
+/// With one key: who checks it compares the one signature that is there.
 pub(super) fn prove(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 2] {
     let timestamp = message.sent_at.unix_seconds().to_string();
     let signature = format!(

@@ -12,7 +12,9 @@
 
 mod batch;
 mod error;
+mod event;
 mod group_commit;
+mod outbox;
 mod postgres;
 mod recording;
 mod rejection;
@@ -21,6 +23,7 @@ mod settings;
 mod sqlite;
 mod url;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,15 +31,24 @@ use async_trait::async_trait;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::domain::event::Subscription;
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
+use outbox::Outlets;
+use recording::Recording;
+
 pub use error::StoreError;
 pub use group_commit::{GroupCommit, Limits, Writer};
+pub use outbox::{
+    Attempt, Claim, Delivery, DeliveryCatalog, EndpointState, Leased, NewAttempt, Outbox,
+    Settlement, WhichDeliveries,
+};
 pub use rejection::{Counted, Due, Rejection, StoredOrigin, Turned, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
@@ -148,11 +160,13 @@ pub enum Aged {
     Logs,
     /// What was not applied.
     Rejections,
+    /// What other apps were told, and every try to.
+    Deliveries,
 }
 
 impl Aged {
     /// All of it.
-    pub const ALL: [Self; 2] = [Self::Logs, Self::Rejections];
+    pub const ALL: [Self; 3] = [Self::Logs, Self::Rejections, Self::Deliveries];
 
     /// The table's name.
     #[must_use]
@@ -160,6 +174,7 @@ impl Aged {
         match self {
             Self::Logs => "cloudflare_image_logs",
             Self::Rejections => "webhook_rejections",
+            Self::Deliveries => "relay_deliveries",
         }
     }
 }
@@ -225,6 +240,11 @@ pub struct Store {
     pub retention: Arc<dyn Retention>,
     /// For starting and for readiness.
     pub schema: Arc<dyn Schema>,
+    /// For whoever delivers.
+    pub outbox: Arc<dyn Outbox>,
+    /// For people.
+    pub delivery_catalog: Arc<dyn DeliveryCatalog>,
+    bells: HashMap<String, Arc<Notify>>,
     closing: Arc<dyn Closing>,
 }
 
@@ -234,15 +254,22 @@ impl Store {
     pub async fn open(
         settings: &Settings,
         unknown_images: UnknownImages,
+        subscriptions: Vec<Subscription>,
     ) -> Result<Self, StoreError> {
+        let outlets = Outlets::new(subscriptions);
+        let bells: HashMap<_, _> = outlets.bells().collect();
+        let recording = Recording {
+            unknown_images,
+            outlets,
+        };
         match &settings.url {
             DatabaseUrl::Sqlite(path) => {
-                let database = sqlite::Sqlite::open(path, settings, unknown_images).await?;
-                Ok(Self::of(Arc::new(database)))
+                let database = sqlite::Sqlite::open(path, settings, recording).await?;
+                Ok(Self::of(Arc::new(database), bells))
             }
             DatabaseUrl::Postgres(options) => {
-                let database = postgres::Postgres::open(options, settings, unknown_images);
-                Ok(Self::of(Arc::new(database)))
+                let database = postgres::Postgres::open(options, settings, recording);
+                Ok(Self::of(Arc::new(database), bells))
             }
         }
     }
@@ -252,11 +279,17 @@ impl Store {
         self.closing.close().await;
     }
 
-    fn of<
-        D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema + Closing + 'static,
-    >(
-        database: Arc<D>,
-    ) -> Self {
+    /// What is rung when this process has recorded something for this endpoint.
+    #[must_use]
+    pub fn bell(&self, endpoint: &str) -> Arc<Notify> {
+        self.bells.get(endpoint).cloned().unwrap_or_default()
+    }
+
+    fn of<D>(database: Arc<D>, bells: HashMap<String, Arc<Notify>>) -> Self
+    where
+        D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema + Closing,
+        D: Outbox + DeliveryCatalog + 'static,
+    {
         Self {
             inbox: database.clone(),
             rejections: database.clone(),
@@ -264,6 +297,9 @@ impl Store {
             rejection_catalog: database.clone(),
             retention: database.clone(),
             schema: database.clone(),
+            outbox: database.clone(),
+            delivery_catalog: database.clone(),
+            bells,
             closing: database,
         }
     }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::Failure;
 use super::batch::{
     ChangedImage, Decision, Known, LogEntry, cloudflare_ids, decide, log_data, undated,
 };
+use super::event::NewEvent;
+use super::outbox::{Bells, NewDelivery, Outlets};
 use super::rejection::NewRejection;
 use super::row::{StateColumns, StoredImage};
+use super::{Failure, StoreError};
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
@@ -26,10 +28,12 @@ pub(super) trait Rows: Send {
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<String>, Failure>> + Send;
 
-    /// Reads the rows of these images, and keeps others from changing them until the end of the transaction.
+    /// Reads the rows of these images, with what only their events tell or without, and keeps others from changing them until the end
+    /// of the transaction.
     fn lock_images(
         &mut self,
         ids: &[&str],
+        with_rest: bool,
     ) -> impl Future<Output = Result<Vec<StateColumns>, Failure>> + Send;
 
     /// The positions, from 0, of those that the audit trail has.
@@ -45,6 +49,16 @@ pub(super) trait Rows: Send {
         images: &[ChangedImage],
         logs: &[LogEntry],
     ) -> impl Future<Output = Result<u64, Failure>> + Send;
+}
+
+/// The statement about what is told, on a connection that is in a transaction. It is not asked for without rows.
+pub(super) trait OutboxRows: Send {
+    /// Adds these events and their deliveries, in the given order.
+    fn insert_events(
+        &mut self,
+        events: &[NewEvent],
+        deliveries: &[NewDelivery<'_>],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// The statements about what is not applied, on a connection that is in a transaction. No step is asked for without rows.
@@ -78,27 +92,33 @@ pub(super) struct Undated<'a> {
     pub(super) data: String,
 }
 
-/// Records a batch: reads, decides, writes. The caller begins and commits.
+/// How a store records: what it does with an id that has no row, and whom it tells.
+pub(super) struct Recording {
+    pub(super) unknown_images: UnknownImages,
+    pub(super) outlets: Outlets,
+}
+
+/// Records a batch: reads, decides, writes. The caller begins, commits, and wakes who is told.
 pub(super) async fn record(
-    rows: &mut (impl Rows + RejectionRows),
+    rows: &mut (impl Rows + RejectionRows + OutboxRows),
     notifications: &[Arc<Notification>],
-    unknown_images: UnknownImages,
-) -> Result<Vec<Recorded>, Failure> {
-    let decision = apply(rows, notifications, unknown_images, None).await?;
+    recording: &Recording,
+) -> Result<(Vec<Recorded>, Bells), Failure> {
+    let (decision, bells) = apply(rows, notifications, recording, None).await?;
     if !decision.rejections.is_empty() {
         rows.insert_rejections(&decision.rejections).await?;
     }
-    Ok(decision.recorded)
+    Ok((decision.recorded, bells))
 }
 
 /// Records those of the rejected notifications that nobody has applied meanwhile; what they came to. One whose image has no row,
 /// still or again, stays as it is. The rows change now, whenever the notifications came: an app that looks for changes finds them.
 pub(super) async fn record_rejected(
-    rows: &mut (impl Rows + RejectionRows),
+    rows: &mut (impl Rows + RejectionRows + OutboxRows),
     rejected: &[(i64, Arc<Notification>)],
-    unknown_images: UnknownImages,
+    recording: &Recording,
     now: Timestamp,
-) -> Result<Vec<(i64, Recorded)>, Failure> {
+) -> Result<(Vec<(i64, Recorded)>, Bells), Failure> {
     let ids: Vec<i64> = rejected.iter().map(|(id, _)| *id).collect();
     let ids: HashSet<i64> = rows.lock_unapplied(&ids).await?.into_iter().collect();
     let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = rejected
@@ -106,7 +126,7 @@ pub(super) async fn record_rejected(
         .filter(|(id, _)| ids.contains(id))
         .cloned()
         .unzip();
-    let decision = apply(rows, &notifications, unknown_images, Some(now)).await?;
+    let (decision, bells) = apply(rows, &notifications, recording, Some(now)).await?;
 
     let recorded: Vec<_> = ids.into_iter().zip(decision.recorded).collect();
     let settled: Vec<_> = recorded
@@ -117,27 +137,24 @@ pub(super) async fn record_rejected(
     if !settled.is_empty() {
         rows.settle(&settled, now).await?;
     }
-    Ok(recorded)
+    Ok((recorded, bells))
 }
 
 /// Applies what can be applied; the decision says what could not. The rows change at this time, or else when their notifications came.
 async fn apply(
-    rows: &mut impl Rows,
+    rows: &mut (impl Rows + OutboxRows),
     notifications: &[Arc<Notification>],
-    unknown_images: UnknownImages,
+    recording: &Recording,
     at: Option<Timestamp>,
-) -> Result<Decision, Failure> {
+) -> Result<(Decision, Bells), Failure> {
     let ids = cloudflare_ids(notifications);
     let known = if ids.is_empty() {
         Known::default()
     } else {
-        look_up(rows, &ids, notifications, unknown_images).await?
+        look_up(rows, &ids, notifications, recording).await?
     };
 
-    let mut decision = decide(notifications, known);
-    for image in &mut decision.changed {
-        image.updated_at = at.unwrap_or(image.updated_at);
-    }
+    let decision = decide(notifications, known, at, recording.outlets.interest());
 
     if !decision.changed.is_empty() || !decision.logs.is_empty() {
         let updated = rows.write(&decision.changed, &decision.logs).await?;
@@ -146,16 +163,48 @@ async fn apply(
             return Err(Failure::Database(sqlx::Error::RowNotFound));
         }
     }
-    Ok(decision)
+    let bells = tell(rows, &decision.events, &recording.outlets).await?;
+    Ok((decision, bells))
+}
+
+/// Puts the events into the outbox, for everybody who wants them.
+async fn tell(
+    rows: &mut impl OutboxRows,
+    events: &[NewEvent],
+    outlets: &Outlets,
+) -> Result<Bells, Failure> {
+    let deliveries = outlets.deliveries(events);
+    if !deliveries.is_empty() {
+        rows.insert_events(events, &deliveries).await?;
+    }
+    Ok(outlets.bells_for(&deliveries))
+}
+
+/// Tells that this image was inserted, in the transaction in which it was.
+pub(super) async fn tell_of_new_image(
+    rows: &mut (impl Rows + OutboxRows),
+    id: &CloudflareId,
+    outlets: &Outlets,
+    now: Timestamp,
+) -> Result<Bells, Failure> {
+    if !outlets.interest().image_created {
+        return Ok(Bells::default());
+    }
+    let images = rows.lock_images(&[id.as_str()], true).await?;
+    let events = images
+        .into_iter()
+        .map(|image| Ok(NewEvent::image_created(&image.decode()?, now)))
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    tell(rows, &events, outlets).await
 }
 
 async fn look_up(
     rows: &mut impl Rows,
     ids: &[&CloudflareId],
     notifications: &[Arc<Notification>],
-    unknown_images: UnknownImages,
+    recording: &Recording,
 ) -> Result<Known, Failure> {
-    let inserted = match (unknown_images, notifications.first()) {
+    let inserted = match (recording.unknown_images, notifications.first()) {
         // Before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only.
         (UnknownImages::Create, Some(first)) => {
             insert_missing(rows, ids, first.received_at).await?
@@ -163,7 +212,8 @@ async fn look_up(
         _ => HashSet::new(),
     };
     let names: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-    let images = rows.lock_images(&names).await?;
+    let with_rest = recording.outlets.interest().is_in_images();
+    let images = rows.lock_images(&names, with_rest).await?;
     let images: Vec<StoredImage> = images
         .into_iter()
         .map(StateColumns::decode)

@@ -26,6 +26,8 @@ pub(super) struct StateColumns {
     pub(super) variants: String,
     pub(super) cloudflare_metadata: String,
     pub(super) details_at: String,
+    /// What only its events tell of it, where that was asked for: a JSON array of [`rest_columns`](super::event::rest_columns).
+    pub(super) rest: Option<String>,
 }
 
 /// The columns that [`Image`] is made of.
@@ -42,6 +44,8 @@ pub(super) struct StoredImage {
     pub(super) id: Uuid,
     pub(super) cloudflare_id: CloudflareId,
     pub(super) state: ImageState,
+    /// See [`StateColumns::rest`].
+    pub(super) rest: Option<String>,
 }
 
 /// The column `details_at`: for each detail that a notification has told, which and when.
@@ -88,7 +92,7 @@ impl ToldAt {
 impl StateColumns {
     /// Reads the columns, or says which of them makes no sense.
     pub(super) fn decode(self) -> Result<StoredImage, StoreError> {
-        let id = self.id;
+        let (id, rest) = (self.id, self.rest);
         let cannot = |column, reason: String| undecodable(column, id, reason);
 
         let details_at: DetailsAt = serde_json::from_str(&self.details_at)
@@ -133,6 +137,7 @@ impl StateColumns {
                     },
                 },
             },
+            rest,
         })
     }
 }

@@ -27,6 +27,17 @@ pub struct InboxMetrics {
     pub refused: Counter,
 }
 
+/// What the relay counts. Cheap to clone: the counters are shared.
+#[derive(Debug, Clone, Default)]
+pub struct RelayMetrics {
+    /// Tries.
+    pub attempts: Counter,
+    /// Deliveries that their endpoints took.
+    pub delivered: Counter,
+    /// Deliveries that were given up.
+    pub gave_up: Counter,
+}
+
 /// Everything that one run of the service counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -34,11 +45,13 @@ pub struct Metrics {
     tasks: Gauge<u64, AtomicU64>,
     /// The inbox's.
     pub inbox: InboxMetrics,
+    /// The relay's.
+    pub relay: RelayMetrics,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let inbox = InboxMetrics::default();
+        let (inbox, relay) = (InboxMetrics::default(), RelayMetrics::default());
         let mut registry = Registry::with_prefix("cloudflare_images_webhook");
         registry.register(
             "inbox_waiting",
@@ -71,6 +84,21 @@ impl Default for Metrics {
                 "Webhooks that were refused because too many waited already",
                 &inbox.refused,
             ),
+            (
+                "relay_attempts",
+                "Tries to deliver a message to an endpoint",
+                &relay.attempts,
+            ),
+            (
+                "relay_delivered",
+                "Deliveries that their endpoints took",
+                &relay.delivered,
+            ),
+            (
+                "relay_gave_up",
+                "Deliveries that were given up",
+                &relay.gave_up,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }
@@ -84,6 +112,7 @@ impl Default for Metrics {
             registry,
             tasks,
             inbox,
+            relay,
         }
     }
 }

@@ -355,7 +355,7 @@ const WRONG: [(&str, &str, &str, &str); 26] = [
         "APP__SEVRER__LISTEN",
         "x",
         "sevrer.listen",
-        "is not a setting; the sections are database, log, ops, retention, server, shutdown, webhook",
+        "is not a setting; the sections are database, log, ops, relay, retention, server, shutdown, webhook",
     ),
     ("APP__SERVER", "x", "server", "is not a setting"),
     (

@@ -29,4 +29,5 @@ mod retaining;
 mod sharing_commits;
 mod stopping;
 mod surviving_any_input;
+mod telling_other_apps;
 mod verifying;

@@ -65,7 +65,7 @@ on_both_databases! {
         let (first, second) = (run(folder.path(), &["migrate"], &variables), run(folder.path(), &["migrate"], &variables));
 
         assert!(first.status.success() && second.status.success());
-        assert_eq!(stdout(&first), "the tables are up to date; migrations run: 3\n");
+        assert_eq!(stdout(&first), "the tables are up to date; migrations run: 4\n");
         assert_eq!(stdout(&second), "the tables are up to date\n");
     }
 
@@ -84,7 +84,7 @@ on_both_databases! {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         let versions = database.count("SELECT count(*) FROM cloudflare_images_webhook_migrations").await;
-        assert_eq!(versions, 3);
+        assert_eq!(versions, 4);
     }
 
     async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database) {

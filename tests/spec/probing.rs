@@ -23,7 +23,7 @@ on_both_databases! {
 
         assert_eq!(readiness.status, 503);
         assert_eq!((&readiness.body["status"], &readiness.body["database"]["ok"], &readiness.body["migrations"]["ok"]), (&json!("not-ready"), &json!(true), &json!(false)));
-        assert_eq!(readiness.body["migrations"]["problem"], "these have not run: [1, 2, 3]; run `migrate`");
+        assert_eq!(readiness.body["migrations"]["problem"], "these have not run: [1, 2, 3, 4]; run `migrate`");
     }
 
     async fn webhooks_are_not_received_where_the_platform_asks_nor_the_other_way_round(database) {

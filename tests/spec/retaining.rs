@@ -111,8 +111,8 @@ on_both_databases! {
         assert_eq!(rows(&database).await, (ALL_ROWS, ALL_ROWS));
         let done = prune(&[]);
 
-        assert_eq!(asked, "cloudflare_image_logs: 2500 rows would be deleted\nwebhook_rejections: 0 rows would be deleted\n");
-        assert_eq!(done, "cloudflare_image_logs: 2500 rows were deleted\nwebhook_rejections: 0 rows were deleted\n");
+        assert_eq!(asked, "cloudflare_image_logs: 2500 rows would be deleted\nwebhook_rejections: 0 rows would be deleted\nrelay_deliveries: 0 rows would be deleted\n");
+        assert_eq!(done, "cloudflare_image_logs: 2500 rows were deleted\nwebhook_rejections: 0 rows were deleted\nrelay_deliveries: 0 rows were deleted\n");
         assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
     }
 
@@ -134,7 +134,7 @@ on_both_databases! {
         // The tests' clock stands in 2024, the command's does not.
         let done = stdout(&run(folder.path(), &["retention", "prune"], &[("DATABASE_URL", &database.url)]));
 
-        assert_eq!(done, "cloudflare_image_logs: 5 rows were deleted\nwebhook_rejections: 0 rows were deleted\n");
+        assert_eq!(done, "cloudflare_image_logs: 5 rows were deleted\nwebhook_rejections: 0 rows were deleted\nrelay_deliveries: 0 rows were deleted\n");
         assert_eq!(database.image("image").await["status"], "uploaded", "images are never deleted");
     }
 

@@ -156,6 +156,16 @@ impl Database {
         self.rows("webhook_rejections", "ORDER BY id", None).await
     }
 
+    /// What other apps are told, in order; each row of it whole.
+    pub(crate) async fn deliveries(&self) -> Vec<Value> {
+        self.rows("relay_deliveries", "ORDER BY id", None).await
+    }
+
+    /// Every try to tell them, in order.
+    pub(crate) async fn attempts(&self) -> Vec<Value> {
+        self.rows("relay_attempts", "ORDER BY id", None).await
+    }
+
     /// The kinds of the audit trail's rows, in order.
     pub(crate) async fn log_types(&self) -> Vec<String> {
         self.logs()

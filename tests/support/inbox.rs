@@ -34,7 +34,7 @@ impl Inboxes {
             .expect("the settings are right")
             .settings
             .database;
-        let store = Store::open(&settings, unknown_images)
+        let store = Store::open(&settings, unknown_images, Vec::new())
             .await
             .expect("it opens");
         store.schema.migrate().await.expect("it migrates");

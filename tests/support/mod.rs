@@ -14,6 +14,7 @@ pub(crate) mod mutation;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;
+pub(crate) mod subscriber;
 pub(crate) mod wait;
 
 /// What whoever runs the tests has set.

@@ -1,20 +1,24 @@
 //! Showing and registering images in Postgres.
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{Connection, Row};
 
 use super::{Postgres, read_state, read_time, state_columns};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
+use crate::store::outbox::Bells;
+use crate::store::recording::tell_of_new_image;
 use crate::store::row::ImageColumns;
-use crate::store::{Added, Catalog, Failure, StoreError};
+use crate::store::{Added, Catalog, Failure, Lent, StoreError};
 
 #[async_trait]
 impl Catalog for Postgres {
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<Added, StoreError> {
         self.within("registering an image", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            let mut tx = lent.connection.begin().await?;
             let inserted = sqlx::query(
                 "-- catalog_add
                  INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
@@ -26,10 +30,19 @@ impl Catalog for Postgres {
             .bind(&image.creator)
             .bind(image.metadata.as_str())
             .bind(now.to_offset_date_time())
-            .execute(&self.pool)
+            .execute(&mut *tx)
             .await?
             .rows_affected();
-            Ok(if inserted == 1 { Added::Inserted } else { Added::AlreadyThere })
+            let mut added = Added::AlreadyThere;
+            let mut bells = Bells::default();
+            if inserted == 1 {
+                added = Added::Inserted;
+                bells = tell_of_new_image(&mut *tx, &image.cloudflare_id, &self.recording.outlets, now).await?;
+            }
+            tx.commit().await?;
+            bells.ring();
+            lent.give_back();
+            Ok(added)
         })
         .await
     }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{Postgres, read_state, state_columns};
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{ChangedImage, LogEntry};
+use crate::store::event::rest_columns;
 use crate::store::recording::{Rows, Undated, record};
 use crate::store::row::{StateColumns, details_at};
 use crate::store::{Failure, Inbox, Lent, StoreError};
@@ -33,8 +34,9 @@ impl Inbox for Postgres {
                     Err(error) if is_lost(&error) => continue,
                     Err(error) => return Err(error.into()),
                 };
-                let recorded = record(&mut *tx, notifications, self.unknown_images).await?;
+                let (recorded, bells) = record(&mut *tx, notifications, &self.recording).await?;
                 tx.commit().await?;
+                bells.ring();
                 self.kept.put(lent);
                 return Ok(recorded);
             }
@@ -75,18 +77,28 @@ impl Rows for PgConnection {
     }
 
     /// Locks the rows in the order of the ids, so that replicas with crossing batches never deadlock.
-    async fn lock_images(&mut self, ids: &[&str]) -> Result<Vec<StateColumns>, Failure> {
+    async fn lock_images(
+        &mut self,
+        ids: &[&str],
+        with_rest: bool,
+    ) -> Result<Vec<StateColumns>, Failure> {
         sqlx::query(concat!(
             "-- inbox_lock_images
              SELECT ",
             state_columns!(),
-            " FROM cloudflare_images WHERE cloudflare_id = ANY($1) ORDER BY cloudflare_id COLLATE \"C\" FOR NO KEY UPDATE",
+            ", CASE WHEN $2 THEN json_build_array(",
+            rest_columns!("metadata"),
+            ")::text END AS rest FROM cloudflare_images WHERE cloudflare_id = ANY($1) ORDER BY cloudflare_id COLLATE \"C\" FOR NO KEY UPDATE",
         ))
         .bind(ids)
+        .bind(with_rest)
         .fetch_all(self)
         .await?
         .iter()
-        .map(read_state)
+        .map(|row| {
+            let rest = row.try_get("rest")?;
+            Ok(StateColumns { rest, ..read_state(row)? })
+        })
         .collect()
     }
 

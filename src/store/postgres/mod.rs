@@ -1,8 +1,10 @@
 //! Postgres: a pool, and the traits on it.
 
 mod catalog;
+mod deliveries;
 mod inbox;
 mod kept;
+mod outbox;
 mod rejection_catalog;
 mod rejections;
 mod retention;
@@ -20,9 +22,9 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use self::kept::Kept;
+use super::recording::Recording;
 use super::row::{StateColumns, undecodable};
 use super::{Closing, Failure, Place, Settings, StoreError};
-use crate::domain::notification::UnknownImages;
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 
 /// How long a connection may have been idle before it is asked whether it still lives. A database that came back is so met
@@ -60,7 +62,7 @@ pub(super) struct Postgres {
     place: Place,
     acquire_timeout: Duration,
     deadline: Duration,
-    unknown_images: UnknownImages,
+    recording: Recording,
     /// Held by the one caller that finds out why there is no connection.
     asking_why: Semaphore,
 }
@@ -70,7 +72,7 @@ impl Postgres {
     pub(super) fn open(
         options: &PgConnectOptions,
         settings: &Settings,
-        unknown_images: UnknownImages,
+        recording: Recording,
     ) -> Self {
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
@@ -122,7 +124,7 @@ impl Postgres {
             place,
             acquire_timeout,
             deadline,
-            unknown_images,
+            recording,
             asking_why: Semaphore::new(1),
         }
     }
@@ -206,6 +208,7 @@ fn read_state(row: &PgRow) -> Result<StateColumns, Failure> {
         variants: row.try_get("variants")?,
         cloudflare_metadata: row.try_get("cloudflare_metadata")?,
         details_at: row.try_get("details_at")?,
+        rest: None,
     })
 }
 

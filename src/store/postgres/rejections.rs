@@ -74,9 +74,10 @@ impl Rejections for Postgres {
         self.within("applying what was rejected", async {
             let mut lent = Lent::from(&self.pool).await?;
             let mut tx = lent.connection.begin().await?;
-            let applied =
-                record_rejected(&mut *tx, notifications, self.unknown_images, now).await?;
+            let (applied, bells) =
+                record_rejected(&mut *tx, notifications, &self.recording, now).await?;
             tx.commit().await?;
+            bells.ring();
             lent.give_back();
             Ok(applied)
         })

@@ -40,6 +40,24 @@ impl Retention for Postgres {
                 "-- retention_rejections_count
                  SELECT count(*) FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
             ),
+            Aged::Deliveries => (
+                "-- retention_deliveries_page
+                 SELECT max(id), bool_or(created_at < $3) FROM (SELECT id, created_at FROM relay_deliveries WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                // Tries go along, and events of which nobody else is still to be told, or was.
+                "-- retention_deliveries_delete
+                 WITH old AS MATERIALIZED (
+                     SELECT id, event_id FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL FOR UPDATE
+                 ), tries AS (
+                     DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM old)
+                 ), events AS (
+                     DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM old) AND NOT EXISTS (
+                         SELECT FROM relay_deliveries AS other WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM old)
+                     )
+                 )
+                 DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM old)",
+                "-- retention_deliveries_count
+                 SELECT count(*) FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL",
+            ),
         };
         self.within("looking for what is old", async {
             let mut lent = Lent::from(&self.pool).await?;

@@ -1,13 +1,15 @@
 //! Showing and registering images in SQLite.
 
 use async_trait::async_trait;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection, Row};
 
 use super::{Sqlite, read_state, read_time, state_columns};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
+use crate::store::outbox::Bells;
+use crate::store::recording::tell_of_new_image;
 use crate::store::row::ImageColumns;
 use crate::store::{Added, Catalog, Failure, Lent, StoreError, within};
 
@@ -16,6 +18,7 @@ impl Catalog for Sqlite {
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<Added, StoreError> {
         within(&self.place, self.deadline, "registering an image", async {
             let mut lent = Lent::from(&self.writer).await?;
+            let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
             let inserted = sqlx::query(
                 "-- catalog_add
                  INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
@@ -27,11 +30,19 @@ impl Catalog for Sqlite {
             .bind(&image.creator)
             .bind(image.metadata.as_str())
             .bind(now.to_string())
-            .execute(&mut *lent.connection)
+            .execute(&mut *tx)
             .await?
             .rows_affected();
+            let mut added = Added::AlreadyThere;
+            let mut bells = Bells::default();
+            if inserted == 1 {
+                added = Added::Inserted;
+                bells = tell_of_new_image(&mut *tx, &image.cloudflare_id, &self.recording.outlets, now).await?;
+            }
+            tx.commit().await?;
+            bells.ring();
             lent.give_back();
-            Ok(if inserted == 1 { Added::Inserted } else { Added::AlreadyThere })
+            Ok(added)
         })
         .await
     }

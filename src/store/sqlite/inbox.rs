@@ -11,6 +11,7 @@ use super::{Sqlite, parse_time, parse_uuid, state_columns};
 use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{ChangedImage, LogEntry};
+use crate::store::event::rest_columns;
 use crate::store::recording::{Rows, Undated, record};
 use crate::store::row::{StateColumns, details_at};
 use crate::store::{Failure, Inbox, Lent, StoreError, within};
@@ -30,8 +31,9 @@ impl Inbox for Sqlite {
                 // IMMEDIATE takes the write lock before anything is read, so that what is read cannot change until the commit.
                 let mut lent = Lent::from(&self.writer).await?;
                 let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let recorded = record(&mut *tx, notifications, self.unknown_images).await?;
+                let (recorded, bells) = record(&mut *tx, notifications, &self.recording).await?;
                 tx.commit().await?;
+                bells.ring();
                 lent.give_back();
                 self.checkpoints.count(notifications.len());
                 Ok(recorded)
@@ -63,14 +65,21 @@ impl Rows for SqliteConnection {
 
     /// The write lock is held; nothing is left to be locked. All rows come as one: each would be a trip from SQLite's thread to
     /// this one.
-    async fn lock_images(&mut self, ids: &[&str]) -> Result<Vec<StateColumns>, Failure> {
+    async fn lock_images(
+        &mut self,
+        ids: &[&str],
+        with_rest: bool,
+    ) -> Result<Vec<StateColumns>, Failure> {
         let images: String = sqlx::query_scalar(concat!(
             "-- inbox_lock_images
              SELECT json_group_array(json_array(",
             state_columns!(),
-            ")) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
+            ", CASE WHEN $2 THEN json_array(",
+            rest_columns!("CASE WHEN json_valid(metadata) THEN json(metadata) END"),
+            ") || '' END)) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
         ))
         .bind(json(ids))
+        .bind(with_rest)
         .fetch_one(self)
         .await?;
         let images: Vec<JsonColumns> =
@@ -194,6 +203,7 @@ struct JsonColumns(
     String,
     String,
     String,
+    Option<String>,
 );
 
 /// A row has a value of a type that its column is not meant for.
@@ -217,6 +227,7 @@ impl JsonColumns {
             variants: self.9,
             cloudflare_metadata: self.10,
             details_at: self.11,
+            rest: self.12,
         })
     }
 }

@@ -2,8 +2,10 @@
 
 mod catalog;
 mod checkpoints;
+mod deliveries;
 mod file;
 mod inbox;
+mod outbox;
 mod rejection_catalog;
 mod rejections;
 mod retention;
@@ -24,9 +26,9 @@ use uuid::Uuid;
 
 use self::checkpoints::Checkpoints;
 use self::file::OpenedFile;
+use super::recording::Recording;
 use super::row::{StateColumns, undecodable};
 use super::{Closing, Failure, Place, Settings, StoreError, within};
-use crate::domain::notification::UnknownImages;
 use crate::domain::timestamp::Timestamp;
 
 /// Readers see the last commit and never wait for the writer; few are needed, since only people and probes read.
@@ -50,7 +52,7 @@ pub(super) struct Sqlite {
     file: OpenedFile,
     place: Place,
     deadline: Duration,
-    unknown_images: UnknownImages,
+    recording: Recording,
 }
 
 impl Sqlite {
@@ -58,7 +60,7 @@ impl Sqlite {
     pub(super) async fn open(
         path: &Path,
         settings: &Settings,
-        unknown_images: UnknownImages,
+        recording: Recording,
     ) -> Result<Self, StoreError> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
@@ -118,7 +120,7 @@ impl Sqlite {
             file: OpenedFile::at(path),
             place,
             deadline,
-            unknown_images,
+            recording,
         })
     }
 }
@@ -156,6 +158,7 @@ fn read_state(row: &SqliteRow) -> Result<StateColumns, Failure> {
         variants: row.try_get("variants")?,
         cloudflare_metadata: row.try_get("cloudflare_metadata")?,
         details_at: row.try_get("details_at")?,
+        rest: None,
     })
 }
 

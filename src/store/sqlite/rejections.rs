@@ -79,9 +79,10 @@ impl Rejections for Sqlite {
             async {
                 let mut lent = Lent::from(&self.writer).await?;
                 let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let applied =
-                    record_rejected(&mut *tx, notifications, self.unknown_images, now).await?;
+                let (applied, bells) =
+                    record_rejected(&mut *tx, notifications, &self.recording, now).await?;
                 tx.commit().await?;
+                bells.ring();
                 lent.give_back();
                 Ok(applied)
             },

@@ -40,6 +40,15 @@ impl Retention for Sqlite {
                 "-- retention_rejections_count
                  SELECT count(*) FROM webhook_rejections WHERE id > $1 AND id <= $2 AND coalesce(parked_at, received_at) < $3",
             ),
+            Aged::Deliveries => (
+                "-- retention_deliveries_page
+                 SELECT max(id), max(created_at < $3) FROM (SELECT id, created_at FROM relay_deliveries WHERE id > $1 ORDER BY id LIMIT $2) AS page",
+                // Tries and events go along, by a trigger.
+                "-- retention_deliveries_delete
+                 DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL",
+                "-- retention_deliveries_count
+                 SELECT count(*) FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL",
+            ),
         };
         within(
             &self.place,

@@ -7,7 +7,9 @@ use sqlx::{Connection, SqliteConnection};
 use super::checkpoints::NOTIFICATIONS;
 use super::*;
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Origin, Recorded};
+use crate::domain::notification::{Content, Notification, Origin, Recorded, UnknownImages};
+use crate::store::outbox::Outlets;
+use crate::store::recording::Recording;
 use crate::store::{Inbox, Schema};
 use crate::telemetry::chain;
 
@@ -19,9 +21,16 @@ fn settings(timeout_secs: u64) -> Settings {
     serde_json::from_value(settings).expect("they are right")
 }
 
+fn nobody_told() -> Recording {
+    Recording {
+        unknown_images: UnknownImages::Reject,
+        outlets: Outlets::new(Vec::new()),
+    }
+}
+
 async fn open(folder: &Path) -> Sqlite {
     let file = folder.join("images.db");
-    Sqlite::open(&file, &settings(10), UnknownImages::Reject)
+    Sqlite::open(&file, &settings(10), nobody_told())
         .await
         .expect("it opens")
 }
@@ -190,7 +199,7 @@ async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
     let opened = Sqlite::open(
         &folder.path().join("images.db"),
         &settings(1),
-        UnknownImages::Reject,
+        nobody_told(),
     )
     .await;
 

@@ -1,20 +1,23 @@
 //! What a batch of notifications comes to, given the rows it is about. Pure: both backends read, decide here, and write.
 
+mod row;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::event::NewEvent;
+use super::outbox::Interest;
 use super::rejection::NewRejection;
-use super::row::{StoredImage, canonical};
-use crate::domain::detail::Detail;
+use super::row::StoredImage;
 use crate::domain::id::CloudflareId;
-use crate::domain::image::{ImageState, Status};
+use crate::domain::image::ImageState;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Recorded, Report};
-use crate::domain::telling::Effect;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::transition::{Delivery, transition};
+use crate::domain::transition::Delivery;
+use row::Row;
 
 /// What the tables hold that a batch is about.
 #[derive(Default)]
@@ -37,6 +40,8 @@ pub(super) struct Decision {
     pub(super) logs: Vec<LogEntry>,
     /// What is not applied, in the order of the notifications.
     pub(super) rejections: Vec<NewRejection>,
+    /// What somebody wants to be told of it, in the order in which it happened.
+    pub(super) events: Vec<NewEvent>,
 }
 
 /// A row of `cloudflare_images` to be rewritten.
@@ -113,8 +118,14 @@ pub(super) fn log_data(payload: &Json) -> String {
     format!("{{\"payload\":{}}}", payload.as_str())
 }
 
-/// Decides the notifications one after another, each on the rows as those before it left them.
-pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decision {
+/// Decides the notifications one after another, each on the rows as those before it left them. The rows change at this time, or else
+/// when their notifications came.
+pub(super) fn decide(
+    notifications: &[Arc<Notification>],
+    known: Known,
+    at: Option<Timestamp>,
+    interest: Interest,
+) -> Decision {
     let Known {
         images,
         inserted,
@@ -126,9 +137,10 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
         .collect();
     let mut recorded = Vec::with_capacity(notifications.len());
     let mut logs = Vec::with_capacity(notifications.len());
-    let mut rejections = Vec::new();
+    let (mut rejections, mut events) = (Vec::new(), Vec::new());
 
     for notification in notifications {
+        let at = at.unwrap_or(notification.received_at);
         let (result, line) = match &notification.content {
             Content::TestMessage => (
                 Recorded::TestMessage,
@@ -151,7 +163,8 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
                 }
                 Some(row) => {
                     let delivery = delivery(&mut seen, report, notification);
-                    let (result, line) = row.record(report, delivery);
+                    let (result, line, event) = row.record(report, delivery, at, interest);
+                    events.extend(event);
                     (result, Some(line))
                 }
             },
@@ -161,7 +174,13 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
             }
         };
         recorded.push(result);
-        logs.extend(line.map(|line| line.entry(notification)));
+        if let Some(line) = line {
+            let entry = line.entry(notification);
+            if interest.log_created {
+                events.push(NewEvent::log_created(&entry, at));
+            }
+            logs.push(entry);
+        }
     }
 
     let changed = rows.into_values().filter_map(Row::changed).collect();
@@ -170,6 +189,7 @@ pub(super) fn decide(notifications: &[Arc<Notification>], known: Known) -> Decis
         changed,
         logs,
         rejections,
+        events,
     }
 }
 
@@ -185,102 +205,6 @@ fn delivery(
         Delivery::New { received_at }
     } else {
         Delivery::Again
-    }
-}
-
-/// A row, and what the batch has done to it.
-struct Row {
-    stored: StoredImage,
-    is_new: bool,
-    updated_at: Option<Timestamp>,
-    tells: Tells,
-}
-
-impl Row {
-    fn of(stored: StoredImage, inserted: &HashSet<CloudflareId>) -> Self {
-        let is_new = inserted.contains(&stored.cloudflare_id);
-        Self {
-            stored,
-            is_new,
-            updated_at: None,
-            tells: Tells::default(),
-        }
-    }
-
-    fn record(&mut self, report: &Report, delivery: Delivery) -> (Recorded, Line) {
-        let before = self.stored.state.status;
-        let details = &mut self.stored.state.details;
-        let variants = Comparable::make(&mut details.variants, report.details.variants.is_some());
-        let metadata = Comparable::make(
-            &mut details.cloudflare_metadata,
-            report.details.cloudflare_metadata.is_some(),
-        );
-
-        let mut effect = transition(&mut self.stored.state, report, delivery);
-
-        let details = &mut self.stored.state.details;
-        self.tells.variants |=
-            variants.is_some_and(|variants| variants.was_told(&mut details.variants));
-        self.tells.cloudflare_metadata |=
-            metadata.is_some_and(|metadata| metadata.was_told(&mut details.cloudflare_metadata));
-
-        let status = self.stored.state.status;
-        // That there is such an image is news too.
-        if std::mem::take(&mut self.is_new) {
-            effect = Effect::Applied;
-        }
-        if let (Effect::Applied, Delivery::New { received_at }) = (effect, delivery) {
-            self.updated_at = Some(received_at);
-        }
-        let image = Some((self.stored.id, self.stored.cloudflare_id.clone()));
-        let line = Line {
-            image,
-            event_type: event_type(effect),
-            message: message(effect, before, status),
-        };
-        (Recorded::Image { effect, status }, line)
-    }
-
-    fn changed(self) -> Option<ChangedImage> {
-        let updated_at = self.updated_at?;
-        let StoredImage {
-            id,
-            cloudflare_id,
-            state,
-        } = self.stored;
-        Some(ChangedImage {
-            id,
-            cloudflare_id,
-            state,
-            updated_at,
-            tells: self.tells,
-        })
-    }
-}
-
-/// A JSON column as it is stored, while its detail holds the canonical form of it to be compared with what is told. Only a
-/// column that is told is touched: its canonical form costs time, and is not always to the letter what was there.
-struct Comparable {
-    stored: Json,
-    canonical: Json,
-}
-
-impl Comparable {
-    fn make(detail: &mut Detail<Json>, is_told: bool) -> Option<Self> {
-        is_told.then(|| {
-            let canonical = canonical(&detail.value);
-            let stored = std::mem::replace(&mut detail.value, canonical.clone());
-            Self { stored, canonical }
-        })
-    }
-
-    /// Whether the telling replaced the value. If not, the stored form is put back.
-    fn was_told(self, detail: &mut Detail<Json>) -> bool {
-        if detail.value == self.canonical {
-            detail.value = self.stored;
-            return false;
-        }
-        true
     }
 }
 
@@ -318,22 +242,3 @@ macro_rules! is_of_a_webhook {
     };
 }
 pub(super) use is_of_a_webhook;
-
-fn event_type(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Applied => "webhook_received",
-        Effect::Duplicate => "webhook_duplicate",
-        Effect::Stale => "webhook_stale",
-    }
-}
-
-fn message(effect: Effect, before: Status, after: Status) -> String {
-    match effect {
-        Effect::Applied if before == after => {
-            format!("the image stays {after}; what is known of it changed")
-        }
-        Effect::Applied => format!("the image went from {before} to {after}"),
-        Effect::Duplicate => format!("the image is {after}, as it was told before"),
-        Effect::Stale => format!("the image stays {after}: what was told is out of date"),
-    }
-}

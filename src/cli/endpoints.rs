@@ -1,0 +1,150 @@
+//! `endpoints list`, `endpoints pause`, `endpoints resume`: who is told, and whether.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::output::{optional, printable, say, table};
+use super::{open_existing_store, require_tables};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Loaded;
+use crate::store::{EndpointState, Store};
+
+/// What stands in the table when a person paused it.
+const PAUSED_BY_A_PERSON: &str = "somebody paused it";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Endpoints {
+    /// List the endpoints, those of the settings and those that deliveries wait for
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deliver nothing to an endpoint until it is resumed; what happens meanwhile waits for it
+    Pause {
+        /// Its name
+        name: String,
+    },
+    /// Deliver to an endpoint again, what waited first
+    Resume {
+        /// Its name
+        name: String,
+    },
+}
+
+impl Endpoints {
+    pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
+        let store = open_existing_store(loaded).await?;
+        let result = match require_tables(&store).await {
+            Ok(()) => self.run_on(&store, loaded).await,
+            Err(error) => Err(error),
+        };
+        store.close().await;
+        result.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn run_on(self, store: &Store, loaded: &Loaded) -> anyhow::Result<()> {
+        match self {
+            Self::List { json } => list(store, loaded, json).await,
+            Self::Pause { name } => {
+                require(loaded, &name)?;
+                let now = SystemClock.now();
+                store.outbox.pause(&name, PAUSED_BY_A_PERSON, now).await?;
+                say(&format!("{name} is paused"));
+                Ok(())
+            }
+            Self::Resume { name } => {
+                require(loaded, &name)?;
+                if store.outbox.resume(&name, None).await? {
+                    say(&format!("{name} is told again, what waited first"));
+                } else {
+                    say(&format!("{name} was not paused"));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn require(loaded: &Loaded, name: &str) -> anyhow::Result<()> {
+    if loaded.settings.relay.names().any(|known| known == name) {
+        return Ok(());
+    }
+    bail!(
+        "no endpoint is called {:?} in the settings; `endpoints list` shows which there are",
+        printable(name)
+    )
+}
+
+async fn list(store: &Store, loaded: &Loaded, json: bool) -> anyhow::Result<()> {
+    let states = store.delivery_catalog.endpoint_states().await?;
+    let known = states
+        .iter()
+        .map(|state| (state.name.as_str(), Some(state)));
+    let mut endpoints: BTreeMap<&str, Option<&EndpointState>> = known.collect();
+    for name in loaded.settings.relay.names() {
+        endpoints.entry(name).or_default();
+    }
+    let endpoints: Vec<EndpointJson> = endpoints
+        .into_iter()
+        .map(|(name, state)| {
+            let is_configured = loaded.settings.relay.names().any(|known| known == name);
+            EndpointJson::of(name, is_configured, state)
+        })
+        .collect();
+    if json {
+        say(&serde_json::to_string_pretty(&endpoints)?);
+        return Ok(());
+    }
+    if endpoints.is_empty() {
+        say("no endpoints; [[relay.endpoints]] in a file of settings makes one");
+        return Ok(());
+    }
+    let mut table = table();
+    table.set_header(["NAME", "STATE", "WAITING", "GAVE UP", "SINCE", "BECAUSE"]);
+    for endpoint in endpoints {
+        table.add_row([
+            printable(endpoint.name),
+            endpoint.state.to_owned(),
+            endpoint.waiting.to_string(),
+            endpoint.gave_up.to_string(),
+            endpoint.paused_at.unwrap_or_default(),
+            printable(endpoint.paused_because),
+        ]);
+    }
+    say(&table.trim_fmt());
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct EndpointJson<'a> {
+    name: &'a str,
+    /// `active`, `paused`, or `not configured`: nobody delivers what waits for it.
+    state: &'static str,
+    waiting: i64,
+    gave_up: i64,
+    paused_at: Option<String>,
+    paused_because: &'a str,
+}
+
+impl<'a> EndpointJson<'a> {
+    fn of(name: &'a str, is_configured: bool, state: Option<&'a EndpointState>) -> Self {
+        let paused_at = state.and_then(|state| state.paused_at);
+        Self {
+            name,
+            state: match paused_at {
+                _ if !is_configured => "not configured",
+                Some(_) => "paused",
+                None => "active",
+            },
+            waiting: state.map_or(0, |state| state.waiting),
+            gave_up: state.map_or(0, |state| state.gave_up),
+            paused_at: paused_at.map(|time| optional(Some(time))),
+            paused_because: state.map_or("", |state| &state.paused_because),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One message for one endpoint: in which states it can be, and what follows from a try.
+
+use std::time::Duration;
+
+/// The state of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryStatus {
+    /// It waits for its first try.
+    Pending,
+    /// Somebody works on it, for a limited time.
+    Leased,
+    /// The endpoint has taken it. Final.
+    Delivered,
+    /// A try failed, and another is to come.
+    Retrying,
+    /// All tries failed, or one did that no other can mend. Final, until somebody replays it.
+    GaveUp,
+    /// The endpoint's own filter did not want it. Final.
+    Filtered,
+    /// It waits, and its endpoint is paused. Never stored: the pause is the endpoint's.
+    Paused,
+}
+
+impl DeliveryStatus {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Leased,
+        Self::Delivered,
+        Self::Retrying,
+        Self::GaveUp,
+        Self::Filtered,
+        Self::Paused,
+    ];
+
+    /// The word in tables and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Leased => "leased",
+            Self::Delivered => "delivered",
+            Self::Retrying => "retrying",
+            Self::GaveUp => "gave_up",
+            Self::Filtered => "filtered",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// How often and when a delivery that failed is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// How many tries there are after the first.
+    pub max_retries: u32,
+    /// How long after the first try the second comes.
+    pub delay: Duration,
+    /// How many times as long each further wait is.
+    pub backoff_factor: f64,
+    /// The longest wait; also of what an endpoint asks for.
+    pub max_delay: Duration,
+    /// The answers after which it is tried again; none: all that are no success.
+    pub on_status: Vec<u16>,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tried {
+    /// With an answer.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// How long the endpoint asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// Without one: no connection, no token, no answer in time, an answer that broke off.
+    Unanswered,
+}
+
+/// What follows from a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: the endpoint has it.
+    Delivered,
+    /// Another try, after so long.
+    Retry(Duration),
+    /// Nothing: it is no use.
+    GiveUp,
+    /// The endpoint said that it is gone (410): it is told nothing until somebody says otherwise.
+    Pause,
+}
+
+/// 410: the resource is gone, and likely for ever (RFC 9110, section 15.5.11).
+const GONE: u16 = 410;
+
+/// By how much of itself a wait is lengthened at the most, so that what failed at the same time is not tried at the same time.
+const JITTER: f64 = 0.25;
+
+impl RetryPolicy {
+    /// What follows from the `attempts`th try, counted from 1. `chance` is from 0 to 1.
+    #[must_use]
+    pub fn next(&self, attempts: u32, tried: Tried, chance: f64) -> Next {
+        let asked_for = match tried {
+            Tried::Answered { status, .. } if (200..300).contains(&status) => {
+                return Next::Delivered;
+            }
+            Tried::Answered { status: GONE, .. } => return Next::Pause,
+            Tried::Answered { status, .. }
+                if !self.on_status.is_empty() && !self.on_status.contains(&status) =>
+            {
+                return Next::GiveUp;
+            }
+            Tried::Answered { retry_after, .. } => retry_after.unwrap_or_default(),
+            Tried::Unanswered => Duration::ZERO,
+        };
+        if attempts > self.max_retries {
+            return Next::GiveUp;
+        }
+        let wait = self.backoff(attempts).max(asked_for).min(self.max_delay);
+        Next::Retry(wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)))
+    }
+
+    fn backoff(&self, attempts: u32) -> Duration {
+        let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = self.delay.as_secs_f64() * self.backoff_factor.powi(exponent);
+        Duration::try_from_secs_f64(seconds).unwrap_or(self.max_delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            max_retries: 3,
+            delay: Duration::from_mins(1),
+            backoff_factor: 2.0,
+            max_delay: Duration::from_secs(200),
+            on_status: Vec::new(),
+        }
+    }
+
+    fn answered(status: u16) -> Tried {
+        Tried::Answered {
+            status,
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn each_wait_is_longer_by_the_factor_up_to_the_longest_and_then_it_is_given_up() {
+        let waits: Vec<Next> = (1..=4)
+            .map(|attempt| policy().next(attempt, answered(500), 0.0))
+            .collect();
+
+        let retry = |seconds| Next::Retry(Duration::from_secs(seconds));
+        assert_eq!(waits, [retry(60), retry(120), retry(200), Next::GiveUp]);
+    }
+
+    #[test]
+    fn chance_makes_a_wait_longer_and_never_shorter() {
+        let waits = [0.0, 0.5, 1.0].map(|chance| policy().next(1, Tried::Unanswered, chance));
+
+        let retry = |millis| Next::Retry(Duration::from_millis(millis));
+        assert_eq!(waits, [retry(60_000), retry(67_500), retry(75_000)]);
+    }
+
+    #[test]
+    fn an_endpoint_may_ask_for_a_longer_wait_within_the_window() {
+        let asked = |seconds| {
+            let tried = Tried::Answered {
+                status: 429,
+                retry_after: Some(Duration::from_secs(seconds)),
+            };
+            policy().next(1, tried, 0.0)
+        };
+
+        let retry = |seconds| Next::Retry(Duration::from_secs(seconds));
+        assert_eq!(
+            [asked(5), asked(100), asked(86_400)],
+            [retry(60), retry(100), retry(200)]
+        );
+    }
+
+    #[test]
+    fn any_answer_of_200_to_299_is_a_success_and_410_pauses_the_endpoint() {
+        for status in [200, 204, 299] {
+            assert_eq!(policy().next(9, answered(status), 0.0), Next::Delivered);
+        }
+        assert_eq!(policy().next(1, answered(410), 0.0), Next::Pause);
+        for status in [199, 301, 404, 500] {
+            assert!(matches!(
+                policy().next(1, answered(status), 0.0),
+                Next::Retry(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn with_a_list_of_answers_all_others_are_given_up_at_once_but_silence_is_not() {
+        let policy = RetryPolicy {
+            on_status: vec![429, 503],
+            ..policy()
+        };
+
+        assert!(matches!(policy.next(1, answered(503), 0.0), Next::Retry(_)));
+        assert_eq!(policy.next(1, answered(404), 0.0), Next::GiveUp);
+        assert!(matches!(
+            policy.next(1, Tried::Unanswered, 0.0),
+            Next::Retry(_)
+        ));
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        let policy = RetryPolicy {
+            max_retries: u32::MAX,
+            backoff_factor: 10.0,
+            ..policy()
+        };
+
+        assert_eq!(
+            policy.next(u32::MAX, Tried::Unanswered, f64::NAN.max(0.0)),
+            Next::Retry(Duration::from_secs(200))
+        );
+    }
+}

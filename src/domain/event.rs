@@ -1,0 +1,199 @@
+//! A fact in our words, and who wants to hear of it.
+
+use super::image::ImageState;
+use super::json::Json;
+use super::timestamp::Timestamp;
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// We inserted it.
+    Created,
+    /// We changed it.
+    Updated,
+    /// We deleted it.
+    Deleted,
+}
+
+impl EventKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
+
+    /// The word in messages, settings and tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    /// The kind with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// What an event is about, under the names that the Django toolkit gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Model {
+    /// A row of `cloudflare_images`.
+    Image,
+    /// A row of `cloudflare_image_logs`.
+    ImageLog,
+}
+
+impl Model {
+    /// Every model.
+    pub const ALL: [Self; 2] = [Self::Image, Self::ImageLog];
+
+    /// The app that all models belong to.
+    pub const APP: &str = "cloudflare_images";
+
+    /// The model's name within its app.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Image => "CloudflareImage",
+            Self::ImageLog => "ImageUploadLog",
+        }
+    }
+
+    /// App and name.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Image => "cloudflare_images.CloudflareImage",
+            Self::ImageLog => "cloudflare_images.ImageUploadLog",
+        }
+    }
+
+    /// The model with this label.
+    #[must_use]
+    pub fn labelled(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|model| model.label() == label)
+    }
+}
+
+/// Which events an endpoint is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// The kinds of events.
+    pub kinds: Vec<EventKind>,
+    /// What they are about.
+    pub models: Vec<Model>,
+}
+
+impl Subscription {
+    /// Whether an event like this is told.
+    #[must_use]
+    pub fn wants(&self, model: Model, kind: EventKind) -> bool {
+        self.models.contains(&model) && self.kinds.contains(&kind)
+    }
+}
+
+/// A field's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// Text.
+    Text(String),
+    /// Yes or no.
+    Truth(bool),
+    /// A time, or none.
+    Time(Option<Timestamp>),
+    /// An array or an object.
+    Json(Json),
+}
+
+/// A field that has another value than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its column.
+    pub field: &'static str,
+    /// What was there.
+    pub old: Value,
+    /// What is there now.
+    pub new: Value,
+}
+
+/// The fields that differ, in the order of [`fields`].
+#[must_use]
+pub fn changes(before: &ImageState, after: &ImageState) -> Vec<Change> {
+    let pairs = fields(before).into_iter().zip(fields(after));
+    pairs
+        .filter(|((_, old), (_, new))| old != new)
+        .map(|((field, old), (_, new))| Change { field, old, new })
+        .collect()
+}
+
+/// What notifications change of an image, each under its column's name.
+#[must_use]
+pub fn fields(state: &ImageState) -> [(&'static str, Value); 9] {
+    let details = &state.details;
+    [
+        ("status", Value::Text(state.status.as_str().to_owned())),
+        ("status_at", Value::Time(state.status_at)),
+        ("uploaded_at", Value::Time(state.uploaded_at)),
+        ("error", Value::Text(state.error.clone())),
+        ("filename", Value::Text(details.filename.value.clone())),
+        ("creator", Value::Text(details.creator.value.clone())),
+        (
+            "require_signed_urls",
+            Value::Truth(details.require_signed_urls.value),
+        ),
+        ("variants", Value::Json(details.variants.value.clone())),
+        (
+            "cloudflare_metadata",
+            Value::Json(details.cloudflare_metadata.value.clone()),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::image::Status;
+
+    #[test]
+    fn a_change_has_the_old_and_the_new_value_of_each_field_that_differs_and_no_other() {
+        let before = ImageState::registered();
+        let mut after = before.clone();
+        after.status = Status::Failed;
+        "too large".clone_into(&mut after.error);
+
+        let text = |text: &str| Value::Text(text.to_owned());
+        assert_eq!(
+            changes(&before, &after),
+            [
+                Change {
+                    field: "status",
+                    old: text("pending"),
+                    new: text("failed"),
+                },
+                Change {
+                    field: "error",
+                    old: text(""),
+                    new: text("too large"),
+                },
+            ]
+        );
+        assert_eq!(changes(&after, &after), []);
+    }
+
+    #[test]
+    fn every_name_leads_back_to_what_it_names() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::named(kind.name()), Some(kind));
+        }
+        for model in Model::ALL {
+            assert_eq!(Model::labelled(model.label()), Some(model));
+            assert_eq!(model.label(), format!("{}.{}", Model::APP, model.name()));
+        }
+        assert_eq!(EventKind::named("Created"), None);
+        assert_eq!(Model::labelled("CloudflareImage"), None);
+    }
+}

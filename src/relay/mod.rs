@@ -1,0 +1,88 @@
+//! Us to other apps: what has changed, signed, tried again, and logged.
+//!
+//! ```text
+//! store::Outbox ──► worker (one for each endpoint) ──► message ──► sink ──► the endpoint
+//!       ▲                                                            │
+//!       └──────────────── settling ◄───────── what came of it ◄──────┘
+//! ```
+//!
+//! Receiving and relaying meet only in rows: whoever records a notification writes, in the same transaction, one delivery for each
+//! endpoint that wants its event. A worker leases deliveries for a limited time, works on them with no transaction open, and settles
+//! them under that lease. Whatever dies in between, the lease runs out, and somebody tries again: at least once, and never none.
+
+mod endpoint;
+mod guard;
+mod message;
+mod program;
+mod settings;
+mod settling;
+mod shape;
+mod sink;
+mod worker;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::setting::InvalidSetting;
+use crate::store::Store;
+use crate::telemetry::metrics::RelayMetrics;
+
+use endpoint::Endpoint;
+use settling::Settler;
+use worker::Worker;
+
+pub use settings::Settings;
+
+/// Why an endpoint is paused that its settings pause.
+pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";
+
+/// Everything that delivers.
+pub(crate) struct Relay {
+    endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Relay {
+    /// Makes ready what the settings name. Fails on one that cannot be used.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
+        let endpoints = settings.endpoints()?;
+        Ok(Self {
+            endpoints: endpoints.into_iter().map(Arc::new).collect(),
+        })
+    }
+
+    /// Delivers until it is asked to stop; then finishes the calls that it is in, and gives back what it has not begun.
+    pub(crate) async fn run(
+        self,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        metrics: RelayMetrics,
+        stop: CancellationToken,
+    ) {
+        if self.endpoints.is_empty() {
+            // Nothing is to be done, and a part that ends by itself is taken for one that crashed.
+            return stop.cancelled().await;
+        }
+        let (settler, settlements) = Settler::new(store.outbox.clone(), metrics, stop.clone());
+        let workers = TaskTracker::new();
+        for endpoint in self.endpoints {
+            let worker = Worker {
+                sink: sink::of(&endpoint, &clock),
+                bell: store.bell(&endpoint.name),
+                endpoint,
+                outbox: store.outbox.clone(),
+                clock: Arc::clone(&clock),
+                settlements: settlements.clone(),
+                stop: stop.clone(),
+            };
+            workers.spawn(Arc::new(worker).run());
+        }
+        drop(settlements);
+        workers.close();
+        // The settler ends when the last worker has.
+        settler.run().await;
+        workers.wait().await;
+    }
+}

@@ -1,0 +1,327 @@
+//! Who is told what, and the outbox as its two users see it: whoever delivers, and whoever looks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::StoreError;
+use super::event::NewEvent;
+use crate::domain::delivery::DeliveryStatus;
+use crate::domain::event::{EventKind, Model, Subscription};
+use crate::domain::timestamp::Timestamp;
+
+/// Hands out deliveries, and takes back what became of them.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// Leases deliveries that are due, the longest due first. None while the endpoint is paused. Any number of processes may do this at
+    /// once: a delivery is leased to one of them.
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError>;
+
+    /// Records what became of leased deliveries, all in one transaction; those whose lease was lost meanwhile stay as they are, and how
+    /// many these were is returned. Every attempt is kept, whether or not its lease was.
+    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
+
+    /// Pauses an endpoint: nothing is delivered to it until it is resumed. One that is paused stays paused for its first reason.
+    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Ends the pause, if it is for this reason or if any will do; whether there was one. What waited for longer is due at once.
+    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError>;
+}
+
+/// Shows deliveries, and brings them back.
+#[async_trait]
+pub trait DeliveryCatalog: Send + Sync {
+    /// The delivery with this id.
+    async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError>;
+
+    /// Its tries, in order; the first so many.
+    async fn attempts(&self, delivery: i64, limit: u32) -> Result<Vec<Attempt>, StoreError>;
+
+    /// The newest of these, the last first; so many at most. Without their messages.
+    async fn newest_deliveries(
+        &self,
+        which: &WhichDeliveries,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Makes these due again, as if they had never been tried, those that are leased or waiting excepted; how many they were.
+    async fn replay(&self, which: &WhichDeliveries, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// Every endpoint that has deliveries or is paused, by name.
+    async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
+}
+
+/// Which deliveries somebody wants to work on.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Whose.
+    pub endpoint: &'a str,
+    /// How many at most.
+    pub limit: usize,
+    /// Whether a delivery waits for all earlier ones about the same image.
+    pub ordered: bool,
+    /// The time: what is due by then.
+    pub now: Timestamp,
+    /// When the lease ends.
+    pub until: Timestamp,
+    /// The lease's own name, which nobody else has.
+    pub lease: &'a str,
+}
+
+/// A delivery that somebody has the right to work on.
+#[derive(Debug, Clone)]
+pub struct Leased {
+    /// The delivery's id.
+    pub id: i64,
+    /// The event's.
+    pub event_id: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// To what.
+    pub model: Model,
+    /// How often it was tried before.
+    pub attempts: u32,
+    /// The event, as it is told to whoever wants it whole.
+    pub payload: String,
+}
+
+/// What became of a leased delivery.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The delivery's id.
+    pub delivery: i64,
+    /// The lease under which it was worked on.
+    pub lease: Arc<str>,
+    /// Its state from now on.
+    pub status: DeliveryStatus,
+    /// When it is to be tried, if it is.
+    pub due_at: Option<Timestamp>,
+    /// When this was found.
+    pub now: Timestamp,
+    /// The try, if there was one.
+    pub attempt: Option<NewAttempt>,
+    /// The message as it was sent, where the endpoint's settings make it another than the event's.
+    pub sent: Option<String>,
+}
+
+/// One try.
+#[derive(Debug, Clone)]
+pub struct NewAttempt {
+    /// Which one it was, from 1.
+    pub number: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// The HTTP status of the answer, if there was one.
+    pub status_code: Option<u16>,
+    /// What went wrong; empty if nothing did.
+    pub error: String,
+}
+
+/// A row of `relay_deliveries`, with its event.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The delivery's id.
+    pub id: i64,
+    /// The event's.
+    pub event_id: String,
+    /// `created`, `updated` or `deleted`.
+    pub event: String,
+    /// The model's label.
+    pub model: String,
+    /// Cloudflare's id of the image that it is about.
+    pub image: Option<String>,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// A name of [`DeliveryStatus`].
+    pub status: String,
+    /// The HTTP status of the last answer.
+    pub status_code: Option<i32>,
+    /// What went wrong in the last try.
+    pub error: String,
+    /// How many tries there were.
+    pub attempts: i32,
+    /// When it is tried next; of one that is leased, when the lease ends.
+    pub due_at: Option<Timestamp>,
+    /// When the event happened.
+    pub created_at: Timestamp,
+    /// When it came to its end.
+    pub completed_at: Option<Timestamp>,
+    /// The message as it was sent, or would be; empty in a list.
+    pub payload: String,
+}
+
+/// A row of `relay_attempts`.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Which one it was, from 1.
+    pub number: i32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// The HTTP status of the answer, if there was one.
+    pub status_code: Option<i32>,
+    /// What went wrong; empty if nothing did.
+    pub error: String,
+}
+
+/// Which deliveries are meant.
+#[derive(Debug, Clone, Default)]
+pub struct WhichDeliveries {
+    /// The one with this id.
+    pub id: Option<i64>,
+    /// Those for this endpoint.
+    pub endpoint: Option<String>,
+    /// Those in this state.
+    pub status: Option<String>,
+    /// Those whose event happened at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+/// What is known of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointState {
+    /// Its name.
+    pub name: String,
+    /// Since when it is paused, if it is.
+    pub paused_at: Option<Timestamp>,
+    /// Why.
+    pub paused_because: String,
+    /// How many deliveries wait for it or are worked on.
+    pub waiting: i64,
+    /// How many were given up.
+    pub gave_up: i64,
+}
+
+/// Who is told, and how they are woken when there is something for them.
+pub(super) struct Outlets {
+    subscriptions: Vec<Subscription>,
+    interest: Interest,
+    bells: HashMap<String, Arc<Notify>>,
+}
+
+/// What anybody at all wants to be told: nothing else is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Interest {
+    pub(super) image_created: bool,
+    pub(super) image_updated: bool,
+    pub(super) log_created: bool,
+}
+
+impl Interest {
+    /// Whether events about images are wanted.
+    pub(super) fn is_in_images(self) -> bool {
+        self.image_created || self.image_updated
+    }
+}
+
+/// What wakes those who deliver. A hint: they look by themselves as well, since another process may have recorded what is new.
+#[derive(Default)]
+#[must_use = "what is told is delivered later than it could be"]
+pub(super) struct Bells(Vec<Arc<Notify>>);
+
+impl Bells {
+    /// To be called when the transaction is committed: who is woken before finds nothing.
+    pub(super) fn ring(self) {
+        for bell in self.0 {
+            bell.notify_one();
+        }
+    }
+}
+
+/// A row for `relay_deliveries`.
+pub(super) struct NewDelivery<'a> {
+    pub(super) event: &'a NewEvent,
+    pub(super) endpoint: &'a str,
+}
+
+impl Outlets {
+    pub(super) fn new(subscriptions: Vec<Subscription>) -> Self {
+        let wanted = |model, kind| subscriptions.iter().any(|one| one.wants(model, kind));
+        let interest = Interest {
+            image_created: wanted(Model::Image, EventKind::Created),
+            image_updated: wanted(Model::Image, EventKind::Updated),
+            log_created: wanted(Model::ImageLog, EventKind::Created),
+        };
+        let bells = subscriptions
+            .iter()
+            .map(|one| (one.endpoint.clone(), Arc::default()))
+            .collect();
+        Self {
+            subscriptions,
+            interest,
+            bells,
+        }
+    }
+
+    pub(super) fn interest(&self) -> Interest {
+        self.interest
+    }
+
+    /// One for each endpoint that wants it, of each event.
+    pub(super) fn deliveries<'a>(&'a self, events: &'a [NewEvent]) -> Vec<NewDelivery<'a>> {
+        let wanted = |event: &'a NewEvent| {
+            let wants = |one: &&Subscription| one.wants(event.model, event.kind);
+            let of = |one: &'a Subscription| NewDelivery {
+                event,
+                endpoint: &one.endpoint,
+            };
+            self.subscriptions.iter().filter(wants).map(of)
+        };
+        events.iter().flat_map(wanted).collect()
+    }
+
+    /// What to ring when these are committed.
+    pub(super) fn bells_for(&self, deliveries: &[NewDelivery<'_>]) -> Bells {
+        let is_told = |endpoint: &str| deliveries.iter().any(|one| one.endpoint == endpoint);
+        let told = self.bells.iter().filter(|(endpoint, _)| is_told(endpoint));
+        Bells(told.map(|(_, bell)| Arc::clone(bell)).collect())
+    }
+
+    /// For each endpoint, what is rung when there may be something for it.
+    pub(super) fn bells(&self) -> impl Iterator<Item = (String, Arc<Notify>)> {
+        let bells = self.bells.iter();
+        bells.map(|(endpoint, bell)| (endpoint.clone(), Arc::clone(bell)))
+    }
+}
+
+impl Settlement {
+    /// When the delivery came to its end, if it did.
+    pub(super) fn completed_at(&self) -> Option<Timestamp> {
+        self.due_at.is_none().then_some(self.now)
+    }
+
+    pub(super) fn status_code(&self) -> Option<i32> {
+        self.attempt.as_ref()?.status_code.map(i32::from)
+    }
+
+    pub(super) fn error(&self) -> &str {
+        self.attempt.as_ref().map_or("", |attempt| &attempt.error)
+    }
+}
+
+impl NewAttempt {
+    pub(super) fn duration_ms(&self) -> i64 {
+        i64::try_from(self.duration.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The column `event`.
+pub(super) fn read_kind(name: &str) -> Result<EventKind, sqlx::Error> {
+    EventKind::named(name).ok_or_else(|| sqlx::Error::Decode(UnknownName.into()))
+}
+
+/// The column `model`.
+pub(super) fn read_model(label: &str) -> Result<Model, sqlx::Error> {
+    Model::labelled(label).ok_or_else(|| sqlx::Error::Decode(UnknownName.into()))
+}
+
+/// A row of `relay_events` was written by a later release, or by somebody else.
+#[derive(Debug, thiserror::Error)]
+#[error("a row of relay_events has an event or a model that this release does not know")]
+struct UnknownName;

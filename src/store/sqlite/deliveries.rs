@@ -1,0 +1,182 @@
+//! Showing and replaying deliveries in SQLite.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::Sqlite;
+use crate::domain::timestamp::Timestamp;
+use crate::store::outbox::{Attempt, Delivery, DeliveryCatalog, EndpointState, WhichDeliveries};
+use crate::store::{Failure, Lent, StoreError, within};
+
+#[async_trait]
+impl DeliveryCatalog for Sqlite {
+    async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError> {
+        let which = WhichDeliveries {
+            id: Some(id),
+            ..WhichDeliveries::default()
+        };
+        let mut found = self.deliveries(&which, 1, true).await?;
+        Ok(found.pop())
+    }
+
+    async fn attempts(&self, delivery: i64, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        within(&self.place, self.deadline, "listing attempts", async {
+            sqlx::query(
+                "-- deliveries_attempts
+                 SELECT number, started_at, duration_ms, status_code, error FROM relay_attempts
+                 WHERE delivery_id = $1 ORDER BY id LIMIT $2",
+            )
+            .bind(delivery)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(|row| {
+                Ok(Attempt {
+                    number: row.try_get("number")?,
+                    started_at: time(row.try_get("started_at")?)?,
+                    duration_ms: row.try_get("duration_ms")?,
+                    status_code: row.try_get("status_code")?,
+                    error: row.try_get("error")?,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn newest_deliveries(
+        &self,
+        which: &WhichDeliveries,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.deliveries(which, limit, false).await
+    }
+
+    async fn replay(&self, which: &WhichDeliveries, now: Timestamp) -> Result<u64, StoreError> {
+        within(&self.place, self.deadline, "replaying deliveries", async {
+            let mut lent = Lent::from(&self.writer).await?;
+            let replayed = sqlx::query(
+                "-- deliveries_replay
+                 UPDATE relay_deliveries
+                 SET status = 'pending', due_at = $5, lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
+                 WHERE due_at IS NULL AND ($1 IS NULL OR id = $1) AND ($2 IS NULL OR endpoint = $2)
+                     AND ($3 IS NULL OR status = $3) AND ($4 IS NULL OR created_at >= $4)",
+            )
+            .bind(which.id)
+            .bind(which.endpoint.as_deref())
+            .bind(which.status.as_deref())
+            .bind(which.since.map(|since| since.to_string()))
+            .bind(now.to_string())
+            .execute(&mut *lent.connection)
+            .await?;
+            lent.give_back();
+            Ok(replayed.rows_affected())
+        })
+        .await
+    }
+
+    async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError> {
+        within(&self.place, self.deadline, "counting deliveries", async {
+            sqlx::query(
+                "-- deliveries_endpoints
+                 SELECT name, max(paused_at) AS paused_at, max(paused_because) AS paused_because,
+                     sum(waiting) AS waiting, sum(gave_up) AS gave_up
+                 FROM (
+                     SELECT name, paused_at, paused_because, 0 AS waiting, 0 AS gave_up FROM relay_endpoints WHERE paused_at IS NOT NULL
+                     UNION ALL
+                     SELECT endpoint, NULL, '', count(*), 0 FROM relay_deliveries WHERE due_at IS NOT NULL GROUP BY endpoint
+                     UNION ALL
+                     SELECT endpoint, NULL, '', 0, count(*) FROM relay_deliveries WHERE status = 'gave_up' GROUP BY endpoint
+                 ) AS known
+                 GROUP BY name ORDER BY name",
+            )
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(|row| {
+                Ok(EndpointState {
+                    name: row.try_get("name")?,
+                    paused_at: row.try_get::<Option<&str>, _>("paused_at")?.map(time).transpose()?,
+                    paused_because: row.try_get("paused_because")?,
+                    waiting: row.try_get("waiting")?,
+                    gave_up: row.try_get("gave_up")?,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+impl Sqlite {
+    async fn deliveries(
+        &self,
+        which: &WhichDeliveries,
+        limit: u32,
+        with_payload: bool,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        within(&self.place, self.deadline, "listing deliveries", async {
+            sqlx::query(
+                "-- deliveries_newest
+                 SELECT * FROM (
+                     SELECT delivery.id, delivery.event_id, event.event, event.model, delivery.image, delivery.endpoint,
+                         CASE WHEN state.name IS NOT NULL AND delivery.status IN ('pending', 'retrying') THEN 'paused'
+                             ELSE delivery.status END AS status,
+                         delivery.status_code, delivery.error, delivery.attempts, delivery.due_at, delivery.created_at,
+                         delivery.completed_at,
+                         CASE WHEN $5 THEN COALESCE(delivery.payload, event.payload) ELSE '' END AS payload
+                     FROM relay_deliveries AS delivery
+                     JOIN relay_events AS event ON event.id = delivery.event_id
+                     LEFT JOIN relay_endpoints AS state ON state.name = delivery.endpoint AND state.paused_at IS NOT NULL
+                 ) AS delivery
+                 WHERE ($1 IS NULL OR id = $1) AND ($2 IS NULL OR endpoint = $2) AND ($3 IS NULL OR status = $3)
+                     AND ($4 IS NULL OR created_at >= $4)
+                 ORDER BY id DESC LIMIT $6",
+            )
+            .bind(which.id)
+            .bind(which.endpoint.as_deref())
+            .bind(which.status.as_deref())
+            .bind(which.since.map(|since| since.to_string()))
+            .bind(with_payload)
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?
+            .iter()
+            .map(read_delivery)
+            .collect()
+        })
+        .await
+    }
+}
+
+fn read_delivery(row: &SqliteRow) -> Result<Delivery, Failure> {
+    Ok(Delivery {
+        id: row.try_get("id")?,
+        event_id: row.try_get("event_id")?,
+        event: row.try_get("event")?,
+        model: row.try_get("model")?,
+        image: row.try_get("image")?,
+        endpoint: row.try_get("endpoint")?,
+        status: row.try_get("status")?,
+        status_code: row.try_get("status_code")?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        due_at: row
+            .try_get::<Option<&str>, _>("due_at")?
+            .map(time)
+            .transpose()?,
+        created_at: time(row.try_get("created_at")?)?,
+        completed_at: row
+            .try_get::<Option<&str>, _>("completed_at")?
+            .map(time)
+            .transpose()?,
+        payload: row.try_get("payload")?,
+    })
+}
+
+/// A time that no other program writes.
+fn time(text: &str) -> Result<Timestamp, sqlx::Error> {
+    Timestamp::parse_rfc3339(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
