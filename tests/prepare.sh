@@ -9,6 +9,9 @@ command -v ps >/dev/null || missing="$missing procps"
 if [ -z "${TEST_DATABASE_URL:-}" ] && ! command -v initdb >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
     missing="$missing postgresql"
 fi
+# Subscribers verify what they are told in these languages.
+command -v python3 >/dev/null || missing="$missing python3"
+command -v node >/dev/null || missing="$missing nodejs"
 for program in "$@"; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done

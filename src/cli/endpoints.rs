@@ -1,9 +1,11 @@
-//! `endpoints list`, `endpoints pause`, `endpoints resume`: who is told, and whether.
+//! `endpoints list`, `test`, `preview`, `pause`, `resume`: who is told, what, and whether.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -11,6 +13,8 @@ use super::output::{optional, printable, say, table};
 use super::{open_existing_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
+use crate::relay::Trial;
+use crate::setting::read_file;
 use crate::store::{EndpointState, Store};
 
 /// What stands in the table when a person paused it.
@@ -23,6 +27,19 @@ pub(super) enum Endpoints {
         /// Print a JSON array
         #[arg(long)]
         json: bool,
+    },
+    /// Send an endpoint a test message now, once, whether or not it is paused
+    Test {
+        /// Its name
+        name: String,
+    },
+    /// Print what an endpoint would be sent, and send nothing
+    Preview {
+        /// Its name
+        name: String,
+        /// A file with an event, as `deliveries show --json` has it under payload; else a sample
+        #[arg(long, value_name = "FILE")]
+        event: Option<PathBuf>,
     },
     /// Deliver nothing to an endpoint until it is resumed; what happens meanwhile waits for it
     Pause {
@@ -38,6 +55,13 @@ pub(super) enum Endpoints {
 
 impl Endpoints {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Test { name } => return test(loaded, &name).await,
+            Self::Preview { name, event } => {
+                return preview(loaded, &name, event.as_deref()).await;
+            }
+            Self::List { .. } | Self::Pause { .. } | Self::Resume { .. } => {}
+        }
         let store = open_existing_store(loaded).await?;
         let result = match require_tables(&store).await {
             Ok(()) => self.run_on(&store, loaded).await,
@@ -49,6 +73,7 @@ impl Endpoints {
 
     async fn run_on(self, store: &Store, loaded: &Loaded) -> anyhow::Result<()> {
         match self {
+            Self::Test { .. } | Self::Preview { .. } => Ok(()),
             Self::List { json } => list(store, loaded, json).await,
             Self::Pause { name } => {
                 require(loaded, &name)?;
@@ -68,6 +93,41 @@ impl Endpoints {
             }
         }
     }
+}
+
+async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<ExitCode> {
+    let trial = trial(loaded, name)?;
+    match trial.send(&trial.sample()).await? {
+        Ok(status) => {
+            say(&format!("{name} took it: it answered {status}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => bail!("{name} did not take it: {error}"),
+    }
+}
+
+async fn preview(loaded: &Loaded, name: &str, event: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let trial = trial(loaded, name)?;
+    let event = match event {
+        None => trial.sample(),
+        Some(path) => {
+            let event =
+                read_file(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            event.trim_end().to_owned()
+        }
+    };
+    let preview = trial.preview(&event).await?;
+    for line in preview.head {
+        say(&line);
+    }
+    say(&format!("\n{}", preview.body));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn trial(loaded: &Loaded, name: &str) -> anyhow::Result<Trial> {
+    require(loaded, name)?;
+    Trial::of(&loaded.settings.relay, name, Arc::new(SystemClock))
+        .context("the endpoint cannot be used")
 }
 
 fn require(loaded: &Loaded, name: &str) -> anyhow::Result<()> {

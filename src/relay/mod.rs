@@ -18,6 +18,7 @@ mod settings;
 mod settling;
 mod shape;
 mod sink;
+mod trial;
 mod worker;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use settling::Settler;
 use worker::Worker;
 
 pub use settings::Settings;
+pub(crate) use trial::Trial;
 
 /// Why an endpoint is paused that its settings pause.
 pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
+use reqwest::{RequestBuilder, Response};
 
 use super::{Attempted, Sink};
 use crate::clock::Clock;
@@ -36,7 +36,34 @@ impl HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     async fn send(&self, message: &Message) -> Attempted {
-        let now = self.clock.now();
+        let request = self.request(message);
+        match request.body(message.body.clone()).send().await {
+            Ok(response) => answered(response, self.clock.now()).await,
+            // Not with the URL: what is secret can stand in it.
+            Err(error) => Attempted::unanswered(chain(&error.without_url())),
+        }
+    }
+
+    fn head(&self, message: &Message) -> Vec<String> {
+        let origin = self.endpoint.url.origin().ascii_serialization();
+        let mut head = vec![format!("POST {origin}/***")];
+        if let Ok(request) = self.request(message).build() {
+            head.extend(request.headers().iter().map(|(name, value)| {
+                let value = if value.is_sensitive() {
+                    "***".into()
+                } else {
+                    String::from_utf8_lossy(value.as_bytes())
+                };
+                format!("{name}: {value}")
+            }));
+        }
+        head
+    }
+}
+
+impl HttpSink {
+    /// Everything but the body.
+    fn request(&self, message: &Message) -> RequestBuilder {
         let endpoint = &self.endpoint;
         let mut request = endpoint
             .client
@@ -45,17 +72,13 @@ impl Sink for HttpSink {
             .header(EVENT_ID, &message.event_id);
         let signed = signing::Message {
             id: &message.event_id,
-            sent_at: now,
+            sent_at: self.clock.now(),
             body: &message.body,
         };
         for (name, value) in endpoint.signer.sign(&signed) {
             request = request.header(name, value);
         }
-        match request.body(message.body.clone()).send().await {
-            Ok(response) => answered(response, now).await,
-            // Not with the URL: what is secret can stand in it.
-            Err(error) => Attempted::unanswered(chain(&error.without_url())),
-        }
+        request
     }
 }
 

@@ -16,6 +16,9 @@ use crate::domain::delivery::Tried;
 pub(super) trait Sink: Send + Sync {
     /// Sends a message, once. May be dropped at any moment, which counts as a try that failed.
     async fn send(&self, message: &Message) -> Attempted;
+
+    /// What goes before the message's body, for people; what may be secret, masked.
+    fn head(&self, message: &Message) -> Vec<String>;
 }
 
 /// What came of a try.
