@@ -90,6 +90,9 @@ pub enum ConfigError {
 /// Puts the config crate's error into our sentence. The value itself is left out: it can be a secret under the wrong key.
 pub(super) fn explain(error: &Foreign, merged: &Config) -> ConfigError {
     let (key, problem) = key_and_problem(error);
+    // The crate leaves the point out between a list's place and a name.
+    let key = key.replace(']', "].").replace("..", ".");
+    let key = key.trim_end_matches('.').to_owned();
     let setting = key.split('[').next().unwrap_or(&key).to_owned();
     ConfigError::Setting {
         origin: super::origin(merged, &setting),

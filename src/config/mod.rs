@@ -189,6 +189,10 @@ fn file_layer(profile: Profile, file: Option<&Path>) -> Result<Layer, ConfigErro
 /// Where the value of a key came from.
 fn origin(merged: &Config, key: &str) -> String {
     let values = shown::all(&merged.collect().unwrap_or_default());
-    let value = values.into_iter().find(|value| value.key == key);
+    // Of a list of tables, its first value.
+    let within = format!("{key}[");
+    let value = values
+        .into_iter()
+        .find(|value| value.key == key || value.key.starts_with(&within));
     value.map_or_else(|| "the configuration".to_owned(), |value| value.origin)
 }

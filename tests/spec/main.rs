@@ -12,6 +12,7 @@ mod answering;
 mod coming_too_early;
 mod commands;
 mod configuring;
+mod configuring_endpoints;
 mod growing;
 mod keeping_what_is_refused;
 mod limiting_requests;
