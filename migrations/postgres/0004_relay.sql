@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS relay_events (
 
 -- status: 'pending'; 'leased', somebody works on it until due_at, under the lease's name; 'retrying', after a try that failed;
 -- 'delivered', 'gave_up', 'filtered' (not wanted by the endpoint's own filter): these are final, at completed_at.
+-- image is set where the endpoint is told in order: what is earlier about the same image comes first.
 -- due_at is when it is to be worked on next, and NULL where it is not. payload is the message as it was sent, where the endpoint's
 -- settings make it another than the event's.
 CREATE TABLE IF NOT EXISTS relay_deliveries (
@@ -36,7 +37,8 @@ CREATE TABLE IF NOT EXISTS relay_deliveries (
 CREATE INDEX IF NOT EXISTS relay_deliveries_due ON relay_deliveries (endpoint, due_at, id) WHERE due_at IS NOT NULL;
 
 -- Finds what has to come before, for an endpoint that is told in order.
-CREATE INDEX IF NOT EXISTS relay_deliveries_order ON relay_deliveries (endpoint, image, id) WHERE due_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS relay_deliveries_order ON relay_deliveries (endpoint, image, id)
+    WHERE due_at IS NOT NULL AND image IS NOT NULL;
 
 -- Finds whether anybody is still to be told of an event.
 CREATE INDEX IF NOT EXISTS relay_deliveries_event ON relay_deliveries (event_id);

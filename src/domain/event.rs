@@ -86,6 +86,8 @@ pub struct Subscription {
     pub kinds: Vec<EventKind>,
     /// What they are about.
     pub models: Vec<Model>,
+    /// Whether what is earlier about the same image is told first.
+    pub ordered: bool,
 }
 
 impl Subscription {

@@ -12,7 +12,8 @@ use url::{Host, Url};
 
 use super::guard::Guard;
 use super::message::Form;
-use super::settings::EndpointSettings;
+use super::oauth2::{Credentials, Tokens};
+use super::settings::{AuthSettings, EndpointSettings};
 use crate::domain::delivery::RetryPolicy;
 use crate::setting::Switch;
 use crate::signing::Signer;
@@ -45,6 +46,8 @@ pub(super) struct Endpoint {
     pub(super) form: Form,
     pub(super) signer: Signer,
     pub(super) client: Client,
+    /// Where the token comes from that is sent with every message.
+    pub(super) tokens: Option<Tokens>,
     /// How long one call may take in all.
     pub(super) timeout: Duration,
     pub(super) retry: RetryPolicy,
@@ -61,13 +64,15 @@ impl Endpoint {
         let signer = Signer::new(&settings.schemes()?, settings.secrets().into_iter())
             .map_err(|error| error.to_string())?;
         let max_in_flight = settings.max_in_flight.count();
+        let client = client(guard, max_in_flight)?;
         Ok(Self {
             name: settings.name.clone(),
             url: url(settings.url.expose_secret(), guard)?,
             headers: headers(settings)?,
             form: settings.form()?,
             signer,
-            client: client(guard, max_in_flight)?,
+            tokens: tokens(settings, guard, &client)?,
+            client,
             timeout: settings.timeout(),
             retry: settings.retry()?,
             max_in_flight,
@@ -106,6 +111,37 @@ fn url(text: &str, guard: &Guard) -> Result<Url, String> {
         return Err("has a url to an address that nothing is sent to".to_owned());
     }
     Ok(url)
+}
+
+fn tokens(
+    settings: &EndpointSettings,
+    guard: &Guard,
+    client: &Client,
+) -> Result<Option<Tokens>, String> {
+    let Some(auth) = &settings.auth else {
+        return Ok(None);
+    };
+    let sets_header = |name: &String| name.eq_ignore_ascii_case("authorization");
+    if settings.headers.keys().any(sets_header) {
+        return Err("has auth and sets the header authorization: keep one of them".to_owned());
+    }
+    let AuthSettings::OAuth2 {
+        client_id,
+        client_secret,
+        token_url,
+        scope,
+        client_authentication,
+    } = auth.clone();
+    let token_url = url(token_url.expose_secret(), guard)
+        .map_err(|problem| problem.replace("a url", "an auth.token_url"))?;
+    let credentials = Credentials {
+        token_url,
+        client_id,
+        client_secret,
+        scope,
+        authentication: client_authentication,
+    };
+    Ok(Some(Tokens::new(credentials, client.clone())))
 }
 
 fn headers(settings: &EndpointSettings) -> Result<HeaderMap, String> {

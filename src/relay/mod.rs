@@ -13,6 +13,7 @@
 mod endpoint;
 mod guard;
 mod message;
+mod oauth2;
 mod program;
 mod settings;
 mod settling;
@@ -22,6 +23,7 @@ mod trial;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,6 +80,7 @@ impl Relay {
                 clock: Arc::clone(&clock),
                 settlements: settlements.clone(),
                 stop: stop.clone(),
+                failures: AtomicU32::new(0),
             };
             workers.spawn(Arc::new(worker).run());
         }

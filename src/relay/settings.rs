@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::endpoint::Endpoint;
 use super::guard::Guard;
 use super::message::Form;
+use super::oauth2::ClientAuthentication;
 use super::program::Program;
 use super::shape::{Fields, Masks, Shapes};
 use crate::domain::delivery::RetryPolicy;
@@ -56,6 +57,9 @@ pub(super) struct EndpointSettings {
     /// Sent with every message.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, SecretString>,
+    /// Whose token is sent with every message.
+    #[serde(default)]
+    pub(super) auth: Option<AuthSettings>,
     #[serde(default)]
     signatures: Option<Texts>,
     /// How long one call may take in all: to connect, to send, and to read the answer.
@@ -75,6 +79,22 @@ pub(super) struct EndpointSettings {
     /// Whether messages wait until this is off again.
     #[serde(default = "off")]
     pub(super) paused: Switch,
+}
+
+/// How an endpoint is told who we are, beside the signature.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum AuthSettings {
+    /// By a token of OAuth 2.0's client credentials.
+    OAuth2 {
+        client_id: String,
+        client_secret: SecretString,
+        token_url: SecretString,
+        #[serde(default)]
+        scope: String,
+        #[serde(default)]
+        client_authentication: ClientAuthentication,
+    },
 }
 
 fn timeout() -> Bounded<1, 300> {
@@ -201,6 +221,7 @@ impl EndpointSettings {
             endpoint: self.name.clone(),
             kinds,
             models: included,
+            ordered: self.ordered == Switch::On,
         })
     }
 

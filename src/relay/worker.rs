@@ -1,6 +1,7 @@
 //! One endpoint's worker: leases what is due, has it sent, and hands on what came of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -30,6 +31,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than two calls a lease is: time to settle.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
+/// After how many failures in a row an endpoint is left in peace: then it gets one call at a time, with a rest before each. What is for it
+/// waits meanwhile, and is not given up unheard.
+const FAILURES_BEFORE_REST: u32 = 5;
+
+/// The first rest, and the longest; each is twice as long as the one before.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
 /// How many are claimed for each that may be under way: while some are on their way, the next are there.
 const CLAIMED_FOR_EACH_CALL: usize = 2;
 
@@ -42,6 +51,8 @@ pub(super) struct Worker {
     pub(super) bell: Arc<Notify>,
     pub(super) settlements: mpsc::Sender<Settled>,
     pub(super) stop: CancellationToken,
+    /// How many calls have failed since the last that did not.
+    pub(super) failures: AtomicU32,
 }
 
 /// A lease, and when it is over by a clock that nobody sets.
@@ -71,7 +82,18 @@ impl Worker {
         let places = Arc::new(Semaphore::new(most));
         loop {
             let mut free = all_that_are_free(&places).await;
-            let (limit, lease) = (free.num_permits(), self.new_lease());
+            let mut limit = free.num_permits();
+            if let Some(rest) = self.rest() {
+                if limit < most {
+                    // What is under way may end the rest, or lengthen it.
+                    drop(free);
+                    tokio::time::sleep(POLL).await;
+                    continue;
+                }
+                tokio::time::sleep(rest).await;
+                limit = 1;
+            }
+            let lease = self.new_lease();
             match self.claim(limit, &lease).await {
                 Ok(leased) => {
                     let is_all = leased.len() < limit;
@@ -117,6 +139,24 @@ impl Worker {
                 error = chain(&error),
                 "whether the endpoint is paused could not be written down"
             );
+        }
+    }
+
+    /// How long the endpoint is left in peace before its next call, if it is.
+    fn rest(&self) -> Option<Duration> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        let more = failures.checked_sub(FAILURES_BEFORE_REST)?;
+        let rest = 2_u32
+            .checked_pow(more)
+            .and_then(|times| REST.checked_mul(times));
+        Some(rest.unwrap_or(LONGEST_REST).min(LONGEST_REST))
+    }
+
+    fn count(&self, next: Next) {
+        if next == Next::Delivered {
+            self.failures.store(0, Ordering::Relaxed);
+        } else {
+            self.failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -212,6 +252,7 @@ impl Worker {
             .endpoint
             .retry
             .next(number, attempted.tried, fastrand::f64());
+        self.count(next);
         if next != Next::Delivered {
             self.log_failure(&event_id, number, &attempted, next);
         }

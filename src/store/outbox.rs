@@ -11,6 +11,7 @@ use super::StoreError;
 use super::event::NewEvent;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::{EventKind, Model, Subscription};
+use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 
 /// Hands out deliveries, and takes back what became of them.
@@ -238,6 +239,15 @@ impl Bells {
 pub(super) struct NewDelivery<'a> {
     pub(super) event: &'a NewEvent,
     pub(super) endpoint: &'a str,
+    ordered: bool,
+}
+
+impl NewDelivery<'_> {
+    /// The image whose earlier events are told first, if they are.
+    pub(super) fn image(&self) -> Option<&str> {
+        let image = self.event.image.as_ref().filter(|_| self.ordered);
+        image.map(CloudflareId::as_str)
+    }
 }
 
 impl Outlets {
@@ -270,6 +280,7 @@ impl Outlets {
             let of = |one: &'a Subscription| NewDelivery {
                 event,
                 endpoint: &one.endpoint,
+                ordered: one.ordered,
             };
             self.subscriptions.iter().filter(wants).map(of)
         };

@@ -157,6 +157,42 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
 }
 
 #[test]
+fn the_example_is_right_whether_its_choices_are_taken_or_not() {
+    let folder = TempDir::new().expect("a folder");
+    let example = include_str!("../../config/relay.toml");
+    // What stands behind a # and looks like a key or a table.
+    let is_choice = |line: &str| {
+        line.strip_prefix("# ").is_some_and(|rest| {
+            rest.starts_with(['"', '['])
+                || rest
+                    .split_once(" = ")
+                    .is_some_and(|(key, _)| !key.contains(' '))
+        })
+    };
+    let taken: Vec<&str> = example
+        .lines()
+        .map(|line| if is_choice(line) { &line[2..] } else { line })
+        .filter(|line| !line.starts_with("Authorization"))
+        .collect();
+    assert!(
+        taken.contains(&"type = \"oauth2\""),
+        "the choices are found"
+    );
+    let variables = [
+        ("APP_WEBHOOK_SECRET", "SECRET"),
+        ("APP_WEBHOOK_SECRET_BEFORE", "SECRET"),
+        ("APP_TOKEN", "SECRET"),
+        ("OAUTH_CLIENT_SECRET", "SECRET"),
+    ];
+
+    for file in [example.to_owned(), taken.join("\n")] {
+        let (code, shown) = check(&folder, &file, &variables);
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(!shown.contains("SECRET"), "{shown}");
+    }
+}
+
+#[test]
 fn private_addresses_are_refused_where_that_is_wanted() {
     let folder = TempDir::new().expect("a folder");
     let file = "[relay]\ndeny_private = true\n[[relay.endpoints]]\nname = \"crm\"\nurl = \"http://10.0.0.1/\"\n";

@@ -172,7 +172,7 @@ on_both_databases! {
         let said = stdout(&run(told.folder.path(), &["retention", "prune"], &variables));
 
         assert!(said.ends_with("relay_deliveries: 1 rows were deleted\n"), "{said}");
-        assert_eq!(database.texts("SELECT image FROM relay_deliveries").await, ["waits"]);
+        assert_eq!(database.texts("SELECT status FROM relay_deliveries").await, ["pending"]);
         assert_eq!(database.texts("SELECT image FROM relay_events").await, ["waits"]);
         assert_eq!(database.attempts().await.len(), 0);
     }

@@ -93,7 +93,7 @@ on_both_databases! {
         let message = subscriber.received().remove(0);
         let delivery = app.database.deliveries().await.remove(0);
         for (column, value) in [
-            ("event_id", json!(message.event_id())), ("endpoint", json!("app")), ("image", json!("image")), ("status_code", json!(200)),
+            ("event_id", json!(message.event_id())), ("endpoint", json!("app")), ("status_code", json!(200)),
             ("error", json!("")), ("attempts", json!(1)), ("due_at", Value::Null), ("completed_at", json!("2024-01-01T12:00:00.000000Z")),
         ] {
             assert_eq!(delivery[column], value, "{column}");
@@ -290,6 +290,25 @@ on_both_databases! {
 
         good.wait_for(5).await;
         assert_eq!(hanging.received().len(), 1, "one at a time, as its settings say");
+    }
+
+    async fn an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_everything(database) {
+        let subscriber = Subscriber::start().await;
+        subscriber.answer(Answer::Status(500));
+        let app = start(database, &subscriber, json!({"max_in_flight": 1})).await;
+        let ids: Vec<String> = (0..30).map(|number| format!("image-{number}")).collect();
+
+        for id in &ids {
+            upload(&app, id).await;
+        }
+        subscriber.wait_for(5).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+
+        let tried = subscriber.received().len();
+        assert!(tried < 10, "{tried} calls");
+        subscriber.answer(Answer::Status(200));
+        app.clock.advance(Duration::from_secs(75));
+        wait_until_states_are(&app.database, &vec!["delivered"; ids.len()]).await;
     }
 
     async fn in_order_means_that_a_message_waits_for_the_one_before_it(database) {

@@ -15,6 +15,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;
 pub(crate) mod subscriber;
+pub(crate) mod token_server;
 pub(crate) mod wait;
 
 /// What whoever runs the tests has set.

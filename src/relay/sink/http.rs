@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::RETRY_AFTER;
-use reqwest::{RequestBuilder, Response};
+use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
+use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::{Attempted, Sink};
 use crate::clock::Clock;
@@ -36,9 +36,27 @@ impl HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     async fn send(&self, message: &Message) -> Attempted {
-        let request = self.request(message);
+        let mut request = self.request(message);
+        let mut token = None;
+        if let Some(tokens) = &self.endpoint.tokens {
+            match tokens.bearer().await {
+                Ok(bearer) => {
+                    request = request.header(AUTHORIZATION, bearer.clone());
+                    token = Some((tokens, bearer));
+                }
+                Err(error) => return Attempted::unanswered(error.to_string()),
+            }
+        }
         match request.body(message.body.clone()).send().await {
-            Ok(response) => answered(response, self.clock.now()).await,
+            Ok(response) => {
+                if let Some((tokens, bearer)) = token
+                    && response.status() == StatusCode::UNAUTHORIZED
+                {
+                    // The next try gets another.
+                    tokens.forget(&bearer).await;
+                }
+                answered(response, self.clock.now()).await
+            }
             // Not with the URL: what is secret can stand in it.
             Err(error) => Attempted::unanswered(chain(&error.without_url())),
         }
@@ -56,6 +74,9 @@ impl Sink for HttpSink {
                 };
                 format!("{name}: {value}")
             }));
+        }
+        if self.endpoint.tokens.is_some() {
+            head.push("authorization: ***".to_owned());
         }
         head
     }

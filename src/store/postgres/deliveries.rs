@@ -119,7 +119,7 @@ impl Postgres {
             sqlx::query(
                 "-- deliveries_newest
                  SELECT * FROM (
-                     SELECT delivery.id, delivery.event_id, event.event, event.model, delivery.image, delivery.endpoint,
+                     SELECT delivery.id, delivery.event_id, event.event, event.model, event.image, delivery.endpoint,
                          CASE WHEN state.name IS NOT NULL AND delivery.status IN ('pending', 'retrying') THEN 'paused'
                              ELSE delivery.status END AS status,
                          delivery.status_code, delivery.error, delivery.attempts, delivery.due_at, delivery.created_at,

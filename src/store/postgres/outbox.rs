@@ -39,7 +39,7 @@ impl OutboxRows for PgConnection {
         .bind(column(events, |event| event.at.to_offset_date_time()))
         .bind(column(deliveries, |delivery| delivery.event.id.as_str()))
         .bind(column(deliveries, |delivery| delivery.endpoint))
-        .bind(column(deliveries, |delivery| delivery.event.image.as_ref().map(CloudflareId::as_str)))
+        .bind(column(deliveries, NewDelivery::image))
         .bind(column(deliveries, |delivery| delivery.event.at.to_offset_date_time()))
         .execute(self)
         .await?;

@@ -49,7 +49,7 @@ impl OutboxRows for SqliteConnection {
                 (
                     &event.id,
                     delivery.endpoint,
-                    event.image.as_ref().map(CloudflareId::as_str),
+                    delivery.image(),
                     event.at.to_string(),
                 )
             })

@@ -1,0 +1,121 @@
+//! An endpoint that wants a token gets one; without a token nothing is delivered.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::on_both_databases;
+use crate::support::app::App;
+use crate::support::database::Database;
+use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::token_server::TokenServer;
+use crate::support::wait;
+
+async fn start(
+    database: Database,
+    subscriber: &Subscriber,
+    tokens: &TokenServer,
+    settings: Value,
+) -> App {
+    let mut auth = json!({"type": "oauth2", "client_id": "me", "client_secret": "a secret:+", "token_url": tokens.url(), "scope": "a b"});
+    auth.as_object_mut()
+        .expect("an object")
+        .extend(settings.as_object().expect("an object").clone());
+    let endpoints = json!([{
+        "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "events": ["updated"], "auth": auth,
+        "retry": {"max_retries": 5, "delay_secs": 60}, "timeout_secs": 5,
+    }]);
+    App::start_with(
+        database,
+        &[("APP__RELAY__ENDPOINTS", &endpoints.to_string())],
+    )
+    .await
+}
+
+async fn upload(app: &App, id: &str) {
+    app.database.register(id).await;
+    let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+    assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+}
+
+async fn wait_until_error_is(app: &App, error: &str) {
+    wait::until_async("the try has failed", async || {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        app.database
+            .texts("SELECT error FROM relay_deliveries")
+            .await
+            == [error]
+    })
+    .await;
+}
+
+on_both_databases! {
+    async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database) {
+        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+        tokens.wait(Duration::from_millis(100));
+        tokens.expire_in("\"3600\"");
+        let app = start(database, &subscriber, &tokens, json!({})).await;
+
+        for id in ["1", "2", "3", "4", "5"] {
+            upload(&app, id).await;
+        }
+
+        let received = subscriber.wait_for(5).await;
+        assert!(received.iter().all(|one| one.header("authorization") == "Bearer token-1"));
+        assert_eq!(tokens.given(), 1, "whoever comes meanwhile waits for that one");
+    }
+
+    async fn the_client_may_say_who_it_is_in_the_form(database) {
+        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+        let app = start(database, &subscriber, &tokens, json!({"client_authentication": "body"})).await;
+
+        upload(&app, "image").await;
+
+        assert_eq!(subscriber.wait_for(1).await[0].header("authorization"), "Bearer token-1");
+    }
+
+    async fn a_token_that_has_run_out_or_was_refused_is_replaced(database) {
+        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+        tokens.expire_in("0");
+        let app = start(database, &subscriber, &tokens, json!({})).await;
+        upload(&app, "1").await;
+        subscriber.wait_for(1).await;
+        tokens.expire_in("3600");
+        upload(&app, "2").await;
+        subscriber.wait_for(2).await;
+
+        subscriber.answer_first([Answer::Status(401)]);
+        upload(&app, "3").await;
+        wait::until_async("the try is settled", async || app.database.attempts().await.len() == 3).await;
+        app.clock.advance(Duration::from_secs(75));
+
+        let received = subscriber.wait_for(4).await;
+        let used: Vec<&str> = received.iter().map(|one| one.header("authorization")).collect();
+        assert_eq!(used, ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-3"]);
+    }
+
+    async fn while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost(database) {
+        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+        tokens.refuse(true);
+        let app = start(database, &subscriber, &tokens, json!({})).await;
+
+        upload(&app, "image").await;
+
+        wait_until_error_is(&app, "there is no token: the token server answered 503 Service Unavailable").await;
+        assert_eq!(subscriber.received().len(), 0);
+        tokens.refuse(false);
+        app.clock.advance(Duration::from_secs(75));
+        subscriber.wait_for(1).await;
+    }
+
+    async fn a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call(database) {
+        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+        tokens.wait(Duration::from_hours(1));
+        let app = start(database, &subscriber, &tokens, json!({})).await;
+
+        upload(&app, "image").await;
+
+        wait_until_error_is(&app, "there was no whole answer within 5 s").await;
+        assert_eq!(subscriber.received().len(), 0);
+    }
+}
