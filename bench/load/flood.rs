@@ -47,7 +47,7 @@ pub(crate) fn measure(service: &Service, good: [&Path; 3], wrong: &Path) -> Floo
     let before = good[0]();
     let cpu_before = cpu(service);
     let by_itself = flood();
-    let cpu_of_service = cpu(service) - cpu_before;
+    let cpu_of_service = cpu(service).saturating_sub(cpu_before);
     let (beside, at_once) = std::thread::scope(|scope| {
         let flood = scope.spawn(flood);
         (good[1](), flood.join().expect("it is sent"))

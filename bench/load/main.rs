@@ -10,8 +10,10 @@ mod support;
 
 mod flood;
 mod pgbench;
+mod relay;
 mod report;
 mod single;
+mod subscriber;
 mod webhooks;
 mod wrk;
 
@@ -22,6 +24,7 @@ use tempfile::TempDir;
 
 use flood::Flood;
 use report::{Report, Row};
+use subscriber::{Manner, Subscriber};
 use support::cluster::{Cluster, Durability};
 use support::database::Database;
 use support::program::Service;
@@ -106,6 +109,11 @@ async fn run(only: &[String]) {
         }
         if is_wanted(&[kind.name().to_owned(), "flood".to_owned()]) {
             report.flood(kind.name(), bench.flood(kind).await);
+        }
+        if is_wanted(&[kind.name().to_owned(), "relay".to_owned()]) {
+            let relayed = relay::measure(bench.folder, async || bench.database(kind).await).await;
+            let receiving = bench.receiving(kind).await;
+            report.relay(kind.name(), relayed, receiving);
         }
     }
     if only.is_empty() {
@@ -285,6 +293,34 @@ impl<'a> Bench<'a> {
             "every acknowledged webhook is in the audit trail, once"
         );
         flood
+    }
+
+    /// Which part of the webhooks is still taken when one endpoint is told of each. Alternately, twice.
+    async fn receiving(&self, kind: Kind) -> f64 {
+        let file = self.folder.join("right");
+        Webhooks {
+            count: FLOOD_WEBHOOKS,
+            rounds_before: 0,
+            images: IMAGES,
+            shape: Shape::Envelope,
+            signature: Signature::Right,
+        }
+        .write(&file);
+        let mut rates = [0.0_f64; 2];
+        for _ in 0..2 {
+            for (is_told, best) in [false, true].into_iter().zip(&mut rates) {
+                let database = self.database(kind).await;
+                let subscriber = Subscriber::start(Manner::Good, false);
+                let told = [("good", &subscriber)];
+                let endpoints = relay::endpoints(if is_told { &told } else { &[] });
+                let service = relay::service(self.folder, &database, &endpoints);
+                register(&database, IMAGES).await;
+                let sent = send(&service.url(), &file, 64, TIME, AtTheEnd::Fail);
+                assert_eq!(sent.refused, 0, "every webhook is acknowledged");
+                *best = best.max(sent.rate);
+            }
+        }
+        rates[1] / rates[0]
     }
 
     fn service(&self, database: &Database) -> Service {

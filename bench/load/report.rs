@@ -9,6 +9,7 @@ use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 
 use crate::flood::Flood;
+use crate::relay::Relayed;
 use crate::webhooks::Shape;
 use crate::wrk::Sent;
 
@@ -110,6 +111,7 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     single: Vec<(&'static str, Single)>,
     floods: Vec<(&'static str, Flood)>,
+    relays: Vec<(&'static str, Relayed, f64)>,
 }
 
 impl Report {
@@ -135,6 +137,15 @@ impl Report {
             flood_cells(database, &flood).join(" | ")
         ));
         self.floods.push((database, flood));
+    }
+
+    /// Adds what telling other apps takes, and which part of the webhooks is still received meanwhile.
+    pub(crate) fn relay(&mut self, database: &'static str, relayed: Relayed, receiving: f64) {
+        say(&format!(
+            "{database}, telling: {}",
+            relay_cells(database, &relayed, receiving).join(" | ")
+        ));
+        self.relays.push((database, relayed, receiving));
     }
 
     /// Shows everything.
@@ -177,10 +188,16 @@ impl Report {
                 .iter()
                 .map(|(database, flood)| flood_cells(database, flood)),
         );
+        let mut relays = table(&RELAY_HEADER);
+        relays.add_rows(
+            self.relays
+                .iter()
+                .map(|(database, relayed, receiving)| relay_cells(database, relayed, *receiving)),
+        );
         let mut goals = table(&["to reach", "reached", ""]);
         goals.add_rows(self.goals());
         format!(
-            "{EXPLANATION}\n{rows}\n\n{SINGLE_EXPLANATION}\n{single}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{GOALS_EXPLANATION}\n{goals}\n"
+            "{EXPLANATION}\n{rows}\n\n{SINGLE_EXPLANATION}\n{single}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{RELAY_EXPLANATION}\n{relays}\n\n{GOALS_EXPLANATION}\n{goals}\n"
         )
     }
 
@@ -250,6 +267,9 @@ impl Report {
                 &|sum| sum >= 1.0,
             );
         }
+        for (database, relayed, receiving) in &self.relays {
+            relay_goals(database, relayed, *receiving, &mut goal);
+        }
         let peak = self.rows.iter().map(|row| row.peak_memory).max();
         #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52 bytes")]
         goal(
@@ -259,6 +279,53 @@ impl Report {
         );
         goals
     }
+}
+
+type Goal<'a> = dyn FnMut(String, Option<f64>, &dyn Fn(f64) -> bool) + 'a;
+
+fn relay_goals(database: &str, relayed: &Relayed, receiving: f64, goal: &mut Goal<'_>) {
+    let wanted = if database == "postgres" {
+        3000.0
+    } else {
+        2000.0
+    };
+    goal(
+        format!("{database}: {wanted} deliveries/s to one endpoint"),
+        Some(relayed.rate),
+        &|rate| rate >= wanted,
+    );
+    goal(
+        format!("{database}: with 100,000 waiting, 0.8 of that rate"),
+        Some(relayed.long_rate / relayed.rate),
+        &|ratio| ratio >= 0.8,
+    );
+    goal(
+        format!("{database}: beside one that hangs and one that fails, 0.9 of the rate alone"),
+        Some(relayed.beside_bad / relayed.alone.max(relayed.rate)),
+        &|ratio| ratio >= 0.9,
+    );
+    goal(
+        format!("{database}: at 200 webhooks/s, p95 from the answer to the delivery below 50 ms"),
+        Some(relayed.p95.as_secs_f64() * 1e3),
+        &|milliseconds| milliseconds < 50.0,
+    );
+    goal(
+        format!("{database}: with an endpoint, 0.6 of the webhooks without one"),
+        Some(receiving),
+        &|ratio| ratio >= 0.6,
+    );
+}
+
+fn relay_cells(database: &str, relayed: &Relayed, receiving: f64) -> Vec<String> {
+    vec![
+        database.to_owned(),
+        format!("{:.0}", relayed.rate),
+        format!("{:.0}", relayed.long_rate),
+        format!("{:.0}", relayed.beside_bad),
+        format!("{:.0}", relayed.alone),
+        milliseconds(relayed.p95),
+        format!("{:.0} %", 100.0 * receiving),
+    ]
 }
 
 const EXPLANATION: &str = "\
@@ -287,6 +354,23 @@ const FLOOD_HEADER: [&str; 6] = [
     "wrong/s",
     "left",
     "share of the flood",
+];
+
+const RELAY_EXPLANATION: &str = "\
+Telling other apps: deliveries a second to one endpoint, 64 calls at once, every attempt logged, from the start of the service to the last \
+one settled, with 20,000 and with 100,000 waiting; with 20,000 waiting for each of three endpoints, one of which hangs and one of which \
+answers 500; and once more alone. *p95*: from the answer to a webhook to its delivery, at 200 webhooks a second. *received*: webhooks over 64 \
+connections while one endpoint is told of each, beside what is received while nobody is, the better of two each:
+";
+
+const RELAY_HEADER: [&str; 7] = [
+    "database",
+    "deliveries/s",
+    "100,000 waiting",
+    "beside two bad ones",
+    "alone again",
+    "p95 ms",
+    "received",
 ];
 
 const GOALS_EXPLANATION: &str = "\
