@@ -11,8 +11,15 @@ use crate::setting::read_file;
 pub(super) const DATABASE_URL: &str = "database.url";
 
 /// The keys whose values are secret: never shown, and each with a twin `…_file` that names a file to read it from.
-pub(super) const SECRET_KEYS: [&str; 3] =
-    ["database.url", "webhook.secrets", "webhook.previous_secret"];
+pub(super) const SECRET_KEYS: [&str; 7] = [
+    "database.url",
+    "webhook.secrets",
+    "webhook.previous_secret",
+    "relay.failure_url",
+    "relay.failure_secret",
+    "relay.monitoring.alert_url",
+    "relay.monitoring.alert_secret",
+];
 
 /// The values of one source, under their dotted keys. Lists are values; tables are not.
 #[derive(Debug, Clone, Default)]

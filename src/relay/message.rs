@@ -49,15 +49,20 @@ pub(super) enum NotFormed {
 
 impl Form {
     /// What the endpoint gets of this event.
-    pub(super) async fn form(&self, event: String, model: Model) -> Result<Formed, NotFormed> {
-        let shape = self.shapes.of(model);
-        let mut message = if shape.is_whole() {
-            Formed::Whole(event)
-        } else {
-            let mut event = serde_json::from_str(&event).map_err(|_| NotFormed::NoJson)?;
+    pub(super) async fn form(
+        &self,
+        event: String,
+        model: Option<Model>,
+    ) -> Result<Formed, NotFormed> {
+        let shape = model.map(|model| self.shapes.of(model));
+        let mut message = Formed::Whole(event);
+        if let (Some(shape), Formed::Whole(event)) =
+            (shape.filter(|shape| !shape.is_whole()), &message)
+        {
+            let mut event = serde_json::from_str(event).map_err(|_| NotFormed::NoJson)?;
             shape.apply(&mut event);
-            Formed::Changed(event.to_string())
-        };
+            message = Formed::Changed(event.to_string());
+        }
         if let Some(when) = &self.when {
             let wanted = when
                 .run(message.text().to_owned())

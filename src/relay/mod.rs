@@ -10,9 +10,12 @@
 //! endpoint that wants its event. A worker leases deliveries for a limited time, works on them with no transaction open, and settles
 //! them under that lease. Whatever dies in between, the lease runs out, and somebody tries again: at least once, and never none.
 
+mod attempt;
 mod endpoint;
 mod guard;
+mod health;
 mod message;
+mod notices;
 mod oauth2;
 mod program;
 mod settings;
@@ -23,7 +26,6 @@ mod trial;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +36,8 @@ use crate::store::Store;
 use crate::telemetry::metrics::RelayMetrics;
 
 use endpoint::Endpoint;
+use health::Health;
+use notices::Notices;
 use settling::Settler;
 use worker::Worker;
 
@@ -46,14 +50,19 @@ pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";
 /// Everything that delivers.
 pub(crate) struct Relay {
     endpoints: Vec<Arc<Endpoint>>,
+    /// Those that are told that others could not be told.
+    told_of_failures: Vec<Arc<Endpoint>>,
+    notices: Notices,
 }
 
 impl Relay {
     /// Makes ready what the settings name. Fails on one that cannot be used.
     pub(crate) fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
-        let endpoints = settings.endpoints()?;
+        let (endpoints, told_of_failures) = (settings.endpoints()?, settings.told_of_failures()?);
         Ok(Self {
             endpoints: endpoints.into_iter().map(Arc::new).collect(),
+            told_of_failures: told_of_failures.into_iter().map(Arc::new).collect(),
+            notices: settings.notices(),
         })
     }
 
@@ -71,7 +80,11 @@ impl Relay {
         }
         let (settler, settlements) = Settler::new(store.outbox.clone(), metrics, stop.clone());
         let workers = TaskTracker::new();
-        for endpoint in self.endpoints {
+        let endpoints = self.endpoints.into_iter().map(|one| (one, self.notices));
+        // Nobody is told that they fail: that would go on for ever.
+        let others = self.told_of_failures.into_iter();
+        let others = others.map(|one| (one, Notices::default()));
+        for (endpoint, notices) in endpoints.chain(others) {
             let worker = Worker {
                 sink: sink::of(&endpoint, &clock),
                 bell: store.bell(&endpoint.name),
@@ -80,7 +93,8 @@ impl Relay {
                 clock: Arc::clone(&clock),
                 settlements: settlements.clone(),
                 stop: stop.clone(),
-                failures: AtomicU32::new(0),
+                health: Health::default(),
+                notices,
             };
             workers.spawn(Arc::new(worker).run());
         }

@@ -44,7 +44,8 @@ impl Trial {
     /// The endpoint with this name, if there is one. The settings are known to be right.
     pub(crate) fn of(settings: &Settings, name: &str, clock: Arc<dyn Clock>) -> Option<Self> {
         let endpoints = settings.endpoints().unwrap_or_default();
-        let mut endpoints = endpoints.into_iter();
+        let told = settings.told_of_failures().unwrap_or_default();
+        let mut endpoints = endpoints.into_iter().chain(told);
         let endpoint = Arc::new(endpoints.find(|endpoint| endpoint.name == name)?);
         Some(Self { endpoint, clock })
     }
@@ -87,10 +88,7 @@ impl Trial {
         let not_formed = |error: NotFormed| NothingToSend::NotFormed(error.to_string());
         let told: serde_json::Value = serde_json::from_str(event).unwrap_or_default();
         let model = told["model"]["label"].as_str().and_then(Model::labelled);
-        let formed = self
-            .endpoint
-            .form
-            .form(event.to_owned(), model.unwrap_or(Model::Image));
+        let formed = self.endpoint.form.form(event.to_owned(), model);
         let body = match formed.await.map_err(not_formed)? {
             Formed::Whole(text) | Formed::Changed(text) => text,
             Formed::Unwanted => return Err(NothingToSend::Unwanted),

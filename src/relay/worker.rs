@@ -1,7 +1,6 @@
 //! One endpoint's worker: leases what is due, has it sent, and hands on what came of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -12,14 +11,13 @@ use uuid::Uuid;
 
 use super::PAUSED_BY_SETTING;
 use super::endpoint::Endpoint;
-use super::message::{Formed, Message};
+use super::health::Health;
+use super::notices::Notices;
 use super::settling::Settled;
-use super::sink::{Attempted, Sink};
+use super::sink::Sink;
 use crate::clock::Clock;
-use crate::domain::delivery::{DeliveryStatus, Next};
-use crate::domain::timestamp::Timestamp;
 use crate::setting::Switch;
-use crate::store::{Claim, Leased, NewAttempt, Outbox, Settlement, StoreError};
+use crate::store::{Claim, Leased, Outbox, StoreError};
 use crate::telemetry::chain;
 
 /// How often it is looked for what is due, whether or not anybody rang.
@@ -30,14 +28,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How much longer than two calls a lease is: time to settle.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
-
-/// After how many failures in a row an endpoint is left in peace: then it gets one call at a time, with a rest before each. What is for it
-/// waits meanwhile, and is not given up unheard.
-const FAILURES_BEFORE_REST: u32 = 5;
-
-/// The first rest, and the longest; each is twice as long as the one before.
-const REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How many are claimed for each that may be under way: while some are on their way, the next are there.
 const CLAIMED_FOR_EACH_CALL: usize = 2;
@@ -51,8 +41,8 @@ pub(super) struct Worker {
     pub(super) bell: Arc<Notify>,
     pub(super) settlements: mpsc::Sender<Settled>,
     pub(super) stop: CancellationToken,
-    /// How many calls have failed since the last that did not.
-    pub(super) failures: AtomicU32,
+    pub(super) health: Health,
+    pub(super) notices: Notices,
 }
 
 /// A lease, and when it is over by a clock that nobody sets.
@@ -83,7 +73,7 @@ impl Worker {
         loop {
             let mut free = all_that_are_free(&places).await;
             let mut limit = free.num_permits();
-            if let Some(rest) = self.rest() {
+            if let Some(rest) = self.health.rest() {
                 if limit < most {
                     // What is under way may end the rest, or lengthen it.
                     drop(free);
@@ -142,24 +132,6 @@ impl Worker {
         }
     }
 
-    /// How long the endpoint is left in peace before its next call, if it is.
-    fn rest(&self) -> Option<Duration> {
-        let failures = self.failures.load(Ordering::Relaxed);
-        let more = failures.checked_sub(FAILURES_BEFORE_REST)?;
-        let rest = 2_u32
-            .checked_pow(more)
-            .and_then(|times| REST.checked_mul(times));
-        Some(rest.unwrap_or(LONGEST_REST).min(LONGEST_REST))
-    }
-
-    fn count(&self, next: Next) {
-        if next == Next::Delivered {
-            self.failures.store(0, Ordering::Relaxed);
-        } else {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     fn new_lease(&self) -> Lease {
         Lease {
             name: Uuid::now_v7().simple().to_string().into(),
@@ -215,145 +187,6 @@ impl Worker {
         let latest = lease.ends.checked_sub(self.endpoint.timeout)?;
         let turn = tokio::time::timeout_at(latest, turn);
         self.stop.run_until_cancelled(turn).await?.ok()
-    }
-
-    /// As it was, for whoever comes next.
-    fn given_back(&self, leased: &Leased, lease: Arc<str>) -> Settlement {
-        let now = self.clock.now();
-        let status = if leased.attempts == 0 {
-            DeliveryStatus::Pending
-        } else {
-            DeliveryStatus::Retrying
-        };
-        Settlement {
-            delivery: leased.id,
-            lease,
-            status,
-            due_at: Some(now),
-            now,
-            attempt: None,
-            sent: None,
-        }
-    }
-
-    async fn attempt(&self, leased: Leased, lease: Arc<str>) -> Settlement {
-        let number = leased.attempts.saturating_add(1);
-        let (delivery, event_id) = (leased.id, leased.event_id);
-        let (started_at, started) = (self.clock.now(), Instant::now());
-        let formed = self.endpoint.form.form(leased.payload, leased.model).await;
-        let (attempted, sent) = match formed {
-            Ok(Formed::Unwanted) => return self.filtered(delivery, lease),
-            Ok(Formed::Whole(text)) => (self.send(&event_id, text).await, None),
-            Ok(Formed::Changed(text)) => (self.send(&event_id, text.clone()).await, Some(text)),
-            Err(error) => (Attempted::unanswered(error.to_string()), None),
-        };
-        let duration = started.elapsed();
-        let next = self
-            .endpoint
-            .retry
-            .next(number, attempted.tried, fastrand::f64());
-        self.count(next);
-        if next != Next::Delivered {
-            self.log_failure(&event_id, number, &attempted, next);
-        }
-        let now = self.clock.now();
-        let (status, due_at) = self.what_follows(next, now).await;
-        Settlement {
-            delivery,
-            lease,
-            status,
-            due_at,
-            now,
-            attempt: Some(NewAttempt {
-                number,
-                started_at,
-                duration,
-                status_code: attempted.status_code,
-                error: attempted.error,
-            }),
-            sent,
-        }
-    }
-
-    async fn send(&self, event_id: &str, text: String) -> Attempted {
-        let message = Message {
-            event_id: event_id.to_owned(),
-            body: text.into(),
-        };
-        let sending = self.sink.send(&message);
-        match tokio::time::timeout(self.endpoint.timeout, sending).await {
-            Ok(attempted) => attempted,
-            Err(_) => Attempted::unanswered(format!(
-                "there was no whole answer within {} s",
-                self.endpoint.timeout.as_secs()
-            )),
-        }
-    }
-
-    fn filtered(&self, delivery: i64, lease: Arc<str>) -> Settlement {
-        Settlement {
-            delivery,
-            lease,
-            status: DeliveryStatus::Filtered,
-            due_at: None,
-            now: self.clock.now(),
-            attempt: None,
-            sent: None,
-        }
-    }
-
-    async fn what_follows(
-        &self,
-        next: Next,
-        now: Timestamp,
-    ) -> (DeliveryStatus, Option<Timestamp>) {
-        match next {
-            Next::Delivered => (DeliveryStatus::Delivered, None),
-            Next::Retry(wait) => (DeliveryStatus::Retrying, Some(now.saturating_add(wait))),
-            Next::GiveUp => (DeliveryStatus::GaveUp, None),
-            Next::Pause => {
-                let why = "it answered 410 Gone";
-                if let Err(error) = self.outbox.pause(&self.endpoint.name, why, now).await {
-                    tracing::warn!(
-                        endpoint = self.endpoint.name,
-                        error = chain(&error),
-                        "the endpoint could not be paused; it is tried again with the next delivery"
-                    );
-                }
-                (DeliveryStatus::Retrying, Some(now))
-            }
-        }
-    }
-
-    fn log_failure(&self, event: &str, attempt: u32, attempted: &Attempted, next: Next) {
-        let endpoint = &self.endpoint.name;
-        let (status, error) = (attempted.status_code, &attempted.error);
-        match next {
-            Next::Retry(wait) => tracing::info!(
-                endpoint,
-                event,
-                attempt,
-                status,
-                error,
-                "a delivery failed and is tried again in {} s",
-                wait.as_secs()
-            ),
-            Next::Pause => tracing::warn!(
-                endpoint,
-                event,
-                attempt,
-                status,
-                "the endpoint answered 410 Gone and is paused; `endpoints resume` goes on"
-            ),
-            Next::GiveUp | Next::Delivered => tracing::error!(
-                endpoint,
-                event,
-                attempt,
-                status,
-                error,
-                "a delivery failed and is given up; `deliveries replay` brings it back"
-            ),
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::batch::LogEntry;
+use super::outbox::Notice;
 use super::row::StoredImage;
 use crate::domain::event::{Change, EventKind, Model, Value, fields};
 use crate::domain::id::CloudflareId;
@@ -14,8 +15,12 @@ use crate::domain::timestamp::Timestamp;
 pub(super) struct NewEvent {
     /// `evt_` and a `UUIDv7` in hexadecimal: it sorts by time.
     pub(super) id: String,
-    pub(super) kind: EventKind,
-    pub(super) model: Model,
+    /// What happened: a name of [`EventKind`], or a notice's.
+    pub(super) event: &'static str,
+    /// To what: a label of [`Model`], or a notice's.
+    pub(super) label: &'static str,
+    /// Who is told is looked up by these; a notice is for who it is for.
+    pub(super) about: Option<(Model, EventKind)>,
     /// The image that it is about, if it is about one.
     pub(super) image: Option<CloudflareId>,
     /// The message: JSON.
@@ -46,6 +51,19 @@ impl NewEvent {
         };
         let cloudflare_id = Some(image.cloudflare_id.clone());
         Self::new(kind, Model::Image, cloudflare_id, &object, changes, at)
+    }
+
+    /// Somebody could not be told.
+    pub(super) fn notice(notice: &Notice) -> Self {
+        Self {
+            id: notice.id.clone(),
+            event: notice.event,
+            label: "relay.Delivery",
+            about: None,
+            image: None,
+            payload: notice.payload.clone(),
+            at: notice.at,
+        }
     }
 
     /// The audit trail has a new entry.
@@ -95,8 +113,9 @@ impl NewEvent {
         let payload = serde_json::to_string(&payload).expect("texts under names are JSON");
         Self {
             id,
-            kind,
-            model,
+            event: kind.name(),
+            label: model.label(),
+            about: Some((model, kind)),
             image,
             payload,
             at,

@@ -46,7 +46,7 @@ use recording::Recording;
 pub use error::StoreError;
 pub use group_commit::{GroupCommit, Limits, Writer};
 pub use outbox::{
-    Attempt, Claim, Delivery, DeliveryCatalog, EndpointState, Leased, NewAttempt, Outbox,
+    Attempt, Claim, Delivery, DeliveryCatalog, EndpointState, Leased, NewAttempt, Notice, Outbox,
     Settlement, WhichDeliveries,
 };
 pub use rejection::{Counted, Due, Rejection, StoredOrigin, Turned, Which};

@@ -79,10 +79,8 @@ pub struct Leased {
     pub id: i64,
     /// The event's.
     pub event_id: String,
-    /// What happened.
-    pub kind: EventKind,
-    /// To what.
-    pub model: Model,
+    /// What it is about; a notice is about no model.
+    pub model: Option<Model>,
     /// How often it was tried before.
     pub attempts: u32,
     /// The event, as it is told to whoever wants it whole.
@@ -106,6 +104,23 @@ pub struct Settlement {
     pub attempt: Option<NewAttempt>,
     /// The message as it was sent, where the endpoint's settings make it another than the event's.
     pub sent: Option<String>,
+    /// Who else is told of it, in the same transaction.
+    pub notices: Vec<Notice>,
+}
+
+/// Somebody is told that another could not be told.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// The event's id.
+    pub id: String,
+    /// What happened: `gave_up`, `failing`, `recovered`.
+    pub event: &'static str,
+    /// The endpoint that is told.
+    pub endpoint: &'static str,
+    /// The message: JSON.
+    pub payload: String,
+    /// When it happened.
+    pub at: Timestamp,
 }
 
 /// One try.
@@ -276,7 +291,10 @@ impl Outlets {
     /// One for each endpoint that wants it, of each event.
     pub(super) fn deliveries<'a>(&'a self, events: &'a [NewEvent]) -> Vec<NewDelivery<'a>> {
         let wanted = |event: &'a NewEvent| {
-            let wants = |one: &&Subscription| one.wants(event.model, event.kind);
+            let wants = |one: &&Subscription| {
+                let about = event.about;
+                about.is_some_and(|(model, kind)| one.wants(model, kind))
+            };
             let of = |one: &'a Subscription| NewDelivery {
                 event,
                 endpoint: &one.endpoint,
@@ -322,17 +340,25 @@ impl NewAttempt {
     }
 }
 
-/// The column `event`.
-pub(super) fn read_kind(name: &str) -> Result<EventKind, sqlx::Error> {
-    EventKind::named(name).ok_or_else(|| sqlx::Error::Decode(UnknownName.into()))
+/// The events that tell of these settlements, and whom.
+pub(super) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
+    let notices = settlements.iter().flat_map(|one| &one.notices);
+    notices
+        .map(|notice| (NewEvent::notice(notice), notice.endpoint))
+        .unzip()
 }
 
-/// The column `model`.
-pub(super) fn read_model(label: &str) -> Result<Model, sqlx::Error> {
-    Model::labelled(label).ok_or_else(|| sqlx::Error::Decode(UnknownName.into()))
+/// The deliveries of notices.
+pub(super) fn deliveries_of<'a>(
+    events: &'a [NewEvent],
+    endpoints: &[&'static str],
+) -> Vec<NewDelivery<'a>> {
+    let pairs = events.iter().zip(endpoints);
+    pairs
+        .map(|(event, endpoint)| NewDelivery {
+            event,
+            endpoint,
+            ordered: false,
+        })
+        .collect()
 }
-
-/// A row of `relay_events` was written by a later release, or by somebody else.
-#[derive(Debug, thiserror::Error)]
-#[error("a row of relay_events has an event or a model that this release does not know")]
-struct UnknownName;

@@ -13,6 +13,7 @@ mod coming_too_early;
 mod commands;
 mod configuring;
 mod configuring_endpoints;
+mod failing_to_tell;
 mod fetching_tokens;
 mod growing;
 mod keeping_what_is_refused;

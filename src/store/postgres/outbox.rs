@@ -6,11 +6,12 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::Postgres;
 use super::inbox::column;
+use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::event::NewEvent;
 use crate::store::outbox::{
-    Claim, Leased, NewAttempt, NewDelivery, Outbox, Settlement, read_kind, read_model,
+    Claim, Leased, NewAttempt, NewDelivery, Outbox, Settlement, deliveries_of, notices,
 };
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError};
@@ -27,13 +28,14 @@ impl OutboxRows for PgConnection {
                  INSERT INTO relay_events (id, event, model, image, payload, created_at)
                  SELECT UNNEST($1::text[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]),
                      UNNEST($6::timestamptz[])
+                 ON CONFLICT (id) DO NOTHING
              )
              INSERT INTO relay_deliveries (event_id, endpoint, image, due_at, created_at)
              SELECT UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::timestamptz[]), UNNEST($10::timestamptz[])",
         )
         .bind(column(events, |event| event.id.as_str()))
-        .bind(column(events, |event| event.kind.name()))
-        .bind(column(events, |event| event.model.label()))
+        .bind(column(events, |event| event.event))
+        .bind(column(events, |event| event.label))
         .bind(column(events, |event| event.image.as_ref().map(CloudflareId::as_str)))
         .bind(column(events, |event| event.payload.as_str()))
         .bind(column(events, |event| event.at.to_offset_date_time()))
@@ -69,7 +71,7 @@ impl Outbox for Postgres {
                      FROM due WHERE delivery.id = due.id
                      RETURNING delivery.id, delivery.event_id, delivery.attempts
                  )
-                 SELECT leased.id, leased.event_id, leased.attempts, event.event, event.model, event.payload
+                 SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
                  FROM leased JOIN relay_events AS event ON event.id = leased.event_id
                  ORDER BY leased.id",
             )
@@ -99,6 +101,11 @@ impl Outbox for Postgres {
                 .collect();
             if !attempts.is_empty() {
                 insert_attempts(&mut tx, &attempts).await?;
+            }
+            let (events, endpoints) = notices(settlements);
+            if !events.is_empty() {
+                tx.insert_events(&events, &deliveries_of(&events, &endpoints))
+                    .await?;
             }
             tx.commit().await?;
             lent.give_back();
@@ -146,8 +153,7 @@ fn read_leased(row: &PgRow) -> Result<Leased, Failure> {
     Ok(Leased {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
-        kind: read_kind(row.try_get("event")?)?,
-        model: read_model(row.try_get("model")?)?,
+        model: Model::labelled(row.try_get("model")?),
         attempts: u32::try_from(attempts).unwrap_or_default(),
         payload: row.try_get("payload")?,
     })

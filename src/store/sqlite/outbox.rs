@@ -6,11 +6,12 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::Sqlite;
 use super::inbox::json;
+use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::event::NewEvent;
 use crate::store::outbox::{
-    Claim, Leased, NewAttempt, NewDelivery, Outbox, Settlement, read_kind, read_model,
+    Claim, Leased, NewAttempt, NewDelivery, Outbox, Settlement, deliveries_of, notices,
 };
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError, within};
@@ -26,8 +27,8 @@ impl OutboxRows for SqliteConnection {
             .map(|event| {
                 (
                     &event.id,
-                    event.kind.name(),
-                    event.model.label(),
+                    event.event,
+                    event.label,
                     event.image.as_ref().map(CloudflareId::as_str),
                     &event.payload,
                     event.at.to_string(),
@@ -37,7 +38,9 @@ impl OutboxRows for SqliteConnection {
         sqlx::query(
             "-- outbox_insert
              INSERT INTO relay_events (id, event, model, image, payload, created_at)
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each($1) ORDER BY key",
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each($1)
+             WHERE true ORDER BY key
+             ON CONFLICT (id) DO NOTHING",
         )
         .bind(json(&told))
         .execute(&mut *self)
@@ -110,7 +113,7 @@ impl Outbox for Sqlite {
             .await?;
             let leased: Result<Vec<Leased>, Failure> = sqlx::query(
                 "-- outbox_claim
-                 SELECT leased.id, leased.event_id, leased.attempts, event.event, event.model, event.payload
+                 SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
                  FROM relay_deliveries AS leased JOIN relay_events AS event ON event.id = leased.event_id
                  WHERE leased.endpoint = $1 AND leased.due_at = $3 AND leased.lease = $2
                  ORDER BY leased.id",
@@ -143,6 +146,11 @@ impl Outbox for Sqlite {
                 .collect();
             if !attempts.is_empty() {
                 insert_attempts(&mut tx, &attempts).await?;
+            }
+            let (events, endpoints) = notices(settlements);
+            if !events.is_empty() {
+                tx.insert_events(&events, &deliveries_of(&events, &endpoints))
+                    .await?;
             }
             tx.commit().await?;
             lent.give_back();
@@ -194,8 +202,7 @@ fn read_leased(row: &SqliteRow) -> Result<Leased, Failure> {
     Ok(Leased {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
-        kind: read_kind(row.try_get("event")?)?,
-        model: read_model(row.try_get("model")?)?,
+        model: Model::labelled(row.try_get("model")?),
         attempts: row.try_get("attempts")?,
         payload: row.try_get("payload")?,
     })

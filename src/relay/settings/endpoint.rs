@@ -1,39 +1,29 @@
-//! The `relay` section of the configuration.
+//! One endpoint's settings.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde::de::value::MapDeserializer;
 
-use super::endpoint::Endpoint;
-use super::guard::Guard;
-use super::message::Form;
-use super::oauth2::ClientAuthentication;
-use super::program::Program;
-use super::shape::{Fields, Masks, Shapes};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
-use crate::setting::{Bounded, InvalidSetting, Switch, Texts};
+use crate::relay::message::Form;
+use crate::relay::oauth2::ClientAuthentication;
+use crate::relay::program::Program;
+use crate::relay::shape::{Fields, Masks, Shapes};
+use crate::setting::{Bounded, Switch, Texts};
 use crate::signing::Scheme;
-
-/// Who is told what.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    endpoints: Vec<EndpointSettings>,
-    /// Whether nothing is sent to private addresses.
-    pub deny_private: Switch,
-}
 
 /// One subscriber. Everything but its name and its URL has a default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EndpointSettings {
+pub(in crate::relay) struct EndpointSettings {
     /// What it is called in tables, logs and commands.
-    pub(super) name: String,
+    pub(in crate::relay) name: String,
     /// Where messages are posted to. As good as a secret: some have a token in their path.
-    pub(super) url: SecretString,
+    pub(in crate::relay) url: SecretString,
     #[serde(default)]
     secret: SecretString,
     #[serde(default)]
@@ -56,35 +46,35 @@ pub(super) struct EndpointSettings {
     transform: String,
     /// Sent with every message.
     #[serde(default)]
-    pub(super) headers: BTreeMap<String, SecretString>,
+    pub(in crate::relay) headers: BTreeMap<String, SecretString>,
     /// Whose token is sent with every message.
     #[serde(default)]
-    pub(super) auth: Option<AuthSettings>,
+    pub(in crate::relay) auth: Option<AuthSettings>,
     #[serde(default)]
     signatures: Option<Texts>,
     /// How long one call may take in all: to connect, to send, and to read the answer.
     #[serde(default = "timeout")]
-    pub(super) timeout_secs: Bounded<1, 300>,
+    pub(in crate::relay) timeout_secs: Bounded<1, 300>,
     #[serde(default)]
     retry: RetrySettings,
     /// How many calls may be under way at once.
     #[serde(default = "max_in_flight")]
-    pub(super) max_in_flight: Bounded<1, 1000>,
+    pub(in crate::relay) max_in_flight: Bounded<1, 1000>,
     /// How many calls may begin in a second; 0: any number.
     #[serde(default = "no_limit")]
-    pub(super) rate_limit_per_second: Bounded<0, 100_000>,
+    pub(in crate::relay) rate_limit_per_second: Bounded<0, 100_000>,
     /// Whether messages about one image are sent one after another, in the order of their events.
     #[serde(default = "off")]
-    pub(super) ordered: Switch,
+    pub(in crate::relay) ordered: Switch,
     /// Whether messages wait until this is off again.
     #[serde(default = "off")]
-    pub(super) paused: Switch,
+    pub(in crate::relay) paused: Switch,
 }
 
 /// How an endpoint is told who we are, beside the signature.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum AuthSettings {
+pub(in crate::relay) enum AuthSettings {
     /// By a token of OAuth 2.0's client credentials.
     OAuth2 {
         client_id: String,
@@ -142,52 +132,20 @@ const MAX_NAME: usize = 64;
 /// The schemes that an endpoint may be signed for, and both by default.
 const SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
-impl Settings {
-    /// Checks what no single setting can say of itself.
-    pub fn check(&self) -> Result<(), InvalidSetting> {
-        self.endpoints().map(drop)
-    }
-
-    /// Who wants which events.
-    #[must_use]
-    pub fn subscriptions(&self) -> Vec<Subscription> {
-        let subscriptions = self.endpoints.iter().map(EndpointSettings::subscription);
-        subscriptions.filter_map(Result::ok).collect()
-    }
-
-    /// The endpoints' names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.endpoints.iter().map(|endpoint| endpoint.name.as_str())
-    }
-
-    pub(super) fn endpoints(&self) -> Result<Vec<Endpoint>, InvalidSetting> {
-        let guard = Guard::new(self.deny_private == Switch::On);
-        let mut names = HashSet::new();
-        self.endpoints
-            .iter()
-            .map(|settings| {
-                let endpoint = settings
-                    .subscription()
-                    .and_then(|_| Endpoint::new(settings, &guard));
-                let is_new = names.insert(&settings.name);
-                endpoint
-                    .and_then(|endpoint| {
-                        is_new.then_some(endpoint).ok_or_else(|| {
-                            "has the name of another: each needs a name of its own".to_owned()
-                        })
-                    })
-                    .map_err(|problem| InvalidSetting {
-                        key: "relay.endpoints",
-                        rule: format!("has an endpoint {:?} that {problem}", settings.name),
-                    })
-            })
-            .collect()
-    }
-}
-
 impl EndpointSettings {
+    /// One with nothing but the defaults beside.
+    pub(in crate::relay) fn plain(name: &str, url: &SecretString, secret: &SecretString) -> Self {
+        let texts = [
+            ("name", name),
+            ("url", url.expose_secret()),
+            ("secret", secret.expose_secret()),
+        ];
+        let texts = MapDeserializer::<_, serde::de::value::Error>::new(texts.into_iter());
+        Self::deserialize(texts).expect("they are texts, and all else has a default")
+    }
+
     /// Checks the name: it stands in commands, and must not look like something else there.
-    pub(super) fn check_name(&self) -> Result<(), String> {
+    pub(in crate::relay) fn check_name(&self) -> Result<(), String> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
         let is_good = (1..=MAX_NAME).contains(&self.name.len())
             && self.name.bytes().all(is_plain)
@@ -197,7 +155,7 @@ impl EndpointSettings {
         })
     }
 
-    fn subscription(&self) -> Result<Subscription, String> {
+    pub(in crate::relay) fn subscription(&self) -> Result<Subscription, String> {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
             Some(names) => all(names, EventKind::named)
@@ -226,7 +184,7 @@ impl EndpointSettings {
     }
 
     /// What is made of an event.
-    pub(super) fn form(&self) -> Result<Form, String> {
+    pub(in crate::relay) fn form(&self) -> Result<Form, String> {
         let program = |name: &str, code: &str| {
             let is_there = !code.trim().is_empty();
             let program = is_there.then(|| Program::new(code)).transpose();
@@ -241,7 +199,7 @@ impl EndpointSettings {
     }
 
     /// Under which schemes messages are signed.
-    pub(super) fn schemes(&self) -> Result<Vec<Scheme>, String> {
+    pub(in crate::relay) fn schemes(&self) -> Result<Vec<Scheme>, String> {
         let Some(names) = &self.signatures else {
             return Ok(SCHEMES.to_vec());
         };
@@ -251,7 +209,7 @@ impl EndpointSettings {
     }
 
     /// The secrets that sign, the first being the one that counts where there is room for one signature.
-    pub(super) fn secrets(&self) -> Vec<SecretString> {
+    pub(in crate::relay) fn secrets(&self) -> Vec<SecretString> {
         let secrets = self.secrets.clone().into_vec();
         [self.secret.expose_secret().to_owned()]
             .into_iter()
@@ -262,7 +220,7 @@ impl EndpointSettings {
             .collect()
     }
 
-    pub(super) fn retry(&self) -> Result<RetryPolicy, String> {
+    pub(in crate::relay) fn retry(&self) -> Result<RetryPolicy, String> {
         let retry = &self.retry;
         if !(1.0..=100.0).contains(&retry.backoff_factor) {
             return Err("must have a retry.backoff_factor from 1 to 100".to_owned());
@@ -280,7 +238,7 @@ impl EndpointSettings {
     }
 
     /// How long one call may take.
-    pub(super) fn timeout(&self) -> Duration {
+    pub(in crate::relay) fn timeout(&self) -> Duration {
         self.timeout_secs.seconds()
     }
 }
