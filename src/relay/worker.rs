@@ -55,33 +55,35 @@ struct Lease {
 impl Worker {
     /// Works until it is asked to stop, and what it is in has ended.
     pub(super) async fn run(self: Arc<Self>) {
-        let stop = self.stop.clone();
         let deliveries = TaskTracker::new();
-        stop.run_until_cancelled(self.work(&deliveries)).await;
+        self.work(&deliveries).await;
         deliveries.close();
         deliveries.wait().await;
     }
 
+    /// Only waits are cut short by a stop, and never a claim: what is leased is delivered or given back.
     async fn work(self: &Arc<Self>, deliveries: &TaskTracker) {
         self.tell_whether_paused().await;
         if self.endpoint.paused == Switch::On {
-            return std::future::pending().await;
+            return self.stop.cancelled().await;
         }
         let calls = Arc::new(Semaphore::new(self.endpoint.max_in_flight));
         let most = self.endpoint.max_in_flight * CLAIMED_FOR_EACH_CALL;
         let places = Arc::new(Semaphore::new(most));
-        loop {
-            let mut free = all_that_are_free(&places).await;
+        while let Some(mut free) = self.unless_stopped(all_that_are_free(&places)).await {
             let mut limit = free.num_permits();
             if let Some(rest) = self.health.rest() {
                 if limit < most {
                     // What is under way may end the rest, or lengthen it.
                     drop(free);
-                    tokio::time::sleep(POLL).await;
+                    self.unless_stopped(tokio::time::sleep(POLL)).await;
                     continue;
                 }
-                tokio::time::sleep(rest).await;
+                self.unless_stopped(tokio::time::sleep(rest)).await;
                 limit = 1;
+            }
+            if self.stop.is_cancelled() {
+                return;
             }
             let lease = self.new_lease();
             match self.claim(limit, &lease).await {
@@ -95,7 +97,8 @@ impl Worker {
                     }
                     drop(free);
                     if is_all {
-                        let _polled = tokio::time::timeout(POLL, self.bell.notified()).await;
+                        let rung = tokio::time::timeout(POLL, self.bell.notified());
+                        self.unless_stopped(rung).await;
                     }
                 }
                 Err(error) => {
@@ -104,10 +107,15 @@ impl Worker {
                         error = chain(&error),
                         "deliveries could not be claimed; it is tried again"
                     );
-                    tokio::time::sleep(PAUSE).await;
+                    self.unless_stopped(tokio::time::sleep(PAUSE)).await;
                 }
             }
         }
+    }
+
+    /// `None` when it is asked to stop.
+    async fn unless_stopped<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(wait).await
     }
 
     /// A pause by the settings is known to whoever looks, and ends with the setting.

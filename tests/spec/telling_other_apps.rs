@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use cloudflare_images_webhook::shutdown::Ending;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::App;
+use crate::support::app::{App, answer, client};
 use crate::support::database::Database;
+use crate::support::program::Service;
+use crate::support::signing::SECRET;
 use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
 use crate::support::wait;
 
@@ -411,5 +415,61 @@ on_both_databases! {
         wait_until_states_are(&app.database, &["gave_up"]).await;
         assert_eq!(app.database.deliveries().await[0]["error"], "its `transform` ended with an error");
         assert_eq!(subscriber.received().len(), 0);
+    }
+
+    async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and_never_none(database) {
+        let subscriber = Subscriber::start().await;
+        subscriber.answer(Answer::Silence);
+        let folder = TempDir::new().expect("a folder");
+        let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]}]).to_string();
+        let variables = [("DATABASE_URL", database.url.as_str()), ("CLOUDFLARE_WEBHOOK_SECRET", SECRET), ("APP__RELAY__ENDPOINTS", &endpoints)];
+        let mut service = Service::start(folder.path(), &variables);
+        database.register("image").await;
+        let request = client().post(service.url()).header("cf-webhook-auth", SECRET).body(uploaded("image"));
+        assert_eq!(answer(request).await.outcome(), (200, "applied"));
+        subscriber.wait_for(1).await;
+
+        service.signal("-KILL");
+        service.wait();
+        subscriber.answer(Answer::Status(200));
+        let _another = Service::start(folder.path(), &variables);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(subscriber.received().len(), 1, "its lease still runs");
+        // As the time does.
+        database.execute("UPDATE relay_deliveries SET due_at = created_at", &[]).await;
+
+        let received = subscriber.wait_for(2).await;
+        wait_until_states_are(&database, &["delivered"]).await;
+        assert_eq!(received[0].event_id(), received[1].event_id());
+        assert_eq!(received[0].body, received[1].body);
+    }
+
+    async fn a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_begun(database) {
+        let subscriber = Subscriber::start().await;
+        subscriber.answer(Answer::Silence);
+        let app = start(database, &subscriber, json!({"max_in_flight": 1, "timeout_secs": 1})).await;
+        upload(&app, "first").await;
+        subscriber.wait_for(1).await;
+        upload(&app, "second").await;
+
+        let (ending, database) = app.stop().await;
+
+        assert_eq!(ending, Ending::Clean);
+        assert_eq!(states(&database).await, ["retrying", "pending"]);
+        assert_eq!(subscriber.received().len(), 1);
+    }
+
+    async fn an_endpoint_that_its_settings_pause_is_told_when_they_do_no_more(database) {
+        let subscriber = Subscriber::start().await;
+        let app = start(database, &subscriber, json!({"paused": true})).await;
+        upload(&app, "image").await;
+        let (_, database) = app.stop().await;
+        assert_eq!(states(&database).await, ["pending"]);
+        assert_eq!(database.texts("SELECT paused_because FROM relay_endpoints").await, ["its settings pause it"]);
+
+        let app = start(database, &subscriber, json!({})).await;
+
+        subscriber.wait_for(1).await;
+        wait_until_states_are(&app.database, &["delivered"]).await;
     }
 }
