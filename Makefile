@@ -38,7 +38,7 @@ fuzz:
 			-max_total_time=$$((60 * $(MINUTES))) </dev/null || exit 1; \
 	done
 
-# How fast it is here, beside what this machine could do: some fifteen minutes. Writes bench/RESULTS.md.
+# How fast it is here, beside what this machine could do: some twenty-five minutes. Writes bench/RESULTS.md.
 bench:
 	@sh tests/prepare.sh wrk
 	$(CARGO) bench --locked --bench load

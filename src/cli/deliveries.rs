@@ -201,6 +201,9 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
 }
 
 async fn replay(store: &Store, loaded: &Loaded, which: WhichDeliveries) -> anyhow::Result<()> {
+    if which.id.is_none() && which.status.is_none() && which.since.is_none() {
+        bail!("say which: --status gave_up, or --since with a time, or both");
+    }
     let endpoint = match which.id {
         Some(id) => find(store, id).await?.endpoint,
         None => which.endpoint.clone().unwrap_or_default(),

@@ -101,6 +101,18 @@ pub(super) fn explain(error: &Foreign, merged: &Config) -> ConfigError {
     }
 }
 
+/// The words of serde's own errors have the value in them: only what was expected is kept.
+fn without_value(message: &str) -> String {
+    let has_value = ["invalid type: ", "invalid value: ", "invalid length "]
+        .iter()
+        .any(|words| message.contains(words));
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if has_value => format!("must be {expected}"),
+        None if has_value => "has a value of another kind than it must be".to_owned(),
+        _ => message.to_owned(),
+    }
+}
+
 fn key_and_problem(error: &Foreign) -> (String, String) {
     match error {
         Foreign::At { error, key, .. } => {
@@ -112,7 +124,7 @@ fn key_and_problem(error: &Foreign) -> (String, String) {
             format!("must be {expected}"),
         ),
         Foreign::NotFound(key) => (key.clone(), "is missing".to_owned()),
-        Foreign::Message(message) => (String::new(), message.clone()),
+        Foreign::Message(message) => (String::new(), without_value(message)),
         other => (String::new(), format!("cannot be used: {other}")),
     }
 }

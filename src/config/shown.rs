@@ -109,7 +109,7 @@ fn last(key: &str) -> &str {
 fn redacted_path(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {
-            let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let place = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
             let place = place.rsplit('@').next().unwrap_or_default();
             format!("{scheme}://{place}/***")
         }

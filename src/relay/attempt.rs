@@ -48,6 +48,7 @@ impl Worker {
             }
             Err(_) => (Bytes::new(), None),
         };
+        let was_sent = formed.is_ok();
         let attempted = match formed {
             Ok(_) => self.send(&event_id, body.clone()).await,
             Err(error) => Attempted::unanswered(error.to_string()),
@@ -57,7 +58,8 @@ impl Worker {
             .endpoint
             .retry
             .next(number, attempted.tried, fastrand::f64());
-        let turn = self.health.note(next);
+        // A message that cannot be made says nothing of the endpoint.
+        let turn = was_sent.then(|| self.health.note(next));
         if next != Next::Delivered {
             self.log_failure(&event_id, number, &attempted, next);
         }
@@ -77,8 +79,10 @@ impl Worker {
             self.notices
                 .given_up(&given_up, now)
                 .filter(|_| is_given_up),
-            self.notices
-                .turned(turn, &self.endpoint.name, &attempted.error, now),
+            turn.and_then(|turn| {
+                let endpoint = &self.endpoint.name;
+                self.notices.turned(turn, endpoint, &attempted.error, now)
+            }),
         ];
         Settlement {
             delivery,

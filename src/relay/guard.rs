@@ -8,11 +8,22 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::setting::Networks;
 
-/// Link-local addresses, which clouds serve their metadata at (RFC 3927), and that of AWS over IPv6.
-const METADATA: [&str; 3] = ["169.254.0.0/16", "fd00:ec2::254/128", "fe80::/10"];
+/// Where clouds serve their metadata: link-local addresses (RFC 3927), and those of AWS, Google, and Scaleway over IPv6, of Alibaba, Azure
+/// and Oracle. And networks that a gateway of one's own translates (RFC 8215), which may lead to any of these.
+const METADATA: [&str; 9] = [
+    "169.254.0.0/16",
+    "fe80::/10",
+    "fd00:ec2::254/128",
+    "fd20:ce::254/128",
+    "fd00:42::42/128",
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "64:ff9b:1::/48",
+];
 
 /// This machine, and networks that are not the Internet's (RFC 6890).
-const PRIVATE: [&str; 13] = [
+const PRIVATE: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -25,6 +36,7 @@ const PRIVATE: [&str; 13] = [
     "::/128",
     "::1/128",
     "fc00::/7",
+    "fec0::/10",
     "ff00::/8",
 ];
 
@@ -52,11 +64,20 @@ impl Guard {
     }
 }
 
-/// The address within `64:ff9b::/96`, which a gateway translates.
+/// The address within one that a gateway translates (`64:ff9b::/96`), that is tunnelled (6to4, `2002::/16`), or that merely writes it in
+/// another way (`::/96`, `::ffff:0:0:0/96`).
 fn embedded(octets: [u8; 16]) -> Option<Ipv4Addr> {
-    const WELL_KNOWN: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    const PREFIXES: [[u8; 12]; 3] = [
+        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0; 12],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+    ];
+    if let [0x20, 0x02, ip @ ..] = octets {
+        return ip.first_chunk().map(|ip: &[u8; 4]| Ipv4Addr::from(*ip));
+    }
     let (prefix, ip) = octets.split_first_chunk()?;
-    (*prefix == WELL_KNOWN).then(|| Some(Ipv4Addr::from(<[u8; 4]>::try_from(ip).ok()?)))?
+    let ip = <[u8; 4]>::try_from(ip).ok()?;
+    PREFIXES.contains(prefix).then(|| Ipv4Addr::from(ip))
 }
 
 /// Every address that the name has is refused.
@@ -95,6 +116,12 @@ mod tests {
             "fe80::1",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2002:a9fe:a9fe::1",
+            "::169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "100.100.100.200",
+            "168.63.129.16",
         ];
         let private = [
             "127.0.0.1",
@@ -108,6 +135,8 @@ mod tests {
             "fd12::1",
             "255.255.255.255",
             "64:ff9b::7f00:1",
+            "::127.0.0.1",
+            "fec0::1",
         ];
         let public = ["203.0.113.7", "1.1.1.1", "2606:4700::1", "64:ff9b::101:101"];
         let refused = |deny_private: bool, ip: &str| {

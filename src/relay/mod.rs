@@ -27,8 +27,8 @@ mod worker;
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::setting::InvalidSetting;
@@ -79,7 +79,7 @@ impl Relay {
             return stop.cancelled().await;
         }
         let (settler, settlements) = Settler::new(store.outbox.clone(), metrics, stop.clone());
-        let workers = TaskTracker::new();
+        let mut workers = JoinSet::new();
         let endpoints = self.endpoints.into_iter().map(|one| (one, self.notices));
         // Nobody is told that they fail: that would go on for ever.
         let others = self.told_of_failures.into_iter();
@@ -99,9 +99,13 @@ impl Relay {
             workers.spawn(Arc::new(worker).run());
         }
         drop(settlements);
-        workers.close();
+        // One that panics takes the relay along, and with it the service: its endpoint would be told nothing any more.
+        let watching = async {
+            while let Some(ended) = workers.join_next().await {
+                ended.expect("a worker does not panic");
+            }
+        };
         // The settler ends when the last worker has.
-        settler.run().await;
-        workers.wait().await;
+        tokio::join!(settler.run(), watching);
     }
 }

@@ -1,17 +1,18 @@
 //! An endpoint's own program: jq over a message, off the async threads, under a time and a size.
 //!
 //! A program may run for ever, and nothing can stop it from outside. Whoever asks waits for a while and then leaves it alone; while too
-//! many of its runs have been left alone, it is not asked again.
+//! many of its runs have not ended, it is not run again.
 
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jaq_core::load::{Arena, File, Loader};
 use jaq_core::{Compiler, Ctx, Native, Vars, compile, data, load};
 use jaq_json::{Val, read};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// How long a program may take for one message.
 const TIME: Duration = Duration::from_secs(1);
@@ -19,8 +20,8 @@ const TIME: Duration = Duration::from_secs(1);
 /// The most that a program may make of a message.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// How many runs of one program are left alone at once.
-const MAX_OVERDUE: usize = 2;
+/// How many runs of one program there are at once, those included that were left alone.
+const MAX_RUNS: usize = 4;
 
 /// What cannot be had: a message is made of its event and of nothing else.
 const DENIED: [&str; 1] = ["env"];
@@ -30,8 +31,8 @@ type Filter = compile::Filter<Native<data::JustLut<Val>>>;
 /// A program that was found to be one.
 pub(super) struct Program {
     filter: Arc<Filter>,
-    /// How many runs were left alone, and still run.
-    overdue: Arc<AtomicUsize>,
+    /// The places of those that run. One that does not end keeps its place.
+    runs: Arc<Semaphore>,
 }
 
 /// Why a program made nothing of a message.
@@ -47,7 +48,7 @@ pub(super) enum Failed {
     #[error("made more than {MAX_BYTES} bytes of it")]
     TooLarge,
     /// It has not come to its end with earlier messages.
-    #[error("is not run: it still runs for {MAX_OVERDUE} messages before")]
+    #[error("is not run: it still runs for {MAX_RUNS} messages before")]
     StillRunning,
 }
 
@@ -56,61 +57,31 @@ impl Program {
     pub(super) fn new(code: &str) -> Result<Self, String> {
         Ok(Self {
             filter: Arc::new(compiled(code)?),
-            overdue: Arc::default(),
+            runs: Arc::new(Semaphore::new(MAX_RUNS)),
         })
     }
 
     /// The first value that it makes of this JSON, as JSON; `None` when it makes none.
     pub(super) async fn run(&self, input: String) -> Result<Option<String>, Failed> {
-        if self.overdue.load(Ordering::Relaxed) >= MAX_OVERDUE {
-            return Err(Failed::StillRunning);
-        }
+        let latest = Instant::now() + TIME;
+        let place = Arc::clone(&self.runs).acquire_owned();
+        let place = tokio::time::timeout_at(latest, place)
+            .await
+            .map_err(|_| Failed::StillRunning)?
+            .expect("nobody closes the semaphore");
         let filter = Arc::clone(&self.filter);
-        let run = Arc::new(Run {
-            state: AtomicU8::new(RUNNING),
-            overdue: Arc::clone(&self.overdue),
-        });
-        let ended = Ended(Arc::clone(&run));
-        let running = tokio::task::spawn_blocking(move || {
-            let _ended = ended;
+        let mut running = tokio::task::spawn_blocking(move || {
+            let _place = place;
             catch_unwind(AssertUnwindSafe(|| first_output(&filter, &input)))
         });
-        match tokio::time::timeout(TIME, running).await {
+        match tokio::time::timeout_at(latest, &mut running).await {
             Ok(Ok(Ok(output))) => output,
             Ok(Ok(Err(_)) | Err(_)) => Err(Failed::Error),
             Err(_) => {
-                run.leave_alone();
+                // Ends one that has not begun; nothing ends one that has.
+                running.abort();
                 Err(Failed::TooLong)
             }
-        }
-    }
-}
-
-const RUNNING: u8 = 0;
-const LEFT_ALONE: u8 = 1;
-const ENDED: u8 = 2;
-
-/// One run, of which two ask: whether it was left alone before it ended.
-struct Run {
-    state: AtomicU8,
-    overdue: Arc<AtomicUsize>,
-}
-
-impl Run {
-    fn leave_alone(&self) {
-        if self.state.swap(LEFT_ALONE, Ordering::Relaxed) == RUNNING {
-            self.overdue.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Dropped when the run ends, however it does.
-struct Ended(Arc<Run>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if self.0.state.swap(ENDED, Ordering::Relaxed) == LEFT_ALONE {
-            self.0.overdue.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -247,13 +218,14 @@ mod tests {
         let program = Program::new(code).expect("it is understood");
         let run = || program.run("{}".to_owned());
 
-        let both = runtime.block_on(async { tokio::join!(run(), run()) });
-        let third = runtime.block_on(run());
+        let first = runtime.block_on(async { tokio::join!(run(), run(), run(), run()) });
+        let fifth = runtime.block_on(run());
         // It would wait for them.
         runtime.shutdown_background();
 
-        assert_eq!(both, (Err(Failed::TooLong), Err(Failed::TooLong)));
-        assert_eq!(third, Err(Failed::StillRunning));
+        let (a, b, c, d) = first;
+        assert_eq!([a, b, c, d], [const { Err(Failed::TooLong) }; MAX_RUNS]);
+        assert_eq!(fifth, Err(Failed::StillRunning));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::DeliveryStatus;
-use crate::store::{Outbox, Settlement};
+use crate::store::{Outbox, Settlement, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
@@ -27,6 +27,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Settled {
     pub(super) settlement: Settlement,
     pub(super) place: OwnedSemaphorePermit,
+}
+
+/// The same batch would take as long again.
+fn is_too_much(error: &StoreError, settlements: &[Settlement]) -> bool {
+    settlements.len() > 1 && matches!(error, StoreError::TookTooLong { .. })
 }
 
 /// It is not known what came of some deliveries.
@@ -89,7 +94,11 @@ impl Settler {
                     return Ok(());
                 }
                 // Whoever starts next finds the leases run out.
-                Err(error) if self.stop.is_cancelled() || !error.is_everybodys() => {
+                Err(error)
+                    if self.stop.is_cancelled()
+                        || !error.is_everybodys()
+                        || is_too_much(&error, settlements) =>
+                {
                     let deliveries = settlements.len();
                     tracing::error!(
                         error = chain(&error),

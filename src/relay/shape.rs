@@ -65,10 +65,12 @@ impl Shapes {
                     .collect(),
             }
         };
-        Ok(Self {
-            image: of(Model::Image),
-            log: of(Model::ImageLog),
-        })
+        let (image, mut log) = (of(Model::Image), of(Model::ImageLog));
+        // The trail's `data` is the notification itself, which tells what the image's fields tell.
+        if !image.is_whole() && !log.names("data") {
+            log.exclude.push(path("data"));
+        }
+        Ok(Self { image, log })
     }
 
     pub(super) fn of(&self, model: Model) -> &Shape {
@@ -89,6 +91,19 @@ impl Shape {
         *self == Self::default()
     }
 
+    /// Whether anything is said of this field.
+    fn names(&self, field: &str) -> bool {
+        let mut paths = self
+            .exclude
+            .iter()
+            .chain(self.redact.iter().map(|(path, _)| path));
+        let includes = self
+            .include
+            .as_ref()
+            .is_some_and(|names| names.contains(field));
+        includes || paths.any(|path| path.first().is_some_and(|first| first == field))
+    }
+
     /// Takes away and masks what is not for the endpoint: of the object, and of what was there before and after a change.
     pub(super) fn apply(&self, event: &mut Value) {
         if let Some(object) = event.get_mut("object").and_then(Value::as_object_mut) {
@@ -106,9 +121,7 @@ impl Shape {
                 match path.as_slice() {
                     [field] => drop(changes.remove(field)),
                     [field, within @ ..] => sides(changes, field, |side| {
-                        if let Some(side) = side.as_object_mut() {
-                            remove(side, within);
-                        }
+                        remove_within(side, within);
                     }),
                     [] => {}
                 }
@@ -141,10 +154,21 @@ fn remove(object: &mut Map<String, Value>, path: &[String]) {
         [] => {}
         [field] => drop(object.remove(field)),
         [field, within @ ..] => {
-            if let Some(inner) = object.get_mut(field).and_then(Value::as_object_mut) {
-                remove(inner, within);
+            if let Some(value) = object.get_mut(field) {
+                remove_within(value, within);
             }
         }
+    }
+}
+
+/// Of an array, from each of what is in it.
+fn remove_within(value: &mut Value, path: &[String]) {
+    match value {
+        Value::Object(object) => remove(object, path),
+        Value::Array(values) => values
+            .iter_mut()
+            .for_each(|value| remove_within(value, path)),
+        _ => {}
     }
 }
 
@@ -164,6 +188,10 @@ fn redact_value(value: &mut Value, path: &[String], mask: &str) {
         }
     } else if let Some(object) = value.as_object_mut() {
         redact(object, path, mask);
+    } else if let Some(values) = value.as_array_mut() {
+        for value in values {
+            redact_value(value, path, mask);
+        }
     }
 }
 
@@ -230,6 +258,38 @@ mod tests {
             event["changes"],
             json!({"status": {"old": "-", "new": "-"}, "metadata": {"old": {"email": "***"}, "new": {"email": "***"}}})
         );
+    }
+
+    #[test]
+    fn fields_are_found_within_lists() {
+        let mut event =
+            json!({"object": {"metadata": {"users": [{"email": "a", "id": 1}, {"email": "b"}]}}});
+        let exclude = Fields::from([(ANY.to_owned(), vec!["metadata.users.email".to_owned()])]);
+        let mut masked = event.clone();
+        let mask = BTreeMap::from([("metadata.users.email".to_owned(), "***".to_owned())]);
+        let redact = Masks::from([(ANY.to_owned(), mask)]);
+
+        let shapes = Shapes::new(&Fields::new(), &exclude, &Masks::new()).expect("they are right");
+        shapes.of(Model::Image).apply(&mut event);
+        let shapes = Shapes::new(&Fields::new(), &Fields::new(), &redact).expect("they are right");
+        shapes.of(Model::Image).apply(&mut masked);
+
+        assert_eq!(event["object"]["metadata"]["users"], json!([{"id": 1}, {}]));
+        assert_eq!(
+            masked["object"]["metadata"]["users"],
+            json!([{"email": "***", "id": 1}, {"email": "***"}])
+        );
+    }
+
+    #[test]
+    fn what_is_kept_from_an_endpoint_does_not_come_back_with_the_trail() {
+        let exclude = Fields::from([(IMAGE.to_owned(), vec!["creator".to_owned()])]);
+        let shapes = Shapes::new(&Fields::new(), &exclude, &Masks::new()).expect("they are right");
+        let mut event = json!({"object": {"event_type": "webhook_received", "data": {"payload": {"creator": "me"}}}});
+
+        shapes.of(Model::ImageLog).apply(&mut event);
+
+        assert_eq!(event["object"], json!({"event_type": "webhook_received"}));
     }
 
     #[test]

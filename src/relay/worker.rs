@@ -29,6 +29,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than two calls a lease is: time to settle.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
+/// How much of a lease is left for what comes beside the call: the endpoint's own programs, and settling.
+const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
+
 /// How many are claimed for each that may be under way: while some are on their way, the next are there.
 const CLAIMED_FOR_EACH_CALL: usize = 2;
 
@@ -63,7 +66,15 @@ impl Worker {
 
     /// Only waits are cut short by a stop, and never a claim: what is leased is delivered or given back.
     async fn work(self: &Arc<Self>, deliveries: &TaskTracker) {
-        self.tell_whether_paused().await;
+        while !self.tell_whether_paused().await {
+            if self
+                .unless_stopped(tokio::time::sleep(PAUSE))
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
         if self.endpoint.paused == Switch::On {
             return self.stop.cancelled().await;
         }
@@ -118,8 +129,8 @@ impl Worker {
         self.stop.run_until_cancelled(wait).await
     }
 
-    /// A pause by the settings is known to whoever looks, and ends with the setting.
-    async fn tell_whether_paused(&self) {
+    /// A pause by the settings is known to whoever looks, and ends with the setting. Whether that could be written down.
+    async fn tell_whether_paused(&self) -> bool {
         let name = &self.endpoint.name;
         let told = match self.endpoint.paused {
             Switch::On => {
@@ -131,13 +142,14 @@ impl Worker {
                 resumed.map(drop)
             }
         };
-        if let Err(error) = told {
+        if let Err(error) = &told {
             tracing::warn!(
                 endpoint = name,
-                error = chain(&error),
-                "whether the endpoint is paused could not be written down"
+                error = chain(error),
+                "whether the endpoint is paused could not be written down; it is tried again"
             );
         }
+        told.is_ok()
     }
 
     fn new_lease(&self) -> Lease {
@@ -192,7 +204,9 @@ impl Worker {
             self.endpoint.rate_allows().await;
             call
         };
-        let latest = lease.ends.checked_sub(self.endpoint.timeout)?;
+        let latest = lease
+            .ends
+            .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
         let turn = tokio::time::timeout_at(latest, turn);
         self.stop.run_until_cancelled(turn).await?.ok()
     }

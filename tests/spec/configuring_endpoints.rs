@@ -139,6 +139,31 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
             "has signatures that are not timestamped or standard",
         ),
         (&format!("{good}sekret = \"SECRET\"\n"), "sekret"),
+    ] {
+        let (code, said) = check(&folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
+
+        assert_eq!(code, Some(2), "{settings}: {said}");
+        assert!(
+            said.contains(says) && said.contains("relay.endpoints") && said.contains("my.toml"),
+            "{settings}: {said}"
+        );
+        assert!(!said.contains("SECRET"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_authentication_ends_the_start_with_one_sentence() {
+    let folder = TempDir::new().expect("a folder");
+    let good = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
+    for (settings, says) in [
+        (&format!("{good}auth = \"SECRET\"\n"), "must be"),
+        (
+            &format!(
+                "{good}auth = {{ type = \"oauth2\", client_id = \"me\", token_url = \"https://auth.example\", client_secret = [\"SECRET\"] }}\n"
+            ),
+            "must be",
+        ),
         (
             &format!("{good}\n[[relay.endpoints]]\n{good}"),
             "has the name of another",

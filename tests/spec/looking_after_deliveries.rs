@@ -133,6 +133,7 @@ on_both_databases! {
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 2, "the ids stay");
+        assert_eq!(told.run(&["deliveries", "replay", "--endpoint", "app"]).0, Some(1), "not everything, by mistake");
         assert_eq!(told.run(&["deliveries", "replay", "1"]), (Some(0), "1 delivery is due again\n".to_owned()));
         told.subscriber.wait_for(5).await;
         told.wait_until_nothing_waits().await;

@@ -9,6 +9,46 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::outbox::{Attempt, Delivery, DeliveryCatalog, EndpointState, WhichDeliveries};
 use crate::store::{Failure, Lent, StoreError, within};
 
+/// The newest of some deliveries. One alone is found by its number: a condition that may be none would have all of them read.
+macro_rules! newest {
+    ($id:literal) => {
+        concat!(
+            "-- deliveries_newest
+                 SELECT * FROM (
+                     SELECT delivery.id, delivery.event_id, event.event, event.model, event.image, delivery.endpoint,
+                         CASE WHEN state.name IS NOT NULL AND delivery.status IN ('pending', 'retrying') THEN 'paused'
+                             ELSE delivery.status END AS status,
+                         delivery.status_code, delivery.error, delivery.attempts, delivery.due_at, delivery.created_at,
+                         delivery.completed_at,
+                         CASE WHEN $5 THEN COALESCE(delivery.payload, event.payload) ELSE '' END AS payload
+                     FROM relay_deliveries AS delivery
+                     JOIN relay_events AS event ON event.id = delivery.event_id
+                     LEFT JOIN relay_endpoints AS state ON state.name = delivery.endpoint AND state.paused_at IS NOT NULL
+                 ) AS delivery
+                 WHERE ",
+            $id,
+            " AND ($2 IS NULL OR endpoint = $2) AND ($3 IS NULL OR status = $3)
+                     AND ($4 IS NULL OR created_at >= $4)
+                 ORDER BY id DESC LIMIT $6"
+        )
+    };
+}
+
+/// Makes some deliveries due again; see `newest`.
+macro_rules! replay {
+    ($id:literal) => {
+        concat!(
+            "-- deliveries_replay
+                 UPDATE relay_deliveries
+                 SET status = 'pending', due_at = $5, lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
+                 WHERE due_at IS NULL AND ",
+            $id,
+            " AND ($2 IS NULL OR endpoint = $2)
+                     AND ($3 IS NULL OR status = $3) AND ($4 IS NULL OR created_at >= $4)"
+        )
+    };
+}
+
 #[async_trait]
 impl DeliveryCatalog for Sqlite {
     async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError> {
@@ -57,13 +97,10 @@ impl DeliveryCatalog for Sqlite {
     async fn replay(&self, which: &WhichDeliveries, now: Timestamp) -> Result<u64, StoreError> {
         within(&self.place, self.deadline, "replaying deliveries", async {
             let mut lent = Lent::from(&self.writer).await?;
-            let replayed = sqlx::query(
-                "-- deliveries_replay
-                 UPDATE relay_deliveries
-                 SET status = 'pending', due_at = $5, lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
-                 WHERE due_at IS NULL AND ($1 IS NULL OR id = $1) AND ($2 IS NULL OR endpoint = $2)
-                     AND ($3 IS NULL OR status = $3) AND ($4 IS NULL OR created_at >= $4)",
-            )
+            let replayed = sqlx::query(match which.id {
+                Some(_) => replay!("id = $1"),
+                None => replay!("$1 IS NULL"),
+            })
             .bind(which.id)
             .bind(which.endpoint.as_deref())
             .bind(which.status.as_deref())
@@ -118,23 +155,10 @@ impl Sqlite {
         with_payload: bool,
     ) -> Result<Vec<Delivery>, StoreError> {
         within(&self.place, self.deadline, "listing deliveries", async {
-            sqlx::query(
-                "-- deliveries_newest
-                 SELECT * FROM (
-                     SELECT delivery.id, delivery.event_id, event.event, event.model, event.image, delivery.endpoint,
-                         CASE WHEN state.name IS NOT NULL AND delivery.status IN ('pending', 'retrying') THEN 'paused'
-                             ELSE delivery.status END AS status,
-                         delivery.status_code, delivery.error, delivery.attempts, delivery.due_at, delivery.created_at,
-                         delivery.completed_at,
-                         CASE WHEN $5 THEN COALESCE(delivery.payload, event.payload) ELSE '' END AS payload
-                     FROM relay_deliveries AS delivery
-                     JOIN relay_events AS event ON event.id = delivery.event_id
-                     LEFT JOIN relay_endpoints AS state ON state.name = delivery.endpoint AND state.paused_at IS NOT NULL
-                 ) AS delivery
-                 WHERE ($1 IS NULL OR id = $1) AND ($2 IS NULL OR endpoint = $2) AND ($3 IS NULL OR status = $3)
-                     AND ($4 IS NULL OR created_at >= $4)
-                 ORDER BY id DESC LIMIT $6",
-            )
+            sqlx::query(match which.id {
+                Some(_) => newest!("id = $1"),
+                None => newest!("$1 IS NULL"),
+            })
             .bind(which.id)
             .bind(which.endpoint.as_deref())
             .bind(which.status.as_deref())

@@ -77,10 +77,20 @@ impl Outbox for Sqlite {
             let now = claim.now.to_string();
             let is_any: bool = sqlx::query_scalar(
                 "-- outbox_claim
-                 SELECT EXISTS (SELECT 1 FROM relay_deliveries WHERE endpoint = $1 AND due_at <= $2)",
+                 SELECT EXISTS (
+                     SELECT 1 FROM relay_deliveries AS delivery
+                     WHERE endpoint = $1 AND due_at <= $2
+                         AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+                         AND (NOT $3 OR NOT EXISTS (
+                             SELECT 1 FROM relay_deliveries AS earlier
+                             WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
+                                 AND earlier.due_at IS NOT NULL
+                         ))
+                 )",
             )
             .bind(claim.endpoint)
             .bind(&now)
+            .bind(claim.ordered)
             .fetch_one(&self.readers)
             .await?;
             if !is_any {
