@@ -13,7 +13,7 @@ use super::output::{optional, printable, say, table};
 use super::{open_existing_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
-use crate::relay::Trial;
+use crate::relay::{PAUSED_BY_SETTING, Trial};
 use crate::setting::read_file;
 use crate::store::{EndpointState, Store};
 
@@ -84,6 +84,15 @@ impl Endpoints {
             }
             Self::Resume { name } => {
                 require(loaded, &name)?;
+                let states = store.delivery_catalog.endpoint_states().await?;
+                if states
+                    .iter()
+                    .any(|state| state.name == name && state.paused_because == PAUSED_BY_SETTING)
+                {
+                    bail!(
+                        "{name} is paused by its settings: set paused = false, and start the service again"
+                    );
+                }
                 if store.outbox.resume(&name, None).await? {
                     say(&format!("{name} is told again, what waited first"));
                 } else {

@@ -40,17 +40,14 @@ impl Worker {
         let (delivery, event_id) = (leased.id, leased.event_id);
         let (started_at, started) = (self.clock.now(), Instant::now());
         let formed = self.endpoint.form.form(leased.payload, leased.model).await;
-        let (body, sent) = match &formed {
+        let (body, sent) = match formed {
             Ok(Formed::Unwanted) => return self.filtered(delivery, lease),
-            Ok(Formed::Whole(text)) => (Bytes::copy_from_slice(text.as_bytes()), None),
-            Ok(Formed::Changed(text)) => {
-                (Bytes::copy_from_slice(text.as_bytes()), Some(text.clone()))
-            }
-            Err(_) => (Bytes::new(), None),
+            Ok(Formed::Whole(text)) => (Ok(Bytes::from(text)), None),
+            Ok(Formed::Changed(text)) => (Ok(Bytes::from(text.clone())), Some(text)),
+            Err(error) => (Err(error), None),
         };
-        let was_sent = formed.is_ok();
-        let attempted = match formed {
-            Ok(_) => self.send(&event_id, body.clone()).await,
+        let attempted = match &body {
+            Ok(body) => self.send(&event_id, body.clone()).await,
             Err(error) => Attempted::unanswered(error.to_string()),
         };
         let duration = started.elapsed();
@@ -59,31 +56,30 @@ impl Worker {
             .retry
             .next(number, attempted.tried, fastrand::f64());
         // A message that cannot be made says nothing of the endpoint.
-        let turn = was_sent.then(|| self.health.note(next));
+        let turn = body.is_ok().then(|| self.health.note(next));
         if next != Next::Delivered {
             self.log_failure(&event_id, number, &attempted, next);
         }
         let now = self.clock.now();
         let (status, due_at) = self.what_follows(next, now).await;
-        let given_up = GivenUp {
-            endpoint: &self.endpoint.name,
-            error: &attempted.error,
-            status_code: attempted.status_code,
-            attempts: number,
-            payload: serde_json::from_slice(&body)
-                .ok()
-                .filter(|_| next == Next::GiveUp),
-        };
-        let is_given_up = next == Next::GiveUp;
-        let notices = [
-            self.notices
-                .given_up(&given_up, now)
-                .filter(|_| is_given_up),
-            turn.and_then(|turn| {
-                let endpoint = &self.endpoint.name;
-                self.notices.turned(turn, endpoint, &attempted.error, now)
-            }),
-        ];
+        let endpoint = &self.endpoint.name;
+        let mut notices = Vec::new();
+        if next == Next::GiveUp {
+            let given_up = GivenUp {
+                endpoint,
+                error: &attempted.error,
+                status_code: attempted.status_code,
+                attempts: number,
+                payload: body
+                    .as_ref()
+                    .ok()
+                    .and_then(|body| serde_json::from_slice(body).ok()),
+            };
+            notices.extend(self.notices.given_up(&given_up, now));
+        }
+        if let Some(turn) = turn {
+            notices.extend(self.notices.turned(turn, endpoint, &attempted.error, now));
+        }
         Settlement {
             delivery,
             lease,
@@ -98,7 +94,7 @@ impl Worker {
                 error: attempted.error,
             }),
             sent,
-            notices: notices.into_iter().flatten().collect(),
+            notices,
         }
     }
 

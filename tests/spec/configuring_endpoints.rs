@@ -55,6 +55,19 @@ secrets = ["SECRET-5", "${CRM_TOKEN}"]
     }
 }
 
+/// Holds it to be refused with one sentence that says this, where it is, and no secret.
+fn refuses(folder: &TempDir, settings: &str, says: &str) {
+    let (code, said) = check(folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
+
+    assert_eq!(code, Some(2), "{settings}: {said}");
+    assert!(
+        said.contains(says) && said.contains("relay.endpoints") && said.contains("my.toml"),
+        "{settings}: {said}"
+    );
+    assert!(!said.contains("SECRET"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 #[test]
 fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
     let folder = TempDir::new().expect("a folder");
@@ -140,15 +153,7 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
         ),
         (&format!("{good}sekret = \"SECRET\"\n"), "sekret"),
     ] {
-        let (code, said) = check(&folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
-
-        assert_eq!(code, Some(2), "{settings}: {said}");
-        assert!(
-            said.contains(says) && said.contains("relay.endpoints") && said.contains("my.toml"),
-            "{settings}: {said}"
-        );
-        assert!(!said.contains("SECRET"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        refuses(&folder, settings, says);
     }
 }
 
@@ -169,15 +174,7 @@ fn a_wrong_authentication_ends_the_start_with_one_sentence() {
             "has the name of another",
         ),
     ] {
-        let (code, said) = check(&folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
-
-        assert_eq!(code, Some(2), "{settings}: {said}");
-        assert!(
-            said.contains(says) && said.contains("relay.endpoints") && said.contains("my.toml"),
-            "{settings}: {said}"
-        );
-        assert!(!said.contains("SECRET"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        refuses(&folder, settings, says);
     }
 }
 

@@ -157,6 +157,9 @@ on_both_databases! {
         told.subscriber.wait_for(1).await;
         told.wait_until_nothing_waits().await;
         assert_eq!(told.run(&["endpoints", "resume", "app"]), (Some(0), "app was not paused\n".to_owned()));
+        told.run(&["endpoints", "pause", "app"]);
+        told.app.database.execute("UPDATE relay_endpoints SET paused_because = 'its settings pause it'", &[]).await;
+        assert_eq!(told.run(&["endpoints", "resume", "app"]), (Some(1), "error: app is paused by its settings: set paused = false, and start the service again\n".to_owned()));
         assert_eq!(told.run(&["endpoints", "pause", "ap"]), (Some(1), "error: no endpoint is called \"ap\" in the settings; `endpoints list` shows which there are\n".to_owned()));
     }
 

@@ -237,6 +237,19 @@ on_both_databases! {
         wait_until_states_are(&app.database, &["delivered", "delivered"]).await;
     }
 
+    async fn an_endpoint_is_left_alone_for_as_long_as_it_asks(database) {
+        let subscriber = Subscriber::start().await;
+        subscriber.answer(Answer::With(429, "retry-after", "1000".to_owned()));
+        let app = start(database, &subscriber, json!({})).await;
+
+        upload(&app, "image").await;
+
+        wait_until_states_are(&app.database, &["retrying"]).await;
+        let due_at = app.database.deliveries().await[0]["due_at"].as_str().expect("a time").to_owned();
+        let (earliest, latest) = ("2024-01-01T12:16:40.000000Z", "2024-01-01T12:20:50.000000Z");
+        assert!(earliest <= due_at.as_str() && due_at.as_str() <= latest, "{due_at}");
+    }
+
     async fn a_redirect_is_a_failure_and_is_not_followed(database) {
         let (subscriber, elsewhere) = (Subscriber::start().await, Subscriber::start().await);
         subscriber.answer(Answer::With(307, "location", elsewhere.url()));

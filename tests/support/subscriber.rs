@@ -101,14 +101,10 @@ impl Subscriber {
                 then: Answer::Status(200),
             }),
         });
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let router = Router::new()
             .route("/hooks/", post(receive))
             .with_state(Arc::clone(&state));
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, router).await.expect("it serves");
-        });
+        let (address, serving) = serve(router).await;
         Self {
             address,
             state,
@@ -145,6 +141,16 @@ impl Subscriber {
         .await;
         self.received()
     }
+}
+
+/// Serves this on a free port.
+pub(crate) async fn serve(router: Router) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let serving = tokio::spawn(async move {
+        axum::serve(listener, router).await.expect("it serves");
+    });
+    (address, serving)
 }
 
 impl Drop for Subscriber {

@@ -9,8 +9,9 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+use super::subscriber::serve;
 
 /// A running token server. Its tokens are `token-1`, `token-2`, and so on.
 pub(crate) struct TokenServer {
@@ -30,14 +31,10 @@ struct Inner {
 impl TokenServer {
     pub(crate) async fn start() -> Self {
         let state = Arc::<Mutex<Inner>>::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let router = Router::new()
             .route("/token", post(give))
             .with_state(Arc::clone(&state));
-        let serving = tokio::spawn(async move {
-            axum::serve(listener, router).await.expect("it serves");
-        });
+        let (address, serving) = serve(router).await;
         Self {
             address,
             state,

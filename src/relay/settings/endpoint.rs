@@ -103,7 +103,7 @@ fn off() -> Switch {
     Switch::Off
 }
 
-/// How often and when a delivery that failed is tried again. By default ten times over some three hours.
+/// How often and when a delivery that failed is tried again. By default ten times over two and a half to three hours.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RetrySettings {
