@@ -143,7 +143,16 @@ impl Cluster {
 
     /// Stops every process of the server in its tracks, so that connections stay open and nothing answers.
     pub(crate) fn freeze(&self) {
-        Self::signal("-STOP", &self.process_ids());
+        // Again until there are no more: one may have been born between the listing and its parent's stop.
+        let mut stopped = Vec::new();
+        loop {
+            let processes = self.process_ids();
+            if processes == stopped {
+                return;
+            }
+            Self::signal("-STOP", &processes);
+            stopped = processes;
+        }
     }
 
     /// Lets a frozen server go on.
