@@ -101,9 +101,10 @@ impl Worker {
     async fn send(&self, event_id: &str, body: Bytes) -> Attempted {
         let message = Message {
             event_id: event_id.to_owned(),
+            sent_at: self.clock.now(),
             body,
         };
-        let sending = self.sink.send(&message);
+        let sending = self.endpoint.sink.send(&message);
         match tokio::time::timeout(self.endpoint.timeout, sending).await {
             Ok(attempted) => attempted,
             Err(_) => Attempted::unanswered(format!(

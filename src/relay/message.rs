@@ -8,11 +8,14 @@ use bytes::Bytes;
 use super::program::{Failed, Program};
 use super::shape::Shapes;
 use crate::domain::event::Model;
+use crate::domain::timestamp::Timestamp;
 
 /// What is sent.
 pub(super) struct Message {
     /// The event's id: the same over every endpoint, try and replay.
     pub(super) event_id: String,
+    /// When it is signed and sent.
+    pub(super) sent_at: Timestamp,
     /// The bytes that are signed and sent.
     pub(super) body: Bytes,
 }

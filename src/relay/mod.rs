@@ -86,7 +86,6 @@ impl Relay {
         let others = others.map(|one| (one, Notices::default()));
         for (endpoint, notices) in endpoints.chain(others) {
             let worker = Worker {
-                sink: sink::of(&endpoint, &clock),
                 bell: store.bell(&endpoint.name),
                 endpoint,
                 outbox: store.outbox.clone(),

@@ -62,9 +62,8 @@ impl Trial {
     /// What the endpoint would be sent of this event.
     pub(crate) async fn preview(&self, event: &str) -> Result<Preview, NothingToSend> {
         let message = self.message(event).await?;
-        let sink = sink::of(&self.endpoint, &self.clock);
         Ok(Preview {
-            head: sink.head(&message),
+            head: self.endpoint.sink.head(&message),
             body: String::from_utf8_lossy(&message.body).into_owned(),
         })
     }
@@ -72,9 +71,8 @@ impl Trial {
     /// Sends this event, once, and says what came of it. Nothing is written down.
     pub(crate) async fn send(&self, event: &str) -> Result<Result<u16, String>, NothingToSend> {
         let message = self.message(event).await?;
-        let sink = sink::of(&self.endpoint, &self.clock);
-        let attempted = match tokio::time::timeout(self.endpoint.timeout, sink.send(&message)).await
-        {
+        let sending = self.endpoint.sink.send(&message);
+        let attempted = match tokio::time::timeout(self.endpoint.timeout, sending).await {
             Ok(attempted) => attempted,
             Err(_) => sink::Attempted::unanswered("there was no whole answer in time".to_owned()),
         };
@@ -95,6 +93,7 @@ impl Trial {
         };
         Ok(Message {
             event_id: told["id"].as_str().unwrap_or("evt_none").to_owned(),
+            sent_at: self.clock.now(),
             body: body.into(),
         })
     }

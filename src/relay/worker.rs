@@ -14,7 +14,6 @@ use super::endpoint::Endpoint;
 use super::health::Health;
 use super::notices::Notices;
 use super::settling::Settled;
-use super::sink::Sink;
 use crate::clock::Clock;
 use crate::setting::Switch;
 use crate::store::{Claim, Leased, Outbox, StoreError};
@@ -37,7 +36,6 @@ const CLAIMED_FOR_EACH_CALL: usize = 2;
 
 pub(super) struct Worker {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) sink: Arc<dyn Sink>,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) clock: Arc<dyn Clock>,
     /// Rings when there may be something.

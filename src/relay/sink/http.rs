@@ -1,52 +1,76 @@
 //! Over HTTP: one POST a try.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode};
+use secrecy::ExposeSecret;
+use url::{Host, Url};
 
-use super::{Attempted, Sink};
-use crate::clock::Clock;
+use super::headers::{Headers, lines};
+use super::{Attempted, Sink, url};
 use crate::domain::delivery::Tried;
 use crate::domain::timestamp::Timestamp;
-use crate::relay::endpoint::Endpoint;
+use crate::relay::guard::Guard;
 use crate::relay::message::Message;
-use crate::signing;
+use crate::relay::oauth2::{Credentials, Tokens};
+use crate::relay::settings::{AuthSettings, EndpointSettings};
 use crate::telemetry::chain;
 
 /// The most that is read of an answer, so that its connection can be used again. Nothing in it counts.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
-/// The event's id, as the toolkit's own webhooks tell it.
-const EVENT_ID: &str = "x-webhook-event-id";
+/// What we call ourselves.
+const USER_AGENT: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
 pub(super) struct HttpSink {
-    endpoint: Arc<Endpoint>,
-    clock: Arc<dyn Clock>,
+    url: Url,
+    headers: Headers,
+    client: Client,
+    /// Where the token comes from that is sent with every message.
+    tokens: Option<Tokens>,
 }
 
 impl HttpSink {
-    pub(super) fn new(endpoint: Arc<Endpoint>, clock: Arc<dyn Clock>) -> Self {
-        Self { endpoint, clock }
+    pub(super) fn new(
+        settings: &EndpointSettings,
+        url: Url,
+        guard: &Guard,
+    ) -> Result<Self, String> {
+        check(&url, guard)?;
+        let headers = Headers::new(settings)?;
+        let client = client(guard, settings.max_in_flight.count())?;
+        let auth = settings.auth.as_ref();
+        if auth.is_some() && headers.set(&AUTHORIZATION) {
+            return Err("has auth and sets the header authorization: keep one of them".to_owned());
+        }
+        let tokens = auth.map(|auth| tokens(auth, guard, &client)).transpose()?;
+        Ok(Self {
+            url,
+            headers,
+            client,
+            tokens,
+        })
     }
 }
 
 #[async_trait]
 impl Sink for HttpSink {
     async fn send(&self, message: &Message) -> Attempted {
-        let mut request = self.request(message);
+        let mut headers = self.headers.of(message);
         let mut token = None;
-        if let Some(tokens) = &self.endpoint.tokens {
+        if let Some(tokens) = &self.tokens {
             match tokens.bearer().await {
                 Ok(bearer) => {
-                    request = request.header(AUTHORIZATION, bearer.clone());
+                    headers.insert(AUTHORIZATION, bearer.clone());
                     token = Some((tokens, bearer));
                 }
                 Err(error) => return Attempted::unanswered(error.to_string()),
             }
         }
+        let request = self.client.post(self.url.clone()).headers(headers);
         match request.body(message.body.clone()).send().await {
             Ok(response) => {
                 if let Some((tokens, bearer)) = token
@@ -55,7 +79,7 @@ impl Sink for HttpSink {
                     // The next try gets another.
                     tokens.forget(&bearer).await;
                 }
-                answered(response, self.clock.now()).await
+                answered(response, message.sent_at).await
             }
             // Not with the URL: what is secret can stand in it.
             Err(error) => Attempted::unanswered(chain(&error.without_url())),
@@ -63,53 +87,78 @@ impl Sink for HttpSink {
     }
 
     fn head(&self, message: &Message) -> Vec<String> {
-        let origin = self.endpoint.url.origin().ascii_serialization();
+        let origin = self.url.origin().ascii_serialization();
         let mut head = vec![format!("POST {origin}/***")];
-        if let Ok(request) = self.request(message).build() {
-            head.extend(request.headers().iter().map(|(name, value)| {
-                let value = if value.is_sensitive() {
-                    "***".into()
-                } else {
-                    String::from_utf8_lossy(value.as_bytes())
-                };
-                format!("{name}: {value}")
-            }));
-        }
-        if self.endpoint.tokens.is_some() {
+        head.extend(lines(&self.headers.of(message)));
+        if self.tokens.is_some() {
             head.push("authorization: ***".to_owned());
         }
         head
     }
 }
 
-impl HttpSink {
-    /// Everything but the body.
-    fn request(&self, message: &Message) -> RequestBuilder {
-        let endpoint = &self.endpoint;
-        let mut request = endpoint
-            .client
-            .post(endpoint.url.clone())
-            .headers(endpoint.headers.clone())
-            .header(EVENT_ID, &message.event_id);
-        let signed = signing::Message {
-            id: &message.event_id,
-            sent_at: self.clock.now(),
-            body: &message.body,
-        };
-        for (name, value) in endpoint.signer.sign(&signed) {
-            request = request.header(name, value);
-        }
-        request
+fn check(url: &Url, guard: &Guard) -> Result<(), String> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "must have a url without a user and a password: send them in headers".to_owned(),
+        );
     }
+    // A name is looked up with every new connection, and looked at then.
+    let ip = match url.host() {
+        Some(Host::Ipv4(ip)) => Some(ip.into()),
+        Some(Host::Ipv6(ip)) => Some(ip.into()),
+        Some(Host::Domain(_)) | None => None,
+    };
+    if ip.is_some_and(|ip| guard.refuses(ip)) {
+        return Err("has a url to an address that nothing is sent to".to_owned());
+    }
+    Ok(())
 }
 
-async fn answered(mut response: Response, now: Timestamp) -> Attempted {
+fn tokens(auth: &AuthSettings, guard: &Guard, client: &Client) -> Result<Tokens, String> {
+    let AuthSettings::OAuth2 {
+        client_id,
+        client_secret,
+        token_url,
+        scope,
+        client_authentication,
+    } = auth.clone();
+    let token_url = url(token_url.expose_secret())
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or("must have an auth.token_url such as https://login.example/oauth/token")?;
+    check(&token_url, guard).map_err(|problem| problem.replace("a url", "an auth.token_url"))?;
+    let credentials = Credentials {
+        token_url,
+        client_id,
+        client_secret,
+        scope,
+        authentication: client_authentication,
+    };
+    Ok(Tokens::new(credentials, client.clone()))
+}
+
+/// One for each endpoint: its connections are its own, so that one endpoint takes none from another.
+fn client(guard: &Guard, max_in_flight: usize) -> Result<Client, String> {
+    // An error means that a provider is there already, which is all that is wanted.
+    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(USER_AGENT)
+        .redirect(Policy::none())
+        // A proxy would connect to what we have not looked at.
+        .no_proxy()
+        .dns_resolver(guard.clone())
+        .pool_max_idle_per_host(max_in_flight)
+        .build()
+        .map_err(|error| format!("cannot be called: {error}"))
+}
+
+async fn answered(mut response: Response, sent_at: Timestamp) -> Attempted {
     let status = response.status();
     let status_code = Some(status.as_u16());
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
-        .and_then(|value| parse_retry_after(value.to_str().ok()?, now));
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
     let mut left = MAX_ANSWER_BYTES;
     loop {
         match response.chunk().await {

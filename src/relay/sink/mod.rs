@@ -1,14 +1,17 @@
 //! How a try travels. A new way is one file here, behind one trait.
 
+mod headers;
 mod http;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use url::Url;
 
-use super::endpoint::Endpoint;
+use super::guard::Guard;
 use super::message::Message;
-use crate::clock::Clock;
+use super::settings::EndpointSettings;
 use crate::domain::delivery::Tried;
 
 /// Sends messages to one endpoint.
@@ -43,7 +46,17 @@ impl Attempted {
     }
 }
 
-/// The sink that the endpoint's URL asks for.
-pub(super) fn of(endpoint: &Arc<Endpoint>, clock: &Arc<dyn Clock>) -> Arc<dyn Sink> {
-    Arc::new(http::HttpSink::new(Arc::clone(endpoint), Arc::clone(clock)))
+/// The sink that the endpoint's URL asks for. Fails with what is wrong, as the end of a sentence about the endpoint, and never repeats the
+/// URL: it is as good as a secret.
+pub(super) fn of(settings: &EndpointSettings, guard: &Guard) -> Result<Arc<dyn Sink>, String> {
+    let url = url(settings.url.expose_secret())
+        .ok_or("must have a url such as https://app.example/webhooks/")?;
+    match url.scheme() {
+        "http" | "https" => Ok(Arc::new(http::HttpSink::new(settings, url, guard)?)),
+        _ => Err("must have a url such as https://app.example/webhooks/".to_owned()),
+    }
+}
+
+fn url(text: &str) -> Option<Url> {
+    Url::parse(text.trim()).ok().filter(Url::has_host)
 }
