@@ -95,7 +95,8 @@ const ALLOWED: [(&str, &[&str]); 16] = [
 ];
 
 /// The crates that only some modules may name. The command line plays Cloudflare, so it is an HTTP client too.
-const CONFINED: [(&str, &[&str]); 17] = [
+const CONFINED: [(&str, &[&str]); 19] = [
+    ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["relay"]),
     ("httpdate", &["relay"]),
@@ -104,6 +105,7 @@ const CONFINED: [(&str, &[&str]); 17] = [
     ("jaq_json", &["relay"]),
     ("jaq_std", &["relay"]),
     ("mimalloc", &["main"]),
+    ("percent_encoding", &["relay"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "relay"]),

@@ -12,6 +12,8 @@ fi
 # Subscribers verify what they are told in these languages.
 command -v python3 >/dev/null || missing="$missing python3"
 command -v node >/dev/null || missing="$missing nodejs"
+command -v nats-server >/dev/null || missing="$missing nats-server"
+command -v openssl >/dev/null || missing="$missing openssl"
 for program in "$@"; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done

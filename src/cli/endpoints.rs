@@ -107,8 +107,8 @@ impl Endpoints {
 async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<ExitCode> {
     let trial = trial(loaded, name)?;
     match trial.send(&trial.sample()).await? {
-        Ok(status) => {
-            say(&format!("{name} took it: it answered {status}"));
+        Ok(answer) => {
+            say(&format!("{name} took it: {answer}"));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => bail!("{name} did not take it: {error}"),

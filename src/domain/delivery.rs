@@ -73,6 +73,8 @@ pub enum Tried {
         /// How long the endpoint asked to be left alone.
         retry_after: Option<Duration>,
     },
+    /// With the word that the message is stored, which is no HTTP answer.
+    Acknowledged,
     /// Without one: no connection, no token, no answer in time, an answer that broke off.
     Unanswered,
 }
@@ -101,6 +103,7 @@ impl RetryPolicy {
     #[must_use]
     pub fn next(&self, attempts: u32, tried: Tried, chance: f64) -> Next {
         let asked_for = match tried {
+            Tried::Acknowledged => return Next::Delivered,
             Tried::Answered { status, .. } if (200..300).contains(&status) => {
                 return Next::Delivered;
             }

@@ -1,6 +1,7 @@
 //! Where nobody is sent to, whatever a name resolves to: addresses that a cloud gives its machines their credentials at, and, if that
 //! is wanted, every private one.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -62,6 +63,18 @@ impl Guard {
         };
         self.0.contain(ip) || embedded.is_some_and(|ip| self.0.contain(ip.into()))
     }
+
+    /// The addresses of this name that are not refused, at least one.
+    pub(super) async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let found = tokio::net::lookup_host((host, port)).await?;
+        let allowed: Vec<SocketAddr> = found
+            .filter(|address| !self.refuses(address.ip()))
+            .collect();
+        if allowed.is_empty() {
+            return Err(io::Error::other(Refused));
+        }
+        Ok(allowed)
+    }
 }
 
 /// The address within one that a gateway translates (`64:ff9b::/96`), that is tunnelled (6to4, `2002::/16`), or that merely writes it in
@@ -90,13 +103,7 @@ impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let allowed: Vec<SocketAddr> = found
-                .filter(|address| !guard.refuses(address.ip()))
-                .collect();
-            if allowed.is_empty() {
-                return Err(Refused.into());
-            }
+            let allowed = guard.look_up(name.as_str(), 0).await?;
             let addresses: Addrs = Box::new(allowed.into_iter());
             Ok(addresses)
         })

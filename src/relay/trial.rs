@@ -68,8 +68,8 @@ impl Trial {
         })
     }
 
-    /// Sends this event, once, and says what came of it. Nothing is written down.
-    pub(crate) async fn send(&self, event: &str) -> Result<Result<u16, String>, NothingToSend> {
+    /// Sends this event, once, and says what came of it: what was answered, or what went wrong. Nothing is written down.
+    pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, NothingToSend> {
         let message = self.message(event).await?;
         let sending = self.endpoint.sink.send(&message);
         let attempted = match tokio::time::timeout(self.endpoint.timeout, sending).await {
@@ -77,7 +77,10 @@ impl Trial {
             Err(_) => sink::Attempted::unanswered("there was no whole answer in time".to_owned()),
         };
         Ok(match attempted.tried {
-            Tried::Answered { status, .. } if (200..300).contains(&status) => Ok(status),
+            Tried::Answered { status, .. } if (200..300).contains(&status) => {
+                Ok(format!("it answered {status}"))
+            }
+            Tried::Acknowledged => Ok("it acknowledged the message".to_owned()),
             _ => Err(attempted.error),
         })
     }

@@ -196,15 +196,16 @@ fn the_example_is_right_whether_its_choices_are_taken_or_not() {
         .map(|line| if is_choice(line) { &line[2..] } else { line })
         .filter(|line| !line.starts_with("Authorization"))
         .collect();
-    assert!(
-        taken.contains(&"type = \"oauth2\""),
-        "the choices are found"
-    );
+    for choice in ["type = \"oauth2\"", "name = \"stream\""] {
+        assert!(taken.contains(&choice), "the choices are found");
+    }
     let variables = [
         ("APP_WEBHOOK_SECRET", "SECRET"),
         ("APP_WEBHOOK_SECRET_BEFORE", "SECRET"),
         ("APP_TOKEN", "SECRET"),
         ("OAUTH_CLIENT_SECRET", "SECRET"),
+        ("NATS_USER", "images"),
+        ("NATS_PASSWORD", "SECRET"),
     ];
 
     for file in [example.to_owned(), taken.join("\n")] {

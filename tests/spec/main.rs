@@ -33,6 +33,7 @@ mod retaining;
 mod sharing_commits;
 mod signing_messages;
 mod stopping;
+mod streaming_to_nats;
 mod surviving_any_input;
 mod telling_other_apps;
 mod verifying;

@@ -11,6 +11,7 @@ pub(crate) mod fuzz_config;
 pub(crate) mod fuzz_webhook;
 pub(crate) mod inbox;
 pub(crate) mod mutation;
+pub(crate) mod nats;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;

@@ -22,7 +22,7 @@ use crate::signing::Scheme;
 pub(in crate::relay) struct EndpointSettings {
     /// What it is called in tables, logs and commands.
     pub(in crate::relay) name: String,
-    /// Where messages are posted to. As good as a secret: some have a token in their path.
+    /// Where messages are sent to. As good as a secret: some have a token in their path.
     pub(in crate::relay) url: SecretString,
     #[serde(default)]
     secret: SecretString,
@@ -44,6 +44,9 @@ pub(in crate::relay) struct EndpointSettings {
     when: String,
     #[serde(default)]
     transform: String,
+    /// What messages are published under, where that is asked.
+    #[serde(default)]
+    pub(in crate::relay) subject: String,
     /// Sent with every message.
     #[serde(default)]
     pub(in crate::relay) headers: BTreeMap<String, SecretString>,

@@ -53,7 +53,7 @@ impl Headers {
     }
 
     /// Whether the settings set this one.
-    pub(super) fn set(&self, name: &HeaderName) -> bool {
+    pub(super) fn contain(&self, name: &HeaderName) -> bool {
         self.fixed.contains_key(name)
     }
 

@@ -40,10 +40,13 @@ impl HttpSink {
         guard: &Guard,
     ) -> Result<Self, String> {
         check(&url, guard)?;
+        if !settings.subject.is_empty() {
+            return Err("has a subject, which only a url of NATS takes".to_owned());
+        }
         let headers = Headers::new(settings)?;
         let client = client(guard, settings.max_in_flight.count())?;
         let auth = settings.auth.as_ref();
-        if auth.is_some() && headers.set(&AUTHORIZATION) {
+        if auth.is_some() && headers.contain(&AUTHORIZATION) {
             return Err("has auth and sets the header authorization: keep one of them".to_owned());
         }
         let tokens = auth.map(|auth| tokens(auth, guard, &client)).transpose()?;

@@ -2,6 +2,8 @@
 
 mod headers;
 mod http;
+mod nats;
+mod subject;
 
 use std::sync::Arc;
 
@@ -49,11 +51,13 @@ impl Attempted {
 /// The sink that the endpoint's URL asks for. Fails with what is wrong, as the end of a sentence about the endpoint, and never repeats the
 /// URL: it is as good as a secret.
 pub(super) fn of(settings: &EndpointSettings, guard: &Guard) -> Result<Arc<dyn Sink>, String> {
-    let url = url(settings.url.expose_secret())
-        .ok_or("must have a url such as https://app.example/webhooks/")?;
+    const RULE: &str =
+        "must have a url such as https://app.example/webhooks/ or nats://nats.example:4222";
+    let url = url(settings.url.expose_secret()).ok_or(RULE)?;
     match url.scheme() {
         "http" | "https" => Ok(Arc::new(http::HttpSink::new(settings, url, guard)?)),
-        _ => Err("must have a url such as https://app.example/webhooks/".to_owned()),
+        "nats" | "tls" => Ok(Arc::new(nats::NatsSink::new(settings, &url, guard)?)),
+        _ => Err(RULE.to_owned()),
     }
 }
 
