@@ -15,6 +15,7 @@ mod error;
 mod event;
 mod group_commit;
 mod outbox;
+mod outlets;
 mod postgres;
 mod recording;
 mod rejection;
@@ -40,7 +41,7 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
 use crate::domain::timestamp::Timestamp;
 
-use outbox::Outlets;
+use outlets::Outlets;
 use recording::Recording;
 
 pub use error::StoreError;

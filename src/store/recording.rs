@@ -10,7 +10,7 @@ use super::batch::{
     ChangedImage, Decision, Known, LogEntry, cloudflare_ids, decide, log_data, undated,
 };
 use super::event::NewEvent;
-use super::outbox::{Bells, NewDelivery, Outlets};
+use super::outlets::{Bells, NewDelivery, Outlets};
 use super::rejection::NewRejection;
 use super::row::{StateColumns, StoredImage};
 use super::{Failure, StoreError};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::event::NewEvent;
-use super::outbox::Interest;
+use super::outlets::Interest;
 use super::rejection::NewRejection;
 use super::row::StoredImage;
 use crate::domain::id::CloudflareId;

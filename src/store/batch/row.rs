@@ -13,7 +13,7 @@ use crate::domain::telling::Effect;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::{Delivery, transition};
 use crate::store::event::NewEvent;
-use crate::store::outbox::Interest;
+use crate::store::outlets::Interest;
 use crate::store::row::{StoredImage, canonical};
 
 /// A row, and what the batch has done to it.

@@ -8,7 +8,7 @@ use super::{Postgres, read_state, read_time, state_columns};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
-use crate::store::outbox::Bells;
+use crate::store::outlets::Bells;
 use crate::store::recording::tell_of_new_image;
 use crate::store::row::ImageColumns;
 use crate::store::{Added, Catalog, Failure, Lent, StoreError};

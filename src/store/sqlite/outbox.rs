@@ -10,9 +10,8 @@ use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::event::NewEvent;
-use crate::store::outbox::{
-    Claim, Leased, NewAttempt, NewDelivery, Outbox, Settlement, deliveries_of, notices,
-};
+use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
+use crate::store::outlets::{NewDelivery, deliveries_of, notices};
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError, within};
 

@@ -8,7 +8,7 @@ use super::checkpoints::NOTIFICATIONS;
 use super::*;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Origin, Recorded, UnknownImages};
-use crate::store::outbox::Outlets;
+use crate::store::outlets::Outlets;
 use crate::store::recording::Recording;
 use crate::store::{Inbox, Schema};
 use crate::telemetry::chain;
