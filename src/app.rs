@@ -79,7 +79,7 @@ async fn run_to_the_end(
     stop: &Stop,
 ) -> anyhow::Result<Ending> {
     let store = tokio::select! {
-        opened = Store::open(&settings.database, settings.webhook.unknown_images(), settings.relay.subscriptions()) => opened?,
+        opened = Store::open(&settings.database, settings.webhook.unknown_images(), settings.relay.audience()) => opened?,
         () = stop.gently.cancelled() => return Ok(Ending::Clean),
     };
     let metrics = Arc::new(Metrics::default());

@@ -129,7 +129,7 @@ async fn open_store(loaded: &Loaded) -> anyhow::Result<Store> {
     Ok(Store::open(
         &loaded.settings.database,
         loaded.settings.webhook.unknown_images(),
-        loaded.settings.relay.subscriptions(),
+        loaded.settings.relay.audience(),
     )
     .await?)
 }

@@ -15,6 +15,7 @@ use ::config::{Config, Source};
 use serde::Deserialize;
 
 use crate::setting::{InvalidSetting, ListenAddress, read_file};
+use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
 use error::explain;
 use layer::Layer;
@@ -48,6 +49,13 @@ pub struct Settings {
 impl Settings {
     /// Checks what no section can say of itself.
     fn check(&self) -> Result<(), InvalidSetting> {
+        let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
+        if is_sqlite && self.relay.notify_channel().is_some() {
+            return Err(InvalidSetting {
+                key: "relay.notify_channel",
+                rule: "is for Postgres, and database.url names SQLite, to which nobody can listen: use an endpoint, or read the tables".to_owned(),
+            });
+        }
         let (kept, parked) = (self.retention.rejections_days, self.webhook.park_days);
         if kept.days().is_zero() || kept.days() >= parked.days() {
             return Ok(());

@@ -98,6 +98,15 @@ impl Subscription {
     }
 }
 
+/// Who is told what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audience {
+    /// Those who are told by deliveries.
+    pub subscriptions: Vec<Subscription>,
+    /// The channel on which the database itself says which images changed, if any.
+    pub channel: Option<String>,
+}
+
 /// A field's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {

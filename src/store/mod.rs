@@ -35,7 +35,7 @@ use sqlx::{Database, Pool};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::domain::event::Subscription;
+use crate::domain::event::Audience;
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
@@ -50,6 +50,7 @@ pub use outbox::{
     Attempt, Claim, Delivery, DeliveryCatalog, EndpointState, Leased, NewAttempt, Notice, Outbox,
     Settlement, WhichDeliveries,
 };
+pub(crate) use outlets::CHANNEL;
 pub use rejection::{Counted, Due, Rejection, StoredOrigin, Turned, Which};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
@@ -255,9 +256,9 @@ impl Store {
     pub async fn open(
         settings: &Settings,
         unknown_images: UnknownImages,
-        subscriptions: Vec<Subscription>,
+        audience: Audience,
     ) -> Result<Self, StoreError> {
-        let outlets = Outlets::new(subscriptions);
+        let outlets = Outlets::new(audience);
         let bells: HashMap<_, _> = outlets.bells().collect();
         let recording = Recording {
             unknown_images,

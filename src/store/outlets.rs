@@ -1,18 +1,23 @@
 //! Who is told what, and how they are woken when there is something for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::event::NewEvent;
 use super::outbox::Settlement;
-use crate::domain::event::{EventKind, Model, Subscription};
+use crate::domain::delivery::DeliveryStatus;
+use crate::domain::event::{Audience, EventKind, Model, Subscription};
 use crate::domain::id::CloudflareId;
+use crate::domain::timestamp::Timestamp;
+
+/// What stands for an endpoint's name where the database itself said that an image changed.
+pub(crate) const CHANNEL: &str = "notify";
 
 /// Who is told, and how they are woken when there is something for them.
 pub(super) struct Outlets {
-    subscriptions: Vec<Subscription>,
+    audience: Audience,
     interest: Interest,
     bells: HashMap<String, Arc<Notify>>,
 }
@@ -46,11 +51,24 @@ impl Bells {
     }
 }
 
+/// What a transaction puts into the outbox.
+pub(super) struct Outgoing<'a> {
+    /// Those that somebody is told.
+    pub(super) events: Vec<&'a NewEvent>,
+    pub(super) deliveries: Vec<NewDelivery<'a>>,
+    /// Where the database itself says something, when the transaction is committed.
+    pub(super) channel: Option<&'a str>,
+    /// What it says there.
+    pub(super) notifications: Vec<String>,
+}
+
 /// A row for `relay_deliveries`.
 pub(super) struct NewDelivery<'a> {
     pub(super) event: &'a NewEvent,
     pub(super) endpoint: &'a str,
     ordered: bool,
+    /// Whether nothing is left to be done, since the transaction itself tells it.
+    is_told: bool,
 }
 
 impl NewDelivery<'_> {
@@ -59,14 +77,35 @@ impl NewDelivery<'_> {
         let image = self.event.image.as_ref().filter(|_| self.ordered);
         image.map(CloudflareId::as_str)
     }
+
+    pub(super) fn status(&self) -> &'static str {
+        let status = if self.is_told {
+            DeliveryStatus::Delivered
+        } else {
+            DeliveryStatus::Pending
+        };
+        status.name()
+    }
+
+    /// When it is to be worked on, if it is.
+    pub(super) fn due_at(&self) -> Option<Timestamp> {
+        (!self.is_told).then_some(self.event.at)
+    }
+
+    /// When it came to its end, if it did.
+    pub(super) fn completed_at(&self) -> Option<Timestamp> {
+        self.is_told.then_some(self.event.at)
+    }
 }
 
 impl Outlets {
-    pub(super) fn new(subscriptions: Vec<Subscription>) -> Self {
+    pub(super) fn new(audience: Audience) -> Self {
+        let subscriptions = &audience.subscriptions;
         let wanted = |model, kind| subscriptions.iter().any(|one| one.wants(model, kind));
+        let is_on_the_channel = audience.channel.is_some();
         let interest = Interest {
-            image_created: wanted(Model::Image, EventKind::Created),
-            image_updated: wanted(Model::Image, EventKind::Updated),
+            image_created: is_on_the_channel || wanted(Model::Image, EventKind::Created),
+            image_updated: is_on_the_channel || wanted(Model::Image, EventKind::Updated),
             log_created: wanted(Model::ImageLog, EventKind::Created),
         };
         let bells = subscriptions
@@ -74,7 +113,7 @@ impl Outlets {
             .map(|one| (one.endpoint.clone(), Arc::default()))
             .collect();
         Self {
-            subscriptions,
+            audience,
             interest,
             bells,
         }
@@ -84,21 +123,46 @@ impl Outlets {
         self.interest
     }
 
-    /// One for each endpoint that wants it, of each event.
-    pub(super) fn deliveries<'a>(&'a self, events: &'a [NewEvent]) -> Vec<NewDelivery<'a>> {
-        let wanted = |event: &'a NewEvent| {
+    /// A delivery for each endpoint that wants it, of each event; and on the channel the last event of each image.
+    pub(super) fn outgoing<'a>(&'a self, events: &'a [NewEvent]) -> Outgoing<'a> {
+        let channel = self.audience.channel.as_deref();
+        let mut out = Outgoing {
+            events: Vec::with_capacity(events.len()),
+            deliveries: Vec::with_capacity(events.len()),
+            channel,
+            notifications: Vec::new(),
+        };
+        let last = channel
+            .map(|_| last_of_each_image(events))
+            .unwrap_or_default();
+        for event in events {
+            let before = out.deliveries.len();
             let wants = |one: &&Subscription| {
                 let about = event.about;
                 about.is_some_and(|(model, kind)| one.wants(model, kind))
             };
-            let of = |one: &'a Subscription| NewDelivery {
+            let deliveries = self.audience.subscriptions.iter().filter(wants);
+            out.deliveries.extend(deliveries.map(|one| NewDelivery {
                 event,
                 endpoint: &one.endpoint,
                 ordered: one.ordered,
-            };
-            self.subscriptions.iter().filter(wants).map(of)
-        };
-        events.iter().flat_map(wanted).collect()
+                is_told: false,
+            }));
+            let is_last = last.contains(event.id.as_str());
+            if let Some(notification) = event.notification().filter(|_| is_last) {
+                out.notifications.push(notification);
+                out.deliveries.push(NewDelivery {
+                    event,
+                    endpoint: CHANNEL,
+                    ordered: false,
+                    is_told: true,
+                });
+            }
+            if out.deliveries.len() > before {
+                out.events.push(event);
+            }
+        }
+        out
     }
 
     /// What to ring when these are committed.
@@ -115,6 +179,19 @@ impl Outlets {
     }
 }
 
+/// The ids of these events: what somebody who looks now would find.
+fn last_of_each_image(events: &[NewEvent]) -> HashSet<&str> {
+    let mut images = HashSet::new();
+    let about_images = events
+        .iter()
+        .rev()
+        .filter(|event| event.is_about_how_it_is());
+    about_images
+        .filter(|event| images.insert(&event.image))
+        .map(|event| event.id.as_str())
+        .collect()
+}
+
 /// The events that tell of these settlements, and whom.
 pub(super) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
     let notices = settlements.iter().flat_map(|one| &one.notices);
@@ -123,17 +200,21 @@ pub(super) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'stati
         .unzip()
 }
 
-/// The deliveries of notices.
-pub(super) fn deliveries_of<'a>(
-    events: &'a [NewEvent],
-    endpoints: &[&'static str],
-) -> Vec<NewDelivery<'a>> {
-    let pairs = events.iter().zip(endpoints);
-    pairs
-        .map(|(event, endpoint)| NewDelivery {
+impl<'a> Outgoing<'a> {
+    /// Notices, each for the endpoint that it is for.
+    pub(super) fn notices(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
+        let pairs = events.iter().zip(endpoints);
+        let deliveries = pairs.map(|(event, endpoint)| NewDelivery {
             event,
             endpoint,
             ordered: false,
-        })
-        .collect()
+            is_told: false,
+        });
+        Self {
+            events: events.iter().collect(),
+            deliveries: deliveries.collect(),
+            channel: None,
+            notifications: Vec::new(),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::batch::{
     ChangedImage, Decision, Known, LogEntry, cloudflare_ids, decide, log_data, undated,
 };
 use super::event::NewEvent;
-use super::outlets::{Bells, NewDelivery, Outlets};
+use super::outlets::{Bells, Outgoing, Outlets};
 use super::rejection::NewRejection;
 use super::row::{StateColumns, StoredImage};
 use super::{Failure, StoreError};
@@ -53,11 +53,10 @@ pub(super) trait Rows: Send {
 
 /// The statement about what is told, on a connection that is in a transaction. It is not asked for without rows.
 pub(super) trait OutboxRows: Send {
-    /// Adds these events and their deliveries, in the given order.
+    /// Adds these events and their deliveries, in the given order, and has the database say what is to be said on a channel.
     fn insert_events(
         &mut self,
-        events: &[NewEvent],
-        deliveries: &[NewDelivery<'_>],
+        outgoing: &Outgoing<'_>,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -173,11 +172,11 @@ async fn tell(
     events: &[NewEvent],
     outlets: &Outlets,
 ) -> Result<Bells, Failure> {
-    let deliveries = outlets.deliveries(events);
-    if !deliveries.is_empty() {
-        rows.insert_events(events, &deliveries).await?;
+    let outgoing = outlets.outgoing(events);
+    if !outgoing.deliveries.is_empty() {
+        rows.insert_events(&outgoing).await?;
     }
-    Ok(outlets.bells_for(&deliveries))
+    Ok(outlets.bells_for(&outgoing.deliveries))
 }
 
 /// Tells that this image was inserted, in the transaction in which it was.

@@ -18,6 +18,7 @@ mod fetching_tokens;
 mod growing;
 mod keeping_what_is_refused;
 mod limiting_requests;
+mod listening_on_postgres;
 mod logging;
 mod looking_after_deliveries;
 mod losing_the_database;

@@ -44,26 +44,9 @@ fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: u
     tasks.spawn(async move { (id, answer(request).await) });
 }
 
-/// What is counted under this name.
-async fn counted(app: &App, name: &str) -> i64 {
-    let metrics = app.probe("/metrics").await;
-    assert_eq!(metrics.status, 200);
-    assert_eq!(
-        metrics.headers["content-type"],
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
-    let text = metrics.body.as_str().expect("text").to_owned();
-    let name = format!("cloudflare_images_webhook_{name} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value
-        .unwrap_or_else(|| panic!("{name}is in {text}"))
-        .parse()
-        .expect("a number")
-}
-
 async fn wait_until_waiting(app: &App, count: i64) {
     wait::until_async("so many webhooks wait", async || {
-        counted(app, "inbox_waiting").await == count
+        app.counted("inbox_waiting").await == count
     })
     .await;
 }
@@ -71,8 +54,8 @@ async fn wait_until_waiting(app: &App, count: i64) {
 /// Waits until the writer has taken everything that waited, and is held up with it.
 async fn wait_until_taken(app: &App, tasks_begun: i64) {
     wait::until_async("the writer has taken it", async || {
-        counted(app, "inbox_waiting").await == 0
-            && counted(app, "inbox_begun_total").await >= tasks_begun
+        app.counted("inbox_waiting").await == 0
+            && app.counted("inbox_begun_total").await >= tasks_begun
     })
     .await;
 }
@@ -135,8 +118,8 @@ on_both_databases! {
             let last = Timestamp::from_unix_seconds(NOW + i64::try_from(last).expect("small")).expect("a time");
             assert_eq!(app.database.image(&format!("image-{image}")).await["status_at"], last.to_string());
         }
-        let commits = counted(&app, "inbox_commits_total").await;
-        assert_eq!(counted(&app, "inbox_recorded_total").await, i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"));
+        let commits = app.counted("inbox_commits_total").await;
+        assert_eq!(app.counted("inbox_recorded_total").await, i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"));
         assert!(commits < i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"), "{commits} commits: some were shared");
     }
 
@@ -193,7 +176,7 @@ on_both_databases! {
         let good = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded' AND cloudflare_id LIKE 'good-%'";
         assert_eq!(app.database.count(good).await, 10);
         assert_eq!(app.database.image("broken").await["status"], "pending");
-        assert_eq!(counted(&app, "inbox_failed_total").await, 1);
+        assert_eq!(app.counted("inbox_failed_total").await, 1);
     }
 
     async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database) {
@@ -222,7 +205,7 @@ on_both_databases! {
             assert_eq!(answer.outcome(), (200, "applied"), "{id}");
         }
         assert_eq!(again.outcome(), (200, "applied"));
-        assert_eq!(counted(&app, "inbox_refused_total").await, 1);
+        assert_eq!(app.counted("inbox_refused_total").await, 1);
     }
 
     async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(database) {

@@ -116,6 +116,23 @@ impl App {
         answer(self.client.get(format!("http://{}{path}", self.ops))).await
     }
 
+    /// What is counted under this name, without what all names begin with.
+    pub(crate) async fn counted(&self, name: &str) -> i64 {
+        let metrics = self.probe("/metrics").await;
+        assert_eq!(metrics.status, 200);
+        assert_eq!(
+            metrics.headers["content-type"],
+            "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        );
+        let text = metrics.body.as_str().expect("text").to_owned();
+        let name = format!("cloudflare_images_webhook_{name} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&name));
+        value
+            .unwrap_or_else(|| panic!("{name}is in {text}"))
+            .parse()
+            .expect("a number")
+    }
+
     /// Any other request.
     pub(crate) fn client(&self) -> &Client {
         &self.client

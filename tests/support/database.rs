@@ -161,6 +161,11 @@ impl Database {
         self.rows("relay_deliveries", "ORDER BY id", None).await
     }
 
+    /// What happened, in order.
+    pub(crate) async fn events(&self) -> Vec<Value> {
+        self.rows("relay_events", "ORDER BY id", None).await
+    }
+
     /// Every try to tell them, in order.
     pub(crate) async fn attempts(&self) -> Vec<Value> {
         self.rows("relay_attempts", "ORDER BY id", None).await

@@ -1,5 +1,6 @@
 //! The `relay` section of the configuration.
 
+mod channel;
 mod endpoint;
 
 use std::collections::HashSet;
@@ -10,9 +11,11 @@ use serde::Deserialize;
 use super::endpoint::Endpoint;
 use super::guard::Guard;
 use super::notices::{ALERTS, Notices, ON_FAILURE};
-use crate::domain::event::Subscription;
+use crate::domain::event::Audience;
 use crate::setting::{Bounded, InvalidSetting, Switch};
+use crate::store::CHANNEL;
 
+use channel::Channel;
 pub(super) use endpoint::{AuthSettings, EndpointSettings};
 
 /// Who is told what.
@@ -25,6 +28,7 @@ pub struct Settings {
     on_failure: OnFailure,
     failure_url: SecretString,
     failure_secret: SecretString,
+    notify_channel: Channel,
     monitoring: Monitoring,
 }
 
@@ -101,11 +105,20 @@ impl Settings {
         Guard::new(self.deny_private == Switch::On)
     }
 
-    /// Who wants which events.
+    /// Where Postgres says which images changed.
     #[must_use]
-    pub fn subscriptions(&self) -> Vec<Subscription> {
+    pub fn notify_channel(&self) -> Option<&str> {
+        self.notify_channel.get()
+    }
+
+    /// Who is told what.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
         let subscriptions = self.endpoints.iter().map(EndpointSettings::subscription);
-        subscriptions.filter_map(Result::ok).collect()
+        Audience {
+            subscriptions: subscriptions.filter_map(Result::ok).collect(),
+            channel: self.notify_channel().map(str::to_owned),
+        }
     }
 
     /// The endpoints' names, of those too that are told of failures.
@@ -123,7 +136,7 @@ impl Settings {
 
     pub(super) fn endpoints(&self) -> Result<Vec<Endpoint>, InvalidSetting> {
         let guard = self.guard();
-        let mut names = HashSet::from([ON_FAILURE, ALERTS]);
+        let mut names = HashSet::from([ON_FAILURE, ALERTS, CHANNEL]);
         self.endpoints
             .iter()
             .map(|settings| {

@@ -9,18 +9,15 @@ use super::inbox::column;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::event::NewEvent;
 use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
-use crate::store::outlets::{NewDelivery, deliveries_of, notices};
+use crate::store::outlets::{NewDelivery, Outgoing, notices};
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError};
 
 impl OutboxRows for PgConnection {
-    async fn insert_events(
-        &mut self,
-        events: &[NewEvent],
-        deliveries: &[NewDelivery<'_>],
-    ) -> Result<(), Failure> {
+    /// The last part is Postgres's alone: who listens hears it when the transaction is committed.
+    async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
+        let (events, deliveries) = (&outgoing.events, &outgoing.deliveries);
         sqlx::query(
             "-- outbox_insert
              WITH event AS (
@@ -28,9 +25,12 @@ impl OutboxRows for PgConnection {
                  SELECT UNNEST($1::text[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]),
                      UNNEST($6::timestamptz[])
                  ON CONFLICT (id) DO NOTHING
+             ), delivery AS (
+                 INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
+                 SELECT UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::text[]), UNNEST($11::timestamptz[]),
+                     UNNEST($12::timestamptz[]), UNNEST($13::timestamptz[])
              )
-             INSERT INTO relay_deliveries (event_id, endpoint, image, due_at, created_at)
-             SELECT UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::timestamptz[]), UNNEST($10::timestamptz[])",
+             SELECT pg_notify($14, notification) FROM UNNEST($15::text[]) AS notification",
         )
         .bind(column(events, |event| event.id.as_str()))
         .bind(column(events, |event| event.event))
@@ -41,7 +41,12 @@ impl OutboxRows for PgConnection {
         .bind(column(deliveries, |delivery| delivery.event.id.as_str()))
         .bind(column(deliveries, |delivery| delivery.endpoint))
         .bind(column(deliveries, NewDelivery::image))
+        .bind(column(deliveries, NewDelivery::status))
+        .bind(column(deliveries, |delivery| delivery.due_at().map(Timestamp::to_offset_date_time)))
+        .bind(column(deliveries, |delivery| delivery.completed_at().map(Timestamp::to_offset_date_time)))
         .bind(column(deliveries, |delivery| delivery.event.at.to_offset_date_time()))
+        .bind(outgoing.channel)
+        .bind(&outgoing.notifications)
         .execute(self)
         .await?;
         Ok(())
@@ -103,7 +108,7 @@ impl Outbox for Postgres {
             }
             let (events, endpoints) = notices(settlements);
             if !events.is_empty() {
-                tx.insert_events(&events, &deliveries_of(&events, &endpoints))
+                tx.insert_events(&Outgoing::notices(&events, &endpoints))
                     .await?;
             }
             tx.commit().await?;

@@ -9,19 +9,16 @@ use super::inbox::json;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::event::NewEvent;
 use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
-use crate::store::outlets::{NewDelivery, deliveries_of, notices};
+use crate::store::outlets::{Outgoing, notices};
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError, within};
 
 impl OutboxRows for SqliteConnection {
-    async fn insert_events(
-        &mut self,
-        events: &[NewEvent],
-        deliveries: &[NewDelivery<'_>],
-    ) -> Result<(), Failure> {
-        let told: Vec<_> = events
+    /// Nobody can listen to SQLite; the settings refuse a channel.
+    async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
+        let told: Vec<_> = outgoing
+            .events
             .iter()
             .map(|event| {
                 (
@@ -44,7 +41,8 @@ impl OutboxRows for SqliteConnection {
         .bind(json(&told))
         .execute(&mut *self)
         .await?;
-        let told: Vec<_> = deliveries
+        let told: Vec<_> = outgoing
+            .deliveries
             .iter()
             .map(|delivery| {
                 let event = delivery.event;
@@ -52,14 +50,18 @@ impl OutboxRows for SqliteConnection {
                     &event.id,
                     delivery.endpoint,
                     delivery.image(),
+                    delivery.status(),
+                    delivery.due_at().map(|at| at.to_string()),
+                    delivery.completed_at().map(|at| at.to_string()),
                     event.at.to_string(),
                 )
             })
             .collect();
         sqlx::query(
             "-- outbox_insert
-             INSERT INTO relay_deliveries (event_id, endpoint, image, due_at, created_at)
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 3 FROM jsonb_each($1) ORDER BY key",
+             INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+             FROM jsonb_each($1) ORDER BY key",
         )
         .bind(json(&told))
         .execute(&mut *self)
@@ -158,7 +160,7 @@ impl Outbox for Sqlite {
             }
             let (events, endpoints) = notices(settlements);
             if !events.is_empty() {
-                tx.insert_events(&events, &deliveries_of(&events, &endpoints))
+                tx.insert_events(&Outgoing::notices(&events, &endpoints))
                     .await?;
             }
             tx.commit().await?;

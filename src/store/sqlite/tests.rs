@@ -6,6 +6,7 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::checkpoints::NOTIFICATIONS;
 use super::*;
+use crate::domain::event::Audience;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Origin, Recorded, UnknownImages};
 use crate::store::outlets::Outlets;
@@ -24,7 +25,7 @@ fn settings(timeout_secs: u64) -> Settings {
 fn nobody_told() -> Recording {
     Recording {
         unknown_images: UnknownImages::Reject,
-        outlets: Outlets::new(Vec::new()),
+        outlets: Outlets::new(Audience::default()),
     }
 }
 
