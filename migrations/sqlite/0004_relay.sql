@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS relay_events (
     image text,
     payload text NOT NULL,
     created_at text NOT NULL
-) WITHOUT ROWID;
+);
 
 -- status: 'pending'; 'leased', somebody works on it until due_at, under the lease's name; 'retrying', after a try that failed;
 -- 'delivered', 'gave_up', 'filtered' (not wanted by the endpoint's own filter): these are final, at completed_at.

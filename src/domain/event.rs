@@ -108,32 +108,32 @@ pub struct Audience {
 }
 
 /// A field's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
     /// Text.
-    Text(String),
+    Text(&'a str),
     /// Yes or no.
     Truth(bool),
     /// A time, or none.
     Time(Option<Timestamp>),
     /// An array or an object.
-    Json(Json),
+    Json(&'a Json),
 }
 
 /// A field that has another value than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change<'a> {
     /// Its column.
     pub field: &'static str,
     /// What was there.
-    pub old: Value,
+    pub old: Value<'a>,
     /// What is there now.
-    pub new: Value,
+    pub new: Value<'a>,
 }
 
 /// The fields that differ, in the order of [`fields`].
 #[must_use]
-pub fn changes(before: &ImageState, after: &ImageState) -> Vec<Change> {
+pub fn changes<'a>(before: &'a ImageState, after: &'a ImageState) -> Vec<Change<'a>> {
     let pairs = fields(before).into_iter().zip(fields(after));
     pairs
         .filter(|((_, old), (_, new))| old != new)
@@ -143,23 +143,23 @@ pub fn changes(before: &ImageState, after: &ImageState) -> Vec<Change> {
 
 /// What notifications change of an image, each under its column's name.
 #[must_use]
-pub fn fields(state: &ImageState) -> [(&'static str, Value); 9] {
+pub fn fields(state: &ImageState) -> [(&'static str, Value<'_>); 9] {
     let details = &state.details;
     [
-        ("status", Value::Text(state.status.as_str().to_owned())),
+        ("status", Value::Text(state.status.as_str())),
         ("status_at", Value::Time(state.status_at)),
         ("uploaded_at", Value::Time(state.uploaded_at)),
-        ("error", Value::Text(state.error.clone())),
-        ("filename", Value::Text(details.filename.value.clone())),
-        ("creator", Value::Text(details.creator.value.clone())),
+        ("error", Value::Text(&state.error)),
+        ("filename", Value::Text(&details.filename.value)),
+        ("creator", Value::Text(&details.creator.value)),
         (
             "require_signed_urls",
             Value::Truth(details.require_signed_urls.value),
         ),
-        ("variants", Value::Json(details.variants.value.clone())),
+        ("variants", Value::Json(&details.variants.value)),
         (
             "cloudflare_metadata",
-            Value::Json(details.cloudflare_metadata.value.clone()),
+            Value::Json(&details.cloudflare_metadata.value),
         ),
     ]
 }
@@ -176,7 +176,7 @@ mod tests {
         after.status = Status::Failed;
         "too large".clone_into(&mut after.error);
 
-        let text = |text: &str| Value::Text(text.to_owned());
+        let text = Value::Text;
         assert_eq!(
             changes(&before, &after),
             [

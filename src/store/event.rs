@@ -38,7 +38,11 @@ impl NewEvent {
     }
 
     /// An image was changed, and is like this.
-    pub(super) fn image_updated(image: &StoredImage, changes: &[Change], at: Timestamp) -> Self {
+    pub(super) fn image_updated(
+        image: &StoredImage,
+        changes: &[Change<'_>],
+        at: Timestamp,
+    ) -> Self {
         Self::of_image(EventKind::Updated, image, Some(Changes(changes)), at)
     }
 
@@ -176,7 +180,7 @@ struct ModelName {
     label: &'static str,
 }
 
-struct Changes<'a>(&'a [Change]);
+struct Changes<'a>(&'a [Change<'a>]);
 
 impl Serialize for Changes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -186,19 +190,19 @@ impl Serialize for Changes<'_> {
             new: Told<'a>,
         }
         serializer.collect_map(self.0.iter().map(|change| {
-            let (old, new) = (Told(&change.old), Told(&change.new));
+            let (old, new) = (Told(change.old), Told(change.new));
             (change.field, OldAndNew { old, new })
         }))
     }
 }
 
-struct Told<'a>(&'a Value);
+struct Told<'a>(Value<'a>);
 
 impl Serialize for Told<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Value::Text(text) => serializer.serialize_str(text),
-            Value::Truth(truth) => serializer.serialize_bool(*truth),
+            Value::Truth(truth) => serializer.serialize_bool(truth),
             Value::Time(time) => time.map(|time| time.to_string()).serialize(serializer),
             Value::Json(json) => raw(json.as_str()).serialize(serializer),
         }
@@ -223,7 +227,7 @@ impl Serialize for ImageObject<'_> {
         let mut object = serializer.serialize_map(None)?;
         object.serialize_entry("id", &image.id.to_string())?;
         object.serialize_entry("cloudflare_id", image.cloudflare_id.as_str())?;
-        for (name, value) in &fields(&image.state) {
+        for (name, value) in fields(&image.state) {
             object.serialize_entry(name, &Told(value))?;
         }
         let rest: Vec<&RawValue> = image
@@ -231,8 +235,12 @@ impl Serialize for ImageObject<'_> {
             .as_deref()
             .and_then(|rest| serde_json::from_str(rest).ok())
             .unwrap_or_default();
-        for (column, value) in REST.into_iter().zip(rest) {
-            match time(value).filter(|_| column.ends_with("_at")) {
+        let (values, times) = rest.split_at_checked(REST.len()).unwrap_or_default();
+        for (column, value) in REST.into_iter().zip(values) {
+            object.serialize_entry(column, value)?;
+        }
+        for (column, value) in REST_TIMES.into_iter().zip(times) {
+            match time(value) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
@@ -243,7 +251,7 @@ impl Serialize for ImageObject<'_> {
 }
 
 /// The columns that notifications do not change, in the order of [`rest_columns`].
-const REST: [&str; 11] = [
+const REST: [&str; 8] = [
     "user_id",
     "original_filename",
     "content_type",
@@ -252,10 +260,10 @@ const REST: [&str; 11] = [
     "width",
     "height",
     "format",
-    "created_at",
-    "expires_at",
-    "last_referenced_at",
 ];
+
+/// The times among them, which follow.
+const REST_TIMES: [&str; 3] = ["created_at", "expires_at", "last_referenced_at"];
 
 /// The columns of an image that only its events have, as arguments of a function that makes a JSON array of them.
 macro_rules! rest_columns {
@@ -271,7 +279,7 @@ pub(super) use rest_columns;
 
 /// A time as either database writes it into JSON.
 fn time(value: &RawValue) -> Option<Timestamp> {
-    let text: &str = serde_json::from_str(value.get()).ok()?;
+    let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
     Timestamp::parse_rfc3339(text).ok()
 }
 

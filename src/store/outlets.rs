@@ -148,8 +148,9 @@ impl Outlets {
                 ordered: one.ordered,
                 is_told: false,
             }));
-            let is_last = last.contains(event.id.as_str());
-            if let Some(notification) = event.notification().filter(|_| is_last) {
+            if last.contains(event.id.as_str())
+                && let Some(notification) = event.notification()
+            {
                 out.notifications.push(notification);
                 out.deliveries.push(NewDelivery {
                     event,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{Sqlite, parse_time, parse_uuid, state_columns};
@@ -76,7 +77,7 @@ impl Rows for SqliteConnection {
             state_columns!(),
             ", CASE WHEN $2 THEN json_array(",
             rest_columns!("CASE WHEN json_valid(metadata) THEN json(metadata) END"),
-            ") || '' END)) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
+            ") END)) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
         ))
         .bind(json(ids))
         .bind(with_rest)
@@ -203,7 +204,7 @@ struct JsonColumns(
     String,
     String,
     String,
-    Option<String>,
+    Option<Box<RawValue>>,
 );
 
 /// A row has a value of a type that its column is not meant for.
@@ -227,7 +228,7 @@ impl JsonColumns {
             variants: self.9,
             cloudflare_metadata: self.10,
             details_at: self.11,
-            rest: self.12,
+            rest: self.12.map(|rest| Box::<str>::from(rest).into()),
         })
     }
 }
