@@ -14,6 +14,9 @@ use crate::store::outlets::{NewDelivery, Outgoing, notices};
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError};
 
+/// Begins what may be lost when the power fails, since it is done again then: it waits for no disk.
+const BEGIN_REDOABLE: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
 impl OutboxRows for PgConnection {
     /// The last part is Postgres's alone: who listens hears it when the transaction is committed.
     async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
@@ -55,7 +58,8 @@ impl OutboxRows for PgConnection {
 
 #[async_trait]
 impl Outbox for Postgres {
-    /// Who comes at the same time skips what is locked: it is somebody else's in a moment.
+    /// Who comes at the same time skips what is locked: it is somebody else's in a moment. A claim that is lost when the power fails is made
+    /// again, and so it waits for no disk.
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
         self.within("claiming deliveries", async {
             sqlx::query(
@@ -74,9 +78,11 @@ impl Outbox for Postgres {
                      UPDATE relay_deliveries AS delivery SET status = 'leased', lease = $5, due_at = $6
                      FROM due WHERE delivery.id = due.id
                      RETURNING delivery.id, delivery.event_id, delivery.attempts
+                 ), redoable AS MATERIALIZED (
+                     SELECT set_config('synchronous_commit', 'off', true)
                  )
                  SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
-                 FROM leased JOIN relay_events AS event ON event.id = leased.event_id
+                 FROM redoable CROSS JOIN leased JOIN relay_events AS event ON event.id = leased.event_id
                  ORDER BY leased.id",
             )
             .bind(claim.endpoint)
@@ -97,7 +103,7 @@ impl Outbox for Postgres {
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
         self.within("settling deliveries", async {
             let mut lent = Lent::from(&self.pool).await?;
-            let mut tx = lent.connection.begin().await?;
+            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
             let settled = settle(&mut tx, settlements).await?;
             let attempts: Vec<(i64, &NewAttempt)> = settlements
                 .iter()

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection, Executor, Row, SqliteConnection};
 
 use super::Sqlite;
 use super::inbox::json;
@@ -13,6 +13,13 @@ use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
 use crate::store::outlets::{Outgoing, notices};
 use crate::store::recording::OutboxRows;
 use crate::store::{Failure, Lent, StoreError, within};
+
+/// Begins what may be lost when the power fails, since it is done again then: whoever claims and settles waits for no disk, nor do those
+/// who record and need the writer next.
+const BEGIN_REDOABLE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
+/// To be executed before the writer is given back, for everybody else's commits. What fails before closes the connection.
+const WAIT_FOR_THE_DISK: &str = "PRAGMA synchronous = FULL";
 
 impl OutboxRows for SqliteConnection {
     /// Nobody can listen to SQLite; the settings refuse a channel.
@@ -104,7 +111,7 @@ impl Outbox for Sqlite {
                 return Ok(Vec::new());
             }
             let mut lent = Lent::from(&self.writer).await?;
-            let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
             sqlx::query(
                 "-- outbox_claim
                  UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6
@@ -145,6 +152,7 @@ impl Outbox for Sqlite {
             .collect();
             let leased = leased?;
             tx.commit().await?;
+            lent.connection.execute(WAIT_FOR_THE_DISK).await?;
             lent.give_back();
             Ok(leased)
         })
@@ -155,7 +163,7 @@ impl Outbox for Sqlite {
         self.file.check(&self.place)?;
         within(&self.place, self.deadline, "settling deliveries", async {
             let mut lent = Lent::from(&self.writer).await?;
-            let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
+            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
             let settled = settle(&mut tx, settlements).await?;
             let attempts: Vec<(i64, &NewAttempt)> = settlements
                 .iter()
@@ -170,6 +178,7 @@ impl Outbox for Sqlite {
                     .await?;
             }
             tx.commit().await?;
+            lent.connection.execute(WAIT_FOR_THE_DISK).await?;
             lent.give_back();
             self.checkpoints.count(settlements.len());
             Ok(settlements.len().saturating_sub(settled))

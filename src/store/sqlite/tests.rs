@@ -6,12 +6,13 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::checkpoints::NOTIFICATIONS;
 use super::*;
+use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Audience;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Origin, Recorded, UnknownImages};
 use crate::store::outlets::Outlets;
 use crate::store::recording::Recording;
-use crate::store::{Inbox, Schema};
+use crate::store::{Claim, Inbox, Outbox, Schema, Settlement};
 use crate::telemetry::chain;
 
 fn settings(timeout_secs: u64) -> Settings {
@@ -66,6 +67,50 @@ async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
 
         assert_eq!(value.expect("text or a number"), expected, "{pragma}");
     }
+}
+
+#[tokio::test]
+async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+    database.migrate().await.expect("it migrates");
+    let due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
+        INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', '2024', '2024');";
+    let filled = sqlx::raw_sql(due).execute(&database.writer).await;
+    filled.expect("a delivery");
+    let now = Timestamp::parse_rfc3339("2024-01-01T13:00:00Z").expect("a time");
+    let claim = Claim {
+        endpoint: "app",
+        limit: 1,
+        ordered: false,
+        now,
+        until: now,
+        lease: "lease",
+    };
+    let synchronous = async || {
+        let level = sqlx::query_scalar("PRAGMA synchronous");
+        let level: i64 = level.fetch_one(&database.writer).await.expect("a level");
+        level
+    };
+    let leased = database.claim(&claim).await.expect("it answers").remove(0);
+    let after_the_claim = synchronous().await;
+    let settlement = Settlement {
+        delivery: leased.id,
+        lease: "lease".into(),
+        status: DeliveryStatus::Delivered,
+        due_at: None,
+        now,
+        attempt: None,
+        sent: None,
+        notices: Vec::new(),
+    };
+    let lost = database.settle(&[settlement]).await.expect("it answers");
+
+    assert_eq!(
+        (lost, after_the_claim, synchronous().await),
+        (0, 2, 2),
+        "2 is FULL"
+    );
 }
 
 #[tokio::test]
