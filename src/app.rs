@@ -96,7 +96,7 @@ async fn run_to_the_end(
     )
     .map_err(invalid)?;
     let relay = Relay::new(&settings.relay).map_err(invalid)?;
-    let relay_metrics = metrics.relay.clone();
+    let relay_metrics = Arc::clone(&metrics);
     let mut parts = JoinSet::new();
 
     // The platform is answered while we migrate, and until the last webhook is done.

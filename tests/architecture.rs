@@ -95,7 +95,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
 ];
 
 /// The crates that only some modules may name. The command line plays Cloudflare, so it is an HTTP client too.
-const CONFINED: [(&str, &[&str]); 19] = [
+const CONFINED: [(&str, &[&str]); 20] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["relay"]),
@@ -109,6 +109,7 @@ const CONFINED: [(&str, &[&str]); 19] = [
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "relay"]),
+    ("rustix", &["relay"]),
     ("rustls", &["cli", "relay"]),
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),

@@ -11,6 +11,7 @@
 //! them under that lease. Whatever dies in between, the lease runs out, and somebody tries again: at least once, and never none.
 
 mod attempt;
+mod background;
 mod endpoint;
 mod guard;
 mod health;
@@ -18,6 +19,7 @@ mod message;
 mod notices;
 mod oauth2;
 mod program;
+mod right_of_way;
 mod settings;
 mod settling;
 mod shape;
@@ -33,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::setting::InvalidSetting;
 use crate::store::Store;
-use crate::telemetry::metrics::RelayMetrics;
+use crate::telemetry::metrics::Metrics;
 
+use background::Background;
 use endpoint::Endpoint;
 use health::Health;
 use notices::Notices;
+use right_of_way::RightOfWay;
 use settling::Settler;
 use worker::Worker;
 
@@ -71,14 +75,28 @@ impl Relay {
         self,
         store: Store,
         clock: Arc<dyn Clock>,
-        metrics: RelayMetrics,
+        metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) {
         if self.endpoints.is_empty() {
             // Nothing is to be done, and a part that ends by itself is taken for one that crashed.
             return stop.cancelled().await;
         }
-        let (settler, settlements) = Settler::new(store.outbox.clone(), metrics, stop.clone());
+        let background = match Background::start() {
+            Ok(background) => background,
+            Err(error) => {
+                // As a part that ends by itself, which ends the service.
+                tracing::error!(%error, "the relay's threads cannot be started");
+                return;
+            }
+        };
+        let right_of_way = Arc::new(RightOfWay::of(metrics.inbox.clone()));
+        let (settler, settlements) = Settler::new(
+            store.outbox.clone(),
+            Arc::clone(&right_of_way),
+            metrics.relay.clone(),
+            stop.clone(),
+        );
         let mut workers = JoinSet::new();
         let endpoints = self.endpoints.into_iter().map(|one| (one, self.notices));
         // Nobody is told that they fail: that would go on for ever.
@@ -91,6 +109,8 @@ impl Relay {
                 outbox: store.outbox.clone(),
                 clock: Arc::clone(&clock),
                 settlements: settlements.clone(),
+                calls: background.handle(),
+                right_of_way: Arc::clone(&right_of_way),
                 stop: stop.clone(),
                 health: Health::default(),
                 notices,

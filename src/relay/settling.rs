@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::right_of_way::RightOfWay;
 use crate::domain::delivery::DeliveryStatus;
 use crate::store::{Outbox, Settlement, StoreError};
 use crate::telemetry::chain;
@@ -40,6 +41,7 @@ struct Unsettled;
 /// Records what came of deliveries, of all endpoints.
 pub(super) struct Settler {
     outbox: Arc<dyn Outbox>,
+    right_of_way: Arc<RightOfWay>,
     metrics: RelayMetrics,
     settled: mpsc::Receiver<Settled>,
     stop: CancellationToken,
@@ -48,12 +50,14 @@ pub(super) struct Settler {
 impl Settler {
     pub(super) fn new(
         outbox: Arc<dyn Outbox>,
+        right_of_way: Arc<RightOfWay>,
         metrics: RelayMetrics,
         stop: CancellationToken,
     ) -> (Self, mpsc::Sender<Settled>) {
         let (sender, settled) = mpsc::channel(QUEUE);
         let settler = Self {
             outbox,
+            right_of_way,
             metrics,
             settled,
             stop,
@@ -82,7 +86,11 @@ impl Settler {
     /// Fails where something is wrong with one of them, or when there is no time left to try again.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), Unsettled> {
         loop {
-            match self.outbox.settle(settlements).await {
+            match self
+                .right_of_way
+                .give(self.outbox.settle(settlements))
+                .await
+            {
                 Ok(lost) => {
                     self.count(settlements);
                     if lost > 0 {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use super::PAUSED_BY_SETTING;
 use super::endpoint::Endpoint;
 use super::health::Health;
 use super::notices::Notices;
+use super::right_of_way::RightOfWay;
 use super::settling::Settled;
 use crate::clock::Clock;
 use crate::setting::Switch;
@@ -41,6 +43,10 @@ pub(super) struct Worker {
     /// Rings when there may be something.
     pub(super) bell: Arc<Notify>,
     pub(super) settlements: mpsc::Sender<Settled>,
+    /// Where deliveries are worked on: on threads that stand back. Claiming and settling are not, since a database that is held by somebody
+    /// who stands back is one that all others wait for.
+    pub(super) calls: Handle,
+    pub(super) right_of_way: Arc<RightOfWay>,
     pub(super) stop: CancellationToken,
     pub(super) health: Health,
     pub(super) notices: Notices,
@@ -102,7 +108,8 @@ impl Worker {
                         let place = free.split(1).expect("no more are leased than asked for");
                         let this = Arc::clone(self);
                         let (lease, calls) = (lease.clone(), Arc::clone(&calls));
-                        deliveries.spawn(this.deliver(leased, lease, calls, place));
+                        let delivery = this.deliver(leased, lease, calls, place);
+                        deliveries.spawn_on(delivery, &self.calls);
                     }
                     drop(free);
                     if is_all {
@@ -172,7 +179,7 @@ impl Worker {
             until: now.saturating_add(self.lease_time()),
             lease: &lease.name,
         };
-        self.outbox.claim(&claim).await
+        self.right_of_way.give(self.outbox.claim(&claim)).await
     }
 
     async fn deliver(

@@ -105,7 +105,7 @@ impl Default for Metrics {
         let tasks = Gauge::default();
         registry.register(
             "runtime_tasks",
-            "Tasks that are running or waiting; each open connection is one",
+            "Tasks that are running or waiting, but for calls to other apps; each open connection is one",
             tasks.clone(),
         );
         Self {
