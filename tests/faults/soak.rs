@@ -27,7 +27,7 @@ fn faults(trial: &Trial) -> Vec<Fault> {
         .collect()
 }
 
-async fn soak(mut trial: Trial, faults: &[Fault], how_long: Duration) -> Vec<Row> {
+async fn soak(trial: &mut Trial, faults: &[Fault], how_long: Duration) -> Vec<Row> {
     let mut is_over = std::pin::pin!(tokio::time::sleep(how_long));
     let mut rows = Vec::new();
     for fault in faults {
@@ -54,34 +54,38 @@ fn judge(rows: &[Row]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_whatever_breaks() {
-    let on_sqlite = Trial::on_sqlite(Registering::ByAnApp).await;
-    let on_postgres = Trial::on_postgres(Registering::ByAnApp).await;
+    let mut on_sqlite = Trial::on_sqlite(Registering::ByAnApp).await;
+    let mut on_postgres = Trial::on_postgres(Registering::ByAnApp).await;
     let faults = [faults(&on_sqlite), faults(&on_postgres)];
     assert!(
         faults.iter().any(|faults| !faults.is_empty()),
         "there is something to break"
     );
 
-    let (on_sqlite, on_postgres) = tokio::join!(
-        soak(on_sqlite, &faults[0], how_long()),
-        soak(on_postgres, &faults[1], how_long())
+    let (sqlite, postgres) = tokio::join!(
+        soak(&mut on_sqlite, &faults[0], how_long()),
+        soak(&mut on_postgres, &faults[1], how_long())
     );
 
-    judge(&[on_sqlite, on_postgres].concat());
+    judge(&[sqlite, postgres].concat());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_of_images_that_the_service_inserts() {
-    let on_sqlite = Trial::on_sqlite(Registering::ByTheService).await;
-    let on_postgres = Trial::on_postgres(Registering::ByTheService).await;
+async fn nothing_is_lost_of_images_that_the_service_inserts_and_of_what_it_tells() {
+    let mut on_sqlite = Trial::on_sqlite(Registering::ByTheService).await;
+    let mut on_postgres = Trial::on_postgres(Registering::ByTheService).await;
     let of_the_service = [Fault::ServiceStopped, Fault::ServiceKilled];
 
-    let (on_sqlite, on_postgres) = tokio::join!(
-        soak(on_sqlite, &of_the_service, Duration::ZERO),
-        soak(on_postgres, &of_the_service, Duration::ZERO)
+    let (sqlite, postgres) = tokio::join!(
+        soak(&mut on_sqlite, &of_the_service, Duration::ZERO),
+        soak(&mut on_postgres, &of_the_service, Duration::ZERO)
     );
 
-    judge(&[on_sqlite, on_postgres].concat());
+    judge(&[sqlite, postgres].concat());
+    tokio::join!(
+        on_sqlite.everything_is_told(),
+        on_postgres.everything_is_told()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

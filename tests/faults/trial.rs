@@ -1,7 +1,9 @@
 //! The service under load, on one database, while things break.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::fault::Fault;
@@ -14,6 +16,7 @@ use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::proxy::Proxy;
 use crate::support::signing::SECRET;
+use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 use crate::support::wait;
 
 /// The load is on, or has recovered, when so many more requests were acknowledged.
@@ -47,6 +50,8 @@ pub(crate) struct Replica {
     pub(crate) proxy: Option<Proxy>,
     database_url: String,
     registering: Registering,
+    /// Who is told, as a variable of the environment.
+    endpoints: String,
     /// How often it was started again.
     restarts: u64,
     /// The most memory that it, or one before it, ever had.
@@ -60,6 +65,8 @@ pub(crate) struct Trial {
     /// One service on SQLite, two replicas on Postgres.
     pub(crate) replicas: Vec<Replica>,
     registering: Registering,
+    /// Another app, which is told of every image that the service inserts.
+    subscriber: Subscriber,
     folder: TempDir,
     /// How many files and tasks there were when nothing had gone on yet.
     at_first: (usize, usize),
@@ -72,14 +79,17 @@ impl Replica {
         database_url: String,
         proxy: Option<Proxy>,
         registering: Registering,
+        subscriber: &Subscriber,
     ) -> Self {
         let ports = (free_port(), free_port());
-        let service = launch(folder, &database_url, registering, ports);
+        let endpoints = endpoints(registering, subscriber);
+        let service = launch(folder, &database_url, registering, &endpoints, ports);
         Self {
             service,
             proxy,
             database_url,
             registering,
+            endpoints,
             restarts: 0,
             peak_memory_kib: 0,
         }
@@ -99,7 +109,13 @@ impl Replica {
 
     fn restart(&mut self, folder: &TempDir) {
         let ports = (self.service.port, self.service.ops_port);
-        self.service = launch(folder, &self.database_url, self.registering, ports);
+        self.service = launch(
+            folder,
+            &self.database_url,
+            self.registering,
+            &self.endpoints,
+            ports,
+        );
         self.restarts += 1;
     }
 
@@ -108,10 +124,23 @@ impl Replica {
     }
 }
 
+/// One that is told of images, where the service inserts them; else nobody.
+fn endpoints(registering: Registering, subscriber: &Subscriber) -> String {
+    if registering == Registering::ByAnApp {
+        return "[]".to_owned();
+    }
+    let app = json!({
+        "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "max_in_flight": 2, "timeout_secs": 1,
+        "include_models": ["cloudflare_images.CloudflareImage"], "retry": {"max_retries": 1000, "delay_secs": 0},
+    });
+    json!([app]).to_string()
+}
+
 fn launch(
     folder: &TempDir,
     database_url: &str,
     registering: Registering,
+    endpoints: &str,
     (port, ops_port): (u16, u16),
 ) -> Service {
     let max_connections = MAX_CONNECTIONS.to_string();
@@ -119,6 +148,7 @@ fn launch(
         ("DATABASE_URL", database_url),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         ("APP__DATABASE__MAX_CONNECTIONS", &max_connections),
+        ("APP__RELAY__ENDPOINTS", endpoints),
         ("RUST_LOG", "warn"),
     ];
     if registering == Registering::ByTheService {
@@ -139,35 +169,47 @@ impl Trial {
     pub(crate) async fn on_sqlite(registering: Registering) -> Self {
         let database = Database::sqlite();
         let folder = TempDir::new().expect("a folder");
-        let replica = Replica::start(&folder, database.url.clone(), None, registering);
+        let subscriber = Subscriber::start().await;
+        let url = database.url.clone();
+        let replica = Replica::start(&folder, url, None, registering, &subscriber);
         database.execute_script(WITNESS_ON_SQLITE).await;
-        Self::of(database, vec![replica], registering, folder).await
+        Self::of(database, vec![replica], registering, subscriber, folder).await
     }
 
     /// Two replicas on a Postgres of their own, each behind a proxy.
     pub(crate) async fn on_postgres(registering: Registering) -> Self {
         let database = Database::postgres_of_its_own().await;
         let folder = TempDir::new().expect("a folder");
+        let subscriber = Subscriber::start().await;
         let mut replicas = Vec::new();
         for _ in 0..2 {
             let proxy = Proxy::before(&database.url).await;
             let url = proxy.url(&database.url);
-            replicas.push(Replica::start(&folder, url, Some(proxy), registering));
+            let proxy = Some(proxy);
+            replicas.push(Replica::start(
+                &folder,
+                url,
+                proxy,
+                registering,
+                &subscriber,
+            ));
         }
         database.execute_script(WITNESS_ON_POSTGRES).await;
-        Self::of(database, replicas, registering, folder).await
+        Self::of(database, replicas, registering, subscriber, folder).await
     }
 
     async fn of(
         database: Database,
         replicas: Vec<Replica>,
         registering: Registering,
+        subscriber: Subscriber,
         folder: TempDir,
     ) -> Self {
         let mut trial = Self {
             database,
             replicas,
             registering,
+            subscriber,
             folder,
             at_first: (0, 0),
             rounds: 0,
@@ -258,6 +300,29 @@ impl Trial {
         let urls = self.replicas.iter().map(|replica| replica.service.url());
         let urls: Vec<String> = urls.collect();
         Load::start(&urls, &self.database, self.registering, prefix)
+    }
+
+    /// Waits until everything is told, leases of those who were killed included, and holds every event of every image to have come.
+    pub(crate) async fn everything_is_told(&self) {
+        wait::until_async("everything is told", async || {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let due = "SELECT count(*) FROM relay_deliveries WHERE due_at IS NOT NULL";
+            self.database.count(due).await == 0
+        })
+        .await;
+        let untold = "SELECT count(*) FROM cloudflare_images WHERE status <> 'pending'
+            AND NOT EXISTS (SELECT 1 FROM relay_events WHERE image = cloudflare_id)";
+        assert_eq!(
+            self.database.count(untold).await,
+            0,
+            "each image has events"
+        );
+        let events = self.database.texts("SELECT id FROM relay_events").await;
+        assert!(!events.is_empty());
+        let received = self.subscriber.received();
+        let received: HashSet<String> = received.iter().map(Received::event_id).collect();
+        let lost: Vec<&String> = events.iter().filter(|id| !received.contains(*id)).collect();
+        assert!(lost.is_empty(), "{} events never came", lost.len());
     }
 
     fn restarts(&self) -> u64 {

@@ -309,6 +309,21 @@ on_both_databases! {
         assert_eq!(hanging.received().len(), 1, "one at a time, as its settings say");
     }
 
+    async fn no_more_calls_begin_in_a_second_than_an_endpoint_wants(database) {
+        let subscriber = Subscriber::start().await;
+        let app = start(database, &subscriber, json!({"rate_limit_per_second": 1})).await;
+        for id in ["1", "2", "3", "4", "5", "6", "7", "8"] {
+            upload(&app, id).await;
+        }
+        subscriber.wait_for(1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+
+        let told = subscriber.received().len();
+        assert!(told < 8, "{told} at once");
+        subscriber.wait_for(3).await;
+        assert_eq!(app.database.attempts().await.iter().filter(|attempt| attempt["error"] != "").count(), 0, "those that wait have not failed");
+    }
+
     async fn an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_everything(database) {
         let subscriber = Subscriber::start().await;
         subscriber.answer(Answer::Status(500));
