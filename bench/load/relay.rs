@@ -37,9 +37,9 @@ pub(crate) struct Relayed {
     pub(crate) rate: f64,
     /// The same with far more waiting.
     pub(crate) long_rate: f64,
-    /// The same while one endpoint hangs and one fails.
+    /// The same while one endpoint hangs and one fails, the better of two.
     pub(crate) beside_bad: f64,
-    /// The same once more alone, right after.
+    /// The same alone, measured alternately with that.
     pub(crate) alone: f64,
     /// From the answer to a webhook to its delivery, of 95 in a hundred.
     pub(crate) p95: Duration,
@@ -204,8 +204,11 @@ pub(crate) async fn measure(folder: &Path, database: impl AsyncFn() -> Database)
     let rate = drain(folder, &database().await, BACKLOG, &[]).await;
     let long_rate = drain(folder, &database().await, LONG_BACKLOG, &[]).await;
     let bad = [("hanging", Manner::Hanging), ("failing", Manner::Failing)];
-    let beside_bad = drain(folder, &database().await, BACKLOG, &bad).await;
-    let alone = drain(folder, &database().await, BACKLOG, &[]).await;
+    let (mut beside_bad, mut alone) = (0.0_f64, 0.0_f64);
+    for _ in 0..2 {
+        beside_bad = beside_bad.max(drain(folder, &database().await, BACKLOG, &bad).await);
+        alone = alone.max(drain(folder, &database().await, BACKLOG, &[]).await);
+    }
     let p95 = latency(folder, &database().await).await;
     Relayed {
         rate,
