@@ -137,14 +137,20 @@ impl Worker {
             Next::Retry(wait) => (DeliveryStatus::Retrying, Some(now.saturating_add(wait))),
             Next::GiveUp => (DeliveryStatus::GaveUp, None),
             Next::Pause => {
-                let why = "it answered 410 Gone";
-                if let Err(error) = self.outbox.pause(&self.endpoint.name, why, now).await {
-                    tracing::warn!(
-                        endpoint = self.endpoint.name,
-                        error = chain(&error),
-                        "the endpoint could not be paused; it is tried again with the next delivery"
-                    );
-                }
+                let (outbox, name) = (Arc::clone(&self.outbox), self.endpoint.name.clone());
+                // A connection that is opened on these threads would be theirs, and everybody's later.
+                let pausing = self.main.spawn(async move {
+                    let paused = outbox.pause(&name, "it answered 410 Gone", now).await;
+                    if let Err(error) = paused {
+                        tracing::warn!(
+                            endpoint = name,
+                            error = chain(&error),
+                            "the endpoint could not be paused; it is tried again with the next delivery"
+                        );
+                    }
+                });
+                // What cannot be waited for any more is tried again with the next delivery, too.
+                let _ended = pausing.await;
                 (DeliveryStatus::Retrying, Some(now))
             }
         }

@@ -7,9 +7,13 @@ use std::thread::available_parallelism;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How nice these threads are (`man 7 sched`): beside one that is not, each gets about a tenth of a processor, and all of an idle one.
+/// How much nicer these threads are than the process (`man 7 sched`): beside one that is not, each gets about a tenth of a processor, and all of an idle one.
 #[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
+const NICER: i32 = 10;
+
+/// Nobody is nicer.
+#[cfg(target_os = "linux")]
+const NICEST: i32 = 19;
 
 /// A runtime whose threads stand back for all others.
 pub(super) struct Background(Option<Runtime>);
@@ -45,7 +49,9 @@ impl Drop for Background {
 /// Linux keeps this for each thread; elsewhere it would be the whole process that stands back.
 fn stand_back() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+    if let Err(error) = rustix::process::getpriority_process(None)
+        .and_then(|now| rustix::process::setpriority_process(None, NICEST.min(now + NICER)))
+    {
         tracing::debug!(%error, "the relay's threads are as important as all others");
     }
 }

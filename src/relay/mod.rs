@@ -29,6 +29,7 @@ mod worker;
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +91,7 @@ impl Relay {
                 return;
             }
         };
-        let right_of_way = Arc::new(RightOfWay::of(metrics.inbox.clone()));
+        let right_of_way = Arc::new(RightOfWay::of(metrics.inbox.clone(), stop.clone()));
         let (settler, settlements) = Settler::new(
             store.outbox.clone(),
             Arc::clone(&right_of_way),
@@ -110,6 +111,7 @@ impl Relay {
                 clock: Arc::clone(&clock),
                 settlements: settlements.clone(),
                 calls: background.handle(),
+                main: Handle::current(),
                 right_of_way: Arc::clone(&right_of_way),
                 stop: stop.clone(),
                 health: Health::default(),

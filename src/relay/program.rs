@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// How long a program may take for one message.
-const TIME: Duration = Duration::from_secs(1);
+const TIME: Duration = Duration::from_secs(5);
 
 /// The most that a program may make of a message.
 const MAX_BYTES: usize = 1024 * 1024;

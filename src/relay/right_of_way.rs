@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::InboxMetrics;
 
@@ -15,18 +16,21 @@ const REST: u32 = 19;
 /// From so many waiting webhooks on the rest is whole. Fewer that happen to wait are no rush, and the rest is shorter.
 const RUSH: u32 = 4;
 
-/// The longest time that it is left to them at once.
+/// The longest time that it is left to them at once, however many endpoints there are.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
 pub(super) struct RightOfWay {
     inbox: InboxMetrics,
+    /// Whoever is to stop soon rests no more.
+    stop: CancellationToken,
     rests_until: Mutex<Instant>,
 }
 
 impl RightOfWay {
-    pub(super) fn of(inbox: InboxMetrics) -> Self {
+    pub(super) fn of(inbox: InboxMetrics, stop: CancellationToken) -> Self {
         Self {
             inbox,
+            stop,
             rests_until: Mutex::new(Instant::now()),
         }
     }
@@ -35,7 +39,8 @@ impl RightOfWay {
     pub(super) async fn give<T>(&self, work: impl Future<Output = T>) -> T {
         let rests_until = *self.rests_until();
         if rests_until > Instant::now() {
-            tokio::time::sleep_until(rests_until).await;
+            let rest = tokio::time::sleep_until(rests_until);
+            let _stopped = self.stop.run_until_cancelled(rest).await;
         }
         let began = Instant::now();
         let result = work.await;
@@ -43,9 +48,8 @@ impl RightOfWay {
         if waiting > 0 {
             let now = Instant::now();
             let rest = (now - began) * REST * waiting.min(RUSH) / RUSH;
-            let rest = rest.min(LONGEST_REST);
             let mut rests_until = self.rests_until();
-            *rests_until = (*rests_until).max(now) + rest;
+            *rests_until = ((*rests_until).max(now) + rest).min(now + LONGEST_REST);
         }
         result
     }
@@ -66,7 +70,7 @@ mod tests {
     async fn wait_after(work: Duration, webhooks_waiting: i64) -> Duration {
         let inbox = Metrics::default().inbox;
         inbox.waiting.set(webhooks_waiting);
-        let right_of_way = RightOfWay::of(inbox);
+        let right_of_way = RightOfWay::of(inbox, CancellationToken::new());
         right_of_way.give(tokio::time::sleep(work)).await;
         let began = Instant::now();
         right_of_way.give(async {}).await;

@@ -46,6 +46,8 @@ pub(super) struct Worker {
     /// Where deliveries are worked on: on threads that stand back. Claiming and settling are not, since a database that is held by somebody
     /// who stands back is one that all others wait for.
     pub(super) calls: Handle,
+    /// Where everything else is.
+    pub(super) main: Handle,
     pub(super) right_of_way: Arc<RightOfWay>,
     pub(super) stop: CancellationToken,
     pub(super) health: Health,
@@ -100,9 +102,8 @@ impl Worker {
             if self.stop.is_cancelled() {
                 return;
             }
-            let lease = self.new_lease();
-            match self.claim(limit, &lease).await {
-                Ok(leased) => {
+            match self.right_of_way.give(self.claim(limit)).await {
+                Ok((lease, leased)) => {
                     let is_all = leased.len() < limit;
                     for leased in leased {
                         let place = free.split(1).expect("no more are leased than asked for");
@@ -169,7 +170,9 @@ impl Worker {
         2 * self.endpoint.timeout + LEASE_MARGIN
     }
 
-    async fn claim(&self, limit: usize, lease: &Lease) -> Result<Vec<Leased>, StoreError> {
+    /// The lease begins here, and not before anything was waited for.
+    async fn claim(&self, limit: usize) -> Result<(Lease, Vec<Leased>), StoreError> {
+        let lease = self.new_lease();
         let now = self.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
@@ -179,7 +182,8 @@ impl Worker {
             until: now.saturating_add(self.lease_time()),
             lease: &lease.name,
         };
-        self.right_of_way.give(self.outbox.claim(&claim)).await
+        let leased = self.outbox.claim(&claim).await?;
+        Ok((lease, leased))
     }
 
     async fn deliver(

@@ -147,7 +147,7 @@ impl Settings {
                 endpoint
                     .and_then(|endpoint| {
                         is_new.then_some(endpoint).ok_or_else(|| {
-                            "has the name of another: each needs a name of its own".to_owned()
+                            "has the name of another, or one of ours (on_failure, alerts, notify): each needs a name of its own".to_owned()
                         })
                     })
                     .map_err(|problem| InvalidSetting {

@@ -1,11 +1,12 @@
 //! Over NATS: one message a try, published to `JetStream`, and sent once a server says that a stream has stored it.
 //!
-//! A connection is ours to make, one at a time, and none is mended behind our back: a try on one that is lost fails at once, and says why.
+//! A connection is ours to make, one at a time: a try on one that is lost fails at once and says why, and the next makes another.
 //! The stream is its owner's to make: what it keeps, and for how long, is not for a publisher to say.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::context::{Context, ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{ConnectOptions, Event, HeaderMap, HeaderName, HeaderValue, ServerAddr};
@@ -56,6 +57,14 @@ struct Connection {
     is_lost: CancellationToken,
 }
 
+impl Connection {
+    /// The library may forget to tell of a loss when it has much to tell, but not to note it.
+    fn is_good(&self) -> bool {
+        let state = self.jetstream.client().connection_state();
+        !self.is_lost.is_cancelled() && state == State::Connected
+    }
+}
+
 impl NatsSink {
     pub(super) fn new(
         settings: &EndpointSettings,
@@ -84,7 +93,7 @@ impl NatsSink {
 
     async fn connection(&self) -> Result<Connection, NotConnected> {
         let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|one| !one.is_lost.is_cancelled()) {
+        if let Some(connection) = kept.as_ref().filter(|one| one.is_good()) {
             return Ok(connection.clone());
         }
         *kept = None;
@@ -98,9 +107,10 @@ impl NatsSink {
     /// Everything but the bytes.
     fn headers(&self, message: &Message) -> HeaderMap {
         let own = self.headers.of(message);
-        let own = own
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+        let own = own.iter().filter_map(|(name, value)| {
+            let value = std::str::from_utf8(value.as_bytes()).ok()?;
+            Some((name.as_str(), value))
+        });
         let mut headers = HeaderMap::new();
         for (name, value) in own.chain([(MESSAGE_ID, message.event_id.as_str())]) {
             let parsed = (HeaderName::from_str(name), HeaderValue::from_str(value));
@@ -203,7 +213,10 @@ impl Server {
         is_lost: &CancellationToken,
     ) -> Result<async_nats::Client, NotConnected> {
         let mut refused = None;
-        for address in self.addresses().await? {
+        let mut addresses = self.addresses().await?;
+        // A try may have time for the first alone, and that one may be dead.
+        fastrand::shuffle(&mut addresses);
+        for address in addresses {
             match self.options(endpoint, is_lost).connect(address).await {
                 Ok(client) => return Ok(client),
                 Err(error) => refused = Some(error),
@@ -240,13 +253,17 @@ impl Server {
             .ping_interval(PING)
             // Other servers of its cluster would be connected to without being looked at.
             .ignore_discovered_servers()
+            // The least that the library takes. It may connect to the same address once more, which nobody uses then.
             .max_reconnects(1)
             .event_callback(move |event| {
                 match event {
                     Event::Disconnected | Event::Closed => is_lost.cancel(),
                     // Such as that this user may not publish here, which is said in no other way.
                     Event::ServerError(error) => {
-                        tracing::warn!(endpoint, "the NATS server says: {error}");
+                        // In quotes follows the subject, and what a message put into it.
+                        let error = error.to_string();
+                        let error = error.split('"').next().unwrap_or_default().trim_end();
+                        tracing::warn!(endpoint, error, "the NATS server complains");
                     }
                     _ => {}
                 }

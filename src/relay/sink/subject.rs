@@ -47,7 +47,7 @@ impl Subject {
         let is_subject = example.split('.').all(|token| !token.is_empty())
             && !example.contains(|c: char| c.is_whitespace() || c.is_control() || "*>{}".contains(c))
             // The server's own, which no stream takes.
-            && !example.starts_with('$');
+            && !template.starts_with('$');
         is_subject.then_some(subject).ok_or_else(|| RULE.to_owned())
     }
 
@@ -68,7 +68,12 @@ impl Subject {
                 token(value.unwrap_or_default())
             }
         });
-        texts.collect()
+        let mut subject: String = texts.collect();
+        if subject.starts_with('$') {
+            // The server's own, which no message chooses.
+            subject.replace_range(..1, NOTHING);
+        }
+        subject
     }
 }
 
@@ -121,7 +126,7 @@ mod tests {
         let message = serde_json::json!({
             "event": "updated",
             "model": {"name": "CloudflareImage"},
-            "object": {"status": "uploaded", "cloudflare_id": "a.b c*>/ü", "width": 1.5, "draft": false, "error": "", "user_id": null},
+            "object": {"status": "uploaded", "cloudflare_id": "a.b c*>/ü", "width": 1.5, "draft": false, "error": "", "user_id": null, "user": "$JS"},
         });
         let long = serde_json::json!({"event": "x".repeat(1000)});
 
