@@ -368,7 +368,7 @@ const RELAY_HEADER: [&str; 7] = [
     "deliveries/s",
     "100,000 waiting",
     "beside two bad ones",
-    "alone again",
+    "alone",
     "p95 ms",
     "received",
 ];
