@@ -13,6 +13,7 @@ use crate::support::program::{run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Subscriber};
 use crate::support::wait;
+use crate::telling_other_apps::{upload, uploaded};
 
 const CHANNEL: &str = "images_changed";
 const VARIABLE: (&str, &str) = ("APP__RELAY__NOTIFY_CHANNEL", CHANNEL);
@@ -48,19 +49,10 @@ async fn start(variables: &[(&str, &str)]) -> (App, PgListener) {
     (App::start_with(database, &variables).await, listener)
 }
 
-fn uploaded(id: &str) -> String {
-    json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_of_an_image_is_heard_with_its_event() {
     let (app, mut listener) = start(&[]).await;
-    app.database.register("image").await;
-
-    assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
-        (200, "applied")
-    );
+    upload(&app, "image").await;
 
     let heard = heard(&mut listener, &app.database).await;
     let event = app.database.events().await.remove(0);
@@ -91,11 +83,7 @@ async fn each_change_of_an_image_is_heard_with_its_event() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_nothing_is_not_heard() {
     let (app, mut listener) = start(&[]).await;
-    app.database.register("image").await;
-    assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
-        (200, "applied")
-    );
+    upload(&app, "image").await;
     assert_eq!(heard(&mut listener, &app.database).await.len(), 1);
 
     assert_eq!(
@@ -204,12 +192,7 @@ async fn an_endpoint_is_told_beside_the_channel_and_of_what_it_wants() {
     }])
     .to_string();
     let (app, mut listener) = start(&[("APP__RELAY__ENDPOINTS", &endpoints)]).await;
-    app.database.register("image").await;
-
-    assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
-        (200, "applied")
-    );
+    upload(&app, "image").await;
 
     let message = subscriber.wait_for(1).await.remove(0);
     assert_eq!(message.json()["model"]["name"], "ImageUploadLog");
@@ -223,11 +206,7 @@ async fn an_endpoint_is_told_beside_the_channel_and_of_what_it_wants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_heard_is_old_some_day() {
     let (app, mut listener) = start(&[]).await;
-    app.database.register("image").await;
-    assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
-        (200, "applied")
-    );
+    upload(&app, "image").await;
     assert_eq!(heard(&mut listener, &app.database).await.len(), 1);
     let folder = TempDir::new().expect("a folder");
 

@@ -17,6 +17,7 @@ use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::RELAY_SECRET;
 use crate::support::wait;
+use crate::telling_other_apps::{states, upload, uploaded};
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
@@ -33,20 +34,6 @@ fn endpoint(url: &str, settings: &Value) -> String {
 async fn start(database: Database, url: &str, settings: Value) -> App {
     let endpoints = endpoint(url, &settings);
     App::start_with(database, &[("APP__RELAY__ENDPOINTS", &endpoints)]).await
-}
-
-fn uploaded(id: &str) -> String {
-    json!({"id": id, "uploaded": "2024-01-01T12:00:00Z", "filename": "cat.jpg"}).to_string()
-}
-
-async fn upload(app: &App, id: &str) {
-    app.database.register(id).await;
-    assert_eq!(app.deliver(uploaded(id)).await.outcome(), (200, "applied"));
-}
-
-async fn states(database: &Database) -> Vec<String> {
-    let states = "SELECT status FROM relay_deliveries ORDER BY id";
-    database.texts(states).await
 }
 
 async fn wait_until_all_are_delivered(database: &Database) {

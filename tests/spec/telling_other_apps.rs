@@ -36,18 +36,19 @@ async fn start_telling(database: Database, endpoints: &Value) -> App {
     .await
 }
 
-fn uploaded(id: &str) -> String {
+/// Cloudflare's word that an image is there.
+pub(crate) fn uploaded(id: &str) -> String {
     json!({"id": id, "uploaded": "2024-01-01T12:00:00Z", "filename": "cat.jpg"}).to_string()
 }
 
 /// Registers an image, and has Cloudflare tell that it is there.
-async fn upload(app: &App, id: &str) {
+pub(crate) async fn upload(app: &App, id: &str) {
     app.database.register(id).await;
     assert_eq!(app.deliver(uploaded(id)).await.outcome(), (200, "applied"));
 }
 
 /// The states of all deliveries, in order.
-async fn states(database: &Database) -> Vec<String> {
+pub(crate) async fn states(database: &Database) -> Vec<String> {
     database
         .texts("SELECT status FROM relay_deliveries ORDER BY id")
         .await
