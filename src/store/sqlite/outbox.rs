@@ -21,6 +21,20 @@ const BEGIN_REDOABLE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 /// To be executed before the writer is given back, for everybody else's commits. What fails before closes the connection.
 const WAIT_FOR_THE_DISK: &str = "PRAGMA synchronous = FULL";
 
+/// The deliveries to an endpoint, $1, that are due at $2; in order if $3.
+macro_rules! due {
+    () => {
+        "FROM relay_deliveries AS delivery
+         WHERE endpoint = $1 AND due_at <= $2
+             AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+             AND (NOT $3 OR NOT EXISTS (
+                 SELECT 1 FROM relay_deliveries AS earlier
+                 WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
+                     AND earlier.due_at IS NOT NULL
+             ))"
+    };
+}
+
 impl OutboxRows for SqliteConnection {
     /// Nobody can listen to SQLite; the settings refuse a channel.
     async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
@@ -90,17 +104,7 @@ impl Outbox for Sqlite {
         within(&self.place, self.deadline, "claiming deliveries", async {
             let now = claim.now.to_string();
             let is_any: bool = sqlx::query_scalar(
-                "-- outbox_claim
-                 SELECT EXISTS (
-                     SELECT 1 FROM relay_deliveries AS delivery
-                     WHERE endpoint = $1 AND due_at <= $2
-                         AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-                         AND (NOT $3 OR NOT EXISTS (
-                             SELECT 1 FROM relay_deliveries AS earlier
-                             WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                                 AND earlier.due_at IS NOT NULL
-                         ))
-                 )",
+                concat!("-- outbox_claim\nSELECT EXISTS (SELECT 1 ", due!(), ")"),
             )
             .bind(claim.endpoint)
             .bind(&now)
@@ -113,19 +117,12 @@ impl Outbox for Sqlite {
             let mut lent = Lent::from(&self.writer).await?;
             let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
             sqlx::query(
-                "-- outbox_claim
-                 UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6
-                 WHERE id IN (
-                     SELECT id FROM relay_deliveries AS delivery
-                     WHERE endpoint = $1 AND due_at <= $2
-                         AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-                         AND (NOT $3 OR NOT EXISTS (
-                             SELECT 1 FROM relay_deliveries AS earlier
-                             WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                                 AND earlier.due_at IS NOT NULL
-                         ))
-                     ORDER BY due_at, id LIMIT $4
-                 )",
+                concat!(
+                    "-- outbox_claim
+                     UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
+                    due!(),
+                    " ORDER BY due_at, id LIMIT $4)",
+                ),
             )
             .bind(claim.endpoint)
             .bind(&now)
