@@ -14,7 +14,8 @@ use jaq_json::{Val, read};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// How long a program may take for one message.
+/// How long a program may take for one message, the wait for its turn included. It needs some microseconds; but its threads stand back, and
+/// on a machine that has no time for it that can take long. Two of these have room in what is left of a lease beside the call.
 const TIME: Duration = Duration::from_secs(5);
 
 /// The most that a program may make of a message.
