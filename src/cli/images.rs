@@ -1,4 +1,4 @@
-//! `images add`, `images show`, `images list`: the table of images, for people and for programs.
+//! `images add`, `images delete`, `images show`, `images list`: the table of images, for people and for programs.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,12 +18,17 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
 use crate::receiver::Parking;
 use crate::setting::Switch;
-use crate::store::{Added, Store};
+use crate::store::{Added, Deleted, Store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Images {
     /// Register an upload, as an app does when it has made the upload URL
     Add(Add),
+    /// Delete an image's row; its entries in the audit trail stay, and what Cloudflare has of it, too
+    Delete {
+        /// Cloudflare's id of the image
+        id: String,
+    },
     /// Show one image
     Show {
         /// Cloudflare's id of the image
@@ -65,10 +70,13 @@ impl Images {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         let store = match self {
             Self::Add(_) => open_store(loaded).await?,
-            Self::Show { .. } | Self::List { .. } => open_existing_store(loaded).await?,
+            Self::Delete { .. } | Self::Show { .. } | Self::List { .. } => {
+                open_existing_store(loaded).await?
+            }
         };
         let result = match self {
             Self::Add(image) => add(&store, image.parse()?, &loaded.settings).await,
+            Self::Delete { id } => delete(&store, &parse_id(&id)?).await,
             Self::Show { id, json } => show(&store, &parse_id(&id)?, json).await,
             Self::List {
                 status,
@@ -155,6 +163,17 @@ async fn apply_parked(store: &Store, settings: &Settings) -> anyhow::Result<()> 
         say(&format!("applied {applied} that had come before"));
     }
     Ok(())
+}
+
+async fn delete(store: &Store, id: &CloudflareId) -> anyhow::Result<()> {
+    require_tables(store).await?;
+    match store.catalog.delete(id, SystemClock.now()).await? {
+        Deleted::Gone => {
+            say(&format!("deleted {id}"));
+            Ok(())
+        }
+        Deleted::WasNotThere => bail!("there is no image {id}, so there is nothing to delete"),
+    }
 }
 
 async fn show(store: &Store, id: &CloudflareId, json: bool) -> anyhow::Result<()> {

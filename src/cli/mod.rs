@@ -49,7 +49,7 @@ enum Command {
     Serve,
     /// Bring the tables up to date, and exit
     Migrate,
-    /// Register and show images
+    /// Register, show and delete images
     #[command(subcommand)]
     Images(images::Images),
     /// Show what was not applied, and apply it after all

@@ -192,11 +192,14 @@ pub struct Page {
     pub old: u64,
 }
 
-/// Shows and registers images.
+/// Shows, registers and deletes images.
 #[async_trait]
 pub trait Catalog: Send + Sync {
     /// Inserts a row for an upload that is to come.
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<Added, StoreError>;
+
+    /// Deletes an image's row. What the audit trail has of it stays, and what Cloudflare has of it, too.
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<Deleted, StoreError>;
 
     /// The image with this id.
     async fn find(&self, id: &CloudflareId) -> Result<Option<Image>, StoreError>;
@@ -212,6 +215,15 @@ pub enum Added {
     Inserted,
     /// There was a row with this id. It is unchanged.
     AlreadyThere,
+}
+
+/// What became of deleting an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// There is no row any more.
+    Gone,
+    /// There was no row with this id.
+    WasNotThere,
 }
 
 /// Brings the tables up to date, and says whether they are.

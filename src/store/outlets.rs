@@ -25,15 +25,31 @@ pub(super) struct Outlets {
 /// What anybody at all wants to be told: nothing else is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Interest {
-    pub(super) image_created: bool,
-    pub(super) image_updated: bool,
-    pub(super) log_created: bool,
+    wanted: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
 }
 
 impl Interest {
-    /// Whether events about images are wanted.
+    /// Whether events like this are wanted.
+    pub(super) fn is_in(self, model: Model, kind: EventKind) -> bool {
+        self.wanted[model as usize][kind as usize]
+    }
+
+    /// Whether it is wanted what notifications make of images.
     pub(super) fn is_in_images(self) -> bool {
-        self.image_created || self.image_updated
+        self.is_in(Model::Image, EventKind::Created) || self.is_in(Model::Image, EventKind::Updated)
+    }
+
+    fn of(audience: &Audience) -> Self {
+        let mut interest = Self::default();
+        for model in Model::ALL {
+            for kind in EventKind::ALL {
+                let is_said = model == Model::Image && audience.channel.is_some();
+                let subscriptions = &audience.subscriptions;
+                let is_told = subscriptions.iter().any(|one| one.wants(model, kind));
+                interest.wanted[model as usize][kind as usize] = is_said || is_told;
+            }
+        }
+        interest
     }
 }
 
@@ -100,14 +116,8 @@ impl NewDelivery<'_> {
 
 impl Outlets {
     pub(super) fn new(audience: Audience) -> Self {
+        let interest = Interest::of(&audience);
         let subscriptions = &audience.subscriptions;
-        let wanted = |model, kind| subscriptions.iter().any(|one| one.wants(model, kind));
-        let is_on_the_channel = audience.channel.is_some();
-        let interest = Interest {
-            image_created: is_on_the_channel || wanted(Model::Image, EventKind::Created),
-            image_updated: is_on_the_channel || wanted(Model::Image, EventKind::Updated),
-            log_created: wanted(Model::ImageLog, EventKind::Created),
-        };
         let bells = subscriptions
             .iter()
             .map(|one| (one.endpoint.clone(), Arc::default()))

@@ -13,7 +13,8 @@ use super::event::NewEvent;
 use super::outlets::{Bells, Outgoing, Outlets};
 use super::rejection::NewRejection;
 use super::row::{StateColumns, StoredImage};
-use super::{Failure, StoreError};
+use super::{Deleted, Failure, StoreError};
+use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::notification::{Notification, Recorded, UnknownImages};
@@ -49,6 +50,15 @@ pub(super) trait Rows: Send {
         images: &[ChangedImage],
         logs: &[LogEntry],
     ) -> impl Future<Output = Result<u64, Failure>> + Send;
+}
+
+/// The statement about what goes, on a connection that is in a transaction.
+pub(super) trait CatalogRows: Send {
+    /// Deletes this image's row, which is locked.
+    fn delete_image(
+        &mut self,
+        id: &CloudflareId,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// The statement about what is told, on a connection that is in a transaction. It is not asked for without rows.
@@ -186,7 +196,7 @@ pub(super) async fn tell_of_new_image(
     outlets: &Outlets,
     now: Timestamp,
 ) -> Result<Bells, Failure> {
-    if !outlets.interest().image_created {
+    if !outlets.interest().is_in(Model::Image, EventKind::Created) {
         return Ok(Bells::default());
     }
     let images = rows.lock_images(&[id.as_str()], true).await?;
@@ -195,6 +205,27 @@ pub(super) async fn tell_of_new_image(
         .map(|image| Ok(NewEvent::image_created(&image.decode()?, now)))
         .collect::<Result<Vec<_>, StoreError>>()?;
     tell(rows, &events, outlets).await
+}
+
+/// Deletes this image's row, if there is one, and tells so.
+pub(super) async fn delete(
+    rows: &mut (impl Rows + CatalogRows + OutboxRows),
+    id: &CloudflareId,
+    outlets: &Outlets,
+    now: Timestamp,
+) -> Result<(Deleted, Bells), Failure> {
+    let is_told = outlets.interest().is_in(Model::Image, EventKind::Deleted);
+    // Locked first: what is told is what goes.
+    let Some(image) = rows.lock_images(&[id.as_str()], is_told).await?.pop() else {
+        return Ok((Deleted::WasNotThere, Bells::default()));
+    };
+    let mut events = Vec::new();
+    if is_told {
+        events.push(NewEvent::image_deleted(&image.decode()?, now));
+    }
+    rows.delete_image(id).await?;
+    let bells = tell(rows, &events, outlets).await?;
+    Ok((Deleted::Gone, bells))
 }
 
 async fn look_up(

@@ -89,6 +89,7 @@ on_both_databases! {
         shell.run(&["migrate"]);
         for (arguments, code, words) in [
             (vec!["images", "show", "nobody"], 1, "there is no image nobody; `images add` registers one"),
+            (vec!["images", "delete", "nobody"], 1, "there is no image nobody, so there is nothing to delete"),
             (vec!["images", "add", "  "], 1, "the id must be text of 1 to 1024 characters"),
             (vec!["images", "add", "x", "--metadata", "nonsense"], 1, "--metadata must be JSON"),
             (vec!["images", "add", "x", "--metadata", "[]"], 1, "--metadata must be a JSON object"),

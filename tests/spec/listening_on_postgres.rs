@@ -184,6 +184,25 @@ async fn an_image_that_is_registered_by_hand_is_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_deleted_is_heard_without_a_status() {
+    let (app, mut listener) = start(&[]).await;
+    app.database.register("image").await;
+    let id = app.database.image("image").await["id"].clone();
+    let folder = TempDir::new().expect("a folder");
+
+    let variables = [("DATABASE_URL", app.database.url.as_str()), VARIABLE];
+    let deleted = run(folder.path(), &["images", "delete", "image"], &variables);
+
+    assert_eq!(deleted.status.code(), Some(0), "{}", stderr(&deleted));
+    let event = app.database.events().await.remove(0);
+    assert_eq!(event["event"], "deleted");
+    assert_eq!(
+        heard(&mut listener, &app.database).await,
+        [json!({"id": id, "cloudflare_id": "image", "status": null, "event_id": event["id"]})]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_told_beside_the_channel_and_of_what_it_wants() {
     let subscriber = Subscriber::start().await;
     let endpoints = json!([{

@@ -13,6 +13,7 @@ mod coming_too_early;
 mod commands;
 mod configuring;
 mod configuring_endpoints;
+mod deleting_images;
 mod failing_to_tell;
 mod fetching_tokens;
 mod growing;

@@ -11,6 +11,7 @@ use super::event::NewEvent;
 use super::outlets::Interest;
 use super::rejection::NewRejection;
 use super::row::StoredImage;
+use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::ImageState;
 use crate::domain::json::Json;
@@ -176,7 +177,7 @@ pub(super) fn decide(
         recorded.push(result);
         if let Some(line) = line {
             let entry = line.entry(notification);
-            if interest.log_created {
+            if interest.is_in(Model::ImageLog, EventKind::Created) {
                 events.push(NewEvent::log_created(&entry, at));
             }
             logs.push(entry);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{ChangedImage, Line, Tells};
 use crate::domain::detail::Detail;
-use crate::domain::event::changes;
+use crate::domain::event::{EventKind, Model, changes};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::Status;
 use crate::domain::json::Json;
@@ -43,7 +43,9 @@ impl Row {
         interest: Interest,
     ) -> (Recorded, Line, Option<NewEvent>) {
         let before = self.stored.state.status;
-        let state_before = interest.image_updated.then(|| self.stored.state.clone());
+        let state_before = interest
+            .is_in(Model::Image, EventKind::Updated)
+            .then(|| self.stored.state.clone());
         let details = &mut self.stored.state.details;
         let variants = Comparable::make(&mut details.variants, report.details.variants.is_some());
         let metadata = Comparable::make(
@@ -70,7 +72,7 @@ impl Row {
             self.updated_at = Some(at);
             event = match state_before {
                 _ if is_new => interest
-                    .image_created
+                    .is_in(Model::Image, EventKind::Created)
                     .then(|| NewEvent::image_created(&self.stored, at)),
                 Some(before) => {
                     let changes = changes(&before, &self.stored.state);

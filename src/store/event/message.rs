@@ -90,7 +90,22 @@ fn raw(json: &str) -> Option<&RawValue> {
 /// lets whoever has it upload, and `details_at`, which is ours.
 pub(super) struct ImageObject<'a> {
     pub(super) image: &'a StoredImage,
-    pub(super) updated_at: Timestamp,
+    /// When it was changed, if that is news to its row.
+    updated_at: Option<Timestamp>,
+}
+
+impl<'a> ImageObject<'a> {
+    /// The image as it is from this time on.
+    pub(super) fn since(image: &'a StoredImage, at: Timestamp) -> Self {
+        let updated_at = Some(at);
+        Self { image, updated_at }
+    }
+
+    /// The image as its row says that it is.
+    pub(super) fn unchanged(image: &'a StoredImage) -> Self {
+        let updated_at = None;
+        Self { image, updated_at }
+    }
 }
 
 impl Serialize for ImageObject<'_> {
@@ -112,17 +127,17 @@ impl Serialize for ImageObject<'_> {
             object.serialize_entry(column, value)?;
         }
         for (column, value) in REST_TIMES.into_iter().zip(times) {
-            match time(value) {
+            let news = self.updated_at.filter(|_| column == UPDATED_AT);
+            match news.or_else(|| time(value)) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
         }
-        object.serialize_entry("updated_at", &self.updated_at.to_string())?;
         object.end()
     }
 }
 
-/// The columns that notifications do not change, in the order of [`rest_columns`].
+/// The columns that notifications do not tell, in the order of [`rest_columns`].
 const REST: [&str; 8] = [
     "user_id",
     "original_filename",
@@ -135,7 +150,9 @@ const REST: [&str; 8] = [
 ];
 
 /// The times among them, which follow.
-const REST_TIMES: [&str; 3] = ["created_at", "expires_at", "last_referenced_at"];
+const REST_TIMES: [&str; 4] = ["created_at", "expires_at", "last_referenced_at", UPDATED_AT];
+
+const UPDATED_AT: &str = "updated_at";
 
 /// The columns of an image that only its events have, as arguments of a function that makes a JSON array of them.
 macro_rules! rest_columns {
@@ -143,7 +160,7 @@ macro_rules! rest_columns {
         concat!(
             "user_id, original_filename, content_type, file_size, ",
             $metadata,
-            ", width, height, format, created_at, expires_at, last_referenced_at"
+            ", width, height, format, created_at, expires_at, last_referenced_at, updated_at"
         )
     };
 }

@@ -28,8 +28,8 @@ pub(super) struct NewEvent {
     pub(super) about: Option<(Model, EventKind)>,
     /// The image that it is about, if it is about one.
     pub(super) image: Option<CloudflareId>,
-    /// How that image is now: its row's id and its status. Not of the audit trail.
-    now: Option<(Uuid, Status)>,
+    /// How that image is now: its row's id, and its status while there is a row. Not of the audit trail.
+    now: Option<(Uuid, Option<Status>)>,
     /// The message: JSON.
     pub(super) payload: String,
     pub(super) at: Timestamp,
@@ -38,7 +38,7 @@ pub(super) struct NewEvent {
 impl NewEvent {
     /// An image was inserted, and is like this.
     pub(super) fn image_created(image: &StoredImage, at: Timestamp) -> Self {
-        Self::of_image(EventKind::Created, image, None, at)
+        Self::of_image(EventKind::Created, &ImageObject::since(image, at), None, at)
     }
 
     /// An image was changed, and is like this.
@@ -47,23 +47,30 @@ impl NewEvent {
         changes: &[Change<'_>],
         at: Timestamp,
     ) -> Self {
-        Self::of_image(EventKind::Updated, image, Some(changes), at)
+        let object = ImageObject::since(image, at);
+        Self::of_image(EventKind::Updated, &object, Some(changes), at)
+    }
+
+    /// An image was deleted, and was like this.
+    pub(super) fn image_deleted(image: &StoredImage, at: Timestamp) -> Self {
+        let object = ImageObject::unchanged(image);
+        Self {
+            now: Some((image.id, None)),
+            ..Self::of_image(EventKind::Deleted, &object, None, at)
+        }
     }
 
     fn of_image(
         kind: EventKind,
-        image: &StoredImage,
+        object: &ImageObject<'_>,
         changes: Option<&[Change<'_>]>,
         at: Timestamp,
     ) -> Self {
-        let object = ImageObject {
-            image,
-            updated_at: at,
-        };
+        let image = object.image;
         let cloudflare_id = Some(image.cloudflare_id.clone());
         Self {
-            now: Some((image.id, image.state.status)),
-            ..Self::new(kind, Model::Image, cloudflare_id, &object, changes, at)
+            now: Some((image.id, Some(image.state.status))),
+            ..Self::new(kind, Model::Image, cloudflare_id, object, changes, at)
         }
     }
 
@@ -78,7 +85,7 @@ impl NewEvent {
         let notification = Notification {
             id: id.to_string(),
             cloudflare_id: cloudflare_id.as_str(),
-            status: status.as_str(),
+            status: status.map(Status::as_str),
             event_id: &self.id,
         };
         Some(serde_json::to_string(&notification).expect("texts under names are JSON"))
@@ -140,6 +147,7 @@ impl NewEvent {
 struct Notification<'a> {
     id: String,
     cloudflare_id: &'a str,
-    status: &'a str,
+    /// None of one that was deleted.
+    status: Option<&'a str>,
     event_id: &'a str,
 }

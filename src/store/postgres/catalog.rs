@@ -1,17 +1,17 @@
-//! Showing and registering images in Postgres.
+//! Showing, registering and deleting images in Postgres.
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{Postgres, read_state, read_time, state_columns};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::store::outlets::Bells;
-use crate::store::recording::tell_of_new_image;
+use crate::store::recording::{CatalogRows, delete, tell_of_new_image};
 use crate::store::row::ImageColumns;
-use crate::store::{Added, Catalog, Failure, Lent, StoreError};
+use crate::store::{Added, Catalog, Deleted, Failure, Lent, StoreError};
 
 #[async_trait]
 impl Catalog for Postgres {
@@ -43,6 +43,19 @@ impl Catalog for Postgres {
             bells.ring();
             lent.give_back();
             Ok(added)
+        })
+        .await
+    }
+
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<Deleted, StoreError> {
+        self.within("deleting an image", async {
+            let mut lent = Lent::from(&self.pool).await?;
+            let mut tx = lent.connection.begin().await?;
+            let (deleted, bells) = delete(&mut *tx, id, &self.recording.outlets, now).await?;
+            tx.commit().await?;
+            bells.ring();
+            lent.give_back();
+            Ok(deleted)
         })
         .await
     }
@@ -81,6 +94,16 @@ impl Catalog for Postgres {
             .collect()
         })
         .await
+    }
+}
+
+impl CatalogRows for PgConnection {
+    async fn delete_image(&mut self, id: &CloudflareId) -> Result<(), Failure> {
+        sqlx::query("-- catalog_delete\n DELETE FROM cloudflare_images WHERE cloudflare_id = $1")
+            .bind(id.as_str())
+            .execute(self)
+            .await?;
+        Ok(())
     }
 }
 

@@ -1,17 +1,17 @@
-//! Showing and registering images in SQLite.
+//! Showing, registering and deleting images in SQLite.
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Row};
+use sqlx::{Connection, Row, SqliteConnection};
 
 use super::{Sqlite, read_state, read_time, state_columns};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::store::outlets::Bells;
-use crate::store::recording::tell_of_new_image;
+use crate::store::recording::{CatalogRows, delete, tell_of_new_image};
 use crate::store::row::ImageColumns;
-use crate::store::{Added, Catalog, Failure, Lent, StoreError, within};
+use crate::store::{Added, Catalog, Deleted, Failure, Lent, StoreError, within};
 
 #[async_trait]
 impl Catalog for Sqlite {
@@ -43,6 +43,19 @@ impl Catalog for Sqlite {
             bells.ring();
             lent.give_back();
             Ok(added)
+        })
+        .await
+    }
+
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<Deleted, StoreError> {
+        within(&self.place, self.deadline, "deleting an image", async {
+            let mut lent = Lent::from(&self.writer).await?;
+            let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
+            let (deleted, bells) = delete(&mut *tx, id, &self.recording.outlets, now).await?;
+            tx.commit().await?;
+            bells.ring();
+            lent.give_back();
+            Ok(deleted)
         })
         .await
     }
@@ -81,6 +94,16 @@ impl Catalog for Sqlite {
             .collect()
         })
         .await
+    }
+}
+
+impl CatalogRows for SqliteConnection {
+    async fn delete_image(&mut self, id: &CloudflareId) -> Result<(), Failure> {
+        sqlx::query("-- catalog_delete\n DELETE FROM cloudflare_images WHERE cloudflare_id = $1")
+            .bind(id.as_str())
+            .execute(self)
+            .await?;
+        Ok(())
     }
 }
 
