@@ -39,6 +39,11 @@ impl Interest {
         self.is_in(Model::Image, EventKind::Created) || self.is_in(Model::Image, EventKind::Updated)
     }
 
+    /// Whether it is wanted that the audit trail has new entries.
+    pub(super) fn is_in_logs(self) -> bool {
+        self.is_in(Model::ImageLog, EventKind::Created)
+    }
+
     fn of(audience: &Audience) -> Self {
         let mut interest = Self::default();
         for model in Model::ALL {

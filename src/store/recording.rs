@@ -43,13 +43,23 @@ pub(super) trait Rows: Send {
         undated: &[Undated<'_>],
     ) -> impl Future<Output = Result<Vec<usize>, Failure>> + Send;
 
-    /// Rewrites these rows, and adds to the audit trail in the given order; how many rows there were to rewrite. Either may be
-    /// empty, though not both.
+    /// Rewrites these rows, and adds to the audit trail in the given order; either may be empty, though not both. The ids of the new
+    /// entries are told where that is asked for.
     fn write(
         &mut self,
         images: &[ChangedImage],
         logs: &[LogEntry],
-    ) -> impl Future<Output = Result<u64, Failure>> + Send;
+        with_log_ids: bool,
+    ) -> impl Future<Output = Result<Written, Failure>> + Send;
+}
+
+/// What was written.
+#[derive(Default)]
+pub(super) struct Written {
+    /// How many rows there were to rewrite.
+    pub(super) images: u64,
+    /// The ids of the audit trail's new entries, in their order, or none.
+    pub(super) log_ids: Vec<i64>,
 }
 
 /// The statement about what goes, on a connection that is in a transaction.
@@ -163,16 +173,27 @@ async fn apply(
         look_up(rows, &ids, notifications, recording).await?
     };
 
-    let decision = decide(notifications, known, at, recording.outlets.interest());
+    let interest = recording.outlets.interest();
+    let mut decision = decide(notifications, known, at, interest);
 
-    if !decision.changed.is_empty() || !decision.logs.is_empty() {
-        let updated = rows.write(&decision.changed, &decision.logs).await?;
-        // The rows are locked, so each must be there. A write that hits fewer would acknowledge what is not stored.
-        if updated != decision.changed.len() as u64 {
-            return Err(Failure::Database(sqlx::Error::RowNotFound));
-        }
+    let (changed, logs) = (&decision.changed, &decision.logs);
+    let mut written = Written::default();
+    if !changed.is_empty() || !logs.is_empty() {
+        written = rows.write(changed, logs, interest.is_in_logs()).await?;
     }
-    let bells = tell(rows, &decision.events, &recording.outlets).await?;
+    // The rows are locked, so each must be there. A write that hits fewer would acknowledge what is not stored.
+    let misses_images = written.images != changed.len() as u64;
+    let misses_logs = interest.is_in_logs() && written.log_ids.len() != logs.len();
+    if misses_images || misses_logs {
+        return Err(Failure::Database(sqlx::Error::RowNotFound));
+    }
+
+    let happenings = std::mem::take(&mut decision.happenings);
+    let events: Vec<_> = happenings
+        .into_iter()
+        .map(|happening| happening.into_event(&decision.logs, &written.log_ids))
+        .collect();
+    let bells = tell(rows, &events, &recording.outlets).await?;
     Ok((decision, bells))
 }
 

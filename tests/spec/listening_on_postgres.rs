@@ -5,9 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
 
-use crate::support::app::{App, answer};
+use crate::sharing_commits::{ONE_WRITER, PATIENT, deliver_together};
+use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::signing::SECRET;
@@ -103,36 +103,17 @@ async fn what_changes_nothing_is_not_heard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_heard_once_in_a_transaction_as_it_is_at_its_end() {
-    // A row's lock is waited for a twenty-fifth of this. What comes meanwhile is recorded together.
-    let patient = ("APP__DATABASE__TIMEOUT_SECS", "300");
-    let (app, mut listener) = start(&[("APP__DATABASE__WRITERS", "1"), patient]).await;
-    for id in ["held", "image", "other"] {
+    let (app, mut listener) = start(&[ONE_WRITER, PATIENT]).await;
+    for id in ["image", "other"] {
         app.database.register(id).await;
     }
-    let lock = app.database.hold_image("held").await;
-    let mut requests = JoinSet::new();
-    let deliver = |requests: &mut JoinSet<_>, body: String| {
-        let request = app.unsigned(body).header("cf-webhook-auth", SECRET);
-        requests.spawn(answer(request));
-    };
-    deliver(&mut requests, uploaded("held"));
-    app.database.wait_until_somebody_waits_for_a_lock().await;
-    deliver(
-        &mut requests,
+    let bodies = vec![
         json!({"id": "image", "draft": true, "timestamp": "2024-01-01T11:00:00Z"}).to_string(),
-    );
-    deliver(
-        &mut requests,
         json!({"id": "image", "error": "broken", "timestamp": "2024-01-01T11:30:00Z"}).to_string(),
-    );
-    deliver(&mut requests, uploaded("image"));
-    deliver(&mut requests, uploaded("other"));
-    wait::until_async("they wait together", async || {
-        app.counted("inbox_waiting").await == 4
-    })
-    .await;
-    lock.release().await;
-    for answer in requests.join_all().await {
+        uploaded("image"),
+        uploaded("other"),
+    ];
+    for answer in deliver_together(&app, bodies).await {
         assert_eq!(answer.status, 200);
     }
 

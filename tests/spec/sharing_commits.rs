@@ -21,10 +21,10 @@ use crate::support::inbox::Inboxes;
 use crate::support::signing::SECRET;
 use crate::support::wait;
 
-const ONE_WRITER: (&str, &str) = ("APP__DATABASE__WRITERS", "1");
+pub(crate) const ONE_WRITER: (&str, &str) = ("APP__DATABASE__WRITERS", "1");
 
 /// A row's lock is waited for a twenty-fifth of this, longer than any test needs on a slow machine.
-const PATIENT: (&str, &str) = ("APP__DATABASE__TIMEOUT_SECS", "300");
+pub(crate) const PATIENT: (&str, &str) = ("APP__DATABASE__TIMEOUT_SECS", "300");
 
 const SENDERS: usize = 64;
 const WEBHOOKS_EACH: usize = 20;
@@ -58,6 +58,32 @@ async fn wait_until_taken(app: &App, tasks_begun: i64) {
             && app.counted("inbox_begun_total").await >= tasks_begun
     })
     .await;
+}
+
+/// Has these recorded in one transaction, in their order, by an app with [`ONE_WRITER`] that is [`PATIENT`]; another webhook, for the image
+/// `held`, keeps the writer busy until all have come. Returns what is answered to each.
+pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
+    app.database.register("held").await;
+    let lock = app.database.hold_image("held").await;
+    let begun = app.counted("inbox_begun_total").await;
+    let mut tasks = JoinSet::new();
+    deliver(app, &mut tasks, "held", 0);
+    wait_until_taken(app, begun + 1).await;
+    let mut answers = Vec::new();
+    for body in bodies {
+        let request = app.unsigned(body).header("cf-webhook-auth", SECRET);
+        answers.push(tokio::spawn(answer(request)));
+        wait_until_waiting(app, i64::try_from(answers.len()).expect("small")).await;
+    }
+
+    lock.release().await;
+
+    tasks.join_all().await;
+    let answers = join_all(answers).await;
+    answers
+        .into_iter()
+        .map(|answer| answer.expect("it ends"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
+use crate::sharing_commits::{ONE_WRITER, PATIENT, deliver_together};
 use crate::support::app::{App, answer, client};
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::subscriber::{Answer, RELAY_SECRET, Received, Subscriber};
 use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
@@ -136,7 +137,7 @@ on_both_databases! {
         upload(&app, "image").await;
         let _again = app.deliver(uploaded("image")).await;
 
-        let told: Vec<Value> = subscriber.wait_for(2).await.iter().map(crate::support::subscriber::Received::json).collect();
+        let told: Vec<Value> = subscriber.wait_for(2).await.iter().map(Received::json).collect();
         let mut types: Vec<&Value> = told.iter().map(|told| &told["object"]["event_type"]).collect();
         types.sort_by_key(ToString::to_string);
         assert_eq!(types, ["webhook_duplicate", "webhook_received"]);
@@ -144,6 +145,34 @@ on_both_databases! {
             assert_eq!((&told["event"], &told["model"]["label"], &told["changes"]), (&json!("created"), &json!(LOGS), &Value::Null));
             assert_eq!(told["object"]["data"]["payload"]["id"], "image");
             assert_eq!(told["object"]["image_id"], app.database.image("image").await["id"]);
+        }
+    }
+
+    async fn each_entry_of_the_audit_trail_is_told_as_its_row_is(database) {
+        let subscriber = Subscriber::start().await;
+        let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET}]).to_string();
+        let app = App::start_with(database, &[("APP__RELAY__ENDPOINTS", &endpoints), ONE_WRITER, PATIENT]).await;
+        for id in ["one", "two"] {
+            app.database.register(id).await;
+        }
+
+        let test = json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."}).to_string();
+        let answers = deliver_together(&app, vec![uploaded("two"), uploaded("one"), uploaded("two"), test]).await;
+
+        let outcomes: Vec<_> = answers.iter().map(|answer| answer.outcome().1).collect();
+        assert_eq!(outcomes, ["applied", "applied", "duplicate", "test"]);
+        // Of the images there are three more: two of these, and the one that was held.
+        let told: Vec<Value> = subscriber.wait_for(8).await.iter().map(Received::json).collect();
+        let mut told: Vec<&Value> = told.iter().filter(|told| told["model"]["label"] == LOGS).collect();
+        told.sort_by_key(|told| told["id"].to_string());
+        let rows = app.database.logs().await;
+        assert_eq!((told.len(), rows.len()), (5, 5));
+        for (told, row) in told.iter().zip(&rows) {
+            let mut object = told["object"].clone();
+            let cloudflare_id = object.as_object_mut().expect("an object").remove("cloudflare_id").expect("it is told");
+            assert_eq!(&object, row);
+            let is_about = row["data"]["payload"]["id"].as_str().or(row["data"]["payload"]["data"]["image"]["id"].as_str());
+            assert_eq!(cloudflare_id.as_str(), is_about);
         }
     }
 

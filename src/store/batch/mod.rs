@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::event::NewEvent;
+use super::event::Happening;
 use super::outlets::Interest;
 use super::rejection::NewRejection;
 use super::row::StoredImage;
-use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::ImageState;
 use crate::domain::json::Json;
@@ -41,8 +40,8 @@ pub(super) struct Decision {
     pub(super) logs: Vec<LogEntry>,
     /// What is not applied, in the order of the notifications.
     pub(super) rejections: Vec<NewRejection>,
-    /// What somebody wants to be told of it, in the order in which it happened.
-    pub(super) events: Vec<NewEvent>,
+    /// What somebody wants to be told of, in the order in which it happened.
+    pub(super) happenings: Vec<Happening>,
 }
 
 /// A row of `cloudflare_images` to be rewritten.
@@ -138,7 +137,7 @@ pub(super) fn decide(
         .collect();
     let mut recorded = Vec::with_capacity(notifications.len());
     let mut logs = Vec::with_capacity(notifications.len());
-    let (mut rejections, mut events) = (Vec::new(), Vec::new());
+    let (mut rejections, mut happenings) = (Vec::new(), Vec::new());
 
     for notification in notifications {
         let at = at.unwrap_or(notification.received_at);
@@ -165,7 +164,7 @@ pub(super) fn decide(
                 Some(row) => {
                     let delivery = delivery(&mut seen, report, notification);
                     let (result, line, event) = row.record(report, delivery, at, interest);
-                    events.extend(event);
+                    happenings.extend(event.map(Happening::Image));
                     (result, Some(line))
                 }
             },
@@ -176,11 +175,10 @@ pub(super) fn decide(
         };
         recorded.push(result);
         if let Some(line) = line {
-            let entry = line.entry(notification);
-            if interest.is_in(Model::ImageLog, EventKind::Created) {
-                events.push(NewEvent::log_created(&entry, at));
+            if interest.is_in_logs() {
+                happenings.push(Happening::logged(logs.len(), at));
             }
-            logs.push(entry);
+            logs.push(line.entry(notification));
         }
     }
 
@@ -190,7 +188,7 @@ pub(super) fn decide(
         changed,
         logs,
         rejections,
-        events,
+        happenings,
     }
 }
 

@@ -175,6 +175,7 @@ fn time(value: &RawValue) -> Option<Timestamp> {
 /// An entry of the audit trail.
 #[derive(serde::Serialize)]
 pub(super) struct LogObject<'a> {
+    id: i64,
     image_id: Option<String>,
     cloudflare_id: Option<&'a str>,
     event_type: &'a str,
@@ -184,9 +185,10 @@ pub(super) struct LogObject<'a> {
 }
 
 impl<'a> LogObject<'a> {
-    pub(super) fn of(entry: &'a LogEntry) -> Self {
+    pub(super) fn of(entry: &'a LogEntry, id: i64) -> Self {
         let image = entry.image.as_ref();
         Self {
+            id,
             image_id: image.map(|(id, _)| id.to_string()),
             cloudflare_id: image.map(|(_, id)| id.as_str()),
             event_type: entry.event_type,

@@ -70,7 +70,15 @@ impl NewEvent {
         let cloudflare_id = Some(image.cloudflare_id.clone());
         Self {
             now: Some((image.id, Some(image.state.status))),
-            ..Self::new(kind, Model::Image, cloudflare_id, object, changes, at)
+            ..Self::new(
+                next_id(),
+                kind,
+                Model::Image,
+                cloudflare_id,
+                object,
+                changes,
+                at,
+            )
         }
     }
 
@@ -105,22 +113,17 @@ impl NewEvent {
         }
     }
 
-    /// The audit trail has a new entry.
-    pub(super) fn log_created(entry: &LogEntry, at: Timestamp) -> Self {
-        let object = LogObject::of(entry);
+    /// The audit trail has a new entry, under this id.
+    fn log_created(event_id: String, entry: &LogEntry, id: i64, at: Timestamp) -> Self {
+        let object = LogObject::of(entry, id);
         let image = entry.image.as_ref();
         let image = image.map(|(_, id)| id.clone());
-        Self::new(
-            EventKind::Created,
-            Model::ImageLog,
-            image,
-            &object,
-            None,
-            at,
-        )
+        let (kind, model) = (EventKind::Created, Model::ImageLog);
+        Self::new(event_id, kind, model, image, &object, None, at)
     }
 
     fn new(
+        id: String,
         kind: EventKind,
         model: Model,
         image: Option<CloudflareId>,
@@ -128,7 +131,6 @@ impl NewEvent {
         changes: Option<&[Change<'_>]>,
         at: Timestamp,
     ) -> Self {
-        let id = format!("evt_{}", Uuid::now_v7().simple());
         let payload = message(&id, (model, kind), object, changes, at);
         Self {
             id,
@@ -141,6 +143,49 @@ impl NewEvent {
             at,
         }
     }
+}
+
+/// What happened to one of a batch's rows.
+pub(super) enum Happening {
+    /// To an image.
+    Image(NewEvent),
+    /// The audit trail has a new entry. It has its id when it is inserted, and its event is told under an id from before that: ids sort
+    /// as what they are about happened.
+    Logged {
+        event_id: String,
+        /// Which of the batch's entries it is, from 0.
+        entry: usize,
+        at: Timestamp,
+    },
+}
+
+impl Happening {
+    /// The audit trail has a new entry: this one of the batch.
+    pub(super) fn logged(entry: usize, at: Timestamp) -> Self {
+        let event_id = next_id();
+        Self::Logged {
+            event_id,
+            entry,
+            at,
+        }
+    }
+
+    /// The event, now that each of the batch's entries has an id.
+    pub(super) fn into_event(self, entries: &[LogEntry], ids: &[i64]) -> NewEvent {
+        match self {
+            Self::Image(event) => event,
+            Self::Logged {
+                event_id,
+                entry,
+                at,
+            } => NewEvent::log_created(event_id, &entries[entry], ids[entry], at),
+        }
+    }
+}
+
+/// An id that no event has had, and that sorts after those before it.
+fn next_id() -> String {
+    format!("evt_{}", Uuid::now_v7().simple())
 }
 
 #[derive(serde::Serialize)]

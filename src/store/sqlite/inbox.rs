@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sqlx::sqlite::SqliteQueryResult;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{Sqlite, parse_time, parse_uuid, state_columns};
@@ -13,7 +14,7 @@ use crate::domain::notification::{Notification, Recorded};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{ChangedImage, LogEntry};
 use crate::store::event::rest_columns;
-use crate::store::recording::{Rows, Undated, record};
+use crate::store::recording::{Rows, Undated, Written, record};
 use crate::store::row::{StateColumns, details_at};
 use crate::store::{Failure, Inbox, Lent, StoreError, within};
 
@@ -110,15 +111,27 @@ impl Rows for SqliteConnection {
             .collect())
     }
 
-    async fn write(&mut self, images: &[ChangedImage], logs: &[LogEntry]) -> Result<u64, Failure> {
-        let mut updated = 0;
+    /// The trail's new entries are the table's last while the write lock is held, and have the numbers up to the last one: rows of
+    /// one statement are numbered one after another.
+    async fn write(
+        &mut self,
+        images: &[ChangedImage],
+        logs: &[LogEntry],
+        with_log_ids: bool,
+    ) -> Result<Written, Failure> {
+        let mut written = Written::default();
         if !images.is_empty() {
-            updated = update_images(self, images).await?;
+            written.images = update_images(self, images).await?;
         }
         if !logs.is_empty() {
-            insert_logs(self, logs).await?;
+            let inserted = insert_logs(self, logs).await?;
+            let last = inserted.last_insert_rowid();
+            let count = inserted.rows_affected().cast_signed();
+            if with_log_ids {
+                written.log_ids = (last - count + 1..=last).collect();
+            }
         }
-        Ok(updated)
+        Ok(written)
     }
 }
 
@@ -164,7 +177,10 @@ async fn update_images(
     .rows_affected())
 }
 
-async fn insert_logs(connection: &mut SqliteConnection, logs: &[LogEntry]) -> Result<(), Failure> {
+async fn insert_logs(
+    connection: &mut SqliteConnection,
+    logs: &[LogEntry],
+) -> Result<SqliteQueryResult, Failure> {
     let told: Vec<_> = logs
         .iter()
         .map(|entry| {
@@ -177,7 +193,7 @@ async fn insert_logs(connection: &mut SqliteConnection, logs: &[LogEntry]) -> Re
             )
         })
         .collect();
-    sqlx::query(
+    Ok(sqlx::query(
         "-- inbox_write
          INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
          SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
@@ -185,8 +201,7 @@ async fn insert_logs(connection: &mut SqliteConnection, logs: &[LogEntry]) -> Re
     )
     .bind(json(&told))
     .execute(connection)
-    .await?;
-    Ok(())
+    .await?)
 }
 
 /// The columns of [`StateColumns`], as `json_array` writes them.
