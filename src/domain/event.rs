@@ -70,6 +70,56 @@ impl Model {
         }
     }
 
+    /// The fields that its events have, in their order.
+    #[must_use]
+    pub fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => &[
+                "id",
+                "cloudflare_id",
+                "status",
+                "status_at",
+                "uploaded_at",
+                "error",
+                "filename",
+                "creator",
+                "require_signed_urls",
+                "variants",
+                "cloudflare_metadata",
+                "user_id",
+                "original_filename",
+                "content_type",
+                "file_size",
+                "metadata",
+                "width",
+                "height",
+                "format",
+                "created_at",
+                "expires_at",
+                "last_referenced_at",
+                "updated_at",
+            ],
+            Self::ImageLog => &[
+                "id",
+                "image_id",
+                "cloudflare_id",
+                "event_type",
+                "message",
+                "data",
+                "timestamp",
+            ],
+        }
+    }
+
+    /// The columns of its table that nobody is told: what lets whoever has it upload, and what is ours.
+    #[must_use]
+    pub fn untold(self) -> &'static [&'static str] {
+        match self {
+            Self::Image => &["upload_url", "details_at"],
+            Self::ImageLog => &[],
+        }
+    }
+
     /// The model with this label.
     #[must_use]
     pub fn labelled(label: &str) -> Option<Self> {

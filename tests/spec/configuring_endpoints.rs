@@ -124,6 +124,10 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
             "names fields of \"store.Order\"",
         ),
         (
+            &format!("{good}exclude_fields = {{ \"*\" = [\"creatorr\"] }}\n"),
+            "names the field \"creatorr\" of \"*\", which nobody is told",
+        ),
+        (
             &format!("{good}when = \".a ==\"\n"),
             "has a `when` that is not understood at its end",
         ),

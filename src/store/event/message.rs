@@ -198,3 +198,47 @@ impl<'a> LogObject<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::domain::id::CloudflareId;
+    use crate::domain::image::ImageState;
+
+    /// The names in an object, in their order.
+    fn names(object: &impl Serialize) -> Vec<String> {
+        let text = serde_json::to_string(object).expect("it is JSON");
+        let values: HashMap<String, &RawValue> = serde_json::from_str(&text).expect("an object");
+        let mut names: Vec<String> = values.into_keys().collect();
+        names.sort_by_key(|name| text.find(&format!("\"{name}\":")));
+        names
+    }
+
+    #[test]
+    fn an_object_has_the_fields_that_its_model_is_known_to_have() {
+        let image = StoredImage {
+            id: uuid::Uuid::nil(),
+            cloudflare_id: CloudflareId::parse("image").expect("an id"),
+            state: ImageState::registered(),
+            rest: Some(format!(
+                "[{}]",
+                ["null"; REST.len() + REST_TIMES.len()].join(",")
+            )),
+        };
+        let entry = LogEntry {
+            image: None,
+            event_type: "webhook_test",
+            message: String::new(),
+            data: "{}".to_owned(),
+            timestamp: Timestamp::from_unix_micros(0).expect("a time"),
+        };
+
+        assert_eq!(
+            names(&ImageObject::unchanged(&image)),
+            Model::Image.fields()
+        );
+        assert_eq!(names(&LogObject::of(&entry, 1)), Model::ImageLog.fields());
+    }
+}
