@@ -1,8 +1,10 @@
 //! What other apps were told is shown, delivered again, paused and resumed by an operator's commands.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
+use reqwest::header::HeaderName;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -77,6 +79,29 @@ impl Told {
 }
 
 on_both_databases! {
+    async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database) {
+        let told = Told::start(database).await;
+        told.upload("image").await;
+        let sent = told.subscriber.received().remove(0);
+        fs::write(told.folder.path().join("event.json"), &sent.body).expect("a file");
+
+        let (code, said) = told.run(&["endpoints", "preview", "app", "--event", "event.json"]);
+
+        assert_eq!(code, Some(0), "{said}");
+        let (head, body) = said.split_once("\n\n").expect("a head and a body");
+        assert_eq!(body, format!("{}\n", str::from_utf8(&sent.body).expect("text")));
+        let lines = head.lines().skip(1).map(|line| line.split_once(": ").expect("a header"));
+        let shown: BTreeMap<&str, &str> = lines.clone().collect();
+        assert_eq!(shown.len(), lines.count(), "each once: {head}");
+        let names: Vec<&str> = sent.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(shown.keys().copied().collect::<BTreeSet<_>>(), names.into_iter().collect());
+        for (name, value) in shown {
+            let is_of_the_moment = name.ends_with("-timestamp") || name.ends_with("-signature");
+            let is_secret = name == "authorization";
+            assert!(value == sent.header(name) || is_of_the_moment || is_secret, "{name}: {value}");
+        }
+    }
+
     async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(database) {
         let told = Told::start(database).await;
         told.upload("first").await;

@@ -11,10 +11,11 @@ use crate::signing::{self, Signer};
 const EVENT_ID: HeaderName = HeaderName::from_static("x-webhook-event-id");
 
 /// Headers that are ours to set, or that the connection needs.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "connection",
     "content-length",
     "host",
+    "nats-msg-id",
     "te",
     "transfer-encoding",
     "upgrade",
@@ -50,6 +51,12 @@ impl Headers {
             fixed.insert(name, value);
         }
         Ok(Self { fixed, signer })
+    }
+
+    /// Sends this one too, unless the settings set it.
+    pub(super) fn or(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.fixed.entry(name).or_insert(value);
+        self
     }
 
     /// Whether the settings set this one.

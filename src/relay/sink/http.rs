@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{AUTHORIZATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use secrecy::ExposeSecret;
@@ -23,7 +23,7 @@ use crate::telemetry::chain;
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
 /// What we call ourselves.
-const USER_AGENT: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
+const OUR_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
 pub(super) struct HttpSink {
     url: Url,
@@ -43,7 +43,10 @@ impl HttpSink {
         if !settings.subject.is_empty() {
             return Err("has a subject, which only a url of NATS takes".to_owned());
         }
-        let headers = Headers::new(settings)?;
+        // The client would add these; they are said here, so that a preview has them.
+        let headers = Headers::new(settings)?
+            .or(USER_AGENT, HeaderValue::from_static(OUR_NAME))
+            .or(ACCEPT, HeaderValue::from_static("*/*"));
         let client = client(guard, settings.max_in_flight.count())?;
         let auth = settings.auth.as_ref();
         if auth.is_some() && headers.contain(&AUTHORIZATION) {
@@ -91,11 +94,15 @@ impl Sink for HttpSink {
 
     fn head(&self, message: &Message) -> Vec<String> {
         let origin = self.url.origin().ascii_serialization();
-        let mut head = vec![format!("POST {origin}/***")];
+        let mut head = vec![
+            format!("POST {origin}/***"),
+            format!("host: {}", self.url.authority()),
+        ];
         head.extend(lines(&self.headers.of(message)));
         if self.tokens.is_some() {
             head.push("authorization: ***".to_owned());
         }
+        head.push(format!("content-length: {}", message.body.len()));
         head
     }
 }
@@ -145,7 +152,7 @@ fn client(guard: &Guard, max_in_flight: usize) -> Result<Client, String> {
     // An error means that a provider is there already, which is all that is wanted.
     let _already_there = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
-        .user_agent(USER_AGENT)
+        .user_agent(OUR_NAME)
         .redirect(Policy::none())
         // A proxy would connect to what we have not looked at.
         .no_proxy()
