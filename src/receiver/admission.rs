@@ -32,7 +32,9 @@ pub(crate) struct Admission {
 pub(super) enum NotAdmitted {
     /// The address may not send webhooks.
     FromElsewhere,
-    /// There were too many lately; the next would be let in after so long.
+    /// This client sent too many lately; its next would be let in after so long.
+    ClientTooOften(Duration),
+    /// There were too many lately from all clients together; the next would be let in after so long.
     TooOften(Duration),
     /// There are too many at this moment.
     TooManyAtOnce,
@@ -63,8 +65,9 @@ impl Admission {
             return Err(NotAdmitted::FromElsewhere);
         }
         if let (Some(each), Some(client)) = (&self.each, client) {
-            each.check_key(&key(client))
-                .map_err(|until| NotAdmitted::TooOften(until.wait_time_from(self.clock.now())))?;
+            each.check_key(&key(client)).map_err(|until| {
+                NotAdmitted::ClientTooOften(until.wait_time_from(self.clock.now()))
+            })?;
         }
         if let Some(all) = &self.all {
             all.check()

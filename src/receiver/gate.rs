@@ -114,8 +114,16 @@ impl FromRequest<Arc<Receiver>> for Verified {
 impl From<NotAdmitted> for Problem {
     fn from(why: NotAdmitted) -> Self {
         match why {
-            NotAdmitted::FromElsewhere => Self::of(Kind::AddressNotAllowed),
-            NotAdmitted::TooOften(wait) => Self::of(Kind::RateLimited).retry_after(wait),
+            NotAdmitted::FromElsewhere => Self::of(Kind::AddressNotAllowed).detail(
+                "The address that the request comes from is in none of the networks of webhook.allowed_addresses. (Is it a proxy's? \
+                 server.trusted_proxies is for those.)",
+            ),
+            NotAdmitted::ClientTooOften(wait) => Self::of(Kind::RateLimited)
+                .detail("One client may not send so many a second (webhook.client_rate_limit_per_second).")
+                .retry_after(wait),
+            NotAdmitted::TooOften(wait) => Self::of(Kind::RateLimited)
+                .detail("So many a second are not taken in all (webhook.rate_limit_per_second).")
+                .retry_after(wait),
             NotAdmitted::TooManyAtOnce => Self::of(Kind::Busy).because(TooManyAtOnce),
         }
     }

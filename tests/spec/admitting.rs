@@ -15,6 +15,12 @@ use crate::support::wait;
 
 const TEST_MESSAGE: &str = r#"{"text":"hello"}"#;
 
+/// Whether an answer names this setting to whoever reads it.
+fn names(answer: &Answer, setting: &str) -> bool {
+    let detail = answer.body["detail"].as_str().expect("a sentence");
+    detail.contains(&format!("webhook.{setting}"))
+}
+
 /// Posts a webhook, as a proxy at this machine does for a client at that address.
 async fn deliver_for(app: &App, header: &str, client: &str) -> Answer {
     let request = app.unsigned(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
@@ -28,6 +34,7 @@ on_both_databases! {
         let refused = app.deliver(TEST_MESSAGE).await;
 
         assert_eq!(refused.outcome(), (403, "address-not-allowed"));
+        assert!(names(&refused, "allowed_addresses"), "{refused:?}");
         app.clock.advance(Duration::from_mins(1));
         wait::until_async("the minute is written down", async || app.database.rejections().await.len() == 1).await;
         let row = app.database.rejections().await.remove(0);
@@ -76,6 +83,10 @@ async fn a_client_that_sends_too_often_is_told_when_to_come_again_and_slows_down
     let refused = refused.expect("60 at once are more than two a second");
     assert!(admitted >= 1, "the first ones are let in");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
+    assert!(
+        names(&refused, "client_rate_limit_per_second"),
+        "{refused:?}"
+    );
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(
         deliver_for(&app, "x-forwarded-for", "203.0.113.8")
@@ -112,6 +123,7 @@ async fn all_clients_together_have_a_limit_too() {
     let refused = answers.iter().find(|answer| answer.status != 200);
     let refused = refused.expect("60 at once are more than two a second");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
+    assert!(names(refused, "rate_limit_per_second"), "{refused:?}");
     assert!(refused.headers.contains_key("retry-after"));
     assert!(
         answers.iter().any(|answer| answer.status == 200),
