@@ -41,6 +41,14 @@ pub enum StoreError {
         /// What the value ought to be.
         reason: String,
     },
+    /// A statement came to fewer rows than it was about.
+    #[error(
+        "the database did not take every row of {table} that it was given: a trigger or a policy of that table keeps them back"
+    )]
+    KeptBack {
+        /// The table.
+        table: &'static str,
+    },
     /// The database lets itself be read, and not be written.
     #[error("the database at {place} is read-only, as a standby is")]
     ReadOnly {
@@ -116,7 +124,7 @@ impl StoreError {
                 | sqlx::Error::WorkerCrashed => true,
                 _ => false,
             },
-            Self::Undecodable { .. } | Self::Panicked => false,
+            Self::Undecodable { .. } | Self::KeptBack { .. } | Self::Panicked => false,
             Self::TookTooLong { .. }
             | Self::ReadOnly { .. }
             | Self::Moved { .. }

@@ -64,11 +64,11 @@ pub(super) struct Written {
 
 /// The statement about what goes, on a connection that is in a transaction.
 pub(super) trait CatalogRows: Send {
-    /// Deletes this image's row, which is locked.
+    /// Deletes this image's row; how many rows that were.
     fn delete_image(
         &mut self,
         id: &CloudflareId,
-    ) -> impl Future<Output = Result<(), Failure>> + Send;
+    ) -> impl Future<Output = Result<u64, Failure>> + Send;
 }
 
 /// The statement about what is told, on a connection that is in a transaction. It is not asked for without rows.
@@ -182,10 +182,11 @@ async fn apply(
         written = rows.write(changed, logs, interest.is_in_logs()).await?;
     }
     // The rows are locked, so each must be there. A write that hits fewer would acknowledge what is not stored.
-    let misses_images = written.images != changed.len() as u64;
-    let misses_logs = interest.is_in_logs() && written.log_ids.len() != logs.len();
-    if misses_images || misses_logs {
-        return Err(Failure::Database(sqlx::Error::RowNotFound));
+    if written.images != changed.len() as u64 {
+        return Err(kept_back("cloudflare_images"));
+    }
+    if interest.is_in_logs() && written.log_ids.len() != logs.len() {
+        return Err(kept_back("cloudflare_image_logs"));
     }
 
     let happenings = std::mem::take(&mut decision.happenings);
@@ -195,6 +196,10 @@ async fn apply(
         .collect();
     let bells = tell(rows, &events, &recording.outlets).await?;
     Ok((decision, bells))
+}
+
+fn kept_back(table: &'static str) -> Failure {
+    StoreError::KeptBack { table }.into()
 }
 
 /// Puts the events into the outbox, for everybody who wants them.
@@ -235,16 +240,21 @@ pub(super) async fn delete(
     outlets: &Outlets,
     now: Timestamp,
 ) -> Result<(Deleted, Bells), Failure> {
-    let is_told = outlets.interest().is_in(Model::Image, EventKind::Deleted);
-    // Locked first: what is told is what goes.
-    let Some(image) = rows.lock_images(&[id.as_str()], is_told).await?.pop() else {
-        return Ok((Deleted::WasNotThere, Bells::default()));
-    };
-    let mut events = Vec::new();
-    if is_told {
+    let (names, mut events) = ([id.as_str()], Vec::new());
+    if outlets.interest().is_in(Model::Image, EventKind::Deleted) {
+        // Locked first, so that what is told is what goes.
+        let Some(image) = rows.lock_images(&names, true).await?.pop() else {
+            return Ok((Deleted::WasNotThere, Bells::default()));
+        };
         events.push(NewEvent::image_deleted(&image.decode()?, now));
     }
-    rows.delete_image(id).await?;
+    if rows.delete_image(id).await? == 0 {
+        return if rows.lock_images(&names, false).await?.is_empty() {
+            Ok((Deleted::WasNotThere, Bells::default()))
+        } else {
+            Err(kept_back("cloudflare_images"))
+        };
+    }
     let bells = tell(rows, &events, outlets).await?;
     Ok((Deleted::Gone, bells))
 }
@@ -255,16 +265,14 @@ async fn look_up(
     notifications: &[Arc<Notification>],
     recording: &Recording,
 ) -> Result<Known, Failure> {
-    let inserted = match (recording.unknown_images, notifications.first()) {
-        // Before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only.
-        (UnknownImages::Create, Some(first)) => {
-            insert_missing(rows, ids, first.received_at).await?
-        }
-        _ => HashSet::new(),
-    };
     let names: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
     let with_rest = recording.outlets.interest().is_in_images();
-    let images = rows.lock_images(&names, with_rest).await?;
+    let (images, inserted) = match (recording.unknown_images, notifications.first()) {
+        (UnknownImages::Create, Some(first)) => {
+            insert_and_lock(rows, ids, first.received_at, with_rest).await?
+        }
+        _ => (rows.lock_images(&names, with_rest).await?, HashSet::new()),
+    };
     let images: Vec<StoredImage> = images
         .into_iter()
         .map(StateColumns::decode)
@@ -277,29 +285,32 @@ async fn look_up(
     })
 }
 
-async fn insert_missing(
+/// Inserts the rows that are missing, and locks all; which were inserted.
+async fn insert_and_lock(
     rows: &mut impl Rows,
     ids: &[&CloudflareId],
     now: Timestamp,
-) -> Result<HashSet<CloudflareId>, Failure> {
-    let insertable: Vec<&str> = ids
-        .iter()
-        .filter(|id| id.fits_an_index())
-        .map(|id| id.as_str())
-        .collect();
-    if insertable.is_empty() {
-        return Ok(HashSet::new());
+    with_rest: bool,
+) -> Result<(Vec<StateColumns>, HashSet<CloudflareId>), Failure> {
+    let names: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    let insertable = ids.iter().filter(|id| id.fits_an_index());
+    let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
+    let mut inserted = HashSet::new();
+    let mut locked = Vec::new();
+    // A row that somebody is deleting is there when it could be inserted, and is gone when its lock is had: once more, then.
+    for _ in 0..2 {
+        // Before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only.
+        if !insertable.is_empty() {
+            inserted.extend(rows.insert_missing(&insertable, now).await?);
+        }
+        locked = rows.lock_images(&names, with_rest).await?;
+        if locked.len() >= insertable.len() {
+            break;
+        }
     }
-    let inserted: HashSet<String> = rows
-        .insert_missing(&insertable, now)
-        .await?
-        .into_iter()
-        .collect();
-    Ok(ids
-        .iter()
-        .filter(|id| inserted.contains(id.as_str()))
-        .map(|id| CloudflareId::clone(id))
-        .collect())
+    let inserted = ids.iter().filter(|id| inserted.contains(id.as_str()));
+    let inserted = inserted.map(|id| CloudflareId::clone(id)).collect();
+    Ok((locked, inserted))
 }
 
 /// Which of the undated notifications the audit trail has already.

@@ -176,6 +176,26 @@ on_both_databases! {
         }
     }
 
+    async fn an_entry_is_told_as_its_row_is_whatever_triggers_the_trail_has(database) {
+        let subscriber = Subscriber::start().await;
+        let app = start(database, &subscriber, json!({"include_models": [LOGS]})).await;
+        app.database.execute_script(if app.database.is_postgres() {
+            "CREATE FUNCTION echo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO cloudflare_image_logs (event_type) VALUES ('echo'); RETURN NULL; END $$;
+             CREATE TRIGGER echo AFTER INSERT ON cloudflare_image_logs FOR EACH ROW WHEN (NEW.event_type <> 'echo') EXECUTE FUNCTION echo();"
+        } else {
+            "CREATE TRIGGER echo AFTER INSERT ON cloudflare_image_logs WHEN NEW.event_type <> 'echo' BEGIN INSERT INTO cloudflare_image_logs (event_type) VALUES ('echo'); END;"
+        }).await;
+
+        upload(&app, "image").await;
+        let _again = app.deliver(uploaded("image")).await;
+
+        for told in subscriber.wait_for(2).await.iter().map(Received::json) {
+            let rows = app.database.logs().await;
+            let row = rows.iter().find(|row| row["id"] == told["object"]["id"]).expect("it is a row's");
+            assert_eq!(row["message"], told["object"]["message"]);
+        }
+    }
+
     async fn an_image_that_the_service_inserts_is_told_as_created(database) {
         let subscriber = Subscriber::start().await;
         let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]}]);

@@ -55,33 +55,39 @@ fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Inserts the columns of `$13` to `$17` as rows, one after another, so that their ids stand in their order. `UNNEST` stands in the list
-/// of columns, where the arrays advance together, row by row. In `FROM` each of them would first be copied into a table of its own.
-macro_rules! insert_logs {
-    () => {
-        "INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
-         SELECT UNNEST($13::uuid[]), UNNEST($14::text[]), UNNEST($15::text[]), UNNEST($16::text[])::jsonb,
-             UNNEST($17::timestamptz[])"
-    };
-}
-
-/// Rewrites the rows of `$1` from the columns of `$2` to `$12`.
-macro_rules! update_images {
-    () => {
-        "UPDATE cloudflare_images AS image
-         SET status = told.status, status_at = told.status_at, uploaded_at = told.uploaded_at, error = told.error,
-             filename = told.filename, creator = told.creator, require_signed_urls = told.require_signed_urls,
-             variants = COALESCE(told.variants::jsonb, image.variants),
-             cloudflare_metadata = COALESCE(told.cloudflare_metadata::jsonb, image.cloudflare_metadata),
-             details_at = told.details_at, updated_at = told.updated_at
-         FROM (
-             SELECT UNNEST($1::uuid[]) AS id, UNNEST($2::text[]) AS status, UNNEST($3::timestamptz[]) AS status_at,
-                 UNNEST($4::timestamptz[]) AS uploaded_at, UNNEST($5::text[]) AS error, UNNEST($6::text[]) AS filename,
-                 UNNEST($7::text[]) AS creator, UNNEST($8::boolean[]) AS require_signed_urls,
-                 UNNEST($9::text[]) AS variants, UNNEST($10::text[]) AS cloudflare_metadata,
-                 UNNEST($11::text[]) AS details_at, UNNEST($12::timestamptz[]) AS updated_at
-         ) AS told
-         WHERE image.id = told.id"
+/// Inserts the columns of `$13` to `$17` as rows of the trail, one after another, so that their ids stand in their order; and rewrites the
+/// images of `$1` from the columns of `$2` to `$12`. Both can return something, for what comes after them.
+///
+/// `UNNEST` stands in the list of columns, where the arrays advance together, row by row. In `FROM` each of them would first be copied into
+/// a table of its own. What a `WITH` inserts is inserted whether or not anything reads it.
+macro_rules! inbox_write {
+    ($after_insert:literal, $after_update:literal) => {
+        concat!(
+            "-- inbox_write
+             WITH logged AS (
+                 INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
+                 SELECT UNNEST($13::uuid[]), UNNEST($14::text[]), UNNEST($15::text[]), UNNEST($16::text[])::jsonb,
+                     UNNEST($17::timestamptz[])
+                 ",
+            $after_insert,
+            "
+             UPDATE cloudflare_images AS image
+             SET status = told.status, status_at = told.status_at, uploaded_at = told.uploaded_at, error = told.error,
+                 filename = told.filename, creator = told.creator, require_signed_urls = told.require_signed_urls,
+                 variants = COALESCE(told.variants::jsonb, image.variants),
+                 cloudflare_metadata = COALESCE(told.cloudflare_metadata::jsonb, image.cloudflare_metadata),
+                 details_at = told.details_at, updated_at = told.updated_at
+             FROM (
+                 SELECT UNNEST($1::uuid[]) AS id, UNNEST($2::text[]) AS status, UNNEST($3::timestamptz[]) AS status_at,
+                     UNNEST($4::timestamptz[]) AS uploaded_at, UNNEST($5::text[]) AS error, UNNEST($6::text[]) AS filename,
+                     UNNEST($7::text[]) AS creator, UNNEST($8::boolean[]) AS require_signed_urls,
+                     UNNEST($9::text[]) AS variants, UNNEST($10::text[]) AS cloudflare_metadata,
+                     UNNEST($11::text[]) AS details_at, UNNEST($12::timestamptz[]) AS updated_at
+             ) AS told
+             WHERE image.id = told.id
+             ",
+            $after_update,
+        )
     };
 }
 
@@ -150,7 +156,6 @@ impl Rows for PgConnection {
             .collect())
     }
 
-    /// What a `WITH` inserts is inserted whether or not anything reads it.
     async fn write(
         &mut self,
         images: &[ChangedImage],
@@ -159,21 +164,12 @@ impl Rows for PgConnection {
     ) -> Result<Written, Failure> {
         // Reading the entries' ids back makes the statement slower by 5 to 15 %, which only those pay who want to know them.
         let sql = if with_log_ids {
-            concat!(
-                "-- inbox_write
-                 WITH logged AS (",
-                insert_logs!(),
-                " RETURNING id), updated AS (",
-                update_images!(),
-                " RETURNING 1) SELECT (SELECT count(*) FROM updated) AS updated, ARRAY(SELECT id FROM logged ORDER BY id) AS logged",
+            inbox_write!(
+                "RETURNING id), updated AS (",
+                "RETURNING 1) SELECT (SELECT count(*) FROM updated) AS updated, ARRAY(SELECT id FROM logged ORDER BY id) AS logged"
             )
         } else {
-            concat!(
-                "-- inbox_write\n WITH logged AS (",
-                insert_logs!(),
-                ") ",
-                update_images!()
-            )
+            inbox_write!(")", "")
         };
         let query = sqlx::query(sql)
             .bind(column(images, |image| image.id))

@@ -98,12 +98,13 @@ impl Catalog for Sqlite {
 }
 
 impl CatalogRows for SqliteConnection {
-    async fn delete_image(&mut self, id: &CloudflareId) -> Result<(), Failure> {
-        sqlx::query("-- catalog_delete\n DELETE FROM cloudflare_images WHERE cloudflare_id = $1")
-            .bind(id.as_str())
-            .execute(self)
-            .await?;
-        Ok(())
+    async fn delete_image(&mut self, id: &CloudflareId) -> Result<u64, Failure> {
+        let deleted = sqlx::query(
+            "-- catalog_delete\n DELETE FROM cloudflare_images WHERE cloudflare_id = $1",
+        )
+        .bind(id.as_str())
+        .execute(self);
+        Ok(deleted.await?.rows_affected())
     }
 }
 

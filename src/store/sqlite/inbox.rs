@@ -6,7 +6,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sqlx::sqlite::SqliteQueryResult;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{Sqlite, parse_time, parse_uuid, state_columns};
@@ -111,8 +110,6 @@ impl Rows for SqliteConnection {
             .collect())
     }
 
-    /// The trail's new entries are the table's last while the write lock is held, and have the numbers up to the last one: rows of
-    /// one statement are numbered one after another.
     async fn write(
         &mut self,
         images: &[ChangedImage],
@@ -124,12 +121,7 @@ impl Rows for SqliteConnection {
             written.images = update_images(self, images).await?;
         }
         if !logs.is_empty() {
-            let inserted = insert_logs(self, logs).await?;
-            let last = inserted.last_insert_rowid();
-            let count = inserted.rows_affected().cast_signed();
-            if with_log_ids {
-                written.log_ids = (last - count + 1..=last).collect();
-            }
+            written.log_ids = insert_logs(self, logs, with_log_ids).await?;
         }
         Ok(written)
     }
@@ -177,10 +169,12 @@ async fn update_images(
     .rows_affected())
 }
 
+/// The ids come row by row, each a trip from SQLite's thread, which only those pay who want to know them.
 async fn insert_logs(
     connection: &mut SqliteConnection,
     logs: &[LogEntry],
-) -> Result<SqliteQueryResult, Failure> {
+    with_ids: bool,
+) -> Result<Vec<i64>, Failure> {
     let told: Vec<_> = logs
         .iter()
         .map(|entry| {
@@ -193,15 +187,27 @@ async fn insert_logs(
             )
         })
         .collect();
-    Ok(sqlx::query(
-        "-- inbox_write
-         INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
-         SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
-         FROM jsonb_each($1) ORDER BY key",
-    )
-    .bind(json(&told))
-    .execute(connection)
-    .await?)
+    macro_rules! inbox_write {
+        ($returning:literal) => {
+            concat!(
+                "-- inbox_write
+                 INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
+                 SELECT (SELECT id FROM cloudflare_images WHERE cloudflare_id = value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4
+                 FROM jsonb_each($1) ORDER BY key",
+                $returning
+            )
+        };
+    }
+    if !with_ids {
+        let inserted = sqlx::query(inbox_write!("")).bind(json(&told));
+        inserted.execute(connection).await?;
+        return Ok(Vec::new());
+    }
+    let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(json(&told));
+    let mut ids: Vec<i64> = inserted.fetch_all(connection).await?;
+    // They may be returned in any order; they were given in the order of the entries.
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// The columns of [`StateColumns`], as `json_array` writes them.
