@@ -20,7 +20,9 @@ mod wrk;
 use std::path::Path;
 use std::time::Duration;
 
+use sqlx::postgres::PgListener;
 use tempfile::TempDir;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use flood::Flood;
 use report::{Report, Row};
@@ -121,6 +123,14 @@ async fn run(only: &[String]) {
     } else {
         report.print();
     }
+}
+
+/// Which parts of the webhooks are still received.
+pub(crate) struct Received {
+    /// While one endpoint is told of each.
+    pub(crate) told: f64,
+    /// While Postgres says each on a channel, to one listener.
+    pub(crate) said: Option<f64>,
 }
 
 /// A row to be measured.
@@ -295,8 +305,8 @@ impl<'a> Bench<'a> {
         flood
     }
 
-    /// Which part of the webhooks is still taken when one endpoint is told of each. Alternately, twice.
-    async fn receiving(&self, kind: Kind) -> f64 {
+    /// Which part of the webhooks is still taken when one endpoint is told of each, and when each is said on a channel. Alternately, twice.
+    async fn receiving(&self, kind: Kind) -> Received {
         let file = self.folder.join("right");
         Webhooks {
             count: FLOOD_WEBHOOKS,
@@ -306,21 +316,42 @@ impl<'a> Bench<'a> {
             signature: Signature::Right,
         }
         .write(&file);
-        let mut rates = [0.0_f64; 2];
+        let (mut alone, mut told, mut said) = (0.0_f64, 0.0_f64, 0.0_f64);
         for _ in 0..2 {
-            for (is_told, best) in [false, true].into_iter().zip(&mut rates) {
-                let database = self.database(kind).await;
-                let subscriber = Subscriber::start(Manner::Good, false);
-                let told = [("good", &subscriber)];
-                let endpoints = relay::endpoints(if is_told { &told } else { &[] });
-                let service = relay::service(self.folder, &database, &endpoints);
-                register(&database, IMAGES).await;
-                let sent = send(&service.url(), &file, 64, TIME, AtTheEnd::Fail);
-                assert_eq!(sent.refused, 0, "every webhook is acknowledged");
-                *best = best.max(sent.rate);
+            alone = alone.max(self.received(kind, &file, "[]", "").await);
+
+            let subscriber = Subscriber::start(Manner::Good, false);
+            let endpoints = relay::endpoints(&[("good", &subscriber)]);
+            told = told.max(self.received(kind, &file, &endpoints, "").await);
+
+            if kind == Kind::Postgres {
+                said = said.max(self.received(kind, &file, "[]", "images_changed").await);
             }
         }
-        rates[1] / rates[0]
+        Received {
+            told: told / alone,
+            said: (kind == Kind::Postgres).then_some(said / alone),
+        }
+    }
+
+    /// How many webhooks a second are taken while these endpoints are told, and while somebody listens to that channel.
+    async fn received(&self, kind: Kind, file: &Path, endpoints: &str, channel: &str) -> f64 {
+        let database = self.database(kind).await;
+        let service = relay::service(self.folder, &database, endpoints, channel);
+        register(&database, IMAGES).await;
+        let mut listening = JoinSet::new();
+        if !channel.is_empty() {
+            let mut listener = PgListener::connect(&database.url)
+                .await
+                .expect("it answers");
+            listener.listen(channel).await.expect("it listens");
+            listening.spawn(async move { while listener.recv().await.is_ok() {} });
+        }
+        let (url, file) = (service.url(), file.to_owned());
+        let sending = spawn_blocking(move || send(&url, &file, 64, TIME, AtTheEnd::Fail));
+        let sent = sending.await.expect("no panic");
+        assert_eq!(sent.refused, 0, "every webhook is acknowledged");
+        sent.rate
     }
 
     fn service(&self, database: &Database) -> Service {

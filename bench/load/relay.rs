@@ -59,14 +59,20 @@ pub(crate) fn endpoints(subscribers: &[(&str, &Subscriber)]) -> String {
     serde_json::to_string(&endpoints).expect("JSON")
 }
 
-/// Starts the service with these endpoints.
-pub(crate) fn service(folder: &Path, database: &Database, endpoints: &str) -> Service {
+/// Starts the service with these endpoints, and with that channel, if it is one.
+pub(crate) fn service(
+    folder: &Path,
+    database: &Database,
+    endpoints: &str,
+    channel: &str,
+) -> Service {
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         // What fails is logged, and should not be what is measured.
         ("RUST_LOG", "off"),
         ("APP__RELAY__ENDPOINTS", endpoints),
+        ("APP__RELAY__NOTIFY_CHANNEL", channel),
     ];
     Service::start(folder, &variables)
 }
@@ -79,7 +85,7 @@ pub(crate) async fn drain(
     bad: &[(&str, Manner)],
 ) -> f64 {
     // The tables are made by a service that has nobody to tell.
-    drop(service(folder, database, "[]"));
+    drop(service(folder, database, "[]", ""));
     let good = Subscriber::start(Manner::Good, false);
     let others: Vec<(&str, Subscriber)> = bad
         .iter()
@@ -92,7 +98,7 @@ pub(crate) async fn drain(
     }
 
     let started = now();
-    let _service = service(folder, database, &endpoints(&told));
+    let _service = service(folder, database, &endpoints(&told), "");
     let delivered = format!(
         "SELECT count(*) FROM relay_deliveries WHERE endpoint = '{NAME}' AND status = 'delivered'"
     );
@@ -148,7 +154,7 @@ async fn fill(database: &Database, endpoint: &str, count: usize) {
 /// How soon after its answer a webhook is told of, 95 times in a hundred, while they come at a calm rate.
 pub(crate) async fn latency(folder: &Path, database: &Database) -> Duration {
     let subscriber = Subscriber::start(Manner::Good, true);
-    let service = service(folder, database, &endpoints(&[(NAME, &subscriber)]));
+    let service = service(folder, database, &endpoints(&[(NAME, &subscriber)]), "");
     crate::register(database, CALM_WEBHOOKS).await;
     let (url, client) = (Arc::<str>::from(service.url()), client_that_keeps());
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / CALM_RATE);

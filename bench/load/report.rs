@@ -8,6 +8,7 @@ use std::time::Duration;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 
+use crate::Received;
 use crate::flood::Flood;
 use crate::relay::Relayed;
 use crate::webhooks::Shape;
@@ -111,7 +112,7 @@ pub(crate) struct Report {
     rows: Vec<Row>,
     single: Vec<(&'static str, Single)>,
     floods: Vec<(&'static str, Flood)>,
-    relays: Vec<(&'static str, Relayed, f64)>,
+    relays: Vec<(&'static str, Relayed, Received)>,
 }
 
 impl Report {
@@ -140,12 +141,12 @@ impl Report {
     }
 
     /// Adds what telling other apps takes, and which part of the webhooks is still received meanwhile.
-    pub(crate) fn relay(&mut self, database: &'static str, relayed: Relayed, receiving: f64) {
+    pub(crate) fn relay(&mut self, database: &'static str, relayed: Relayed, received: Received) {
         say(&format!(
             "{database}, telling: {}",
-            relay_cells(database, &relayed, receiving).join(" | ")
+            relay_cells(database, &relayed, &received).join(" | ")
         ));
-        self.relays.push((database, relayed, receiving));
+        self.relays.push((database, relayed, received));
     }
 
     /// Shows everything.
@@ -192,7 +193,7 @@ impl Report {
         relays.add_rows(
             self.relays
                 .iter()
-                .map(|(database, relayed, receiving)| relay_cells(database, relayed, *receiving)),
+                .map(|(database, relayed, received)| relay_cells(database, relayed, received)),
         );
         let mut goals = table(&["to reach", "reached", ""]);
         goals.add_rows(self.goals());
@@ -267,8 +268,8 @@ impl Report {
                 &|sum| sum >= 1.0,
             );
         }
-        for (database, relayed, receiving) in &self.relays {
-            relay_goals(database, relayed, *receiving, &mut goal);
+        for (database, relayed, received) in &self.relays {
+            relay_goals(database, relayed, received, &mut goal);
         }
         let peak = self.rows.iter().map(|row| row.peak_memory).max();
         #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52 bytes")]
@@ -283,7 +284,7 @@ impl Report {
 
 type Goal<'a> = dyn FnMut(String, Option<f64>, &dyn Fn(f64) -> bool) + 'a;
 
-fn relay_goals(database: &str, relayed: &Relayed, receiving: f64, goal: &mut Goal<'_>) {
+fn relay_goals(database: &str, relayed: &Relayed, received: &Received, goal: &mut Goal<'_>) {
     let wanted = if database == "postgres" {
         3000.0
     } else {
@@ -311,12 +312,13 @@ fn relay_goals(database: &str, relayed: &Relayed, receiving: f64, goal: &mut Goa
     );
     goal(
         format!("{database}: with an endpoint, 0.6 of the webhooks without one"),
-        Some(receiving),
+        Some(received.told),
         &|ratio| ratio >= 0.6,
     );
 }
 
-fn relay_cells(database: &str, relayed: &Relayed, receiving: f64) -> Vec<String> {
+fn relay_cells(database: &str, relayed: &Relayed, received: &Received) -> Vec<String> {
+    let percent = |part: f64| format!("{:.0} %", 100.0 * part);
     vec![
         database.to_owned(),
         format!("{:.0}", relayed.rate),
@@ -324,7 +326,8 @@ fn relay_cells(database: &str, relayed: &Relayed, receiving: f64) -> Vec<String>
         format!("{:.0}", relayed.beside_bad),
         format!("{:.0}", relayed.alone),
         milliseconds(relayed.p95),
-        format!("{:.0} %", 100.0 * receiving),
+        percent(received.told),
+        received.said.map_or_else(|| "-".to_owned(), percent),
     ]
 }
 
@@ -360,10 +363,11 @@ const RELAY_EXPLANATION: &str = "\
 Telling other apps: deliveries a second to one endpoint, 64 calls at once, every attempt logged, from the start of the service to the last \
 one settled, with 20,000 and with 100,000 waiting; with 20,000 waiting for each of three endpoints, one of which hangs and one of which \
 answers 500, and alternately alone, the better of two each. *p95*: from the answer to a webhook to its delivery, at 200 webhooks a second. *received*: webhooks over 64 \
-connections while one endpoint is told of each, beside what is received while nobody is, the better of two each:
+connections while one endpoint is told of each, beside what is received while nobody is, and *with a channel*, while \
+Postgres says each on one, to a listener; the better of two each:
 ";
 
-const RELAY_HEADER: [&str; 7] = [
+const RELAY_HEADER: [&str; 8] = [
     "database",
     "deliveries/s",
     "100,000 waiting",
@@ -371,6 +375,7 @@ const RELAY_HEADER: [&str; 7] = [
     "alone",
     "p95 ms",
     "received",
+    "with a channel",
 ];
 
 const GOALS_EXPLANATION: &str = "\
