@@ -59,6 +59,8 @@ pub(super) struct Worker {
 struct Lease {
     name: Arc<str>,
     ends: Instant,
+    /// Whether it is of one delivery by which is seen whether the endpoint has recovered.
+    is_probe: bool,
 }
 
 impl Worker {
@@ -89,6 +91,7 @@ impl Worker {
         let places = Arc::new(Semaphore::new(most));
         while let Some(mut free) = self.unless_stopped(all_that_are_free(&places)).await {
             let mut limit = free.num_permits();
+            let mut is_probe = false;
             if let Some(rest) = self.health.rest() {
                 if limit < most {
                     // What is under way may end the rest, or lengthen it.
@@ -97,12 +100,12 @@ impl Worker {
                     continue;
                 }
                 self.unless_stopped(tokio::time::sleep(rest)).await;
-                limit = 1;
+                (limit, is_probe) = (1, true);
             }
             if self.stop.is_cancelled() {
                 return;
             }
-            match self.right_of_way.give(self.claim(limit)).await {
+            match self.right_of_way.give(self.claim(limit, is_probe)).await {
                 Ok((lease, leased)) => {
                     let is_all = leased.len() < limit;
                     for leased in leased {
@@ -158,10 +161,11 @@ impl Worker {
         told.is_ok()
     }
 
-    fn new_lease(&self) -> Lease {
+    fn new_lease(&self, is_probe: bool) -> Lease {
         Lease {
             name: Uuid::now_v7().simple().to_string().into(),
             ends: Instant::now() + self.lease_time(),
+            is_probe,
         }
     }
 
@@ -171,8 +175,12 @@ impl Worker {
     }
 
     /// The lease begins here, and not before anything was waited for.
-    async fn claim(&self, limit: usize) -> Result<(Lease, Vec<Leased>), StoreError> {
-        let lease = self.new_lease();
+    async fn claim(
+        &self,
+        limit: usize,
+        is_probe: bool,
+    ) -> Result<(Lease, Vec<Leased>), StoreError> {
+        let lease = self.new_lease(is_probe);
         let now = self.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
@@ -201,7 +209,8 @@ impl Worker {
         let _settler_panicked = self.settlements.send(Settled { settlement, place }).await;
     }
 
-    /// Waits until the call may begin; `None` when it should not any more, because the service stops or the lease would run out.
+    /// Waits until the call may begin; `None` when it should not any more, because the service stops, the lease would run out, or the endpoint
+    /// has begun to fail and is left in peace.
     async fn its_turn(
         &self,
         calls: &Arc<Semaphore>,
@@ -217,7 +226,9 @@ impl Worker {
             .ends
             .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
         let turn = tokio::time::timeout_at(latest, turn);
-        self.stop.run_until_cancelled(turn).await?.ok()
+        let call = self.stop.run_until_cancelled(turn).await?.ok()?;
+        let may_begin = lease.is_probe || self.health.rest().is_none();
+        may_begin.then_some(call)
     }
 }
 

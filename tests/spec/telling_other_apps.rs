@@ -393,6 +393,32 @@ on_both_databases! {
         wait_until_states_are(&app.database, &vec!["delivered"; ids.len()]).await;
     }
 
+    async fn what_was_leased_for_an_endpoint_that_begins_to_fail_is_given_back_untried(database) {
+        let subscriber = Subscriber::start().await;
+        subscriber.answer(Answer::Status(500));
+        let paused = start(database, &subscriber, json!({"max_in_flight": 10, "paused": true})).await;
+        for number in 0..20 {
+            upload(&paused, &format!("image-{number}")).await;
+        }
+        let (_, database) = paused.stop().await;
+
+        // All twenty are leased at once, and ten wait for their turns.
+        let app = start(database, &subscriber, json!({"max_in_flight": 10})).await;
+
+        wait::until_async("some are given back", async || {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let tried = app.database.count("SELECT count(*) FROM relay_attempts").await;
+            tried >= 10 && states(&app.database).await.contains(&"pending".to_owned())
+        })
+        .await;
+        // Another service knows of no failures, and does not rest.
+        let (_, database) = app.stop().await;
+        subscriber.answer(Answer::Status(200));
+        let app = start(database, &subscriber, json!({})).await;
+        app.clock.advance(Duration::from_secs(75));
+        wait_until_states_are(&app.database, &["delivered"; 20]).await;
+    }
+
     async fn in_order_means_that_a_message_waits_for_the_one_before_it(database) {
         let subscriber = Subscriber::start().await;
         subscriber.answer_first([Answer::Status(500)]);
