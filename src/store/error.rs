@@ -75,6 +75,16 @@ pub enum StoreError {
         /// The file.
         place: Place,
     },
+    /// SQLite's file is not written as ours is.
+    #[error(
+        "the file {place} keeps its text as {encoding} (PRAGMA encoding), and this service needs UTF-8: give it a file of its own (database.url)"
+    )]
+    Encoding {
+        /// The file.
+        place: Place,
+        /// As SQLite names it.
+        encoding: String,
+    },
     /// More webhooks wait for their commit than may.
     #[error("too many notifications wait to be recorded already (database.queue_limit)")]
     TooBusy,
@@ -128,6 +138,7 @@ impl StoreError {
             Self::TookTooLong { .. }
             | Self::ReadOnly { .. }
             | Self::Moved { .. }
+            | Self::Encoding { .. }
             | Self::Migration(_)
             | Self::Folder { .. }
             | Self::TooBusy

@@ -6,12 +6,42 @@ use std::time::Duration;
 
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use serde_json::json;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
 use tempfile::TempDir;
 use uuid::{Uuid, Variant, Version};
 
 use crate::on_both_databases;
 use crate::support::app::App;
-use crate::support::program::{program, run, stdout};
+use crate::support::program::{program, run, stderr, stdout};
+
+#[tokio::test]
+async fn a_file_that_keeps_its_text_otherwise_is_refused() {
+    let folder = TempDir::new().expect("a folder");
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("app.db"))
+        .create_if_missing(true);
+    let mut app = options.connect().await.expect("it opens");
+    app.execute("PRAGMA encoding = 'UTF-16le'; CREATE TABLE app (id integer)")
+        .await
+        .expect("a table");
+    app.close().await.expect("it closes");
+
+    let output = run(
+        folder.path(),
+        &["migrate"],
+        &[("DATABASE_URL", "sqlite://app.db")],
+    );
+
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(
+        said.contains(
+            "app.db keeps its text as UTF-16le (PRAGMA encoding), and this service needs UTF-8"
+        ),
+        "{said}"
+    );
+}
 
 on_both_databases! {
     async fn an_app_registers_an_upload_with_an_insert_of_one_column(database) {

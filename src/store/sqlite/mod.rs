@@ -112,6 +112,10 @@ impl Sqlite {
             }
         };
         let writer = within(&place, deadline, "opening the file", opening).await?;
+        let encoding = within(&place, deadline, "opening the file", encoding(&writer)).await?;
+        if encoding != "UTF-8" {
+            return Err(StoreError::Encoding { place, encoding });
+        }
         let readers = pool(MAX_READERS).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
@@ -123,6 +127,12 @@ impl Sqlite {
             recording,
         })
     }
+}
+
+/// How the file keeps text. It is chosen when a file is made; the bytes of messages are written as text of ours.
+async fn encoding(pool: &SqlitePool) -> Result<String, Failure> {
+    let encoding = sqlx::query_scalar("PRAGMA encoding").fetch_one(pool);
+    Ok(encoding.await?)
 }
 
 #[async_trait]
