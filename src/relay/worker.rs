@@ -96,10 +96,11 @@ impl Worker {
                 if limit < most {
                     // What is under way may end the rest, or lengthen it.
                     drop(free);
-                    self.unless_stopped(tokio::time::sleep(POLL)).await;
+                    self.unless_stopped(all(&places, most)).await;
                     continue;
                 }
                 self.unless_stopped(tokio::time::sleep(rest)).await;
+                self.health.has_rested();
                 (limit, is_probe) = (1, true);
             }
             if self.stop.is_cancelled() {
@@ -226,10 +227,24 @@ impl Worker {
             .ends
             .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
         let turn = tokio::time::timeout_at(latest, turn);
-        let call = self.stop.run_until_cancelled(turn).await?.ok()?;
-        let may_begin = lease.is_probe || self.health.rest().is_none();
-        may_begin.then_some(call)
+        let turn = async {
+            if lease.is_probe {
+                return turn.await.ok();
+            }
+            tokio::select! {
+                biased;
+                turn = turn => turn.ok().filter(|_| self.health.rest().is_none()),
+                () = self.health.begins_to_rest() => None,
+            }
+        };
+        self.stop.run_until_cancelled(turn).await?
     }
+}
+
+/// Waits until all of so many places are free.
+async fn all(places: &Arc<Semaphore>, most: usize) {
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    drop(places.acquire_many(most).await);
 }
 
 /// Every place that is free, at least one.
