@@ -37,16 +37,18 @@ impl Shapes {
     /// Fails with what is wrong, as the end of a sentence about the endpoint.
     pub(super) fn new(include: &Fields, exclude: &Fields, redact: &Masks) -> Result<Self, String> {
         for (label, names) in include {
-            let names = names.iter().map(String::as_str);
-            check(label, names, |model| model.fields().to_vec())?;
+            if let Some(name) = names.iter().find(|name| name.contains('.')) {
+                return Err(format!(
+                    "includes {name:?} of {label:?}: only whole fields can be included"
+                ));
+            }
+            check(label, names)?;
         }
-        // To keep back what nobody is told is no mistake.
-        let columns = |model: Model| [model.fields(), model.untold()].concat();
         for (label, names) in exclude {
-            check(label, names.iter().map(|name| first(name)), columns)?;
+            check(label, names)?;
         }
         for (label, masks) in redact {
-            check(label, masks.keys().map(|name| first(name)), columns)?;
+            check(label, masks.keys())?;
         }
         let of = |model: Model| {
             let label = model.label();
@@ -85,40 +87,26 @@ impl Shapes {
     }
 }
 
-/// Fails unless the label is a model's, or stands for all, and each name leads to a field that it has. One that is misspelt would keep back
-/// nothing, and nobody would see.
-fn check<'a>(
-    label: &str,
-    names: impl IntoIterator<Item = &'a str>,
-    fields: impl Fn(Model) -> Vec<&'static str>,
-) -> Result<(), String> {
-    let models = match Model::labelled(label) {
-        Some(model) => vec![model],
-        None if label == ANY => Model::ALL.to_vec(),
-        None => {
-            return Err(format!(
-                "names fields of {label:?}, which is neither a model nor \"{ANY}\""
-            ));
-        }
+/// Fails unless the label is a model's, or stands for all; and unless each name leads to a field of that model, for one that is misspelt would
+/// keep back nothing, and nobody would see. For all models, names can be given just in case, such as `password`.
+fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
+    let Some(model) = Model::labelled(label) else {
+        return (label == ANY).then_some(()).ok_or_else(|| {
+            format!("names fields of {label:?}, which is neither a model nor \"{ANY}\"")
+        });
     };
-    let mut known: Vec<&str> = Vec::new();
-    for field in models.into_iter().flat_map(fields) {
-        if !known.contains(&field) {
-            known.push(field);
-        }
-    }
-    match names.into_iter().find(|name| !known.contains(name)) {
+    let is_known = |name: &String| {
+        let field = name.split('.').next().unwrap_or_default();
+        // To keep back what nobody is told is no mistake.
+        model.fields().contains(&field) || model.untold().contains(&field)
+    };
+    match names.into_iter().find(|name| !is_known(name)) {
         None => Ok(()),
         Some(name) => Err(format!(
-            "names the field {name:?} of {label:?}, which nobody is told; there are {}",
-            known.join(", ")
+            "names the field {name:?} of {label:?}, which there is not; told are {}",
+            model.fields().join(", ")
         )),
     }
-}
-
-/// The field that a name leads to, or into.
-fn first(name: &str) -> &str {
-    name.split('.').next().unwrap_or_default()
 }
 
 fn path(name: &str) -> Vec<String> {

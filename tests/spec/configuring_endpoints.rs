@@ -124,8 +124,10 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
             "names fields of \"store.Order\"",
         ),
         (
-            &format!("{good}exclude_fields = {{ \"*\" = [\"creatorr\"] }}\n"),
-            "names the field \"creatorr\" of \"*\", which nobody is told",
+            &format!(
+                "{good}exclude_fields = {{ \"cloudflare_images.CloudflareImage\" = [\"creatorr\"] }}\n"
+            ),
+            "names the field \"creatorr\" of \"cloudflare_images.CloudflareImage\", which there is not",
         ),
         (
             &format!("{good}when = \".a ==\"\n"),
