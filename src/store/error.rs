@@ -83,7 +83,7 @@ pub enum StoreError {
         /// The file.
         place: Place,
         /// As SQLite names it.
-        encoding: String,
+        encoding: &'static str,
     },
     /// More webhooks wait for their commit than may.
     #[error("too many notifications wait to be recorded already (database.queue_limit)")]

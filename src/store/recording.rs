@@ -240,20 +240,17 @@ pub(super) async fn delete(
     outlets: &Outlets,
     now: Timestamp,
 ) -> Result<(Deleted, Bells), Failure> {
-    let (names, mut events) = ([id.as_str()], Vec::new());
-    if outlets.interest().is_in(Model::Image, EventKind::Deleted) {
-        // Locked first, so that what is told is what goes.
-        let Some(image) = rows.lock_images(&names, true).await?.pop() else {
-            return Ok((Deleted::WasNotThere, Bells::default()));
-        };
+    let is_told = outlets.interest().is_in(Model::Image, EventKind::Deleted);
+    // Locked first, so that what is told is what goes.
+    let Some(image) = rows.lock_images(&[id.as_str()], is_told).await?.pop() else {
+        return Ok((Deleted::WasNotThere, Bells::default()));
+    };
+    let mut events = Vec::new();
+    if is_told {
         events.push(NewEvent::image_deleted(&image.decode()?, now));
     }
     if rows.delete_image(id).await? == 0 {
-        return if rows.lock_images(&names, false).await?.is_empty() {
-            Ok((Deleted::WasNotThere, Bells::default()))
-        } else {
-            Err(kept_back("cloudflare_images"))
-        };
+        return Err(kept_back("cloudflare_images"));
     }
     let bells = tell(rows, &events, outlets).await?;
     Ok((Deleted::Gone, bells))
@@ -299,7 +296,8 @@ async fn insert_and_lock(
     let mut locked = Vec::new();
     // A row that somebody is deleting is there when it could be inserted, and is gone when its lock is had: once more, then.
     for _ in 0..2 {
-        // Before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only.
+        // The first time before any lock is taken, so that replicas which insert the same ids wait for each other in one direction only. The
+        // second time they may wait crosswise; then each notification is recorded by itself.
         if !insertable.is_empty() {
             inserted.extend(rows.insert_missing(&insertable, now).await?);
         }

@@ -69,6 +69,9 @@ impl Sqlite {
             })?;
         }
         let place: Place = path.display().to_string().into();
+        if let Some(encoding) = file::other_encoding(path) {
+            return Err(StoreError::Encoding { place, encoding });
+        }
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
         // Another process may write too, an app or our own command line. It is waited for a little less long than the operation's
@@ -112,10 +115,6 @@ impl Sqlite {
             }
         };
         let writer = within(&place, deadline, "opening the file", opening).await?;
-        let encoding = within(&place, deadline, "opening the file", encoding(&writer)).await?;
-        if encoding != "UTF-8" {
-            return Err(StoreError::Encoding { place, encoding });
-        }
         let readers = pool(MAX_READERS).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
@@ -127,12 +126,6 @@ impl Sqlite {
             recording,
         })
     }
-}
-
-/// How the file keeps text. It is chosen when a file is made; the bytes of messages are written as text of ours.
-async fn encoding(pool: &SqlitePool) -> Result<String, Failure> {
-    let encoding = sqlx::query_scalar("PRAGMA encoding").fetch_one(pool);
-    Ok(encoding.await?)
 }
 
 #[async_trait]
