@@ -1,5 +1,5 @@
-//! What recording a batch is on any database: five steps at the most, each about all rows at once, however many
-//! notifications there are.
+//! What recording a batch is on any database: six steps at the most (two of them once more where a row is deleted meanwhile), each about
+//! all rows at once, however many notifications there are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -266,7 +266,7 @@ async fn look_up(
     let with_rest = recording.outlets.interest().is_in_images();
     let (images, inserted) = match (recording.unknown_images, notifications.first()) {
         (UnknownImages::Create, Some(first)) => {
-            insert_and_lock(rows, ids, first.received_at, with_rest).await?
+            insert_and_lock(rows, ids, &names, first.received_at, with_rest).await?
         }
         _ => (rows.lock_images(&names, with_rest).await?, HashSet::new()),
     };
@@ -286,10 +286,10 @@ async fn look_up(
 async fn insert_and_lock(
     rows: &mut impl Rows,
     ids: &[&CloudflareId],
+    names: &[&str],
     now: Timestamp,
     with_rest: bool,
 ) -> Result<(Vec<StateColumns>, HashSet<CloudflareId>), Failure> {
-    let names: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
     let insertable = ids.iter().filter(|id| id.fits_an_index());
     let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
     let mut inserted = HashSet::new();
@@ -301,7 +301,7 @@ async fn insert_and_lock(
         if !insertable.is_empty() {
             inserted.extend(rows.insert_missing(&insertable, now).await?);
         }
-        locked = rows.lock_images(&names, with_rest).await?;
+        locked = rows.lock_images(names, with_rest).await?;
         if locked.len() >= insertable.len() {
             break;
         }

@@ -114,7 +114,9 @@ impl Serialize for ImageObject<'_> {
         let mut object = serializer.serialize_map(None)?;
         object.serialize_entry("id", &image.id.to_string())?;
         object.serialize_entry("cloudflare_id", image.cloudflare_id.as_str())?;
-        for (name, value) in fields(&image.state) {
+        let told = fields(&image.state);
+        let columns = Model::Image.fields().iter().skip(IDS + told.len());
+        for (name, value) in told {
             object.serialize_entry(name, &Told(value))?;
         }
         let rest: Vec<&RawValue> = image
@@ -122,13 +124,10 @@ impl Serialize for ImageObject<'_> {
             .as_deref()
             .and_then(|rest| serde_json::from_str(rest).ok())
             .unwrap_or_default();
-        let (values, times) = rest.split_at_checked(REST.len()).unwrap_or_default();
-        for (column, value) in REST.into_iter().zip(values) {
-            object.serialize_entry(column, value)?;
-        }
-        for (column, value) in REST_TIMES.into_iter().zip(times) {
-            let news = self.updated_at.filter(|_| column == UPDATED_AT);
-            match news.or_else(|| time(value)) {
+        for (column, value) in columns.zip(rest) {
+            let news = self.updated_at.filter(|_| *column == "updated_at");
+            let is_time = column.ends_with("_at");
+            match news.or_else(|| is_time.then(|| time(value)).flatten()) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
@@ -137,24 +136,11 @@ impl Serialize for ImageObject<'_> {
     }
 }
 
-/// The columns that notifications do not tell, in the order of [`rest_columns`].
-const REST: [&str; 8] = [
-    "user_id",
-    "original_filename",
-    "content_type",
-    "file_size",
-    "metadata",
-    "width",
-    "height",
-    "format",
-];
+/// How many of its fields are ids; after them come those that notifications tell, and then the rest.
+const IDS: usize = 2;
 
-/// The times among them, which follow.
-const REST_TIMES: [&str; 4] = ["created_at", "expires_at", "last_referenced_at", UPDATED_AT];
-
-const UPDATED_AT: &str = "updated_at";
-
-/// The columns of an image that only its events have, as arguments of a function that makes a JSON array of them.
+/// The columns of an image that only its events have, as arguments of a function that makes a JSON array of them: the last of
+/// [`Model::fields`], in their order.
 macro_rules! rest_columns {
     ($metadata:literal) => {
         concat!(
@@ -222,10 +208,7 @@ mod tests {
             id: uuid::Uuid::nil(),
             cloudflare_id: CloudflareId::parse("image").expect("an id"),
             state: ImageState::registered(),
-            rest: Some(format!(
-                "[{}]",
-                ["null"; REST.len() + REST_TIMES.len()].join(",")
-            )),
+            rest: Some("[0,1,2,3,4,5,6,7,8,9,10,11]".to_owned()),
         };
         let entry = LogEntry {
             image: None,

@@ -112,7 +112,7 @@ impl Rows for PgConnection {
         .await?)
     }
 
-    /// Locks the rows in the order of the ids, so that replicas with crossing batches never deadlock.
+    /// Locks the rows in the order of the ids, so that replicas with crossing batches wait for each other in one direction only.
     async fn lock_images(
         &mut self,
         ids: &[&str],
