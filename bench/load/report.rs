@@ -302,7 +302,7 @@ fn relay_goals(database: &str, relayed: &Relayed, received: &Received, goal: &mu
     );
     goal(
         format!("{database}: beside one that hangs and one that fails, 0.9 of the rate alone"),
-        Some(relayed.beside_bad / relayed.alone),
+        Some(relayed.beside_bad / relayed.alone.max(relayed.rate)),
         &|ratio| ratio >= 0.9,
     );
     goal(
