@@ -14,6 +14,7 @@
 //! store        the only place for SQL
 //! web          what our HTTP surfaces share
 //! telemetry    logging and counting                                clock       where the time comes from
+//! random       random numbers and unique ids
 //! signing      proofs that a sender knows a secret, checked and made
 //! setting      values of settings that cannot be wrong
 //! domain       the rules, pure
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod ops;
+pub mod random;
 pub mod receiver;
 pub mod relay;
 pub mod retention;

@@ -7,13 +7,13 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::http::{client, reachable, text};
 use super::output::{complain, say};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
+use crate::random;
 use crate::signing::{Message, Scheme};
 
 /// Longer than the service may take over its database.
@@ -130,7 +130,7 @@ impl Send {
                 scheme.name()
             );
         };
-        let id = format!("msg_{}", Uuid::new_v4().simple());
+        let id = format!("msg_{}", random::uuid_v4().simple());
         Ok(scheme.prove(
             &secret,
             &Message {

@@ -11,6 +11,7 @@ use super::sink::Attempted;
 use super::worker::Worker;
 use crate::domain::delivery::{DeliveryStatus, Next};
 use crate::domain::timestamp::Timestamp;
+use crate::random;
 use crate::store::{Leased, NewAttempt, Settlement};
 use crate::telemetry::chain;
 
@@ -54,7 +55,7 @@ impl Worker {
         let next = self
             .endpoint
             .retry
-            .next(number, attempted.tried, fastrand::f64());
+            .next(number, attempted.tried, random::fraction());
         // A message that cannot be made says nothing of the endpoint.
         let turn = body.is_ok().then(|| self.health.note(next));
         if next != Next::Delivered {

@@ -5,10 +5,10 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::health::Turn;
 use crate::domain::timestamp::Timestamp;
+use crate::random;
 use crate::store::Notice;
 
 /// The endpoint that is told what was given up.
@@ -89,7 +89,7 @@ fn notice(
     about: impl Serialize,
     now: Timestamp,
 ) -> Notice {
-    let id = format!("evt_{}", Uuid::now_v7().simple());
+    let id = format!("evt_{}", random::uuid_v7().simple());
     let message = Message {
         id: &id,
         event,

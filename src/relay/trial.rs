@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::Settings;
 use super::endpoint::Endpoint;
 use super::message::{Formed, Message, NotFormed};
@@ -11,6 +9,7 @@ use super::sink;
 use crate::clock::Clock;
 use crate::domain::delivery::Tried;
 use crate::domain::event::Model;
+use crate::random;
 
 /// An event of an image that there is not, told as `test`.
 const SAMPLE: &str = include_str!("sample.json");
@@ -52,7 +51,7 @@ impl Trial {
 
     /// An event to try it out with, under a new id.
     pub(crate) fn sample(&self) -> String {
-        let id = format!("evt_{}", Uuid::now_v7().simple());
+        let id = format!("evt_{}", random::uuid_v7().simple());
         SAMPLE
             .trim_end()
             .replace("evt_sample", &id)

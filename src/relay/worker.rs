@@ -8,7 +8,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::PAUSED_BY_SETTING;
 use super::endpoint::Endpoint;
@@ -17,6 +16,7 @@ use super::notices::Notices;
 use super::right_of_way::RightOfWay;
 use super::settling::Settled;
 use crate::clock::Clock;
+use crate::random;
 use crate::setting::Switch;
 use crate::store::{Claim, Leased, Outbox, StoreError};
 use crate::telemetry::chain;
@@ -164,7 +164,7 @@ impl Worker {
 
     fn new_lease(&self, is_probe: bool) -> Lease {
         Lease {
-            name: Uuid::now_v7().simple().to_string().into(),
+            name: random::uuid_v7().simple().to_string().into(),
             ends: Instant::now() + self.lease_time(),
             is_probe,
         }

@@ -8,6 +8,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
+use crate::random;
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest id that is taken over: it is repeated in every log line.
@@ -55,5 +57,5 @@ fn is_fit_for_a_log(id: &HeaderValue) -> bool {
 
 fn new_id() -> RequestId {
     let mut text = Uuid::encode_buffer();
-    RequestId((&*Uuid::now_v7().hyphenated().encode_lower(&mut text)).into())
+    RequestId((&*random::uuid_v7().hyphenated().encode_lower(&mut text)).into())
 }

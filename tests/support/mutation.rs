@@ -36,7 +36,7 @@ pub(crate) struct Numbers(pub(crate) u64);
 impl Numbers {
     /// Other numbers in each run.
     pub(crate) fn at_random() -> Self {
-        Self(uuid::Uuid::new_v4().as_u64_pair().0)
+        Self(cloudflare_images_webhook::random::uuid_v4().as_u64_pair().0)
     }
 
     /// The next one.

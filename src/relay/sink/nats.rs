@@ -20,6 +20,7 @@ use super::headers::{Headers, lines};
 use super::subject::Subject;
 use super::{Attempted, Sink};
 use crate::domain::delivery::Tried;
+use crate::random;
 use crate::relay::guard::Guard;
 use crate::relay::message::Message;
 use crate::relay::settings::EndpointSettings;
@@ -215,7 +216,7 @@ impl Server {
         let mut refused = None;
         let mut addresses = self.addresses().await?;
         // A try may have time for the first alone, and that one may be dead.
-        fastrand::shuffle(&mut addresses);
+        random::shuffle(&mut addresses);
         for address in addresses {
             match self.options(endpoint, is_lost).connect(address).await {
                 Ok(client) => return Ok(client),

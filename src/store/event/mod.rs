@@ -12,6 +12,7 @@ use crate::domain::event::{Change, EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::Status;
 use crate::domain::timestamp::Timestamp;
+use crate::random;
 use message::{ImageObject, LogObject, message};
 
 pub(super) use message::rest_columns;
@@ -185,7 +186,7 @@ impl Happening {
 
 /// An id that no event has had, and that sorts after those before it.
 fn next_id() -> String {
-    format!("evt_{}", Uuid::now_v7().simple())
+    format!("evt_{}", random::uuid_v7().simple())
 }
 
 #[derive(serde::Serialize)]
