@@ -152,8 +152,8 @@ async fn run_to_the_end(
     parts.spawn(parking.run(stop.gently.clone()));
 
     parts.spawn(Arc::clone(&receiver.admission).run(stop.gently.clone()));
-    let turned_away = Arc::clone(&receiver.turned_away);
-    parts.spawn(turned_away.run(store.rejections.clone(), writers_stop.clone()));
+    let refusal_counter = Arc::clone(&receiver.refusal_counter);
+    parts.spawn(refusal_counter.run(store.rejections.clone(), writers_stop.clone()));
 
     let address = listeners.webhook.local_addr()?;
     announce(settings, address, ops_address, receiver.verifier.is_open());

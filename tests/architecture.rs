@@ -88,7 +88,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ),
     ("ops", &["store", "web", "telemetry", "setting"]),
     ("store", &["telemetry", "setting", "random", "domain"]),
-    ("web", &["telemetry", "setting", "random"]),
+    ("web", &["telemetry", "setting", "random", "domain"]),
     ("signing", &["domain"]),
     ("telemetry", &[]),
     ("clock", &["domain"]),

@@ -14,8 +14,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use cloudflare_images_webhook::clock::ManualClock;
 use cloudflare_images_webhook::config::{Environment, Settings, load};
 use cloudflare_images_webhook::domain::image::Status;
-use cloudflare_images_webhook::domain::notification::{Content, Notification, Recorded};
-use cloudflare_images_webhook::domain::telling::Effect;
+use cloudflare_images_webhook::domain::notification::{Content, Notification};
+use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::receiver::{Receiver, payload};
 use cloudflare_images_webhook::store::{Inbox, StoreError};
@@ -180,18 +180,17 @@ impl Inbox for Everything {
     async fn record(
         &self,
         notifications: &[Arc<Notification>],
-    ) -> Result<Vec<Recorded>, StoreError> {
+    ) -> Result<Vec<Outcome>, StoreError> {
         Ok(notifications
             .iter()
             .map(|notification| match &notification.content {
-                Content::Report(report) if report.status.is_none() => Recorded::UnknownImage,
-                Content::Report(_) => Recorded::Image {
-                    effect: Effect::Applied,
-                    status: Status::Uploaded,
-                },
-                Content::TestMessage => Recorded::TestMessage,
-                Content::OtherProduct => Recorded::OtherProduct,
-                Content::Broken(_) => Recorded::Broken,
+                Content::Report(report) if report.status.is_none() => {
+                    Outcome::Rejected(RejectionReason::UnknownImage)
+                }
+                Content::Report(_) => Outcome::Applied(Status::Uploaded),
+                Content::TestMessage => Outcome::Test,
+                Content::OtherProduct => Outcome::Ignored,
+                Content::Broken(_) => Outcome::Rejected(RejectionReason::InvalidPayload),
             })
             .collect())
     }

@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
-use crate::store::{Attempt, Delivery, Store, WhichDeliveries};
+use crate::store::{Attempt, Delivery, DeliveryFilter, Store};
 
 /// How many tries are shown of a delivery.
 const MAX_ATTEMPTS: u32 = 1000;
@@ -63,11 +63,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn which(self, id: Option<i64>) -> WhichDeliveries {
-        WhichDeliveries {
+    fn which(self, id: Option<i64>) -> DeliveryFilter {
+        DeliveryFilter {
             id,
             endpoint: self.endpoint,
-            status: self.status,
+            status: self.status.as_deref().and_then(DeliveryStatus::named),
             since: self.since,
         }
     }
@@ -132,7 +132,7 @@ fn list(deliveries: &[Delivery], json: bool) -> anyhow::Result<()> {
             delivery.endpoint.clone(),
             format!("{} {}", name(&delivery.model), delivery.event),
             printable(delivery.image.as_deref().unwrap_or_default()),
-            delivery.status.clone(),
+            delivery.status.name().to_owned(),
             delivery.attempts.to_string(),
             code(delivery.status_code),
             optional(delivery.due_at),
@@ -170,7 +170,7 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
         ("event", delivery.event.clone()),
         ("model", delivery.model.clone()),
         ("image", delivery.image.clone().unwrap_or_default()),
-        ("status", delivery.status.clone()),
+        ("status", delivery.status.name().to_owned()),
         ("status_code", code(delivery.status_code)),
         ("error", delivery.error.clone()),
         ("attempts", delivery.attempts.to_string()),
@@ -200,7 +200,7 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
     Ok(())
 }
 
-async fn replay(store: &Store, loaded: &Loaded, which: WhichDeliveries) -> anyhow::Result<()> {
+async fn replay(store: &Store, loaded: &Loaded, which: DeliveryFilter) -> anyhow::Result<()> {
     if which.id.is_none() && which.status.is_none() && which.since.is_none() {
         bail!("say which: --status gave_up, or --since with a time, or both");
     }
@@ -255,7 +255,7 @@ impl<'a> DeliveryJson<'a> {
             event: &delivery.event,
             model: &delivery.model,
             image: delivery.image.as_deref(),
-            status: &delivery.status,
+            status: delivery.status.name(),
             status_code: delivery.status_code,
             error: &delivery.error,
             attempts: delivery.attempts,

@@ -11,9 +11,11 @@ use super::output::{optional, printable, say, table};
 use super::{open_existing_store, parse_time, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
+use crate::domain::outcome::RejectionReason;
+use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
 use crate::receiver::{Parking, Reprocessed};
-use crate::store::{Rejection, Store, Which};
+use crate::store::{Rejection, RejectionFilter, Store};
 use crate::telemetry::chain;
 
 /// How many are read at once while all that match are gone through. Each has up to 64 KiB.
@@ -56,10 +58,10 @@ pub(super) enum Rejections {
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
     /// Only those whose sender was told this
-    #[arg(long, value_parser = ["invalid-payload", "unknown-image", "unauthorized", "address-not-allowed"])]
+    #[arg(long, value_parser = RejectionReason::ALL.map(RejectionReason::name))]
     reason: Option<String>,
     /// Only those in this state
-    #[arg(long, value_parser = ["kept", "parked", "applied", "failed", "counted"])]
+    #[arg(long, value_parser = RejectionState::ALL.map(RejectionState::name))]
     state: Option<String>,
     /// Only those that came at this time or later, as 2026-01-15T10:30:00Z
     #[arg(long, value_parser = parse_time)]
@@ -67,10 +69,10 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn which(self) -> Which {
-        Which {
-            reason: self.reason,
-            state: self.state,
+    fn which(self) -> RejectionFilter {
+        RejectionFilter {
+            reason: self.reason.as_deref().and_then(RejectionReason::named),
+            state: self.state.as_deref().and_then(RejectionState::named),
             since: self.since,
         }
     }
@@ -147,7 +149,7 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
             rejection.received_at.to_string(),
             rejection.status.to_string(),
             rejection.reason.clone(),
-            rejection.state.clone(),
+            rejection.state.name().to_owned(),
             rejection.count.to_string(),
             rejection.origin.client_address.clone(),
             shortened(rejection.cloudflare_id.as_deref().unwrap_or_default()),
@@ -158,14 +160,16 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was wrong, what it came to, or with which proof those came who were counted.
+/// Returns the text of the column ABOUT: the problem, the outcome, or the scheme that was tried.
 fn about(rejection: &Rejection) -> String {
     let scheme = &rejection.origin.scheme;
-    match rejection.state.as_str() {
-        "counted" if scheme.is_empty() => String::new(),
-        "counted" => format!("with {scheme}"),
-        "applied" => rejection.outcome.clone(),
-        _ => rejection.problem.clone(),
+    match rejection.state {
+        RejectionState::Counted if scheme.is_empty() => String::new(),
+        RejectionState::Counted => format!("with {scheme}"),
+        RejectionState::Applied => rejection.outcome.clone(),
+        RejectionState::Kept | RejectionState::Parked | RejectionState::Failed => {
+            rejection.problem.clone()
+        }
     }
 }
 
@@ -192,7 +196,7 @@ fn show(rejection: &Rejection, json: bool) -> anyhow::Result<()> {
         ("status", rejection.status.to_string()),
         ("reason", rejection.reason.clone()),
         ("problem", rejection.problem.clone()),
-        ("state", rejection.state.clone()),
+        ("state", rejection.state.name().to_owned()),
         ("settled_at", optional(rejection.settled_at)),
         ("outcome", rejection.outcome.clone()),
         (
@@ -229,7 +233,9 @@ async fn reprocess_one(parking: &Parking, rejection: &Rejection) -> anyhow::Resu
     say(&told(rejection.id, &reprocessed));
     Ok(match reprocessed {
         Reprocessed::Refused(_) => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
+        Reprocessed::Recorded(_) | Reprocessed::Parked(_) | Reprocessed::AlreadyApplied => {
+            ExitCode::SUCCESS
+        }
     })
 }
 
@@ -237,7 +243,7 @@ async fn reprocess_one(parking: &Parking, rejection: &Rejection) -> anyhow::Resu
 async fn reprocess_all(
     parking: &Parking,
     store: &Store,
-    which: &Which,
+    which: &RejectionFilter,
 ) -> anyhow::Result<ExitCode> {
     let (mut after, mut tried, mut refused) = (0, 0, 0);
     loop {
@@ -311,7 +317,7 @@ impl<'a> RejectionJson<'a> {
             status: rejection.status,
             reason: &rejection.reason,
             problem: &rejection.problem,
-            state: &rejection.state,
+            state: rejection.state.name(),
             settled_at: rejection.settled_at.map(|time| time.to_string()),
             outcome: &rejection.outcome,
             cloudflare_id: rejection.cloudflare_id.as_deref(),

@@ -46,6 +46,12 @@ impl DeliveryStatus {
             Self::Paused => "paused",
         }
     }
+
+    /// Returns the state with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.name() == name)
+    }
 }
 
 /// How often and when a delivery that failed is tried again.

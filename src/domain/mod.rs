@@ -10,6 +10,8 @@ pub mod id;
 pub mod image;
 pub mod json;
 pub mod notification;
+pub mod outcome;
+pub mod rejection;
 pub mod telling;
 pub mod timestamp;
 pub mod transition;

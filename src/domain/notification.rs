@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use super::detail::{Standing, ToldDetails};
 use super::id::CloudflareId;
-use super::image::Status;
 use super::json::Json;
-use super::telling::{Effect, Told};
+use super::telling::Told;
 use super::timestamp::Timestamp;
 
 /// What Cloudflare told us in one webhook.
@@ -22,6 +21,17 @@ pub struct Notification {
     pub received_at: Timestamp,
     /// How it came.
     pub origin: Origin,
+}
+
+impl Notification {
+    /// Returns the id of the image that it reports on; `None` if it is about no image.
+    #[must_use]
+    pub fn image(&self) -> Option<&CloudflareId> {
+        match &self.content {
+            Content::Report(report) => Some(&report.cloudflare_id),
+            Content::TestMessage | Content::OtherProduct | Content::Broken(_) => None,
+        }
+    }
 }
 
 /// How a webhook came, for somebody who looks for it. Nothing of it is text of its own: it is made for every webhook, and read for
@@ -129,40 +139,6 @@ pub enum ReportedStatus {
         /// Cloudflare's words on why.
         error: String,
     },
-}
-
-/// What recording one notification came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    /// The image is known, and its row is now at this status.
-    Image {
-        /// What the notification did to the row.
-        effect: Effect,
-        /// The row's status afterwards.
-        status: Status,
-    },
-    /// There is no row with this id, and none was made. The notification is parked.
-    UnknownImage,
-    /// A test message was logged.
-    TestMessage,
-    /// Another product's alert was logged.
-    OtherProduct,
-    /// A body that breaks a rule was kept.
-    Broken,
-}
-
-impl Recorded {
-    /// The word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Image { effect, .. } => effect.name(),
-            Self::UnknownImage => "unknown-image",
-            Self::TestMessage => "test",
-            Self::OtherProduct => "ignored",
-            Self::Broken => "invalid-payload",
-        }
-    }
 }
 
 /// What to do with a notification for an id that has no row.

@@ -16,7 +16,7 @@ use crate::setting::ListenAddress;
 use crate::store::{Schema, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Metrics};
-use crate::web::{Cause, LogFields, Weight};
+use crate::web::{Cause, LogFields, LogLevel};
 
 /// How long readiness waits for the database. Probes give up after a few seconds, and want to hear why.
 const READINESS_DEADLINE: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ async fn count(State(ops): State<Arc<Ops>>) -> Response {
 fn routine(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     let fields = LogFields {
-        weight: Weight::Routine,
+        level: LogLevel::Debug,
         ..LogFields::default()
     };
     response.extensions_mut().insert(fields);
@@ -118,10 +118,10 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
                 )
             }
         };
-    let (code, status, weight) = match (ops.stopping.is_cancelled(), &cause) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", Weight::Routine),
-        (false, None) => (StatusCode::OK, "ready", Weight::Routine),
-        (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", Weight::Normal),
+    let (code, status, level) = match (ops.stopping.is_cancelled(), &cause) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", LogLevel::Debug),
+        (false, None) => (StatusCode::OK, "ready", LogLevel::Debug),
+        (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", LogLevel::Info),
     };
     let readiness = Readiness {
         status,
@@ -133,7 +133,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     response.extensions_mut().insert(LogFields {
         outcome: Some(status),
         image_id: None,
-        weight,
+        level,
     });
     if let Some(cause) = cause {
         response.extensions_mut().insert(cause);

@@ -17,11 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Receiver;
 use super::admission::NotAdmitted;
+use super::answer::rejection;
 use crate::domain::notification::Origin;
+use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 use crate::signing::{Scheme, Verifier};
-use crate::store::Turned;
-use crate::web::{ClientAddress, Kind, Problem, RequestId};
+use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
 
 /// A body over this size is hashed off the async threads, which have other requests to serve meanwhile; and only so many are
 /// held in memory at once. What Cloudflare sends is far smaller, and never waits for a larger one.
@@ -81,10 +82,10 @@ impl FromRequest<Arc<Receiver>> for Verified {
         let scheme = Scheme::tried(&head.headers);
         let client = head.extensions.get::<ClientAddress>();
         let client = client.map(ClientAddress::ip);
-        let turn_away = |turned, at| receiver.turned_away.count(turned, at, scheme, client);
+        let count = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
         let in_flight = receiver.admission.admit(client).map_err(|why| {
             if why == NotAdmitted::FromElsewhere {
-                turn_away(Turned::FromElsewhere, receiver.clock.now());
+                count(RejectionReason::AddressNotAllowed, receiver.clock.now());
             }
             Problem::from(why)
         })?;
@@ -103,10 +104,8 @@ impl FromRequest<Arc<Receiver>> for Verified {
                 in_flight,
             })
         } else {
-            turn_away(Turned::Unproved, received_at);
-            Err(Problem::of(Kind::Unauthorized).detail(
-                "The request carries no valid proof that its sender knows the webhook's secret.",
-            ))
+            count(RejectionReason::Unauthenticated, received_at);
+            Err(rejection(RejectionReason::Unauthenticated))
         }
     }
 }
@@ -114,17 +113,14 @@ impl FromRequest<Arc<Receiver>> for Verified {
 impl From<NotAdmitted> for Problem {
     fn from(why: NotAdmitted) -> Self {
         match why {
-            NotAdmitted::FromElsewhere => Self::of(Kind::AddressNotAllowed).detail(
-                "The address that the request comes from is in none of the networks of webhook.allowed_addresses. (Is it a proxy's? \
-                 server.trusted_proxies is for those.)",
-            ),
-            NotAdmitted::ClientTooOften(wait) => Self::of(Kind::RateLimited)
+            NotAdmitted::FromElsewhere => rejection(RejectionReason::AddressNotAllowed),
+            NotAdmitted::ClientTooOften(wait) => Self::of(ProblemType::RateLimited)
                 .detail("One client may not send so many a second (webhook.client_rate_limit_per_second).")
                 .retry_after(wait),
-            NotAdmitted::TooOften(wait) => Self::of(Kind::RateLimited)
+            NotAdmitted::TooOften(wait) => Self::of(ProblemType::RateLimited)
                 .detail("So many a second are not taken in all (webhook.rate_limit_per_second).")
                 .retry_after(wait),
-            NotAdmitted::TooManyAtOnce => Self::of(Kind::Busy).because(TooManyAtOnce),
+            NotAdmitted::TooManyAtOnce => Self::of(ProblemType::Busy).caused_by(TooManyAtOnce),
         }
     }
 }
@@ -154,12 +150,12 @@ async fn read(headers: &HeaderMap, mut body: Body, limits: &Limits) -> Result<Wh
             if !headers.contains_key(EXPECT) {
                 drain(&mut body, limits.body_bytes).await;
             }
-            Err(Problem::of(Kind::BodyTooLarge).detail(format!(
+            Err(Problem::of(ProblemType::BodyTooLarge).detail(format!(
                 "A body may have up to {} bytes.",
                 limits.body_bytes
             )))
         }
-        Err(_) => Err(Problem::of(Kind::ReadTimeout).detail(format!(
+        Err(_) => Err(Problem::of(ProblemType::ReadTimeout).detail(format!(
             "The body must be complete {} s after the request's head.",
             limits.body_timeout.as_secs()
         ))),
@@ -197,7 +193,7 @@ async fn read_up_to(
         if length > SMALL_BODY_BYTES && room.is_none() {
             let Ok(place) = Arc::clone(&limits.large_bodies).try_acquire_owned() else {
                 return Err(Unread::Refused(
-                    Problem::of(Kind::Internal).because(TooManyLargeBodies),
+                    Problem::of(ProblemType::Internal).caused_by(TooManyLargeBodies),
                 ));
             };
             room = Some(place);
@@ -223,7 +219,8 @@ struct TooManyLargeBodies;
 async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| {
-            Problem::of(Kind::InvalidPayload).detail("The body ended before it was complete.")
+            Problem::rejected(RejectionReason::InvalidPayload)
+                .detail("The body ended before it was complete.")
         })?;
         // Anything but data is a trailer, which says nothing to us.
         if let Ok(chunk) = frame.into_data() {
@@ -264,5 +261,5 @@ async fn verify(
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(|| verifier.accepts(&headers, &body, now)))
         .await
-        .map_err(|error| Problem::of(Kind::Internal).because(error))
+        .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }

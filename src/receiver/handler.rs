@@ -7,15 +7,13 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use super::Receiver;
 use super::gate::Verified;
-use super::outcome::Outcome;
-use super::payload;
-use crate::domain::id::CloudflareId;
+use super::{Receiver, answer, payload};
 use crate::domain::json::Json;
-use crate::domain::notification::{Broken, Content, Notification, Recorded};
+use crate::domain::notification::{Broken, Content, Notification};
+use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
-use crate::web::{Kind, Problem};
+use crate::web::{Problem, ProblemType};
 
 /// Parses the body, records what it says, and answers what that came to. A body that breaks a rule is recorded too, for somebody to
 /// look at.
@@ -37,12 +35,12 @@ pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Ver
         received_at: verified.received_at,
         origin: verified.origin,
     };
-    let id = cloudflare_id(&notification);
+    let id = notification.image().cloned();
     let recorded = record(receiver, notification, verified.room).await;
 
     match (error, recorded) {
-        (None, Ok(outcome)) => outcome.answer(id),
-        (None, Err(problem)) => Outcome::failed(problem, id),
+        (None, Ok(outcome)) => answer::answer(outcome, id),
+        (None, Err(problem)) => answer::problem(problem, id),
         (Some(error), Ok(_)) => Problem::from(error).into_response(),
         (Some(error), Err(problem)) => {
             // What is wrong with it stays wrong, whether or not we could write it down.
@@ -52,13 +50,6 @@ pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Ver
             );
             Problem::from(error).into_response()
         }
-    }
-}
-
-fn cloudflare_id(notification: &Notification) -> Option<CloudflareId> {
-    match &notification.content {
-        Content::Report(report) => Some(report.cloudflare_id.clone()),
-        Content::TestMessage | Content::OtherProduct | Content::Broken(_) => None,
     }
 }
 
@@ -77,8 +68,7 @@ async fn record(
         .map_err(problem)?
         .first()
         .copied()
-        .map(Outcome::of)
-        .ok_or_else(|| Problem::of(Kind::Internal).because(NoResult))
+        .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NoResult))
 }
 
 /// A large body keeps its place in memory until it is recorded, whether or not the client waits for that.
@@ -86,7 +76,7 @@ async fn record_holding(
     room: OwnedSemaphorePermit,
     receiver: Arc<Receiver>,
     notifications: [Arc<Notification>; 1],
-) -> Result<Result<Vec<Recorded>, StoreError>, Problem> {
+) -> Result<Result<Vec<Outcome>, StoreError>, Problem> {
     let tasks = receiver.tasks.clone();
     let recording = async move {
         let _room = room;
@@ -95,15 +85,16 @@ async fn record_holding(
     let recording = tasks.spawn(recording.in_current_span());
     recording
         .await
-        .map_err(|error| Problem::of(Kind::Internal).because(error))
+        .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }
 
 fn problem(error: StoreError) -> Problem {
-    let kind = match error {
-        StoreError::TooBusy => Kind::Busy,
-        _ => Kind::Internal,
+    let problem_type = if error.is_overload() {
+        ProblemType::Busy
+    } else {
+        ProblemType::Internal
     };
-    Problem::of(kind).because(error)
+    Problem::of(problem_type).caused_by(error)
 }
 
 /// The inbox broke its promise of one result for each notification.

@@ -3,20 +3,20 @@
 //! ```text
 //! gate (reads once, verifies) ──► Verified ──► payload ──► Notification ──► handler ──► store::Inbox
 //!                                                                              │
-//!                                          answer ◄── outcome ◄── Recorded ◄───┘
+//!                                                     answer ◄── Outcome ◄─────┘
 //!
 //! parking ──► store::Rejections: what came before its image's row
-//! gate ──► turned_away ──► store::Rejections: how many had no proof
+//! gate ──► refusal_counter ──► store::Rejections: how many requests were not authenticated
 //! ```
 
 mod admission;
+mod answer;
 mod gate;
 mod handler;
-mod outcome;
 mod parking;
 pub mod payload;
+mod refusal_counter;
 mod settings;
-mod turned_away;
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ use crate::web;
 
 pub(crate) use admission::Admission;
 pub(crate) use parking::{Parking, Reprocessed};
+pub(crate) use refusal_counter::RefusalCounter;
 pub use settings::{Settings, WebhookPath};
-pub(crate) use turned_away::TurnedAway;
 
 /// What receiving needs.
 pub struct Receiver {
@@ -43,7 +43,7 @@ pub struct Receiver {
     pub(crate) inbox: Arc<dyn Inbox>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: TaskTracker,
-    pub(crate) turned_away: Arc<TurnedAway>,
+    pub(crate) refusal_counter: Arc<RefusalCounter>,
     pub(crate) admission: Arc<Admission>,
 }
 
@@ -67,7 +67,7 @@ impl Receiver {
             envelope: settings.envelope.pointers(),
             inbox,
             admission: Arc::new(Admission::new(settings)?),
-            turned_away: Arc::new(TurnedAway::new(Arc::clone(&clock))),
+            refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
             clock,
             tasks,
         })

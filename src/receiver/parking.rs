@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::payload::{self, Pointers};
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Content, Notification, Origin, Recorded};
+use crate::domain::notification::{Notification, Origin};
+use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::store::{Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 
@@ -28,6 +29,9 @@ const BATCH: usize = 100;
 
 /// Why what came while no secret was configured is not applied when one is.
 const UNPROVED: &str = "it came without proof, while no secret was configured";
+
+/// The outcome of a notification whose image has no row.
+const UNKNOWN_IMAGE: Outcome = Outcome::Rejected(RejectionReason::UnknownImage);
 
 /// Applies parked notifications.
 pub(crate) struct Parking {
@@ -114,14 +118,14 @@ impl Parking {
             Ok(notification) => notification,
             Err(problem) => return Ok(Reprocessed::Refused(problem)),
         };
-        let image = image(&notification);
+        let image = notification.image().cloned();
         let applied = self
             .rejections
             .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
             .await?;
         match (applied.first(), image) {
             (None, _) => Ok(Reprocessed::AlreadyApplied),
-            (Some((_, Recorded::UnknownImage)), Some(image)) => {
+            (Some((_, UNKNOWN_IMAGE)), Some(image)) => {
                 self.rejections
                     .park(rejection.id, &image, self.clock.now())
                     .await?;
@@ -169,7 +173,7 @@ impl Parking {
     ) -> Result<usize, StoreError> {
         let (mut applied, mut in_a_row) = (0, 0);
         for parked in readable {
-            let image = image(&parked.1).map(|id| id.as_str().to_owned());
+            let image = parked.1.image().map(|id| id.as_str().to_owned());
             if waiting.contains(&image) {
                 continue;
             }
@@ -232,19 +236,11 @@ fn took_too_long(error: &StoreError) -> bool {
     matches!(error, StoreError::TookTooLong { .. })
 }
 
-/// The image that it is about, if it is about one.
-fn image(notification: &Notification) -> Option<CloudflareId> {
-    match &notification.content {
-        Content::Report(report) => Some(report.cloudflare_id.clone()),
-        _ => None,
-    }
-}
-
 /// How many of these were applied.
-fn count(recorded: &[(i64, Recorded)]) -> usize {
+fn count(recorded: &[(i64, Outcome)]) -> usize {
     let applied = recorded
         .iter()
-        .filter(|(_, recorded)| *recorded != Recorded::UnknownImage);
+        .filter(|(_, recorded)| *recorded != UNKNOWN_IMAGE);
     applied.count()
 }
 
@@ -252,7 +248,7 @@ fn count(recorded: &[(i64, Recorded)]) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
     /// It is recorded, as if it came now for the first time.
-    Recorded(Recorded),
+    Recorded(Outcome),
     /// Its image has no row yet. It is parked.
     Parked(CloudflareId),
     /// It is refused still, for this reason.

@@ -106,6 +106,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Returns whether the service has more to do than it accepts. The same call may succeed a second later.
+    #[must_use]
+    pub fn is_overload(&self) -> bool {
+        matches!(self, Self::TooBusy)
+    }
+
     /// Whether the same might succeed a little later, as when an app has locked a row.
     #[must_use]
     pub fn is_passing(&self) -> bool {

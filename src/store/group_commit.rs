@@ -23,7 +23,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inbox, StoreError};
-use crate::domain::notification::{Content, Notification, Recorded};
+use crate::domain::notification::{Content, Notification};
+use crate::domain::outcome::Outcome;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::InboxMetrics;
 
@@ -60,7 +61,7 @@ struct Call {
     answer: oneshot::Sender<Answer>,
 }
 
-type Answer = Result<Vec<Recorded>, StoreError>;
+type Answer = Result<Vec<Outcome>, StoreError>;
 
 impl GroupCommit {
     /// An inbox that records in this one, as long as its writers run.
@@ -93,12 +94,9 @@ impl GroupCommit {
 
     /// The queue of the first image that these notifications are about.
     fn queue(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
-        let first = notifications.iter().find_map(|notification| {
-            let Content::Report(report) = &notification.content else {
-                return None;
-            };
-            Some(&report.cloudflare_id)
-        });
+        let first = notifications
+            .iter()
+            .find_map(|notification| notification.image());
         let hash = first.map_or(0, |id| self.hasher.hash_one(id));
         let count = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
         &self.queues[usize::try_from(hash % count).unwrap_or_default()]
@@ -268,7 +266,9 @@ impl Call {
             .iter()
             .map(|notification| match &notification.content {
                 Content::Broken(broken) => broken.body.as_bytes().len(),
-                _ => notification.payload.as_str().len(),
+                Content::Report(_) | Content::TestMessage | Content::OtherProduct => {
+                    notification.payload.as_str().len()
+                }
             });
         bodies.sum()
     }

@@ -38,7 +38,8 @@ use tokio::time::Instant;
 use crate::domain::event::Audience;
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
-use crate::domain::notification::{Notification, Recorded, UnknownImages};
+use crate::domain::notification::{Notification, UnknownImages};
+use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 
 use outlets::Outlets;
@@ -47,11 +48,11 @@ use recording::Recording;
 pub use error::StoreError;
 pub use group_commit::{GroupCommit, Limits, Writer};
 pub use outbox::{
-    Attempt, Claim, Delivery, DeliveryCatalog, EndpointState, Leased, NewAttempt, Notice, Outbox,
-    Settlement, WhichDeliveries,
+    Attempt, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, Leased, NewAttempt,
+    Notice, Outbox, Settlement,
 };
 pub(crate) use outlets::CHANNEL;
-pub use rejection::{Counted, Due, Rejection, StoredOrigin, Turned, Which};
+pub use rejection::{Due, RefusalCount, Rejection, RejectionFilter, StoredOrigin};
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
@@ -65,10 +66,8 @@ pub trait Inbox: Send + Sync {
     /// returns, and the results stand in their order; or none is, and this fails.
     ///
     /// They are shared, so that an inbox can keep them for longer than its caller waits.
-    async fn record(
-        &self,
-        notifications: &[Arc<Notification>],
-    ) -> Result<Vec<Recorded>, StoreError>;
+    async fn record(&self, notifications: &[Arc<Notification>])
+    -> Result<Vec<Outcome>, StoreError>;
 }
 
 /// What was not applied.
@@ -92,7 +91,7 @@ pub trait Rejections: Send + Sync {
         &self,
         notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<Vec<(i64, Recorded)>, StoreError>;
+    ) -> Result<Vec<(i64, Outcome)>, StoreError>;
 
     /// Parks a rejection that is not applied yet, as one about this image, from now on.
     async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError>;
@@ -102,7 +101,7 @@ pub trait Rejections: Send + Sync {
     async fn unpark(&self, after: i64, last: i64, since: Timestamp) -> Result<(), StoreError>;
 
     /// Adds to how many were turned away.
-    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError>;
+    async fn count(&self, counted: &[RefusalCount]) -> Result<(), StoreError>;
 
     /// Notes that a parked notification could not be applied, for this reason. After 20 times it is kept, and not tried again by
     /// itself.
@@ -118,14 +117,14 @@ pub trait RejectionCatalog: Send + Sync {
     /// The newest of these, the last first; so many at most.
     async fn newest_rejections(
         &self,
-        which: &Which,
+        which: &RejectionFilter,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError>;
 
     /// Those of these that are not applied and of which there is a body, from the first with a greater id on; so many at most.
     async fn unapplied_rejections(
         &self,
-        which: &Which,
+        which: &RejectionFilter,
         after: i64,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError>;

@@ -40,12 +40,12 @@ pub trait DeliveryCatalog: Send + Sync {
     /// The newest of these, the last first; so many at most. Without their messages.
     async fn newest_deliveries(
         &self,
-        which: &WhichDeliveries,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
     /// Makes these due again, as if they had never been tried, those that are leased or waiting excepted; how many they were.
-    async fn replay(&self, which: &WhichDeliveries, now: Timestamp) -> Result<u64, StoreError>;
+    async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Every endpoint that has deliveries or is paused, by name.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
@@ -149,8 +149,8 @@ pub struct Delivery {
     pub image: Option<String>,
     /// The endpoint's name.
     pub endpoint: String,
-    /// A name of [`DeliveryStatus`].
-    pub status: String,
+    /// Its state.
+    pub status: DeliveryStatus,
     /// The HTTP status of the last answer.
     pub status_code: Option<i32>,
     /// What went wrong in the last try.
@@ -184,13 +184,13 @@ pub struct Attempt {
 
 /// Which deliveries are meant.
 #[derive(Debug, Clone, Default)]
-pub struct WhichDeliveries {
+pub struct DeliveryFilter {
     /// The one with this id.
     pub id: Option<i64>,
     /// Those for this endpoint.
     pub endpoint: Option<String>,
     /// Those in this state.
-    pub status: Option<String>,
+    pub status: Option<DeliveryStatus>,
     /// Those whose event happened at this time or later.
     pub since: Option<Timestamp>,
 }
@@ -229,4 +229,14 @@ impl NewAttempt {
     pub(super) fn duration_ms(&self) -> i64 {
         i64::try_from(self.duration.as_millis()).unwrap_or(i64::MAX)
     }
+}
+
+/// Returns the state that the column `status` names.
+pub(super) fn delivery_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
+    DeliveryStatus::named(name).ok_or_else(|| StoreError::Undecodable {
+        table: "relay_deliveries",
+        column: "status",
+        id: id.to_string(),
+        reason: "must be pending, leased, delivered, retrying, gave_up or filtered".to_owned(),
+    })
 }

@@ -17,7 +17,8 @@ use super::{Deleted, Failure, StoreError};
 use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
-use crate::domain::notification::{Notification, Recorded, UnknownImages};
+use crate::domain::notification::{Notification, UnknownImages};
+use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
 
 /// The statements, on a connection that is in a transaction. No step is asked for without rows.
@@ -122,7 +123,7 @@ pub(super) async fn record(
     rows: &mut (impl Rows + RejectionRows + OutboxRows),
     notifications: &[Arc<Notification>],
     recording: &Recording,
-) -> Result<(Vec<Recorded>, Bells), Failure> {
+) -> Result<(Vec<Outcome>, Bells), Failure> {
     let (decision, bells) = apply(rows, notifications, recording, None).await?;
     if !decision.rejections.is_empty() {
         rows.insert_rejections(&decision.rejections).await?;
@@ -137,7 +138,7 @@ pub(super) async fn record_rejected(
     rejected: &[(i64, Arc<Notification>)],
     recording: &Recording,
     now: Timestamp,
-) -> Result<(Vec<(i64, Recorded)>, Bells), Failure> {
+) -> Result<(Vec<(i64, Outcome)>, Bells), Failure> {
     let ids: Vec<i64> = rejected.iter().map(|(id, _)| *id).collect();
     let ids: HashSet<i64> = rows.lock_unapplied(&ids).await?.into_iter().collect();
     let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = rejected
@@ -150,8 +151,8 @@ pub(super) async fn record_rejected(
     let recorded: Vec<_> = ids.into_iter().zip(decision.recorded).collect();
     let settled: Vec<_> = recorded
         .iter()
-        .filter(|(_, recorded)| *recorded != Recorded::UnknownImage)
-        .map(|(id, recorded)| (*id, recorded.name()))
+        .filter(|(_, recorded)| *recorded != Outcome::Rejected(RejectionReason::UnknownImage))
+        .map(|(id, outcome)| (*id, outcome.name()))
         .collect();
     if !settled.is_empty() {
         rows.settle(&settled, now).await?;

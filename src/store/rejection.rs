@@ -1,7 +1,10 @@
 //! What was not applied, on its way into `webhook_rejections` and out of it.
 
+use super::StoreError;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Body, Broken, Notification, Origin, Report};
+use crate::domain::outcome::RejectionReason;
+use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
 
 /// How much of a body is kept. What Cloudflare sends is far smaller.
@@ -14,7 +17,7 @@ pub(super) const MAX_ATTEMPTS: i32 = 20;
 /// A new row.
 pub(super) struct NewRejection {
     pub(super) received_at: Timestamp,
-    pub(super) told: Told,
+    pub(super) reason: RejectionReason,
     /// Which field breaks which rule.
     pub(super) problem: String,
     pub(super) origin: StoredOrigin,
@@ -23,61 +26,18 @@ pub(super) struct NewRejection {
     pub(super) body: Vec<u8>,
     /// How long the whole body was.
     pub(super) body_bytes: i32,
-    pub(super) state: &'static str,
+    pub(super) state: RejectionState,
 }
-
-/// What the sender was told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
-    /// The HTTP status.
-    pub(super) status: i32,
-    /// The last word of the problem's type.
-    pub(super) reason: &'static str,
-}
-
-/// Why somebody was turned away before anything of the body was parsed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Turned {
-    /// The request carried no valid proof.
-    Unproved,
-    /// The address may not send webhooks.
-    FromElsewhere,
-}
-
-impl Turned {
-    pub(super) fn told(self) -> Told {
-        match self {
-            Self::Unproved => Told {
-                status: 401,
-                reason: "unauthorized",
-            },
-            Self::FromElsewhere => Told {
-                status: 403,
-                reason: "address-not-allowed",
-            },
-        }
-    }
-}
-
-const INVALID_PAYLOAD: Told = Told {
-    status: 400,
-    reason: "invalid-payload",
-};
-
-const UNKNOWN_IMAGE: Told = Told {
-    status: 404,
-    reason: "unknown-image",
-};
 
 impl NewRejection {
     /// A body that breaks a rule.
     pub(super) fn broken(notification: &Notification, broken: &Broken) -> Self {
         Self::new(
             notification,
-            INVALID_PAYLOAD,
+            RejectionReason::InvalidPayload,
             None,
             broken.body.as_bytes(),
-            "kept",
+            RejectionState::Kept,
         )
         .because(broken.problem.clone())
     }
@@ -87,24 +47,24 @@ impl NewRejection {
     pub(super) fn unknown_image(notification: &Notification, report: &Report) -> Self {
         let body = notification.payload.as_str().as_bytes();
         let state = if body.len() <= MAX_BODY_BYTES {
-            "parked"
+            RejectionState::Parked
         } else {
-            "kept"
+            RejectionState::Kept
         };
         let id = Some(report.cloudflare_id.clone());
-        Self::new(notification, UNKNOWN_IMAGE, id, body, state)
+        Self::new(notification, RejectionReason::UnknownImage, id, body, state)
     }
 
     fn new(
         notification: &Notification,
-        told: Told,
+        reason: RejectionReason,
         cloudflare_id: Option<CloudflareId>,
         body: &[u8],
-        state: &'static str,
+        state: RejectionState,
     ) -> Self {
         Self {
             received_at: notification.received_at,
-            told,
+            reason,
             problem: String::new(),
             origin: StoredOrigin::from(&notification.origin),
             cloudflare_id,
@@ -116,7 +76,7 @@ impl NewRejection {
 
     /// Since when it is parked, if it is.
     pub(super) fn parked_at(&self) -> Option<Timestamp> {
-        (self.state == "parked").then_some(self.received_at)
+        (self.state == RejectionState::Parked).then_some(self.received_at)
     }
 
     fn because(self, problem: String) -> Self {
@@ -126,11 +86,11 @@ impl NewRejection {
 
 /// How many were turned away in a minute.
 #[derive(Debug, Clone)]
-pub struct Counted {
+pub struct RefusalCount {
     /// When the minute begins.
     pub minute: Timestamp,
     /// Why.
-    pub turned: Turned,
+    pub reason: RejectionReason,
     /// The scheme that they tried; empty for none.
     pub scheme: &'static str,
     /// Where they came from, as `ADDRESS/BITS`.
@@ -184,8 +144,8 @@ pub struct Rejection {
     pub body_bytes: i32,
     /// How many there were.
     pub count: i64,
-    /// `kept`, `parked`, `applied`, `failed` or `counted`.
-    pub state: String,
+    /// Its state.
+    pub state: RejectionState,
     /// When it was applied, or was tried last.
     pub settled_at: Option<Timestamp>,
     /// What it came to then.
@@ -202,7 +162,7 @@ impl Rejection {
     /// Whether it was applied.
     #[must_use]
     pub fn is_applied(&self) -> bool {
-        self.state == "applied"
+        self.state == RejectionState::Applied
     }
 
     /// The body, if the whole of it was kept.
@@ -226,11 +186,21 @@ pub struct Due {
 
 /// Which rejections are meant.
 #[derive(Debug, Clone, Default)]
-pub struct Which {
-    /// Those whose sender was told this.
-    pub reason: Option<String>,
+pub struct RejectionFilter {
+    /// Those that were refused for this reason.
+    pub reason: Option<RejectionReason>,
     /// Those in this state.
-    pub state: Option<String>,
+    pub state: Option<RejectionState>,
     /// Those that came at this time or later.
     pub since: Option<Timestamp>,
+}
+
+/// Returns the state that the column `state` names.
+pub(super) fn rejection_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
+    RejectionState::named(name).ok_or_else(|| StoreError::Undecodable {
+        table: "webhook_rejections",
+        column: "state",
+        id: id.to_string(),
+        reason: "must be kept, parked, applied, failed or counted".to_owned(),
+    })
 }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use tracing::Instrument;
 
 use super::client::ClientAddress;
-use super::problem::{Cause, Told};
+use super::problem::{Cause, LoggedProblem};
 use super::request_id::RequestId;
 
 /// What a surface adds to the line of its request. It travels beside the answer.
@@ -19,18 +19,18 @@ pub(crate) struct LogFields {
     pub(crate) outcome: Option<&'static str>,
     /// Which image it was about.
     pub(crate) image_id: Option<String>,
-    /// How much the line matters.
-    pub(crate) weight: Weight,
+    /// The level of the line.
+    pub(crate) level: LogLevel,
 }
 
-/// How much a line matters.
+/// The level of a line. A server error is always logged as an error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Weight {
-    /// Somebody may look for it.
+pub(crate) enum LogLevel {
+    /// The level of an ordinary request.
     #[default]
-    Normal,
-    /// A probe that comes every few seconds and found everything as it should be: for the level debug.
-    Routine,
+    Info,
+    /// The level of a successful probe, which comes every few seconds.
+    Debug,
 }
 
 /// What the log says in the place of a status when there was nobody left to answer; nginx's word for it.
@@ -75,12 +75,12 @@ impl Line {
             .get::<LogFields>()
             .cloned()
             .unwrap_or_default();
-        let told = response.extensions().get::<Told>();
+        let problem = response.extensions().get::<LoggedProblem>();
         let outcome = fields
             .outcome
-            .or(told.map(|told| told.name))
+            .or(problem.map(|problem| problem.name))
             .unwrap_or("ok");
-        let detail = told.and_then(|told| told.detail.as_deref());
+        let detail = problem.and_then(|problem| problem.detail.as_deref());
         let image_id = fields.image_id.as_deref();
         let (method, path) = (self.method.as_str(), self.uri.path());
         let (request_id, client, duration_ms) = (
@@ -90,7 +90,7 @@ impl Line {
         );
         let status_code = status.as_u16();
 
-        if fields.weight == Weight::Routine {
+        if fields.level == LogLevel::Debug {
             tracing::debug!(
                 method,
                 path,

@@ -19,9 +19,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::setting::{Bounded, ListenAddress, Networks};
 use client::ForwardedHeader;
 
-pub(crate) use access_log::{LogFields, Weight};
+pub(crate) use access_log::{LogFields, LogLevel};
 pub use client::{ClientAddress, Proxies};
-pub(crate) use problem::{Cause, Kind, Problem};
+pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;
 pub(crate) use serve::{Limits, serve};
 
@@ -67,14 +67,14 @@ pub fn behind_layers(surface: Router) -> Router {
 }
 
 async fn no_such_route() -> Problem {
-    Problem::of(Kind::NoSuchRoute)
+    Problem::of(ProblemType::NoSuchRoute)
 }
 
 async fn no_such_method() -> Problem {
-    Problem::of(Kind::MethodNotAllowed)
+    Problem::of(ProblemType::MethodNotAllowed)
 }
 
 /// The panic itself was logged by the panic hook, with its place.
 fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
-    Problem::of(Kind::Internal).into_response()
+    Problem::of(ProblemType::Internal).into_response()
 }

@@ -9,43 +9,37 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::domain::outcome::RejectionReason;
 use crate::telemetry::chain;
 
-/// What is wrong, told apart by what a client does about it. Its `type` is stable: clients may compare it.
+/// The type of a problem, told apart by what a client does about it. Its name is stable: clients may compare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// The body is no payload that this service knows.
-    InvalidPayload,
-    /// No proof of the sender, or none that holds.
-    Unauthorized,
-    /// The address may not send webhooks.
-    AddressNotAllowed,
+pub(crate) enum ProblemType {
+    /// The webhook was refused for a reason that the domain knows.
+    Rejected(RejectionReason),
     /// There were too many requests lately.
     RateLimited,
-    /// The image has no row.
-    UnknownImage,
-    /// The path leads nowhere.
+    /// No route has this path.
     NoSuchRoute,
     /// The method is not POST.
     MethodNotAllowed,
     /// The body is over the limit.
     BodyTooLarge,
-    /// The body did not come in time.
+    /// The body did not arrive in time.
     ReadTimeout,
-    /// More is in flight than we take on.
+    /// More is in flight than the service accepts.
     Busy,
-    /// It is us.
+    /// The service failed.
     Internal,
 }
 
-impl Kind {
+impl ProblemType {
     fn status(self) -> StatusCode {
         match self {
-            Self::InvalidPayload => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::Rejected(reason) => StatusCode::from_u16(reason.http_status())
+                .expect("the domain's statuses have three digits"),
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::UnknownImage | Self::NoSuchRoute => StatusCode::NOT_FOUND,
+            Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -54,22 +48,25 @@ impl Kind {
         }
     }
 
-    /// How many seconds a client does well to wait before it tries again.
+    /// Returns how many seconds a client should wait before it retries.
     fn retry_after(self) -> Option<u64> {
         match self {
-            // What waits now is recorded by then, unless the database is in trouble.
+            // What is queued now is recorded by then, unless the database is in trouble.
             Self::Busy => Some(1),
-            _ => None,
+            Self::Rejected(_)
+            | Self::RateLimited
+            | Self::NoSuchRoute
+            | Self::MethodNotAllowed
+            | Self::BodyTooLarge
+            | Self::ReadTimeout
+            | Self::Internal => None,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::InvalidPayload => "invalid-payload",
-            Self::Unauthorized => "unauthorized",
-            Self::AddressNotAllowed => "address-not-allowed",
+            Self::Rejected(reason) => reason.name(),
             Self::RateLimited => "rate-limited",
-            Self::UnknownImage => "unknown-image",
             Self::NoSuchRoute => "no-such-route",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
@@ -81,11 +78,15 @@ impl Kind {
 
     fn title(self) -> &'static str {
         match self {
-            Self::InvalidPayload => "The body is not a webhook this service understands",
-            Self::Unauthorized => "The sender could not be verified",
-            Self::AddressNotAllowed => "Webhooks are not taken from this address",
+            Self::Rejected(RejectionReason::InvalidPayload) => {
+                "The body is not a webhook this service understands"
+            }
+            Self::Rejected(RejectionReason::Unauthenticated) => "The sender could not be verified",
+            Self::Rejected(RejectionReason::AddressNotAllowed) => {
+                "Webhooks are not taken from this address"
+            }
+            Self::Rejected(RejectionReason::UnknownImage) => "There is no such image",
             Self::RateLimited => "There were too many requests; try again later",
-            Self::UnknownImage => "There is no such image",
             Self::NoSuchRoute => "There is nothing at this path",
             Self::MethodNotAllowed => "This method is not allowed here",
             Self::BodyTooLarge => "The body is too large",
@@ -99,7 +100,7 @@ impl Kind {
 /// An answer that says no, and what the log says about it beside.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    kind: Kind,
+    kind: ProblemType,
     detail: Option<String>,
     field: Option<String>,
     cause: Option<Cause>,
@@ -123,9 +124,9 @@ impl Cause {
     }
 }
 
-/// What the log says of a problem: its name, and the words that the client is told. They never repeat the body.
+/// The part of a problem that the access log shows: its name and detail. Neither repeats the body.
 #[derive(Debug, Clone)]
-pub(super) struct Told {
+pub(super) struct LoggedProblem {
     pub(super) name: &'static str,
     pub(super) detail: Option<String>,
 }
@@ -142,14 +143,19 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// A problem of this kind, with nothing more to say.
-    pub(crate) fn of(kind: Kind) -> Self {
+    /// Returns the problem of a webhook that is refused for this reason.
+    pub(crate) fn rejected(reason: RejectionReason) -> Self {
+        Self::of(ProblemType::Rejected(reason))
+    }
+
+    /// Returns a problem of this type without a detail.
+    pub(crate) fn of(problem_type: ProblemType) -> Self {
         Self {
-            kind,
+            kind: problem_type,
             detail: None,
             field: None,
             cause: None,
-            retry_after: kind.retry_after(),
+            retry_after: problem_type.retry_after(),
         }
     }
 
@@ -176,7 +182,7 @@ impl Problem {
     }
 
     /// Adds the cause, which goes to the log and to nobody else.
-    pub(crate) fn because(self, cause: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn caused_by(self, cause: impl Error + Send + Sync + 'static) -> Self {
         Self {
             cause: Some(Cause::of(cause)),
             ..self
@@ -211,7 +217,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
-        response.extensions_mut().insert(Told {
+        response.extensions_mut().insert(LoggedProblem {
             name: self.kind.name(),
             detail: self.detail,
         });

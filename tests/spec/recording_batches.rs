@@ -8,8 +8,9 @@ use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::image::Status;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Origin, Recorded, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
 };
+use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
 use cloudflare_images_webhook::domain::telling::Effect;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::store::{Inbox, StoreError};
@@ -34,7 +35,7 @@ impl Opened {
     async fn record<const N: usize>(
         &self,
         notifications: [Notification; N],
-    ) -> Result<Vec<Recorded>, StoreError> {
+    ) -> Result<Vec<Outcome>, StoreError> {
         self.inbox.record(&notifications.map(Arc::new)).await
     }
 }
@@ -129,8 +130,8 @@ fn other(content: Content) -> Notification {
     }
 }
 
-fn image(effect: Effect, status: Status) -> Recorded {
-    Recorded::Image { effect, status }
+fn image(effect: Effect, status: Status) -> Outcome {
+    Outcome::of_image(effect, status)
 }
 
 in_every_way! {
@@ -145,7 +146,7 @@ in_every_way! {
         ]).await.expect("it is recorded");
 
         assert_eq!(recorded, [
-            image(Effect::Applied, Status::Uploaded), Recorded::TestMessage, Recorded::UnknownImage, image(Effect::Applied, Status::Failed), Recorded::OtherProduct,
+            image(Effect::Applied, Status::Uploaded), Outcome::Test, Outcome::Rejected(RejectionReason::UnknownImage), image(Effect::Applied, Status::Failed), Outcome::Ignored,
         ]);
         assert_eq!(database.log_types().await, ["webhook_received", "webhook_test", "webhook_received", "webhook_ignored"]);
     }

@@ -12,9 +12,10 @@ use super::outlets::Interest;
 use super::rejection::NewRejection;
 use super::row::StoredImage;
 use crate::domain::id::CloudflareId;
-use crate::domain::image::ImageState;
+use crate::domain::image::{ImageState, Status};
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Recorded, Report};
+use crate::domain::notification::{Content, Notification, Report};
+use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::Delivery;
 use row::Row;
@@ -33,7 +34,7 @@ pub(super) struct Known {
 /// What to write, and what to answer.
 pub(super) struct Decision {
     /// One for each notification, in their order.
-    pub(super) recorded: Vec<Recorded>,
+    pub(super) recorded: Vec<Outcome>,
     /// The rows that are to be rewritten, each once, in its last state.
     pub(super) changed: Vec<ChangedImage>,
     /// The rows for the audit trail, in the order of the notifications.
@@ -142,24 +143,15 @@ pub(super) fn decide(
     for notification in notifications {
         let at = at.unwrap_or(notification.received_at);
         let (result, line) = match &notification.content {
-            Content::TestMessage => (
-                Recorded::TestMessage,
-                Some(Line::of_no_image(
-                    "webhook_test",
-                    "Cloudflare tested the destination",
-                )),
-            ),
+            Content::TestMessage => (Outcome::Test, Some(Line::new(Outcome::Test, None, None))),
             Content::OtherProduct => (
-                Recorded::OtherProduct,
-                Some(Line::of_no_image(
-                    "webhook_ignored",
-                    "an alert of another Cloudflare product",
-                )),
+                Outcome::Ignored,
+                Some(Line::new(Outcome::Ignored, None, None)),
             ),
             Content::Report(report) => match rows.get_mut(&report.cloudflare_id) {
                 None => {
                     rejections.push(NewRejection::unknown_image(notification, report));
-                    (Recorded::UnknownImage, None)
+                    (Outcome::Rejected(RejectionReason::UnknownImage), None)
                 }
                 Some(row) => {
                     let delivery = delivery(&mut seen, report, notification);
@@ -170,7 +162,7 @@ pub(super) fn decide(
             },
             Content::Broken(broken) => {
                 rejections.push(NewRejection::broken(notification, broken));
-                (Recorded::Broken, None)
+                (Outcome::Rejected(RejectionReason::InvalidPayload), None)
             }
         };
         recorded.push(result);
@@ -215,11 +207,11 @@ struct Line {
 }
 
 impl Line {
-    fn of_no_image(event_type: &'static str, message: &str) -> Self {
+    fn new(outcome: Outcome, image: Option<(Uuid, CloudflareId)>, before: Option<Status>) -> Self {
         Self {
-            image: None,
-            event_type,
-            message: message.to_owned(),
+            image,
+            event_type: outcome.audit_event().unwrap_or_default(),
+            message: outcome.audit_message(before),
         }
     }
 

@@ -6,9 +6,9 @@ use super::{ChangedImage, Line, Tells};
 use crate::domain::detail::Detail;
 use crate::domain::event::{EventKind, Model, changes};
 use crate::domain::id::CloudflareId;
-use crate::domain::image::Status;
 use crate::domain::json::Json;
-use crate::domain::notification::{Recorded, Report};
+use crate::domain::notification::Report;
+use crate::domain::outcome::Outcome;
 use crate::domain::telling::Effect;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::{Delivery, transition};
@@ -41,7 +41,7 @@ impl Row {
         delivery: Delivery,
         at: Timestamp,
         interest: Interest,
-    ) -> (Recorded, Line, Option<NewEvent>) {
+    ) -> (Outcome, Line, Option<NewEvent>) {
         let before = self.stored.state.status;
         let state_before = interest
             .is_in(Model::Image, EventKind::Updated)
@@ -82,12 +82,8 @@ impl Row {
             };
         }
         let image = Some((self.stored.id, self.stored.cloudflare_id.clone()));
-        let line = Line {
-            image,
-            event_type: event_type(effect),
-            message: message(effect, before, status),
-        };
-        (Recorded::Image { effect, status }, line, event)
+        let outcome = Outcome::of_image(effect, status);
+        (outcome, Line::new(outcome, image, Some(before)), event)
     }
 
     pub(super) fn changed(self) -> Option<ChangedImage> {
@@ -131,24 +127,5 @@ impl Comparable {
             return false;
         }
         true
-    }
-}
-
-fn event_type(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Applied => "webhook_received",
-        Effect::Duplicate => "webhook_duplicate",
-        Effect::Stale => "webhook_stale",
-    }
-}
-
-fn message(effect: Effect, before: Status, after: Status) -> String {
-    match effect {
-        Effect::Applied if before == after => {
-            format!("the image stays {after}; what is known of it changed")
-        }
-        Effect::Applied => format!("the image went from {before} to {after}"),
-        Effect::Duplicate => format!("the image is {after}, as it was told before"),
-        Effect::Stale => format!("the image stays {after}: what was told is out of date"),
     }
 }

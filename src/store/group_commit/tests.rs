@@ -10,6 +10,7 @@ use crate::domain::detail::ToldDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::notification::{Origin, Report};
+use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 
 /// An image whose row makes no sense.
@@ -71,8 +72,8 @@ impl Inbox for Below {
             });
         }
         let result = |id: &String| match id.as_str() {
-            UNKNOWN => Recorded::UnknownImage,
-            _ => Recorded::OtherProduct,
+            UNKNOWN => Outcome::Rejected(RejectionReason::UnknownImage),
+            _ => Outcome::Ignored,
         };
         Ok(ids.iter().map(result).collect())
     }
@@ -173,7 +174,7 @@ async fn answers(calls: Vec<JoinHandle<Answer>>) -> Vec<String> {
     answers
 }
 
-const RECORDED: &str = "[OtherProduct]";
+const RECORDED: &str = "[Ignored]";
 const IS_POISONED: &str =
     "cloudflare_images.details_at of row poisoned cannot be understood: it is poisoned";
 const IS_AWAY: &str = "the database at here failed at recording";
@@ -236,8 +237,8 @@ async fn each_caller_gets_its_own_results() {
         [
             RECORDED,
             RECORDED,
-            "[OtherProduct, UnknownImage, OtherProduct]",
-            "[UnknownImage]"
+            "[Ignored, Rejected(UnknownImage), Ignored]",
+            "[Rejected(UnknownImage)]"
         ]
     );
     assert_eq!(

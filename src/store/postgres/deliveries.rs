@@ -5,8 +5,11 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::{Moment, Postgres};
+use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
-use crate::store::outbox::{Attempt, Delivery, DeliveryCatalog, EndpointState, WhichDeliveries};
+use crate::store::outbox::{
+    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, delivery_status,
+};
 use crate::store::{Failure, StoreError};
 
 /// The newest of some deliveries. One alone is found by its number: a condition that may be none would have all of them read.
@@ -52,9 +55,9 @@ macro_rules! replay {
 #[async_trait]
 impl DeliveryCatalog for Postgres {
     async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError> {
-        let which = WhichDeliveries {
+        let which = DeliveryFilter {
             id: Some(id),
-            ..WhichDeliveries::default()
+            ..DeliveryFilter::default()
         };
         let mut found = self.deliveries(&which, 1, true).await?;
         Ok(found.pop())
@@ -88,13 +91,13 @@ impl DeliveryCatalog for Postgres {
 
     async fn newest_deliveries(
         &self,
-        which: &WhichDeliveries,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         self.deliveries(which, limit, false).await
     }
 
-    async fn replay(&self, which: &WhichDeliveries, now: Timestamp) -> Result<u64, StoreError> {
+    async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError> {
         self.within("replaying deliveries", async {
             let replayed = sqlx::query(match which.id {
                 Some(_) => replay!("id = $1"),
@@ -102,7 +105,7 @@ impl DeliveryCatalog for Postgres {
             })
             .bind(which.id)
             .bind(which.endpoint.as_deref())
-            .bind(which.status.as_deref())
+            .bind(which.status.map(DeliveryStatus::name))
             .bind(which.since.map(Timestamp::to_offset_date_time))
             .bind(now.to_offset_date_time())
             .execute(&self.pool)
@@ -148,7 +151,7 @@ impl DeliveryCatalog for Postgres {
 impl Postgres {
     async fn deliveries(
         &self,
-        which: &WhichDeliveries,
+        which: &DeliveryFilter,
         limit: u32,
         with_payload: bool,
     ) -> Result<Vec<Delivery>, StoreError> {
@@ -159,7 +162,7 @@ impl Postgres {
             })
             .bind(which.id)
             .bind(which.endpoint.as_deref())
-            .bind(which.status.as_deref())
+            .bind(which.status.map(DeliveryStatus::name))
             .bind(which.since.map(Timestamp::to_offset_date_time))
             .bind(with_payload)
             .bind(i64::from(limit))
@@ -181,7 +184,7 @@ fn read_delivery(row: &PgRow) -> Result<Delivery, Failure> {
         model: row.try_get("model")?,
         image: row.try_get("image")?,
         endpoint: row.try_get("endpoint")?,
-        status: row.try_get("status")?,
+        status: delivery_status(row.try_get("status")?, row.try_get("id")?)?,
         status_code: row.try_get("status_code")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,

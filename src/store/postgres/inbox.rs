@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{Postgres, read_state, state_columns};
-use crate::domain::notification::{Notification, Recorded};
+use crate::domain::notification::Notification;
+use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{ChangedImage, LogEntry};
 use crate::store::event::rest_columns;
@@ -20,7 +21,7 @@ impl Inbox for Postgres {
     async fn record(
         &self,
         notifications: &[Arc<Notification>],
-    ) -> Result<Vec<Recorded>, StoreError> {
+    ) -> Result<Vec<Outcome>, StoreError> {
         self.within("recording notifications", async {
             loop {
                 let mut lent = match self.kept.take() {

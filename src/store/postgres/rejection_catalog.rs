@@ -6,8 +6,10 @@ use sqlx::postgres::PgRow;
 
 use super::{Moment, Postgres};
 use crate::domain::notification::Body;
+use crate::domain::outcome::RejectionReason;
+use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
-use crate::store::rejection::{Rejection, StoredOrigin, Which};
+use crate::store::rejection::{Rejection, RejectionFilter, StoredOrigin, rejection_state};
 use crate::store::{Failure, RejectionCatalog, StoreError};
 
 /// The columns of a [`Rejection`].
@@ -45,7 +47,7 @@ impl RejectionCatalog for Postgres {
 
     async fn newest_rejections(
         &self,
-        which: &Which,
+        which: &RejectionFilter,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
         self.within("listing rejections", async {
@@ -58,8 +60,8 @@ impl RejectionCatalog for Postgres {
                      AND ($3::timestamptz IS NULL OR received_at >= $3)
                  ORDER BY id DESC LIMIT $4",
             ))
-            .bind(&which.reason)
-            .bind(&which.state)
+            .bind(which.reason.map(RejectionReason::name))
+            .bind(which.state.map(RejectionState::name))
             .bind(which.since.map(Timestamp::to_offset_date_time))
             .bind(i64::from(limit))
             .fetch_all(&self.pool)
@@ -73,7 +75,7 @@ impl RejectionCatalog for Postgres {
 
     async fn unapplied_rejections(
         &self,
-        which: &Which,
+        which: &RejectionFilter,
         after: i64,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
@@ -88,8 +90,8 @@ impl RejectionCatalog for Postgres {
                      AND id > $4 AND state IN ('parked', 'kept', 'failed') AND body IS NOT NULL
                  ORDER BY id LIMIT $5",
             ))
-            .bind(&which.reason)
-            .bind(&which.state)
+            .bind(which.reason.map(RejectionReason::name))
+            .bind(which.state.map(RejectionState::name))
             .bind(which.since.map(Timestamp::to_offset_date_time))
             .bind(after)
             .bind(i64::from(limit))
@@ -119,7 +121,7 @@ pub(super) fn read_rejection(row: &PgRow) -> Result<Rejection, Failure> {
         body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),
         body_bytes: row.try_get("body_bytes")?,
         count: row.try_get("count")?,
-        state: row.try_get("state")?,
+        state: rejection_state(row.try_get("state")?, row.try_get("id")?)?,
         settled_at: row
             .try_get::<Option<Moment>, _>("settled_at")?
             .map(timestamp)

@@ -9,10 +9,11 @@ use super::Postgres;
 use super::inbox::column;
 use super::rejection_catalog::{columns, read_rejection};
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Notification, Recorded};
+use crate::domain::notification::Notification;
+use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, Due, MAX_ATTEMPTS, NewRejection};
+use crate::store::rejection::{Due, MAX_ATTEMPTS, NewRejection, RefusalCount};
 use crate::store::{Failure, Lent, Rejections, StoreError};
 
 #[async_trait]
@@ -70,7 +71,7 @@ impl Rejections for Postgres {
         &self,
         notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<Vec<(i64, Recorded)>, StoreError> {
+    ) -> Result<Vec<(i64, Outcome)>, StoreError> {
         self.within("applying what was rejected", async {
             let mut lent = Lent::from(&self.pool).await?;
             let mut tx = lent.connection.begin().await?;
@@ -85,7 +86,7 @@ impl Rejections for Postgres {
     }
 
     /// Sorted, so that replicas wait for each other in one direction only.
-    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError> {
+    async fn count(&self, counted: &[RefusalCount]) -> Result<(), StoreError> {
         self.within("counting who was turned away", async {
             let mut lent = Lent::from(&self.pool).await?;
             sqlx::query(
@@ -104,8 +105,8 @@ impl Rejections for Postgres {
             .bind(column(counted, |counted| counted.scheme))
             .bind(column(counted, |counted| counted.network.as_str()))
             .bind(column(counted, |counted| counted.count))
-            .bind(column(counted, |counted| counted.turned.told().status))
-            .bind(column(counted, |counted| counted.turned.told().reason))
+            .bind(column(counted, |counted| i32::from(counted.reason.http_status())))
+            .bind(column(counted, |counted| counted.reason.name()))
             .execute(&mut *lent.connection)
             .await?;
             lent.give_back();
@@ -185,8 +186,8 @@ impl RejectionRows for PgConnection {
                  UNNEST($11::text[]), UNNEST($12::timestamptz[])",
         )
         .bind(column(rejections, |entry| entry.received_at.to_offset_date_time()))
-        .bind(column(rejections, |entry| entry.told.status))
-        .bind(column(rejections, |entry| entry.told.reason))
+        .bind(column(rejections, |entry| i32::from(entry.reason.http_status())))
+        .bind(column(rejections, |entry| entry.reason.name()))
         .bind(column(rejections, |entry| entry.problem.as_str()))
         .bind(column(rejections, |entry| entry.origin.scheme.as_str()))
         .bind(column(rejections, |entry| entry.origin.client_address.as_str()))
@@ -194,7 +195,7 @@ impl RejectionRows for PgConnection {
         .bind(column(rejections, |entry| entry.cloudflare_id.as_ref().map(CloudflareId::as_str)))
         .bind(column(rejections, |entry| entry.body.as_slice()))
         .bind(column(rejections, |entry| entry.body_bytes))
-        .bind(column(rejections, |entry| entry.state))
+        .bind(column(rejections, |entry| entry.state.name()))
         .bind(column(rejections, |entry| entry.parked_at().map(Timestamp::to_offset_date_time)))
         .execute(self)
         .await?;

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{Sqlite, parse_time, parse_uuid, state_columns};
-use crate::domain::notification::{Notification, Recorded};
+use crate::domain::notification::Notification;
+use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{ChangedImage, LogEntry};
 use crate::store::event::rest_columns;
@@ -22,7 +23,7 @@ impl Inbox for Sqlite {
     async fn record(
         &self,
         notifications: &[Arc<Notification>],
-    ) -> Result<Vec<Recorded>, StoreError> {
+    ) -> Result<Vec<Outcome>, StoreError> {
         self.file.check(&self.place)?;
         within(
             &self.place,

@@ -9,10 +9,11 @@ use super::Sqlite;
 use super::inbox::json;
 use super::rejection_catalog::{columns, read_rejection};
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Notification, Recorded};
+use crate::domain::notification::Notification;
+use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::recording::{RejectionRows, record_rejected};
-use crate::store::rejection::{Counted, Due, MAX_ATTEMPTS, NewRejection};
+use crate::store::rejection::{Due, MAX_ATTEMPTS, NewRejection, RefusalCount};
 use crate::store::{Failure, Lent, Rejections, StoreError, within};
 
 #[async_trait]
@@ -70,7 +71,7 @@ impl Rejections for Sqlite {
         &self,
         notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
-    ) -> Result<Vec<(i64, Recorded)>, StoreError> {
+    ) -> Result<Vec<(i64, Outcome)>, StoreError> {
         self.file.check(&self.place)?;
         within(
             &self.place,
@@ -90,16 +91,15 @@ impl Rejections for Sqlite {
         .await
     }
 
-    async fn count(&self, counted: &[Counted]) -> Result<(), StoreError> {
+    async fn count(&self, counted: &[RefusalCount]) -> Result<(), StoreError> {
         let told: Vec<_> = counted
             .iter()
             .map(|counted| {
                 let minute = counted.minute.to_string();
-                let told = counted.turned.told();
                 (
                     minute,
-                    told.status,
-                    told.reason,
+                    counted.reason.http_status(),
+                    counted.reason.name(),
                     counted.scheme,
                     &counted.network,
                     counted.count,
@@ -203,8 +203,8 @@ impl RejectionRows for SqliteConnection {
             .map(|entry| {
                 (
                     entry.received_at.to_string(),
-                    entry.told.status,
-                    entry.told.reason,
+                    i32::from(entry.reason.http_status()),
+                    entry.reason.name(),
                     &entry.problem,
                     &entry.origin.scheme,
                     &entry.origin.client_address,
@@ -212,7 +212,7 @@ impl RejectionRows for SqliteConnection {
                     entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
                     hex::encode(&entry.body),
                     entry.body_bytes,
-                    entry.state,
+                    entry.state.name(),
                     entry.parked_at().map(|at| at.to_string()),
                 )
             })

@@ -9,7 +9,8 @@ use super::*;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Audience;
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Origin, Recorded, UnknownImages};
+use crate::domain::notification::{Content, Notification, Origin, UnknownImages};
+use crate::domain::outcome::Outcome;
 use crate::store::outlets::Outlets;
 use crate::store::recording::Recording;
 use crate::store::{Claim, Inbox, Outbox, Schema, Settlement};
@@ -156,7 +157,7 @@ async fn after_a_full_disk_the_writer_is_as_good_as_new() {
         .expect("there is room again");
 
     assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
-    assert_eq!(recorded, [Recorded::TestMessage]);
+    assert_eq!(recorded, [Outcome::Test]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! Those whom the gate turned away, counted by the minute and by where they came from. Nothing is written on their requests' way, and
-//! however many they are and for however long, the rows are few: a thousand at once, then twenty a minute, and old ones are deleted.
+//! Counts refused requests by minute and client network. A request only changes memory; the counts are written once a minute.
+//!
+//! The number of rows is bounded: during a flood at most 1,000 rows at first, then 20 per minute. Old rows are deleted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,44 +10,45 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 use crate::signing::Scheme;
-use crate::store::{Counted, Rejections, Turned};
+use crate::store::{RefusalCount, Rejections};
 use crate::telemetry::chain;
 
-/// How many rows one service makes of a minute at most. Whoever comes from yet another network is counted as from anywhere.
+/// The most rows that one process writes for a minute. Requests from further networks are added to the row `*`.
 const MAX_ROWS: usize = 1000;
 
-/// How many rows a minute has when an attack does not end. In the 90 days for which they are kept by default these are 2.6 million,
-/// some hundreds of megabytes.
+/// The rows per minute of a flood that does not end. In the default retention of 90 days these are 2.6 million rows, some hundreds
+/// of megabytes.
 const ROWS_PER_MINUTE: usize = 20;
 
-/// How many of a minute's rows are of nobody in particular: one for each reason.
-const ROWS_FROM_ANYWHERE: usize = 2;
+/// The rows `*` of a minute: one for each reason.
+const ROWS_FOR_OTHERS: usize = 2;
 
-/// How many networks a minute tells apart at most; so many counts are held in memory, beside those from anywhere.
-const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FROM_ANYWHERE;
+/// The most networks that a minute tells apart. Memory holds no more counts than that, beside the rows `*`.
+const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHERS;
 
-/// How many networks a minute adds to those that may be told apart, up to [`MAX_NETWORKS`].
-const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FROM_ANYWHERE;
+/// The networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
+const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHERS;
 
-/// What stands for the networks beyond those.
-const ANYWHERE: &str = "*";
+/// The network that stands for all networks over the budget.
+const OTHER_NETWORKS: &str = "*";
 
-/// How often it is looked whether the minute is over.
+/// The time between two looks for minutes that are over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts those whom the gate turned away.
-pub(crate) struct TurnedAway {
+/// Counts refused requests.
+pub(crate) struct RefusalCounter {
     counts: Mutex<Counts>,
     clock: Arc<dyn Clock>,
 }
 
 struct Counts {
-    of: HashMap<Who, i64>,
-    /// How many rows may still be made of single networks.
+    of: HashMap<CounterKey, i64>,
+    /// The budget: how many more networks get a row of their own.
     rows_left: usize,
-    /// The minute in which something was counted last.
+    /// The minute of the last count.
     minute: i64,
 }
 
@@ -60,17 +62,17 @@ impl Default for Counts {
     }
 }
 
-/// What is counted together.
+/// The key under which requests are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Who {
+struct CounterKey {
     /// The minute's first second, in Unix seconds.
     minute: i64,
-    turned: Turned,
+    reason: RejectionReason,
     scheme: &'static str,
     network: String,
 }
 
-impl TurnedAway {
+impl RefusalCounter {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             counts: Mutex::default(),
@@ -81,25 +83,25 @@ impl TurnedAway {
     /// Counts one more.
     pub(super) fn count(
         &self,
-        turned: Turned,
+        reason: RejectionReason,
         at: Timestamp,
         scheme: Option<Scheme>,
         client: Option<IpAddr>,
     ) {
-        let who = Who {
+        let key = CounterKey {
             minute: minute(at),
-            turned,
+            reason,
             scheme: scheme.map_or("", Scheme::name),
             network: client.map(network).unwrap_or_default(),
         };
-        self.lock().count(who);
+        self.lock().count(key);
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down each minute when it is over, and the last one when it is asked to stop.
+    /// Writes each minute when it is over, and the last one on shutdown.
     pub(crate) async fn run(
         self: Arc<Self>,
         rejections: Arc<dyn Rejections>,
@@ -115,28 +117,28 @@ impl TurnedAway {
         self.write(&*rejections, i64::MAX).await;
     }
 
-    /// Writes down the minutes before this one.
+    /// Writes the minutes before this one.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
-        let over: Vec<(Who, i64)> = {
+        let over: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();
-            // A minute that is far ahead was counted before the clock was set back.
+            // A minute far ahead was counted before the clock was set back.
             let ahead = before.saturating_add(60);
             let over = counts
                 .of
-                .extract_if(|who, _| who.minute < before || who.minute > ahead);
+                .extract_if(|key, _| key.minute < before || key.minute > ahead);
             over.collect()
         };
         if over.is_empty() {
             return;
         }
-        let counted: Vec<Counted> = over
+        let counted: Vec<RefusalCount> = over
             .iter()
-            .filter_map(|(who, count)| {
-                Some(Counted {
-                    minute: Timestamp::from_unix_seconds(who.minute).ok()?,
-                    turned: who.turned,
-                    scheme: who.scheme,
-                    network: who.network.clone(),
+            .filter_map(|(key, count)| {
+                Some(RefusalCount {
+                    minute: Timestamp::from_unix_seconds(key.minute).ok()?,
+                    reason: key.reason,
+                    scheme: key.scheme,
+                    network: key.network.clone(),
                     count: *count,
                 })
             })
@@ -147,8 +149,8 @@ impl TurnedAway {
                 "how many were turned away could not be written down; it will be tried again"
             );
             let mut counts = self.lock();
-            for (who, count) in over {
-                counts.add(who, count);
+            for (key, count) in over {
+                counts.add(key, count);
             }
         }
     }
@@ -156,40 +158,40 @@ impl TurnedAway {
 
 impl Counts {
     /// Counts one more.
-    fn count(&mut self, who: Who) {
-        if who.minute < self.minute {
-            // The clock was set back: it goes on from there.
-            self.minute = who.minute;
-        } else if who.minute > self.minute {
-            let minutes = who.minute.saturating_sub(self.minute) / 60;
+    fn count(&mut self, key: CounterKey) {
+        if key.minute < self.minute {
+            // The clock was set back: continue from there.
+            self.minute = key.minute;
+        } else if key.minute > self.minute {
+            let minutes = key.minute.saturating_sub(self.minute) / 60;
             let more = usize::try_from(minutes).map_or(MAX_NETWORKS, |minutes| {
                 minutes.saturating_mul(NETWORKS_PER_MINUTE)
             });
             self.rows_left = self.rows_left.saturating_add(more).min(MAX_NETWORKS);
-            self.minute = who.minute;
+            self.minute = key.minute;
         }
-        if self.of.contains_key(&who) {
-            self.add(who, 1);
+        if self.of.contains_key(&key) {
+            self.add(key, 1);
         } else if self.rows_left > 0 {
             self.rows_left -= 1;
-            self.add(who, 1);
+            self.add(key, 1);
         } else {
-            self.add(who.anonymous(), 1);
+            self.add(key.for_others(), 1);
         }
     }
 
-    /// Adds to a count, as long as there is room for it in memory.
-    fn add(&mut self, who: Who, count: i64) {
-        let has_room = self.of.len() < MAX_NETWORKS || self.of.contains_key(&who);
-        let who = if has_room { who } else { who.anonymous() };
-        *self.of.entry(who).or_default() += count;
+    /// Adds to a count, or to the row `*` when memory holds enough counts.
+    fn add(&mut self, key: CounterKey, count: i64) {
+        let has_room = self.of.len() < MAX_NETWORKS || self.of.contains_key(&key);
+        let key = if has_room { key } else { key.for_others() };
+        *self.of.entry(key).or_default() += count;
     }
 }
 
-impl Who {
-    fn anonymous(self) -> Self {
+impl CounterKey {
+    fn for_others(self) -> Self {
         Self {
-            network: ANYWHERE.to_owned(),
+            network: OTHER_NETWORKS.to_owned(),
             scheme: "",
             ..self
         }
@@ -201,7 +203,7 @@ fn minute(at: Timestamp) -> i64 {
     seconds - seconds.rem_euclid(60)
 }
 
-/// The network that one sender is likely to have for itself: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
+/// Returns the network that one sender probably owns: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
 fn network(client: IpAddr) -> String {
     match client.to_canonical() {
         IpAddr::V4(ip) => {

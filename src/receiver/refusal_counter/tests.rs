@@ -5,16 +5,16 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::clock::ManualClock;
 
-fn turned_away() -> TurnedAway {
-    TurnedAway::new(Arc::new(ManualClock::at(at(0))))
+fn counter() -> RefusalCounter {
+    RefusalCounter::new(Arc::new(ManualClock::at(at(0))))
 }
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds).expect("a time")
 }
 
-fn counts(turned_away: &TurnedAway) -> Vec<(i64, String, i64)> {
-    let counts = turned_away.counts.lock().expect("no panic");
+fn counts(counter: &RefusalCounter) -> Vec<(i64, String, i64)> {
+    let counts = counter.counts.lock().expect("no panic");
     let mut counts: Vec<_> = counts
         .of
         .iter()
@@ -31,45 +31,60 @@ fn neighbours_are_counted_together() {
         ("2001:db8:1:2:3::4", "2001:db8:1:2::1", "2001:db8:1:2::/64"),
         ("::ffff:203.0.113.7", "203.0.113.9", "203.0.113.0/24"),
     ] {
-        let turned_away = turned_away();
+        let counter = counter();
 
         for client in [one, other] {
-            turned_away.count(Turned::Unproved, at(61), None, client.parse().ok());
+            counter.count(
+                RejectionReason::Unauthenticated,
+                at(61),
+                None,
+                client.parse().ok(),
+            );
         }
 
-        assert_eq!(counts(&turned_away), [(60, together.to_owned(), 2)]);
+        assert_eq!(counts(&counter), [(60, together.to_owned(), 2)]);
     }
 }
 
 #[test]
 fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
-    let turned_away = turned_away();
+    let counter = counter();
 
     for number in 0..100_000_u32 {
         let client = Ipv4Addr::from_bits(number << 8);
-        turned_away.count(Turned::Unproved, at(5), None, Some(client.into()));
+        counter.count(
+            RejectionReason::Unauthenticated,
+            at(5),
+            None,
+            Some(client.into()),
+        );
     }
 
-    let counts = counts(&turned_away);
+    let counts = counts(&counter);
     assert_eq!(counts.len(), MAX_NETWORKS + 1);
     assert_eq!(
         counts.iter().map(|(_, _, count)| count).sum::<i64>(),
         100_000
     );
-    assert!(counts.contains(&(0, ANYWHERE.to_owned(), 99_002)));
+    assert!(counts.contains(&(0, OTHER_NETWORKS.to_owned(), 99_002)));
 }
 
 #[test]
 fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
-    let turned_away = turned_away();
+    let counter = counter();
 
     for minute in 0..10 {
         for network in 0..2000_u32 {
             let client = Ipv4Addr::from_bits(network << 8);
-            turned_away.count(Turned::Unproved, at(60 * minute), None, Some(client.into()));
+            counter.count(
+                RejectionReason::Unauthenticated,
+                at(60 * minute),
+                None,
+                Some(client.into()),
+            );
         }
         let before = 60 * (minute + 1);
-        let mut counts = turned_away.lock();
+        let mut counts = counter.lock();
         let rows = counts.of.extract_if(|who, _| who.minute < before).count();
 
         let of_networks = if minute == 0 {
@@ -83,14 +98,19 @@ fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
 
 #[test]
 fn after_a_quiet_hour_there_is_room_for_all_of_them_again() {
-    let turned_away = turned_away();
+    let counter = counter();
 
     for minute in [0, 1, 61] {
         for network in 0..2000_u32 {
             let client = Ipv4Addr::from_bits(network << 8);
-            turned_away.count(Turned::Unproved, at(60 * minute), None, Some(client.into()));
+            counter.count(
+                RejectionReason::Unauthenticated,
+                at(60 * minute),
+                None,
+                Some(client.into()),
+            );
         }
-        let rows = turned_away.lock().of.drain().count();
+        let rows = counter.lock().of.drain().count();
 
         let of_networks = if minute == 1 {
             NETWORKS_PER_MINUTE

@@ -1,0 +1,217 @@
+//! The outcome of one webhook: the single table of its word, HTTP status, audit event and message.
+
+use super::image::Status;
+use super::telling::Effect;
+
+/// The result of one webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The row was changed or inserted. It has this status now.
+    Applied(Status),
+    /// The row already says what the notification says.
+    Duplicate(Status),
+    /// The notification is out of date. The row keeps this status.
+    Stale(Status),
+    /// Cloudflare's "Save and Test" message.
+    Test,
+    /// An alert of another Cloudflare product.
+    Ignored,
+    /// The webhook was refused.
+    Rejected(RejectionReason),
+}
+
+/// Why a webhook was refused. The last part of the problem's `type`, and the column `reason` of `webhook_rejections`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectionReason {
+    /// The body is not JSON, has an unknown shape, or breaks a rule.
+    InvalidPayload,
+    /// `cloudflare_images` has no row with this id.
+    UnknownImage,
+    /// The request has no valid proof of its sender.
+    Unauthenticated,
+    /// The client address is not allowed to send webhooks.
+    AddressNotAllowed,
+}
+
+impl Outcome {
+    /// Returns the outcome of a notification about an image whose row has this status afterwards.
+    #[must_use]
+    pub fn of_image(effect: Effect, status: Status) -> Self {
+        match effect {
+            Effect::Applied => Self::Applied(status),
+            Effect::Duplicate => Self::Duplicate(status),
+            Effect::Stale => Self::Stale(status),
+        }
+    }
+
+    /// Returns the word in answers, logs, tables and command output.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied(_) => "applied",
+            Self::Duplicate(_) => "duplicate",
+            Self::Stale(_) => "stale",
+            Self::Test => "test",
+            Self::Ignored => "ignored",
+            Self::Rejected(reason) => reason.name(),
+        }
+    }
+
+    /// Returns the HTTP status of the answer.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::Applied(_) | Self::Duplicate(_) | Self::Stale(_) | Self::Test | Self::Ignored => {
+                200
+            }
+            Self::Rejected(reason) => reason.http_status(),
+        }
+    }
+
+    /// Returns the image's status after this outcome, if the webhook is about an image that has a row.
+    #[must_use]
+    pub fn status(self) -> Option<Status> {
+        match self {
+            Self::Applied(status) | Self::Duplicate(status) | Self::Stale(status) => Some(status),
+            Self::Test | Self::Ignored | Self::Rejected(_) => None,
+        }
+    }
+
+    /// Returns the audit log's `event_type`; `None` for a rejection, which has a table of its own.
+    #[must_use]
+    pub fn audit_event(self) -> Option<&'static str> {
+        match self {
+            Self::Applied(_) => Some("webhook_received"),
+            Self::Duplicate(_) => Some("webhook_duplicate"),
+            Self::Stale(_) => Some("webhook_stale"),
+            Self::Test => Some("webhook_test"),
+            Self::Ignored => Some("webhook_ignored"),
+            Self::Rejected(_) => None,
+        }
+    }
+
+    /// Returns the audit log's `message`, given the image's status before the webhook.
+    #[must_use]
+    pub fn audit_message(self, before: Option<Status>) -> String {
+        match self {
+            Self::Applied(after) => match before.filter(|before| *before != after) {
+                None => format!("the image stays {after}; what is known of it changed"),
+                Some(before) => format!("the image went from {before} to {after}"),
+            },
+            Self::Duplicate(after) => format!("the image is {after}, as it was told before"),
+            Self::Stale(after) => {
+                format!("the image stays {after}: what was told is out of date")
+            }
+            Self::Test => "Cloudflare tested the destination".to_owned(),
+            Self::Ignored => "an alert of another Cloudflare product".to_owned(),
+            Self::Rejected(_) => String::new(),
+        }
+    }
+}
+
+impl RejectionReason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::InvalidPayload,
+        Self::UnknownImage,
+        Self::Unauthenticated,
+        Self::AddressNotAllowed,
+    ];
+
+    /// Returns the last part of the problem's `type`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidPayload => "invalid-payload",
+            Self::UnknownImage => "unknown-image",
+            Self::Unauthenticated => "unauthorized",
+            Self::AddressNotAllowed => "address-not-allowed",
+        }
+    }
+
+    /// Returns the reason with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// Returns the HTTP status of the answer.
+    #[must_use]
+    pub fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidPayload => 400,
+            Self::UnknownImage => 404,
+            Self::Unauthenticated => 401,
+            Self::AddressNotAllowed => 403,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_status_and_words() {
+        let uploaded = Status::Uploaded;
+        let rejected = Outcome::Rejected;
+        let table = [
+            (
+                Outcome::Applied(uploaded),
+                (200, "applied", Some("webhook_received")),
+            ),
+            (
+                Outcome::Duplicate(uploaded),
+                (200, "duplicate", Some("webhook_duplicate")),
+            ),
+            (
+                Outcome::Stale(uploaded),
+                (200, "stale", Some("webhook_stale")),
+            ),
+            (Outcome::Test, (200, "test", Some("webhook_test"))),
+            (Outcome::Ignored, (200, "ignored", Some("webhook_ignored"))),
+            (
+                rejected(RejectionReason::InvalidPayload),
+                (400, "invalid-payload", None),
+            ),
+            (
+                rejected(RejectionReason::Unauthenticated),
+                (401, "unauthorized", None),
+            ),
+            (
+                rejected(RejectionReason::AddressNotAllowed),
+                (403, "address-not-allowed", None),
+            ),
+            (
+                rejected(RejectionReason::UnknownImage),
+                (404, "unknown-image", None),
+            ),
+        ];
+        for (outcome, expected) in table {
+            let found = (outcome.http_status(), outcome.name(), outcome.audit_event());
+            assert_eq!(found, expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_reasons() {
+        for reason in RejectionReason::ALL {
+            assert_eq!(RejectionReason::named(reason.name()), Some(reason));
+        }
+        assert_eq!(RejectionReason::named("busy"), None);
+    }
+
+    #[test]
+    fn audit_message_tells_the_change() {
+        let uploaded = Outcome::Applied(Status::Uploaded);
+
+        assert_eq!(
+            uploaded.audit_message(Some(Status::Draft)),
+            "the image went from draft to uploaded"
+        );
+        assert_eq!(
+            uploaded.audit_message(Some(Status::Uploaded)),
+            "the image stays uploaded; what is known of it changed"
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! The answer to a webhook: the one place where an outcome becomes an HTTP response.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::payload::PayloadError;
+use crate::domain::id::CloudflareId;
+use crate::domain::image::Status;
+use crate::domain::outcome::{Outcome, RejectionReason};
+use crate::web::{LogFields, LogLevel, Problem};
+
+/// The body of an answer with status 200.
+#[derive(Serialize)]
+struct Body<'a> {
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+}
+
+/// Returns the response to a webhook with this outcome, and adds what the access log says about it.
+pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
+    if let Outcome::Rejected(reason) = outcome {
+        return problem(rejection(reason), id);
+    }
+    let body = Body {
+        outcome: outcome.name(),
+        id: id.as_ref().map(CloudflareId::as_str),
+        status: outcome.status().map(Status::as_str),
+    };
+    let response = Json(body).into_response();
+    with_log_fields(response, Some(outcome.name()), id)
+}
+
+/// Returns a problem as a response, with the image that it is about.
+pub(super) fn problem(problem: Problem, id: Option<CloudflareId>) -> Response {
+    with_log_fields(problem.into_response(), None, id)
+}
+
+fn with_log_fields(
+    mut response: Response,
+    outcome: Option<&'static str>,
+    id: Option<CloudflareId>,
+) -> Response {
+    response.extensions_mut().insert(LogFields {
+        outcome,
+        image_id: id.map(|id| id.to_string()),
+        level: LogLevel::Info,
+    });
+    response
+}
+
+/// Returns the problem of a refused webhook, with what the sender can do about it.
+pub(super) fn rejection(reason: RejectionReason) -> Problem {
+    let problem = Problem::rejected(reason);
+    match reason {
+        RejectionReason::UnknownImage => problem.detail(
+            "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied if one appears within \
+             webhook.park_days (0: not), unless it has more than 64 KiB. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
+        ),
+        RejectionReason::Unauthenticated => problem.detail(
+            "The request carries no valid proof that its sender knows the webhook's secret.",
+        ),
+        RejectionReason::AddressNotAllowed => problem.detail(
+            "The address that the request comes from is in none of the networks of webhook.allowed_addresses. (Is it a proxy's? \
+             server.trusted_proxies is for those.)",
+        ),
+        RejectionReason::InvalidPayload => problem,
+    }
+}
+
+impl From<PayloadError> for Problem {
+    fn from(error: PayloadError) -> Self {
+        Self::rejected(RejectionReason::InvalidPayload)
+            .detail(error.to_string())
+            .field(error.field())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_is_answered_with_its_status() {
+        let outcomes = [
+            Outcome::Applied(Status::Uploaded),
+            Outcome::Duplicate(Status::Uploaded),
+            Outcome::Stale(Status::Failed),
+            Outcome::Test,
+            Outcome::Ignored,
+        ];
+        let rejections = RejectionReason::ALL.map(Outcome::Rejected);
+        for outcome in outcomes.into_iter().chain(rejections) {
+            let response = answer(outcome, None);
+
+            assert_eq!(response.status().as_u16(), outcome.http_status());
+        }
+    }
+}
