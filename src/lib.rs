@@ -17,6 +17,7 @@
 //! random       random numbers and unique ids
 //! signing      proofs that a sender knows a secret, checked and made
 //! setting      values of settings that cannot be wrong
+//! events       events as other apps receive them
 //! domain       the rules, pure
 //! ```
 
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod events;
 pub mod ops;
 pub mod random;
 pub mod receiver;

@@ -1,4 +1,4 @@
-//! Retention: what is older than somebody wants to keep it is deleted, a little at a time.
+//! Retention: deletes old rows, a page at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,43 +8,43 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::setting::Bounded;
-use crate::store::{Aged, Pruning, Retention, StoreError};
+use crate::store::{PageQuery, PrunableTable, PruneMode, Retention, StoreError};
 use crate::telemetry::chain;
 
-/// How often it is looked for what is too old.
+/// The time between two runs.
 const PERIOD: Duration = Duration::from_hours(1);
 
-/// How many rows are looked at in one transaction; it deletes no more than these, and takes some milliseconds.
+/// The rows of one page. Deleting them takes some milliseconds.
 const PAGE: u32 = 1000;
 
-/// How long whoever else writes has for himself between two such transactions.
+/// The time between two pages, in which other writers have the database for themselves.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The `retention` section of the configuration. 0 days: for ever.
+/// The `retention` section of the configuration. 0 days: rows are kept for ever.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// For how long the audit trail is kept.
+    /// The retention period of the audit log.
     pub logs_days: Bounded<0, 36_500>,
-    /// For how long is kept what was not applied.
+    /// The retention period of rejections.
     pub rejections_days: Bounded<0, 36_500>,
-    /// For how long is kept what other apps were told.
+    /// The retention period of deliveries.
     pub deliveries_days: Bounded<0, 36_500>,
 }
 
 impl Settings {
-    /// For how long these are kept; `None`: for ever.
-    fn kept_for(&self, aged: Aged) -> Option<Duration> {
-        let days = match aged {
-            Aged::Logs => self.logs_days.days(),
-            Aged::Rejections => self.rejections_days.days(),
-            Aged::Deliveries => self.deliveries_days.days(),
+    /// Returns the retention period of a table; `None`: rows are kept for ever.
+    fn period(&self, table: PrunableTable) -> Option<Duration> {
+        let days = match table {
+            PrunableTable::AuditLog => self.logs_days.days(),
+            PrunableTable::Rejections => self.rejections_days.days(),
+            PrunableTable::Deliveries => self.deliveries_days.days(),
         };
         (!days.is_zero()).then_some(days)
     }
 }
 
-/// Deletes what is too old.
+/// Deletes old rows.
 pub(crate) struct Pruner {
     store: Arc<dyn Retention>,
     settings: Settings,
@@ -64,19 +64,19 @@ impl Pruner {
         }
     }
 
-    /// Deletes at once and then every hour, until it is asked to stop. Several replicas may do so at once.
+    /// Deletes old rows at once and then every hour, until `stop`. Several replicas may do so at once.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let pruning = async {
             loop {
-                for aged in Aged::ALL {
-                    match self.prune(aged, Pruning::Delete).await {
+                for table in PrunableTable::ALL {
+                    match self.prune(table, PruneMode::Delete).await {
                         Ok(0) => {}
                         Ok(rows) => {
-                            tracing::info!(rows, table = aged.table(), "old rows were deleted");
+                            tracing::info!(rows, table = table.name(), "old rows were deleted");
                         }
                         Err(error) => tracing::warn!(
                             error = chain(&error),
-                            table = aged.table(),
+                            table = table.name(),
                             "old rows could not be deleted; it will be tried again"
                         ),
                     }
@@ -87,29 +87,35 @@ impl Pruner {
         stop.run_until_cancelled(pruning).await;
     }
 
-    /// Deletes or counts the rows of this kind that are too old; how many they are.
+    /// Deletes or counts the old rows of a table, and returns how many they are.
     ///
-    /// The rows stand in the order in which they came, so that it ends with the first page on which none is too old.
-    pub(crate) async fn prune(&self, aged: Aged, what: Pruning) -> Result<u64, StoreError> {
-        let Some(kept_for) = self.settings.kept_for(aged) else {
+    /// Rows stand in the order in which they came, so the first page without an old row is the last one to look at.
+    pub(crate) async fn prune(
+        &self,
+        table: PrunableTable,
+        mode: PruneMode,
+    ) -> Result<u64, StoreError> {
+        let Some(period) = self.settings.period(table) else {
             return Ok(0);
         };
-        let before = self.clock.now().saturating_sub(kept_for);
-        let (mut after, mut old) = (i64::MIN, 0);
-        while let Some(page) = self
-            .store
-            .prune_page(aged, after, before, PAGE, what)
-            .await?
-        {
-            if !page.has_old {
+        let mut query = PageQuery {
+            table,
+            after: i64::MIN,
+            limit: PAGE,
+            before: self.clock.now().saturating_sub(period),
+            mode,
+        };
+        let mut expired = 0;
+        while let Some(page) = self.store.prune_page(&query).await? {
+            if !page.has_expired {
                 break;
             }
-            old += page.old;
-            after = page.last;
-            if what == Pruning::Delete && page.old > 0 {
+            expired += page.expired;
+            query.after = page.last_id;
+            if mode == PruneMode::Delete && page.expired > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        Ok(old)
+        Ok(expired)
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
 use crate::receiver::Parking;
 use crate::setting::Switch;
-use crate::store::{Added, Deleted, Store};
+use crate::store::{DeleteOutcome, InsertOutcome, Store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Images {
@@ -137,11 +137,11 @@ async fn add(store: &Store, image: NewImage, settings: &Settings) -> anyhow::Res
         Switch::Off => require_tables(store).await?,
     }
     match store.catalog.add(&image, SystemClock.now()).await? {
-        Added::Inserted => {
+        InsertOutcome::Inserted => {
             say(&format!("registered {}", image.cloudflare_id));
             apply_parked(store, settings).await
         }
-        Added::AlreadyThere => bail!(
+        InsertOutcome::Exists => bail!(
             "the image {} is registered already; see `images show`",
             image.cloudflare_id
         ),
@@ -168,11 +168,11 @@ async fn apply_parked(store: &Store, settings: &Settings) -> anyhow::Result<()> 
 async fn delete(store: &Store, id: &CloudflareId) -> anyhow::Result<()> {
     require_tables(store).await?;
     match store.catalog.delete(id, SystemClock.now()).await? {
-        Deleted::Gone => {
+        DeleteOutcome::Deleted => {
             say(&format!("deleted {id}"));
             Ok(())
         }
-        Deleted::WasNotThere => bail!("there is no image {id}, so there is nothing to delete"),
+        DeleteOutcome::NotFound => bail!("there is no image {id}, so there is nothing to delete"),
     }
 }
 

@@ -260,7 +260,7 @@ async fn reprocess_all(
                     refused += usize::from(matches!(reprocessed, Reprocessed::Refused(_)));
                     say(&told(rejection.id, &reprocessed));
                 }
-                Err(error) if error.is_everybodys() => return Err(error.into()),
+                Err(error) if error.is_systemic() => return Err(error.into()),
                 Err(error) => {
                     refused += 1;
                     let why = chain(&error);

@@ -10,7 +10,7 @@ use super::{open_existing_store, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::retention::Pruner;
-use crate::store::{Aged, Pruning, Store};
+use crate::store::{PrunableTable, PruneMode, Store};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Retention {
@@ -39,15 +39,15 @@ async fn prune(store: &Store, loaded: &Loaded, dry_run: bool) -> anyhow::Result<
         &loaded.settings.retention,
         Arc::new(SystemClock),
     );
-    for aged in Aged::ALL {
-        let table = aged.table();
+    for table in PrunableTable::ALL {
+        let name = table.name();
         let (what, said) = if dry_run {
-            (Pruning::Count, "would be deleted")
+            (PruneMode::Count, "would be deleted")
         } else {
-            (Pruning::Delete, "were deleted")
+            (PruneMode::Delete, "were deleted")
         };
-        let rows = pruner.prune(aged, what).await?;
-        say(&format!("{table}: {rows} rows {said}"));
+        let rows = pruner.prune(table, what).await?;
+        say(&format!("{name}: {rows} rows {said}"));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Origin};
 use crate::domain::outcome::{Outcome, RejectionReason};
-use crate::store::{Rejection, Rejections, StoreError};
+use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 
 /// How long to wait before looking again.
@@ -90,20 +90,26 @@ impl Parking {
         };
         let (mut after, mut applied) = (i64::MIN, 0);
         let mut waiting = Waiting::default();
-        while let Some(page) = self
-            .rejections
-            .due(after, since, self.asks_for_proof, PAGE)
-            .await?
-        {
+        loop {
+            let query = ParkedQuery {
+                after,
+                since,
+                authenticated_only: self.asks_for_proof,
+                limit: PAGE,
+            };
+            let Some(page) = self.rejections.parked_page(&query).await? else {
+                return Ok(applied);
+            };
             if page.has_expired {
-                self.rejections.unpark(after, page.last, since).await?;
+                self.rejections
+                    .expire_parked(after, page.last_id, since)
+                    .await?;
             }
-            after = page.last;
+            after = page.last_id;
             for batch in page.rejections.chunks(BATCH) {
                 applied += self.apply(batch, &mut waiting).await?;
             }
         }
-        Ok(applied)
     }
 
     /// Applies a rejection now, whatever it was rejected for, after a pointer or a row was mended.
@@ -111,7 +117,7 @@ impl Parking {
         if rejection.is_applied() {
             return Ok(Reprocessed::AlreadyApplied);
         }
-        if self.asks_for_proof && !rejection.is_proved() {
+        if self.asks_for_proof && !rejection.is_authenticated() {
             return Ok(Reprocessed::Refused(UNPROVED.to_owned()));
         }
         let notification = match self.read(rejection) {
@@ -155,7 +161,7 @@ impl Parking {
         }
         match self.rejections.apply(&readable, self.clock.now()).await {
             Ok(recorded) => Ok(count(&recorded)),
-            Err(error) if error.is_everybodys() && !took_too_long(&error) => Err(error),
+            Err(error) if error.is_systemic() && !error.is_timeout() => Err(error),
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
@@ -187,14 +193,14 @@ impl Parking {
                     in_a_row = 0;
                 }
                 // One that takes too long may do so by itself, because of an app's trigger say. With two it is the database.
-                Err(error) if took_too_long(&error) && in_a_row == 0 => {
+                Err(error) if error.is_timeout() && in_a_row == 0 => {
                     in_a_row += 1;
                     self.failed(parked.0, &chain(&error)).await?;
                     waiting.insert(image);
                 }
-                Err(error) if error.is_everybodys() => return Err(error),
+                Err(error) if error.is_systemic() => return Err(error),
                 Err(error) => {
-                    if !error.is_passing() {
+                    if !error.is_transient() {
                         self.failed(parked.0, &chain(&error)).await?;
                     }
                     waiting.insert(image);
@@ -210,7 +216,9 @@ impl Parking {
             why,
             "a parked notification could not be applied; it is kept"
         );
-        self.rejections.failed(id, why, self.clock.now()).await
+        self.rejections
+            .record_failure(id, why, self.clock.now())
+            .await
     }
 
     fn read(&self, rejection: &Rejection) -> Result<Notification, String> {
@@ -231,10 +239,6 @@ impl Parking {
 
 /// The images whose notifications wait, since one that came before could not be applied: what came later waits for what came first.
 type Waiting = HashSet<Option<String>>;
-
-fn took_too_long(error: &StoreError) -> bool {
-    matches!(error, StoreError::TookTooLong { .. })
-}
 
 /// How many of these were applied.
 fn count(recorded: &[(i64, Outcome)]) -> usize {

@@ -105,7 +105,7 @@ impl Relay {
         let others = others.map(|one| (one, Notices::default()));
         for (endpoint, notices) in endpoints.chain(others) {
             let worker = Worker {
-                bell: store.bell(&endpoint.name),
+                bell: store.wakeup(&endpoint.name),
                 endpoint,
                 outbox: store.outbox.clone(),
                 clock: Arc::clone(&clock),

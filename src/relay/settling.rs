@@ -32,7 +32,7 @@ pub(super) struct Settled {
 
 /// The same batch would take as long again.
 fn is_too_much(error: &StoreError, settlements: &[Settlement]) -> bool {
-    settlements.len() > 1 && matches!(error, StoreError::TookTooLong { .. })
+    settlements.len() > 1 && matches!(error, StoreError::OperationTimeout { .. })
 }
 
 /// It is not known what came of some deliveries.
@@ -104,7 +104,7 @@ impl Settler {
                 // Whoever starts next finds the leases run out.
                 Err(error)
                     if self.stop.is_cancelled()
-                        || !error.is_everybodys()
+                        || !error.is_systemic()
                         || is_too_much(&error, settlements) =>
                 {
                     let deliveries = settlements.len();

@@ -1,35 +1,39 @@
-//! How the store fails, and what that means for whoever asked.
+//! The errors of the store, told apart by what their caller does about them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Place, postgres, sqlite};
+/// Where a database is, for people: a host and a port, or a file. Never a password.
+pub type DatabaseLabel = Arc<str>;
 
-/// Why the store did not do what it was asked to. Nothing was changed, unless the commit's own answer was lost.
+/// Why an operation failed. Nothing was changed, unless only the answer to the commit was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database refused, or could not be reached.
-    #[error("the database at {place} failed at {action}")]
+    /// The database refused a statement, or could not be reached.
+    #[error("the database at {database} failed at {action}")]
     Database {
-        /// Where it is: a host and a port, or a file.
-        place: Place,
+        /// Where it is.
+        database: DatabaseLabel,
         /// What was being done.
         action: &'static str,
-        /// The database's own words.
+        /// Whom the error affects, as the backend classified it.
+        class: ErrorClass,
+        /// The database's own error.
         #[source]
         source: sqlx::Error,
     },
-    /// It took longer than the deadline, and was given up.
-    #[error("the database at {place} did not manage {action} within {} s (database.timeout_secs)", deadline.as_secs())]
-    TookTooLong {
-        /// Where it is: a host and a port, or a file.
-        place: Place,
+    /// The operation took longer than its deadline.
+    #[error("the database at {database} did not manage {action} within {} s (database.timeout_secs)", deadline.as_secs())]
+    OperationTimeout {
+        /// Where it is.
+        database: DatabaseLabel,
         /// What was being done.
         action: &'static str,
-        /// The time it had.
+        /// The deadline.
         deadline: Duration,
     },
-    /// A row holds something that its column's meaning does not allow.
+    /// A row holds a value that its column's meaning does not allow.
     #[error("{table}.{column} of row {id} cannot be understood: it {reason}")]
     Undecodable {
         /// The table.
@@ -41,116 +45,140 @@ pub enum StoreError {
         /// What the value ought to be.
         reason: String,
     },
-    /// A statement came to fewer rows than it was about.
+    /// A statement changed fewer rows than it was given.
     #[error(
         "the database did not take every row of {table} that it was given: a trigger or a policy of that table keeps them back"
     )]
-    KeptBack {
+    RowsSuppressed {
         /// The table.
         table: &'static str,
     },
-    /// The database lets itself be read, and not be written.
-    #[error("the database at {place} is read-only, as a standby is")]
+    /// The database can be read, but not written.
+    #[error("the database at {database} is read-only, as a standby is")]
     ReadOnly {
         /// Where it is.
-        place: Place,
+        database: DatabaseLabel,
     },
-    /// A migration failed, or the database was migrated by something that is not this program.
+    /// A migration failed, or another program has migrated the database.
     #[error("the migrations could not be run")]
     Migration(#[source] sqlx::migrate::MigrateError),
     /// The folder of the SQLite file could not be made.
     #[error("the folder {} for the database could not be made", folder.display())]
     Folder {
         /// The folder.
-        folder: std::path::PathBuf,
-        /// The system's own words.
+        folder: PathBuf,
+        /// The system's own error.
         #[source]
         source: std::io::Error,
     },
-    /// SQLite's file is not the one that was opened.
+    /// The SQLite file is not the one that was opened.
     #[error(
-        "the file {place} was moved, deleted or replaced after it was opened; put it back, or start anew"
+        "the file {database} was moved, deleted or replaced after it was opened; put it back, or start anew"
     )]
-    Moved {
+    FileReplaced {
         /// The file.
-        place: Place,
+        database: DatabaseLabel,
     },
-    /// SQLite's file is not written as ours is.
+    /// The SQLite file does not keep its text in UTF-8.
     #[error(
-        "the file {place} keeps its text as {encoding} (PRAGMA encoding), and this service needs UTF-8: give it a file of its own (database.url)"
+        "the file {database} keeps its text as {encoding} (PRAGMA encoding), and this service needs UTF-8: give it a file of its own (database.url)"
     )]
     Encoding {
         /// The file.
-        place: Place,
-        /// As SQLite names it.
+        database: DatabaseLabel,
+        /// The encoding, as SQLite names it.
         encoding: &'static str,
     },
-    /// More webhooks wait for their commit than may.
+    /// The queue of notifications is full.
     #[error("too many notifications wait to be recorded already (database.queue_limit)")]
-    TooBusy,
-    /// It waited for the transactions before its own until there was no sense in beginning it.
+    QueueFull,
+    /// A notification waited in the queue for longer than its limit.
     #[error("a notification waited for more than {} s to be recorded (database.timeout_secs)", patience.as_secs())]
-    WaitedTooLong {
-        /// How long it may wait.
+    QueueTimeout {
+        /// The limit.
         patience: Duration,
     },
     /// The service is stopping, and records nothing more.
     #[error("the service is stopping")]
     Stopped,
-    /// A fault of ours. The panic itself is in the log.
+    /// A bug in the service. The panic itself is in the log.
     #[error("recording notifications panicked")]
     Panicked,
-    /// What befell a batch, and so everything in it.
+    /// The error of a batch, and so of each call in it.
     #[error(transparent)]
     Shared(Arc<Self>),
+}
+
+/// Whom an error of a database affects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Every transaction: the database is away, full, read-only, or does not answer.
+    Systemic,
+    /// This transaction only, and not for long: a lock, a deadlock, a conflict, a cancelled statement.
+    Transient,
+    /// This transaction only: a row or a value, a constraint, a trigger.
+    Statement,
+}
+
+impl ErrorClass {
+    /// Classifies the errors that both databases share. `of_database` classifies what the database itself reports.
+    pub(super) fn of(
+        error: &sqlx::Error,
+        of_database: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Self,
+    ) -> Self {
+        match error {
+            sqlx::Error::Database(error) => of_database(&**error),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Systemic,
+            _ => Self::Statement,
+        }
+    }
 }
 
 impl StoreError {
     /// Returns whether the service has more to do than it accepts. The same call may succeed a second later.
     #[must_use]
     pub fn is_overload(&self) -> bool {
-        matches!(self, Self::TooBusy)
+        matches!(self, Self::QueueFull)
     }
 
-    /// Whether the same might succeed a little later, as when an app has locked a row.
+    /// Returns whether an operation of the same size would take as long again.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Database {
-                source: sqlx::Error::Database(error),
-                ..
-            } => postgres::is_passing(&**error),
-            Self::Shared(error) => error.is_passing(),
-            _ => false,
-        }
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::OperationTimeout { .. })
     }
 
-    /// Whether this would have befallen anything else at that moment too: the database is away, full, or does not answer.
+    /// Returns whether the same operation may succeed a little later, as when an app holds a row's lock.
     #[must_use]
-    pub fn is_everybodys(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
+        self.class() == ErrorClass::Transient
+    }
+
+    /// Returns whether the error affects every transaction, not just this one.
+    #[must_use]
+    pub fn is_systemic(&self) -> bool {
+        self.class() == ErrorClass::Systemic
+    }
+
+    fn class(&self) -> ErrorClass {
         match self {
-            Self::Database { source, .. } => match source {
-                sqlx::Error::Database(error) => {
-                    postgres::is_everybodys(&**error) || sqlite::is_everybodys(&**error)
-                }
-                sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-                | sqlx::Error::WorkerCrashed => true,
-                _ => false,
-            },
-            Self::Undecodable { .. } | Self::KeptBack { .. } | Self::Panicked => false,
-            Self::TookTooLong { .. }
+            Self::Database { class, .. } => *class,
+            Self::Undecodable { .. } | Self::RowsSuppressed { .. } | Self::Panicked => {
+                ErrorClass::Statement
+            }
+            Self::OperationTimeout { .. }
             | Self::ReadOnly { .. }
-            | Self::Moved { .. }
+            | Self::FileReplaced { .. }
             | Self::Encoding { .. }
             | Self::Migration(_)
             | Self::Folder { .. }
-            | Self::TooBusy
-            | Self::WaitedTooLong { .. }
-            | Self::Stopped => true,
-            Self::Shared(error) => error.is_everybodys(),
+            | Self::QueueFull
+            | Self::QueueTimeout { .. }
+            | Self::Stopped => ErrorClass::Systemic,
+            Self::Shared(error) => error.class(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::group_commit::Limits;
+use super::inbox::group_commit::Limits;
 use super::url::DatabaseUrl;
 use crate::setting::{Bounded, Switch};
 

@@ -13,7 +13,7 @@ use super::guard::Guard;
 use super::notices::{ALERTS, Notices, ON_FAILURE};
 use crate::domain::event::Audience;
 use crate::setting::{Bounded, InvalidSetting, Switch};
-use crate::store::CHANNEL;
+use crate::store::NOTIFY_ENDPOINT;
 
 use channel::Channel;
 pub(super) use endpoint::{AuthSettings, EndpointSettings};
@@ -136,7 +136,7 @@ impl Settings {
 
     pub(super) fn endpoints(&self) -> Result<Vec<Endpoint>, InvalidSetting> {
         let guard = self.guard();
-        let mut names = HashSet::from([ON_FAILURE, ALERTS, CHANNEL]);
+        let mut names = HashSet::from([ON_FAILURE, ALERTS, NOTIFY_ENDPOINT]);
         self.endpoints
             .iter()
             .map(|settings| {

@@ -1,26 +1,67 @@
 //! The outbox in Postgres.
 
-use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
-use super::Postgres;
-use super::inbox::column;
+use super::columns::{bind_time, column};
+use super::session::Postgres;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
-use crate::domain::timestamp::Timestamp;
-use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
-use crate::store::outlets::{NewDelivery, Outgoing, notices};
-use crate::store::recording::OutboxRows;
-use crate::store::{Failure, Lent, StoreError};
+use crate::store::error::StoreError;
+use crate::store::outbox::router::{NewDelivery, OutboxBatch};
+use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
+use crate::store::session::OperationError;
+use crate::store::statements::EventStatements;
 
-/// Begins what may be lost when the power fails, since it is done again then: it waits for no disk.
-const BEGIN_REDOABLE: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+/// Leases due deliveries. Skips locked rows: another worker is about to lease them. Does not wait for the disk, since a claim that a
+/// power failure loses is made again.
+pub(super) async fn claim(
+    backend: &Postgres,
+    claim: &Claim<'_>,
+) -> Result<Vec<Leased>, StoreError> {
+    let claiming = backend.write("claiming deliveries", async |connection| {
+    sqlx::query(
+            "-- outbox_claim
+             WITH due AS MATERIALIZED (
+                 SELECT id FROM relay_deliveries AS delivery
+                 WHERE endpoint = $1 AND due_at <= $2
+                     AND NOT EXISTS (SELECT FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+                     AND (NOT $3 OR NOT EXISTS (
+                         SELECT FROM relay_deliveries AS earlier
+                         WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
+                             AND earlier.due_at IS NOT NULL
+                     ))
+                 ORDER BY due_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
+             ), leased AS (
+                 UPDATE relay_deliveries AS delivery SET status = 'leased', lease = $5, due_at = $6
+                 FROM due WHERE delivery.id = due.id
+                 RETURNING delivery.id, delivery.event_id, delivery.attempts
+             ), redoable AS MATERIALIZED (
+                 SELECT set_config('synchronous_commit', 'off', true)
+             )
+             SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
+             FROM redoable CROSS JOIN leased JOIN relay_events AS event ON event.id = leased.event_id
+             ORDER BY leased.id",
+        )
+        .bind(claim.endpoint)
+        .bind(bind_time(claim.now))
+        .bind(claim.ordered)
+        .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
+        .bind(claim.lease)
+        .bind(bind_time(claim.until))
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(read_leased)
+        .collect()
+    });
+    claiming.await
+}
 
-impl OutboxRows for PgConnection {
-    /// The last part is Postgres's alone: who listens hears it when the transaction is committed.
-    async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
-        let (events, deliveries) = (&outgoing.events, &outgoing.deliveries);
+impl EventStatements for PgConnection {
+    /// The announcements are Postgres's alone: listeners receive them at the commit.
+    async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
+        let (events, deliveries) = (&batch.events, &batch.deliveries);
         sqlx::query(
             "-- outbox_insert
              WITH event AS (
@@ -33,132 +74,30 @@ impl OutboxRows for PgConnection {
                  SELECT UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::text[]), UNNEST($11::timestamptz[]),
                      UNNEST($12::timestamptz[]), UNNEST($13::timestamptz[])
              )
-             SELECT pg_notify($14, notification) FROM UNNEST($15::text[]) AS notification",
+             SELECT pg_notify($14, announcement) FROM UNNEST($15::text[]) AS announcement",
         )
         .bind(column(events, |event| event.id.as_str()))
         .bind(column(events, |event| event.event))
         .bind(column(events, |event| event.label))
         .bind(column(events, |event| event.image.as_ref().map(CloudflareId::as_str)))
         .bind(column(events, |event| event.payload.as_str()))
-        .bind(column(events, |event| event.at.to_offset_date_time()))
+        .bind(column(events, |event| bind_time(event.at)))
         .bind(column(deliveries, |delivery| delivery.event.id.as_str()))
         .bind(column(deliveries, |delivery| delivery.endpoint))
         .bind(column(deliveries, NewDelivery::image))
         .bind(column(deliveries, NewDelivery::status))
-        .bind(column(deliveries, |delivery| delivery.due_at().map(Timestamp::to_offset_date_time)))
-        .bind(column(deliveries, |delivery| delivery.completed_at().map(Timestamp::to_offset_date_time)))
-        .bind(column(deliveries, |delivery| delivery.event.at.to_offset_date_time()))
-        .bind(outgoing.channel)
-        .bind(&outgoing.notifications)
+        .bind(column(deliveries, |delivery| delivery.due_at().map(bind_time)))
+        .bind(column(deliveries, |delivery| delivery.completed_at().map(bind_time)))
+        .bind(column(deliveries, |delivery| bind_time(delivery.event.at)))
+        .bind(batch.channel)
+        .bind(&batch.announcements)
         .execute(self)
         .await?;
         Ok(())
     }
 }
 
-#[async_trait]
-impl Outbox for Postgres {
-    /// Who comes at the same time skips what is locked: it is somebody else's in a moment. A claim that is lost when the power fails is made
-    /// again, and so it waits for no disk.
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
-        self.within("claiming deliveries", async {
-            sqlx::query(
-                "-- outbox_claim
-                 WITH due AS MATERIALIZED (
-                     SELECT id FROM relay_deliveries AS delivery
-                     WHERE endpoint = $1 AND due_at <= $2
-                         AND NOT EXISTS (SELECT FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-                         AND (NOT $3 OR NOT EXISTS (
-                             SELECT FROM relay_deliveries AS earlier
-                             WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                                 AND earlier.due_at IS NOT NULL
-                         ))
-                     ORDER BY due_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
-                 ), leased AS (
-                     UPDATE relay_deliveries AS delivery SET status = 'leased', lease = $5, due_at = $6
-                     FROM due WHERE delivery.id = due.id
-                     RETURNING delivery.id, delivery.event_id, delivery.attempts
-                 ), redoable AS MATERIALIZED (
-                     SELECT set_config('synchronous_commit', 'off', true)
-                 )
-                 SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
-                 FROM redoable CROSS JOIN leased JOIN relay_events AS event ON event.id = leased.event_id
-                 ORDER BY leased.id",
-            )
-            .bind(claim.endpoint)
-            .bind(claim.now.to_offset_date_time())
-            .bind(claim.ordered)
-            .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
-            .bind(claim.lease)
-            .bind(claim.until.to_offset_date_time())
-            .fetch_all(&self.pool)
-            .await?
-            .iter()
-            .map(read_leased)
-            .collect()
-        })
-        .await
-    }
-
-    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
-        self.within("settling deliveries", async {
-            let mut lent = Lent::from(&self.pool).await?;
-            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
-            let settled = settle(&mut tx, settlements).await?;
-            let attempts: Vec<(i64, &NewAttempt)> = settlements
-                .iter()
-                .filter_map(|one| Some((one.delivery, one.attempt.as_ref()?)))
-                .collect();
-            if !attempts.is_empty() {
-                insert_attempts(&mut tx, &attempts).await?;
-            }
-            let (events, endpoints) = notices(settlements);
-            if !events.is_empty() {
-                tx.insert_events(&Outgoing::notices(&events, &endpoints))
-                    .await?;
-            }
-            tx.commit().await?;
-            lent.give_back();
-            Ok(settlements.len().saturating_sub(settled))
-        })
-        .await
-    }
-
-    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.within("pausing an endpoint", async {
-            sqlx::query(
-                "-- outbox_pause
-                 INSERT INTO relay_endpoints AS endpoint (name, paused_at, paused_because) VALUES ($1, $2, $3)
-                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, paused_because = $3 WHERE endpoint.paused_at IS NULL",
-            )
-            .bind(endpoint)
-            .bind(now.to_offset_date_time())
-            .bind(why)
-            .execute(&self.pool)
-            .await?;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError> {
-        self.within("resuming an endpoint", async {
-            let resumed = sqlx::query(
-                "-- outbox_resume
-                 UPDATE relay_endpoints SET paused_at = NULL, paused_because = '' 
-                 WHERE name = $1 AND paused_at IS NOT NULL AND ($2::text IS NULL OR paused_because = $2)",
-            )
-            .bind(endpoint)
-            .bind(because)
-            .execute(&self.pool)
-            .await?;
-            Ok(resumed.rows_affected() > 0)
-        })
-        .await
-    }
-}
-
-fn read_leased(row: &PgRow) -> Result<Leased, Failure> {
+fn read_leased(row: &PgRow) -> Result<Leased, OperationError> {
     let attempts: i32 = row.try_get("attempts")?;
     Ok(Leased {
         id: row.try_get("id")?,
@@ -169,31 +108,31 @@ fn read_leased(row: &PgRow) -> Result<Leased, Failure> {
     })
 }
 
-async fn settle(
+pub(super) async fn settle(
     connection: &mut PgConnection,
     settlements: &[Settlement],
-) -> Result<usize, Failure> {
+) -> Result<usize, OperationError> {
     let attempt = |one: &Settlement| one.attempt.as_ref().map(|attempt| attempt.number);
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
-         SET status = told.status, due_at = told.due_at, lease = NULL, completed_at = told.completed_at,
-             attempts = COALESCE(told.number, delivery.attempts),
-             status_code = CASE WHEN told.number IS NULL THEN delivery.status_code ELSE told.status_code END,
-             error = CASE WHEN told.number IS NULL THEN delivery.error ELSE told.error END,
-             payload = COALESCE(told.sent, delivery.payload)
+         SET status = result.status, due_at = result.due_at, lease = NULL, completed_at = result.completed_at,
+             attempts = COALESCE(result.number, delivery.attempts),
+             status_code = CASE WHEN result.number IS NULL THEN delivery.status_code ELSE result.status_code END,
+             error = CASE WHEN result.number IS NULL THEN delivery.error ELSE result.error END,
+             payload = COALESCE(result.sent, delivery.payload)
          FROM (
              SELECT UNNEST($1::bigint[]) AS id, UNNEST($2::text[]) AS lease, UNNEST($3::text[]) AS status,
                  UNNEST($4::timestamptz[]) AS due_at, UNNEST($5::timestamptz[]) AS completed_at, UNNEST($6::integer[]) AS number,
                  UNNEST($7::integer[]) AS status_code, UNNEST($8::text[]) AS error, UNNEST($9::text[]) AS sent
-         ) AS told
-         WHERE delivery.id = told.id AND delivery.lease = told.lease",
+         ) AS result
+         WHERE delivery.id = result.id AND delivery.lease = result.lease",
     )
     .bind(column(settlements, |one| one.delivery))
     .bind(column(settlements, |one| &*one.lease))
     .bind(column(settlements, |one| one.status.name()))
-    .bind(column(settlements, |one| one.due_at.map(Timestamp::to_offset_date_time)))
-    .bind(column(settlements, |one| one.completed_at().map(Timestamp::to_offset_date_time)))
+    .bind(column(settlements, |one| one.due_at.map(bind_time)))
+    .bind(column(settlements, |one| one.completed_at().map(bind_time)))
     .bind(column(settlements, |one| attempt(one).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
@@ -204,10 +143,10 @@ async fn settle(
     Ok(usize::try_from(settled).unwrap_or(usize::MAX))
 }
 
-async fn insert_attempts(
+pub(super) async fn insert_attempts(
     connection: &mut PgConnection,
     attempts: &[(i64, &NewAttempt)],
-) -> Result<(), Failure> {
+) -> Result<(), OperationError> {
     sqlx::query(
         "-- outbox_insert_attempts
          INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, status_code, error)
@@ -216,7 +155,7 @@ async fn insert_attempts(
     )
     .bind(column(attempts, |(delivery, _)| *delivery))
     .bind(column(attempts, |(_, attempt)| i32::try_from(attempt.number).unwrap_or(i32::MAX)))
-    .bind(column(attempts, |(_, attempt)| attempt.started_at.to_offset_date_time()))
+    .bind(column(attempts, |(_, attempt)| bind_time(attempt.started_at)))
     .bind(column(attempts, |(_, attempt)| attempt.duration_ms()))
     .bind(column(attempts, |(_, attempt)| attempt.status_code.map(i32::from)))
     .bind(column(attempts, |(_, attempt)| attempt.error.as_str()))

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::store::Lent;
+use crate::store::session::GuardedConnection;
 use crate::telemetry::chain;
 
 /// After so many notifications there is a checkpoint: some megabytes, which a disk takes in some milliseconds.
@@ -84,10 +84,10 @@ async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
 
 /// Moves what can be moved without waiting for anybody (PASSIVE). How many pages the log has.
 async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
-    let mut lent = Lent::<Sqlite>::from(pool).await?;
+    let mut guard = GuardedConnection::<Sqlite>::acquire(pool).await?;
     let (_busy, pages, _moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
-        .fetch_one(&mut *lent.connection)
+        .fetch_one(&mut *guard.connection)
         .await?;
-    lent.give_back();
+    guard.release();
     Ok(pages)
 }

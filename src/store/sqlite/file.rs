@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::store::{Place, StoreError};
+use crate::store::error::{DatabaseLabel, StoreError};
 
 /// A file, known again by its place on the disk. One that is moved away or deleted stays open, and what is written to it is lost to
 /// everybody who looks where it was.
@@ -24,12 +24,12 @@ impl OpenedFile {
     }
 
     /// Fails when it is not there any more, or another is. Costs a look into the folder, some microseconds.
-    pub(super) fn check(&self, place: &Place) -> Result<(), StoreError> {
+    pub(super) fn check(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
         if id(&self.path) == self.id {
             Ok(())
         } else {
-            Err(StoreError::Moved {
-                place: place.clone(),
+            Err(StoreError::FileReplaced {
+                database: database.clone(),
             })
         }
     }

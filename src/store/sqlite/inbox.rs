@@ -1,56 +1,25 @@
 //! Recording notifications in SQLite. A set of rows is a JSON array of arrays, which `json_each` takes apart: each statement is a
-//! trip to the thread on which SQLite runs, and so costs more than most rows do.
+//! round trip to SQLite's thread, and costs more than most rows do.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::{Sqlite, parse_time, parse_uuid, state_columns};
-use crate::domain::notification::Notification;
-use crate::domain::outcome::Outcome;
+use super::columns::{json, parse_time, parse_uuid, state_columns};
+use crate::domain::audit::AuditEntry;
+use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::batch::{ChangedImage, LogEntry};
-use crate::store::event::rest_columns;
-use crate::store::recording::{Rows, Undated, Written, record};
-use crate::store::row::{StateColumns, details_at};
-use crate::store::{Failure, Inbox, Lent, StoreError, within};
+use crate::store::inbox::columns::{StateColumns, details_at, extra_columns};
+use crate::store::inbox::image_update::ChangedImage;
+use crate::store::session::OperationError;
+use crate::store::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
 
-#[async_trait]
-impl Inbox for Sqlite {
-    async fn record(
-        &self,
-        notifications: &[Arc<Notification>],
-    ) -> Result<Vec<Outcome>, StoreError> {
-        self.file.check(&self.place)?;
-        within(
-            &self.place,
-            self.deadline,
-            "recording notifications",
-            async {
-                // IMMEDIATE takes the write lock before anything is read, so that what is read cannot change until the commit.
-                let mut lent = Lent::from(&self.writer).await?;
-                let mut tx = lent.connection.begin_with("BEGIN IMMEDIATE").await?;
-                let (recorded, bells) = record(&mut *tx, notifications, &self.recording).await?;
-                tx.commit().await?;
-                bells.ring();
-                lent.give_back();
-                self.checkpoints.count(notifications.len());
-                Ok(recorded)
-            },
-        )
-        .await
-    }
-}
-
-impl Rows for SqliteConnection {
-    async fn insert_missing(
+impl ImageStatements for SqliteConnection {
+    async fn insert_missing_images(
         &mut self,
         ids: &[&str],
         now: Timestamp,
-    ) -> Result<Vec<String>, Failure> {
+    ) -> Result<Vec<String>, OperationError> {
         Ok(sqlx::query_scalar(
             // Without a WHERE, ON would be read as part of a join.
             "-- inbox_insert_missing
@@ -65,23 +34,23 @@ impl Rows for SqliteConnection {
         .await?)
     }
 
-    /// The write lock is held; nothing is left to be locked. All rows come as one: each would be a trip from SQLite's thread to
-    /// this one.
+    /// The write lock is held, so no row needs a lock of its own. All rows come as one value: each would be a round trip to
+    /// SQLite's thread.
     async fn lock_images(
         &mut self,
         ids: &[&str],
-        with_rest: bool,
-    ) -> Result<Vec<StateColumns>, Failure> {
+        columns: ColumnSet,
+    ) -> Result<Vec<StateColumns>, OperationError> {
         let images: String = sqlx::query_scalar(concat!(
             "-- inbox_lock_images
              SELECT json_group_array(json_array(",
             state_columns!(),
             ", CASE WHEN $2 THEN json_array(",
-            rest_columns!("CASE WHEN json_valid(metadata) THEN json(metadata) END"),
+            extra_columns!("CASE WHEN json_valid(metadata) THEN json(metadata) END"),
             ") END)) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
         ))
         .bind(json(ids))
-        .bind(with_rest)
+        .bind(columns.has_extra())
         .fetch_one(self)
         .await?;
         let images: Vec<JsonColumns> =
@@ -89,20 +58,23 @@ impl Rows for SqliteConnection {
         images.into_iter().map(JsonColumns::read).collect()
     }
 
-    async fn find_seen(&mut self, undated: &[Undated<'_>]) -> Result<Vec<usize>, Failure> {
-        let told: Vec<_> = undated
+    async fn find_already_logged(
+        &mut self,
+        reports: &[UndatedReport<'_>],
+    ) -> Result<Vec<usize>, OperationError> {
+        let rows: Vec<_> = reports
             .iter()
-            .map(|undated| (undated.cloudflare_id.as_str(), &undated.data))
+            .map(|report| (report.cloudflare_id.as_str(), &report.data))
             .collect();
         let positions: Vec<i64> = sqlx::query_scalar(
-            "-- inbox_find_seen
-             SELECT told.key FROM jsonb_each($1) AS told
+            "-- inbox_find_already_logged
+             SELECT row.key FROM jsonb_each($1) AS row
              WHERE EXISTS (
                  SELECT 1 FROM cloudflare_image_logs
-                 WHERE image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = told.value ->> 0) AND data = told.value ->> 1
+                 WHERE image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = row.value ->> 0) AND data = row.value ->> 1
              )",
         )
-        .bind(json(&told))
+        .bind(json(&rows))
         .fetch_all(self)
         .await?;
         Ok(positions
@@ -111,20 +83,30 @@ impl Rows for SqliteConnection {
             .collect())
     }
 
-    async fn write(
+    async fn write_images(
         &mut self,
         images: &[ChangedImage],
-        logs: &[LogEntry],
-        with_log_ids: bool,
-    ) -> Result<Written, Failure> {
+        entries: &[AuditEntry],
+        with_entry_ids: bool,
+    ) -> Result<Written, OperationError> {
         let mut written = Written::default();
         if !images.is_empty() {
             written.images = update_images(self, images).await?;
         }
-        if !logs.is_empty() {
-            written.log_ids = insert_logs(self, logs, with_log_ids).await?;
+        if !entries.is_empty() {
+            written.entry_ids = insert_entries(self, entries, with_entry_ids).await?;
         }
         Ok(written)
+    }
+
+    async fn delete_image(&mut self, id: &CloudflareId) -> Result<u64, OperationError> {
+        let deleted = sqlx::query(
+            "-- catalog_delete
+             DELETE FROM cloudflare_images WHERE cloudflare_id = $1",
+        )
+        .bind(id.as_str())
+        .execute(self);
+        Ok(deleted.await?.rows_affected())
     }
 }
 
@@ -132,8 +114,8 @@ impl Rows for SqliteConnection {
 async fn update_images(
     connection: &mut SqliteConnection,
     images: &[ChangedImage],
-) -> Result<u64, Failure> {
-    let told: Vec<_> = images
+) -> Result<u64, OperationError> {
+    let rows: Vec<_> = images
         .iter()
         .map(|image| {
             let (state, details) = (&image.state, &image.state.details);
@@ -156,27 +138,27 @@ async fn update_images(
     Ok(sqlx::query(
         "-- inbox_write
          UPDATE cloudflare_images
-         SET status = told.value ->> 1, status_at = told.value ->> 2, uploaded_at = told.value ->> 3, error = told.value ->> 4,
-             filename = told.value ->> 5, creator = told.value ->> 6, require_signed_urls = told.value ->> 7,
-             variants = COALESCE(told.value ->> 8, variants),
-             cloudflare_metadata = COALESCE(told.value ->> 9, cloudflare_metadata),
-             details_at = told.value ->> 10, updated_at = told.value ->> 11
-         FROM jsonb_each($1) AS told
-         WHERE cloudflare_id = told.value ->> 0",
+         SET status = row.value ->> 1, status_at = row.value ->> 2, uploaded_at = row.value ->> 3, error = row.value ->> 4,
+             filename = row.value ->> 5, creator = row.value ->> 6, require_signed_urls = row.value ->> 7,
+             variants = COALESCE(row.value ->> 8, variants),
+             cloudflare_metadata = COALESCE(row.value ->> 9, cloudflare_metadata),
+             details_at = row.value ->> 10, updated_at = row.value ->> 11
+         FROM jsonb_each($1) AS row
+         WHERE cloudflare_id = row.value ->> 0",
     )
-    .bind(json(&told))
+    .bind(json(&rows))
     .execute(connection)
     .await?
     .rows_affected())
 }
 
-/// The ids come row by row, each a trip from SQLite's thread, which only those pay who want to know them.
-async fn insert_logs(
+/// Each returned id is a round trip to SQLite's thread, so the ids are returned only if an endpoint wants them.
+async fn insert_entries(
     connection: &mut SqliteConnection,
-    logs: &[LogEntry],
+    entries: &[AuditEntry],
     with_ids: bool,
-) -> Result<Vec<i64>, Failure> {
-    let told: Vec<_> = logs
+) -> Result<Vec<i64>, OperationError> {
+    let rows: Vec<_> = entries
         .iter()
         .map(|entry| {
             (
@@ -200,13 +182,13 @@ async fn insert_logs(
         };
     }
     if !with_ids {
-        let inserted = sqlx::query(inbox_write!("")).bind(json(&told));
+        let inserted = sqlx::query(inbox_write!("")).bind(json(&rows));
         inserted.execute(connection).await?;
         return Ok(Vec::new());
     }
-    let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(json(&told));
+    let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(json(&rows));
     let mut ids: Vec<i64> = inserted.fetch_all(connection).await?;
-    // They may be returned in any order; they were given in the order of the entries.
+    // SQLite may return them in any order, but has assigned them in the order of the entries.
     ids.sort_unstable();
     Ok(ids)
 }
@@ -229,13 +211,13 @@ struct JsonColumns(
     Option<Box<RawValue>>,
 );
 
-/// A row has a value of a type that its column is not meant for.
+/// A row has a value whose type is not the type of its column.
 #[derive(Debug, thiserror::Error)]
 #[error("a row of cloudflare_images has text where a number belongs, or the other way round")]
 struct WrongType;
 
 impl JsonColumns {
-    fn read(self) -> Result<StateColumns, Failure> {
+    fn read(self) -> Result<StateColumns, OperationError> {
         let id = parse_uuid(self.0)?;
         Ok(StateColumns {
             id,
@@ -250,11 +232,7 @@ impl JsonColumns {
             variants: self.9,
             cloudflare_metadata: self.10,
             details_at: self.11,
-            rest: self.12.map(|rest| Box::<str>::from(rest).into()),
+            extra_columns: self.12.map(|extra| Box::<str>::from(extra).into()),
         })
     }
-}
-
-pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
-    serde_json::to_string(rows).expect("texts, numbers and truths are JSON")
 }

@@ -1,27 +1,19 @@
 //! The outbox in SQLite.
 
-use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Connection, Executor, Row, SqliteConnection};
+use sqlx::{Row, SqliteConnection};
 
-use super::Sqlite;
-use super::inbox::json;
+use super::columns::{bind_time, json};
+use super::session::Sqlite;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
-use crate::domain::timestamp::Timestamp;
-use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
-use crate::store::outlets::{Outgoing, notices};
-use crate::store::recording::OutboxRows;
-use crate::store::{Failure, Lent, StoreError, within};
+use crate::store::error::StoreError;
+use crate::store::outbox::router::{OutboxBatch, Wakeups};
+use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
+use crate::store::session::{OperationError, TransactionMode};
+use crate::store::statements::EventStatements;
 
-/// Begins what may be lost when the power fails, since it is done again then: whoever claims and settles waits for no disk, nor do those
-/// who record and need the writer next.
-const BEGIN_REDOABLE: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
-
-/// To be executed before the writer is given back, for everybody else's commits. What fails before closes the connection.
-const WAIT_FOR_THE_DISK: &str = "PRAGMA synchronous = FULL";
-
-/// The deliveries to an endpoint, $1, that are due at $2; in order if $3.
+/// The deliveries to the endpoint `$1` that are due at `$2`; in order if `$3`.
 macro_rules! due {
     () => {
         "FROM relay_deliveries AS delivery
@@ -35,12 +27,28 @@ macro_rules! due {
     };
 }
 
-impl OutboxRows for SqliteConnection {
-    /// Nobody can listen to SQLite; the settings refuse a channel.
-    async fn insert_events(&mut self, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
-        // A message is JSON itself: within another it would be escaped, parsed, and made whole again, which takes longer than all else here.
+/// Leases due deliveries. Reads before it takes the write lock: mostly nothing is due, and recording would wait for the lock.
+pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
+    const ACTION: &str = "claiming deliveries";
+    let looking = backend.read(ACTION, async |connection| {
+        is_any_due(connection, claim).await
+    });
+    if !looking.await? {
+        return Ok(Vec::new());
+    }
+    let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
+        Ok((lease(tx, claim).await?, Wakeups::default()))
+    });
+    claiming.await
+}
+
+impl EventStatements for SqliteConnection {
+    /// SQLite has no channels, and the configuration refuses one.
+    async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
+        // A payload is JSON itself. Within the JSON of the rows it would be escaped and parsed, which takes longer than all else
+        // here. So all payloads are one blob, and each row has the place of its own.
         let mut payloads = Vec::new();
-        let told: Vec<_> = outgoing
+        let rows: Vec<_> = batch
             .events
             .iter()
             .map(|event| {
@@ -64,11 +72,11 @@ impl OutboxRows for SqliteConnection {
              FROM jsonb_each($1) WHERE true ORDER BY key
              ON CONFLICT (id) DO NOTHING",
         )
-        .bind(json(&told))
+        .bind(json(&rows))
         .bind(payloads)
         .execute(&mut *self)
         .await?;
-        let told: Vec<_> = outgoing
+        let rows: Vec<_> = batch
             .deliveries
             .iter()
             .map(|delivery| {
@@ -90,138 +98,66 @@ impl OutboxRows for SqliteConnection {
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
              FROM jsonb_each($1) ORDER BY key",
         )
-        .bind(json(&told))
+        .bind(json(&rows))
         .execute(&mut *self)
         .await?;
         Ok(())
     }
 }
 
-#[async_trait]
-impl Outbox for Sqlite {
-    /// Looks before it takes the write lock: mostly there is nothing, and whoever records would wait for that.
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
-        within(&self.place, self.deadline, "claiming deliveries", async {
-            let now = claim.now.to_string();
-            let is_any: bool = sqlx::query_scalar(
-                concat!("-- outbox_claim\nSELECT EXISTS (SELECT 1 ", due!(), ")"),
-            )
-            .bind(claim.endpoint)
-            .bind(&now)
-            .bind(claim.ordered)
-            .fetch_one(&self.readers)
-            .await?;
-            if !is_any {
-                return Ok(Vec::new());
-            }
-            let mut lent = Lent::from(&self.writer).await?;
-            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
-            sqlx::query(
-                concat!(
-                    "-- outbox_claim
-                     UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
-                    due!(),
-                    " ORDER BY due_at, id LIMIT $4)",
-                ),
-            )
-            .bind(claim.endpoint)
-            .bind(&now)
-            .bind(claim.ordered)
-            .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
-            .bind(claim.lease)
-            .bind(claim.until.to_string())
-            .execute(&mut *tx)
-            .await?;
-            let leased: Result<Vec<Leased>, Failure> = sqlx::query(
-                "-- outbox_claim
-                 SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
-                 FROM relay_deliveries AS leased JOIN relay_events AS event ON event.id = leased.event_id
-                 WHERE leased.endpoint = $1 AND leased.due_at = $3 AND leased.lease = $2
-                 ORDER BY leased.id",
-            )
-            .bind(claim.endpoint)
-            .bind(claim.lease)
-            .bind(claim.until.to_string())
-            .fetch_all(&mut *tx)
-            .await?
-            .iter()
-            .map(read_leased)
-            .collect();
-            let leased = leased?;
-            tx.commit().await?;
-            lent.connection.execute(WAIT_FOR_THE_DISK).await?;
-            lent.give_back();
-            Ok(leased)
-        })
-        .await
-    }
-
-    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
-        self.file.check(&self.place)?;
-        within(&self.place, self.deadline, "settling deliveries", async {
-            let mut lent = Lent::from(&self.writer).await?;
-            let mut tx = lent.connection.begin_with(BEGIN_REDOABLE).await?;
-            let settled = settle(&mut tx, settlements).await?;
-            let attempts: Vec<(i64, &NewAttempt)> = settlements
-                .iter()
-                .filter_map(|one| Some((one.delivery, one.attempt.as_ref()?)))
-                .collect();
-            if !attempts.is_empty() {
-                insert_attempts(&mut tx, &attempts).await?;
-            }
-            let (events, endpoints) = notices(settlements);
-            if !events.is_empty() {
-                tx.insert_events(&Outgoing::notices(&events, &endpoints))
-                    .await?;
-            }
-            tx.commit().await?;
-            lent.connection.execute(WAIT_FOR_THE_DISK).await?;
-            lent.give_back();
-            self.checkpoints.count(settlements.len());
-            Ok(settlements.len().saturating_sub(settled))
-        })
-        .await
-    }
-
-    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError> {
-        within(&self.place, self.deadline, "pausing an endpoint", async {
-            let mut lent = Lent::from(&self.writer).await?;
-            sqlx::query(
-                "-- outbox_pause
-                 INSERT INTO relay_endpoints (name, paused_at, paused_because) VALUES ($1, $2, $3)
-                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, paused_because = $3 WHERE relay_endpoints.paused_at IS NULL",
-            )
-            .bind(endpoint)
-            .bind(now.to_string())
-            .bind(why)
-            .execute(&mut *lent.connection)
-            .await?;
-            lent.give_back();
-            Ok(())
-        })
-        .await
-    }
-
-    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError> {
-        within(&self.place, self.deadline, "resuming an endpoint", async {
-            let mut lent = Lent::from(&self.writer).await?;
-            let resumed = sqlx::query(
-                "-- outbox_resume
-                 UPDATE relay_endpoints SET paused_at = NULL, paused_because = '' 
-                 WHERE name = $1 AND paused_at IS NOT NULL AND ($2 IS NULL OR paused_because = $2)",
-            )
-            .bind(endpoint)
-            .bind(because)
-            .execute(&mut *lent.connection)
-            .await?;
-            lent.give_back();
-            Ok(resumed.rows_affected() > 0)
-        })
-        .await
-    }
+async fn is_any_due(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+) -> Result<bool, OperationError> {
+    Ok(sqlx::query_scalar(concat!(
+        "-- outbox_claim
+         SELECT EXISTS (SELECT 1 ",
+        due!(),
+        ")"
+    ))
+    .bind(claim.endpoint)
+    .bind(bind_time(claim.now))
+    .bind(claim.ordered)
+    .fetch_one(connection)
+    .await?)
 }
 
-fn read_leased(row: &SqliteRow) -> Result<Leased, Failure> {
+async fn lease(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+) -> Result<Vec<Leased>, OperationError> {
+    sqlx::query(concat!(
+        "-- outbox_claim
+         UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
+        due!(),
+        " ORDER BY due_at, id LIMIT $4)",
+    ))
+    .bind(claim.endpoint)
+    .bind(bind_time(claim.now))
+    .bind(claim.ordered)
+    .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
+    .bind(claim.lease)
+    .bind(bind_time(claim.until))
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "-- outbox_claim
+         SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
+         FROM relay_deliveries AS leased JOIN relay_events AS event ON event.id = leased.event_id
+         WHERE leased.endpoint = $1 AND leased.due_at = $3 AND leased.lease = $2
+         ORDER BY leased.id",
+    )
+    .bind(claim.endpoint)
+    .bind(claim.lease)
+    .bind(bind_time(claim.until))
+    .fetch_all(connection)
+    .await?
+    .iter()
+    .map(read_leased)
+    .collect()
+}
+
+fn read_leased(row: &SqliteRow) -> Result<Leased, OperationError> {
     Ok(Leased {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
@@ -231,11 +167,11 @@ fn read_leased(row: &SqliteRow) -> Result<Leased, Failure> {
     })
 }
 
-async fn settle(
+pub(super) async fn settle(
     connection: &mut SqliteConnection,
     settlements: &[Settlement],
-) -> Result<usize, Failure> {
-    let told: Vec<_> = settlements
+) -> Result<usize, OperationError> {
+    let rows: Vec<_> = settlements
         .iter()
         .map(|one| {
             (
@@ -254,26 +190,26 @@ async fn settle(
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries
-         SET status = told.value ->> 2, due_at = told.value ->> 3, lease = NULL, completed_at = told.value ->> 4,
-             attempts = COALESCE(told.value ->> 5, attempts),
-             status_code = CASE WHEN told.value ->> 5 IS NULL THEN status_code ELSE told.value ->> 6 END,
-             error = CASE WHEN told.value ->> 5 IS NULL THEN error ELSE told.value ->> 7 END,
-             payload = COALESCE(told.value ->> 8, payload)
-         FROM jsonb_each($1) AS told
-         WHERE relay_deliveries.id = told.value ->> 0 AND lease = told.value ->> 1",
+         SET status = result.value ->> 2, due_at = result.value ->> 3, lease = NULL, completed_at = result.value ->> 4,
+             attempts = COALESCE(result.value ->> 5, attempts),
+             status_code = CASE WHEN result.value ->> 5 IS NULL THEN status_code ELSE result.value ->> 6 END,
+             error = CASE WHEN result.value ->> 5 IS NULL THEN error ELSE result.value ->> 7 END,
+             payload = COALESCE(result.value ->> 8, payload)
+         FROM jsonb_each($1) AS result
+         WHERE relay_deliveries.id = result.value ->> 0 AND lease = result.value ->> 1",
     )
-    .bind(json(&told))
+    .bind(json(&rows))
     .execute(connection)
     .await?
     .rows_affected();
     Ok(usize::try_from(settled).unwrap_or(usize::MAX))
 }
 
-async fn insert_attempts(
+pub(super) async fn insert_attempts(
     connection: &mut SqliteConnection,
     attempts: &[(i64, &NewAttempt)],
-) -> Result<(), Failure> {
-    let told: Vec<_> = attempts
+) -> Result<(), OperationError> {
+    let rows: Vec<_> = attempts
         .iter()
         .map(|(delivery, attempt)| {
             (
@@ -291,7 +227,7 @@ async fn insert_attempts(
          INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, status_code, error)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each($1) ORDER BY key",
     )
-    .bind(json(&told))
+    .bind(json(&rows))
     .execute(connection)
     .await?;
     Ok(())

@@ -1,19 +1,27 @@
 //! What only SQLite has: one file, one writer, and a log ahead of the file.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::{Connection, SqliteConnection};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, Row, SqliteConnection};
 
 use super::checkpoints::NOTIFICATIONS;
-use super::*;
+use super::session::{LOG_BYTES, OPEN_RETRY, Sqlite};
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Audience;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Origin, UnknownImages};
 use crate::domain::outcome::Outcome;
-use crate::store::outlets::Outlets;
-use crate::store::recording::Recording;
-use crate::store::{Claim, Inbox, Outbox, Schema, Settlement};
+use crate::domain::timestamp::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::inbox::Inbox;
+use crate::store::inbox::record::RecordPolicy;
+use crate::store::outbox::router::EventRouter;
+use crate::store::outbox::{Claim, Outbox, Settlement};
+use crate::store::schema::Schema;
+use crate::store::settings::Settings;
 use crate::telemetry::chain;
 
 fn settings(timeout_secs: u64) -> Settings {
@@ -24,16 +32,16 @@ fn settings(timeout_secs: u64) -> Settings {
     serde_json::from_value(settings).expect("they are right")
 }
 
-fn nobody_told() -> Recording {
-    Recording {
+fn no_endpoints() -> RecordPolicy {
+    RecordPolicy {
         unknown_images: UnknownImages::Reject,
-        outlets: Outlets::new(Audience::default()),
+        router: EventRouter::new(Audience::default()),
     }
 }
 
 async fn open(folder: &Path) -> Sqlite {
     let file = folder.join("images.db");
-    Sqlite::open(&file, &settings(10), nobody_told())
+    Sqlite::open(&file, &settings(10), no_endpoints())
         .await
         .expect("it opens")
 }
@@ -246,7 +254,7 @@ async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
     let opened = Sqlite::open(
         &folder.path().join("images.db"),
         &settings(1),
-        nobody_told(),
+        no_endpoints(),
     )
     .await;
 

@@ -1,21 +1,23 @@
-//! Showing what was not applied, from SQLite.
+//! The catalog of rejections. See [`super`] for how it is mounted.
 
 use async_trait::async_trait;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
+use sqlx::Row as _;
 
-use super::Sqlite;
+use super::columns::{Backend, Row, bind_time, read_time};
 use crate::domain::notification::Body;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::rejection::RejectionState;
-use crate::domain::timestamp::Timestamp;
-use crate::store::rejection::{Rejection, RejectionFilter, StoredOrigin, rejection_state};
-use crate::store::{Failure, RejectionCatalog, StoreError, within};
+use crate::store::error::StoreError;
+use crate::store::rejections::{
+    Rejection, RejectionCatalog, RejectionFilter, StoredOrigin, rejection_state,
+};
+use crate::store::session::OperationError;
+use crate::store::statements::is_unapplied;
 
 /// The columns of a [`Rejection`].
-macro_rules! columns {
+macro_rules! rejection_columns {
     () => {
-        columns!("body")
+        rejection_columns!("body")
     };
     ($body:literal) => {
         concat!(
@@ -25,20 +27,20 @@ macro_rules! columns {
         )
     };
 }
-pub(super) use columns;
+pub(super) use rejection_columns;
 
 #[async_trait]
-impl RejectionCatalog for Sqlite {
+impl RejectionCatalog for Backend {
     async fn find_rejection(&self, id: i64) -> Result<Option<Rejection>, StoreError> {
-        within(&self.place, self.deadline, "finding a rejection", async {
+        self.read("finding a rejection", async |connection| {
             let row = sqlx::query(concat!(
                 "-- rejection_catalog_find
                  SELECT ",
-                columns!(),
+                rejection_columns!(),
                 " FROM webhook_rejections WHERE id = $1",
             ))
             .bind(id)
-            .fetch_optional(&self.readers)
+            .fetch_optional(connection)
             .await?;
             row.as_ref().map(read_rejection).transpose()
         })
@@ -47,24 +49,24 @@ impl RejectionCatalog for Sqlite {
 
     async fn newest_rejections(
         &self,
-        which: &RejectionFilter,
+        filter: &RejectionFilter,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
-        within(&self.place, self.deadline, "listing rejections", async {
+        self.read("listing rejections", async |connection| {
             sqlx::query(concat!(
                 "-- rejection_catalog_newest
                  SELECT ",
-                columns!("NULL AS body"),
+                rejection_columns!("CAST(NULL AS bytea) AS body"),
                 " FROM webhook_rejections
-                 WHERE ($1 IS NULL OR reason = $1) AND ($2 IS NULL OR state = $2)
-                     AND ($3 IS NULL OR received_at >= $3)
+                 WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
+                     AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
                  ORDER BY id DESC LIMIT $4",
             ))
-            .bind(which.reason.map(RejectionReason::name))
-            .bind(which.state.map(RejectionState::name))
-            .bind(which.since.map(|since| since.to_string()))
+            .bind(filter.reason.map(RejectionReason::name))
+            .bind(filter.state.map(RejectionState::name))
+            .bind(filter.since.map(bind_time))
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
+            .fetch_all(connection)
             .await?
             .iter()
             .map(read_rejection)
@@ -75,27 +77,28 @@ impl RejectionCatalog for Sqlite {
 
     async fn unapplied_rejections(
         &self,
-        which: &RejectionFilter,
+        filter: &RejectionFilter,
         after: i64,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
-        within(&self.place, self.deadline, "listing rejections", async {
+        self.read("listing rejections", async |connection| {
             sqlx::query(concat!(
                 "-- rejection_catalog_unapplied
                  SELECT ",
-                columns!(),
+                rejection_columns!(),
                 " FROM webhook_rejections
-                 WHERE ($1 IS NULL OR reason = $1) AND ($2 IS NULL OR state = $2)
-                     AND ($3 IS NULL OR received_at >= $3)
-                     AND id > $4 AND state IN ('parked', 'kept', 'failed') AND body IS NOT NULL
-                 ORDER BY id LIMIT $5",
+                 WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
+                     AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
+                     AND id > $4 AND body IS NOT NULL AND ",
+                is_unapplied!(),
+                " ORDER BY id LIMIT $5",
             ))
-            .bind(which.reason.map(RejectionReason::name))
-            .bind(which.state.map(RejectionState::name))
-            .bind(which.since.map(|since| since.to_string()))
+            .bind(filter.reason.map(RejectionReason::name))
+            .bind(filter.state.map(RejectionState::name))
+            .bind(filter.since.map(bind_time))
             .bind(after)
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
+            .fetch_all(connection)
             .await?
             .iter()
             .map(read_rejection)
@@ -105,10 +108,12 @@ impl RejectionCatalog for Sqlite {
     }
 }
 
-pub(super) fn read_rejection(row: &SqliteRow) -> Result<Rejection, Failure> {
+pub(super) fn read_rejection(row: &Row) -> Result<Rejection, OperationError> {
+    let id = row.try_get("id")?;
+    let missing = || sqlx::Error::Decode(sqlx::error::UnexpectedNullError.into());
     Ok(Rejection {
-        id: row.try_get("id")?,
-        received_at: timestamp(row.try_get("received_at")?)?,
+        id,
+        received_at: read_time(row, "received_at")?.ok_or_else(missing)?,
         status: row.try_get("status")?,
         reason: row.try_get("reason")?,
         problem: row.try_get("problem")?,
@@ -121,15 +126,8 @@ pub(super) fn read_rejection(row: &SqliteRow) -> Result<Rejection, Failure> {
         body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),
         body_bytes: row.try_get("body_bytes")?,
         count: row.try_get("count")?,
-        state: rejection_state(row.try_get("state")?, row.try_get("id")?)?,
-        settled_at: row
-            .try_get::<Option<&str>, _>("settled_at")?
-            .map(timestamp)
-            .transpose()?,
+        state: rejection_state(row.try_get("state")?, id)?,
+        settled_at: read_time(row, "settled_at")?,
         outcome: row.try_get("outcome")?,
     })
-}
-
-fn timestamp(text: &str) -> Result<Timestamp, sqlx::Error> {
-    Timestamp::parse_rfc3339(text).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -12,6 +12,7 @@ use crate::domain::json::Json;
 use crate::domain::notification::{Origin, Report};
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
+use crate::store::error::ErrorClass;
 
 /// An image whose row makes no sense.
 const POISONED: &str = "poisoned";
@@ -58,16 +59,17 @@ impl Inbox for Below {
             });
         }
         if has(SLOW) {
-            return Err(StoreError::TookTooLong {
-                place: "here".into(),
+            return Err(StoreError::OperationTimeout {
+                database: "here".into(),
                 action: "recording",
                 deadline: PATIENCE,
             });
         }
         if has(LAST) {
             return Err(StoreError::Database {
-                place: "here".into(),
+                database: "here".into(),
                 action: "recording",
+                class: ErrorClass::Systemic,
                 source: sqlx::Error::PoolTimedOut,
             });
         }

@@ -1,89 +1,97 @@
-//! The outbox as its two users see it: whoever delivers, and whoever looks.
+//! The outbox: events, their deliveries to endpoints, and the attempts of each delivery.
+//!
+//! `due_at` alone says whether a delivery is to be worked on, and when: for the first time, again, or because its lease ran out.
+//! NULL means that it is completed. So one statement claims, one partial index finds, and a replica that was killed needs no
+//! clean-up.
+
+pub(super) mod event;
+pub(super) mod router;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Model;
 use crate::domain::timestamp::Timestamp;
 
-/// Hands out deliveries, and takes back what became of them.
+/// Hands out deliveries under leases, and records the results.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Leases deliveries that are due, the longest due first. None while the endpoint is paused. Any number of processes may do this at
-    /// once: a delivery is leased to one of them.
+    /// Leases due deliveries, the longest due first; none while the endpoint is paused. Any number of processes may call this at
+    /// once: each delivery is leased to one of them.
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError>;
 
-    /// Records what became of leased deliveries, all in one transaction; those whose lease was lost meanwhile stay as they are, and how
-    /// many these were is returned. Every attempt is kept, whether or not its lease was.
+    /// Records the results of leased deliveries in one transaction, and returns how many leases were lost. A delivery whose lease
+    /// was lost stays as it is. Its attempt is stored all the same.
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
 
-    /// Pauses an endpoint: nothing is delivered to it until it is resumed. One that is paused stays paused for its first reason.
+    /// Pauses an endpoint: nothing is delivered to it until it is resumed. An endpoint that is paused keeps its first reason.
     async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Ends the pause, if it is for this reason or if any will do; whether there was one. What waited for longer is due at once.
+    /// Ends a pause with this reason, or with any if `because` is `None`, and returns whether there was one. Waiting deliveries are
+    /// due at once.
     async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError>;
 }
 
-/// Shows deliveries, and brings them back.
+/// Shows deliveries, and replays them.
 #[async_trait]
 pub trait DeliveryCatalog: Send + Sync {
-    /// The delivery with this id.
+    /// Returns the delivery with this id.
     async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError>;
 
-    /// Its tries, in order; the first so many.
+    /// Returns the first `limit` attempts of a delivery, in order.
     async fn attempts(&self, delivery: i64, limit: u32) -> Result<Vec<Attempt>, StoreError>;
 
-    /// The newest of these, the last first; so many at most. Without their messages.
+    /// Returns up to `limit` deliveries, newest first, without their payloads.
     async fn newest_deliveries(
         &self,
         which: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Makes these due again, as if they had never been tried, those that are leased or waiting excepted; how many they were.
+    /// Makes completed deliveries due again, as if they had never been tried, and returns how many.
     async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Every endpoint that has deliveries or is paused, by name.
+    /// Returns every endpoint that has deliveries or is paused, by name.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
 }
 
-/// Which deliveries somebody wants to work on.
+/// The deliveries that a worker asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
-    /// Whose.
+    /// The endpoint's name.
     pub endpoint: &'a str,
-    /// How many at most.
+    /// The most deliveries to lease.
     pub limit: usize,
     /// Whether a delivery waits for all earlier ones about the same image.
     pub ordered: bool,
-    /// The time: what is due by then.
+    /// Deliveries are due until this time.
     pub now: Timestamp,
     /// When the lease ends.
     pub until: Timestamp,
-    /// The lease's own name, which nobody else has.
+    /// The lease's name, which is unique.
     pub lease: &'a str,
 }
 
-/// A delivery that somebody has the right to work on.
+/// A leased delivery.
 #[derive(Debug, Clone)]
 pub struct Leased {
     /// The delivery's id.
     pub id: i64,
     /// The event's.
     pub event_id: String,
-    /// What it is about; a notice is about no model.
+    /// The model that the event is about; a notice is about none.
     pub model: Option<Model>,
-    /// How often it was tried before.
+    /// The attempts so far.
     pub attempts: u32,
-    /// The event, as it is told to whoever wants it whole.
+    /// The event's payload.
     pub payload: String,
 }
 
-/// What became of a leased delivery.
+/// The result of a leased delivery.
 #[derive(Debug, Clone)]
 pub struct Settlement {
     /// The delivery's id.
@@ -92,34 +100,34 @@ pub struct Settlement {
     pub lease: Arc<str>,
     /// Its state from now on.
     pub status: DeliveryStatus,
-    /// When it is to be tried, if it is.
+    /// When it is due again; `None` when it is completed.
     pub due_at: Option<Timestamp>,
-    /// When this was found.
+    /// The time of the result.
     pub now: Timestamp,
-    /// The try, if there was one.
+    /// The attempt, if there was one.
     pub attempt: Option<NewAttempt>,
-    /// The message as it was sent, where the endpoint's settings make it another than the event's.
+    /// The payload as it was sent, if the endpoint's settings changed it.
     pub sent: Option<String>,
-    /// Who else is told of it, in the same transaction.
+    /// Notices for other endpoints, written in the same transaction.
     pub notices: Vec<Notice>,
 }
 
-/// Somebody is told that another could not be told.
+/// A notice about an endpoint, for another endpoint.
 #[derive(Debug, Clone)]
 pub struct Notice {
     /// The event's id.
     pub id: String,
     /// What happened: `gave_up`, `failing`, `recovered`.
     pub event: &'static str,
-    /// The endpoint that is told.
+    /// The endpoint that gets the notice.
     pub endpoint: &'static str,
-    /// The message: JSON.
+    /// JSON.
     pub payload: String,
     /// When it happened.
     pub at: Timestamp,
 }
 
-/// One try.
+/// A new row of `relay_attempts`.
 #[derive(Debug, Clone)]
 pub struct NewAttempt {
     /// Which one it was, from 1.
@@ -153,17 +161,17 @@ pub struct Delivery {
     pub status: DeliveryStatus,
     /// The HTTP status of the last answer.
     pub status_code: Option<i32>,
-    /// What went wrong in the last try.
+    /// The error of the last attempt.
     pub error: String,
-    /// How many tries there were.
+    /// The number of attempts.
     pub attempts: i32,
-    /// When it is tried next; of one that is leased, when the lease ends.
+    /// When it is due; while it is leased, when the lease ends.
     pub due_at: Option<Timestamp>,
     /// When the event happened.
     pub created_at: Timestamp,
-    /// When it came to its end.
+    /// When it was completed.
     pub completed_at: Option<Timestamp>,
-    /// The message as it was sent, or would be; empty in a list.
+    /// The payload as it was or will be sent; empty in a list.
     pub payload: String,
 }
 
@@ -182,7 +190,7 @@ pub struct Attempt {
     pub error: String,
 }
 
-/// Which deliveries are meant.
+/// Selects deliveries.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
     /// The one with this id.
@@ -195,7 +203,7 @@ pub struct DeliveryFilter {
     pub since: Option<Timestamp>,
 }
 
-/// What is known of an endpoint.
+/// An endpoint's state in the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointState {
     /// Its name.
@@ -204,14 +212,14 @@ pub struct EndpointState {
     pub paused_at: Option<Timestamp>,
     /// Why.
     pub paused_because: String,
-    /// How many deliveries wait for it or are worked on.
+    /// The number of deliveries that wait or are leased.
     pub waiting: i64,
-    /// How many were given up.
+    /// The number of deliveries that were given up.
     pub gave_up: i64,
 }
 
 impl Settlement {
-    /// When the delivery came to its end, if it did.
+    /// Returns when the delivery was completed.
     pub(super) fn completed_at(&self) -> Option<Timestamp> {
         self.due_at.is_none().then_some(self.now)
     }

@@ -1,22 +1,22 @@
-//! A message as JSON: what every event has, and the row that it is about.
+//! The payload of an event: the fields of every event, and the row that it is about.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
+use super::ImageRow;
+use crate::domain::audit::AuditEntry;
 use crate::domain::event::{Change, EventKind, Model, Value, fields};
 use crate::domain::timestamp::Timestamp;
-use crate::store::batch::LogEntry;
-use crate::store::row::StoredImage;
 
-/// The message of an event with this id.
-pub(super) fn message(
+/// Returns the payload of an event with this id.
+pub(super) fn payload(
     id: &str,
     (model, kind): (Model, EventKind),
     object: &impl Serialize,
     changes: Option<&[Change<'_>]>,
     at: Timestamp,
 ) -> String {
-    let message = Message {
+    let payload = Payload {
         id,
         event: kind.name(),
         timestamp: at.to_string(),
@@ -29,19 +29,19 @@ pub(super) fn message(
         changes: changes.map(Changes),
         user: None,
     };
-    serde_json::to_string(&message).expect("texts under names are JSON")
+    serde_json::to_string(&payload).expect("texts under names are JSON")
 }
 
-/// The message, its fields in the order in which people read them.
+/// The payload, with its fields in the order in which people read them.
 #[derive(serde::Serialize)]
-struct Message<'a, O> {
+struct Payload<'a, O> {
     id: &'a str,
     event: &'a str,
     timestamp: String,
     model: ModelName,
     object: &'a O,
     changes: Option<Changes<'a>>,
-    /// Whoever changed it: nobody of ours, but Cloudflare.
+    /// The user who changed the row: always null, since Cloudflare did.
     user: Option<()>,
 }
 
@@ -58,19 +58,19 @@ impl Serialize for Changes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(serde::Serialize)]
         struct OldAndNew<'a> {
-            old: Told<'a>,
-            new: Told<'a>,
+            old: FieldValue<'a>,
+            new: FieldValue<'a>,
         }
         serializer.collect_map(self.0.iter().map(|change| {
-            let (old, new) = (Told(change.old), Told(change.new));
+            let (old, new) = (FieldValue(change.old), FieldValue(change.new));
             (change.field, OldAndNew { old, new })
         }))
     }
 }
 
-struct Told<'a>(Value<'a>);
+struct FieldValue<'a>(Value<'a>);
 
-impl Serialize for Told<'_> {
+impl Serialize for FieldValue<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Value::Text(text) => serializer.serialize_str(text),
@@ -81,28 +81,28 @@ impl Serialize for Told<'_> {
     }
 }
 
-/// JSON as it stands; none where it is none, as another program may have written it.
+/// Returns stored JSON as it is; `None` if another program wrote something else there.
 fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }
 
-/// A row of `cloudflare_images`: what notifications change, and what the app has put there. All columns but two: `upload_url`, which
-/// lets whoever has it upload, and `details_at`, which is ours.
+/// A row of `cloudflare_images`, with the columns of notifications and those of the app. Two columns are left out: `upload_url`,
+/// which allows an upload, and `details_at`, which is internal.
 pub(super) struct ImageObject<'a> {
-    pub(super) image: &'a StoredImage,
-    /// When it was changed, if that is news to its row.
+    image: ImageRow<'a>,
+    /// The time of the change, if the row was read before it.
     updated_at: Option<Timestamp>,
 }
 
 impl<'a> ImageObject<'a> {
-    /// The image as it is from this time on.
-    pub(super) fn since(image: &'a StoredImage, at: Timestamp) -> Self {
+    /// The image after a change at this time.
+    pub(super) fn changed(image: ImageRow<'a>, at: Timestamp) -> Self {
         let updated_at = Some(at);
         Self { image, updated_at }
     }
 
-    /// The image as its row says that it is.
-    pub(super) fn unchanged(image: &'a StoredImage) -> Self {
+    /// The image as its row was read.
+    pub(super) fn unchanged(image: ImageRow<'a>) -> Self {
         let updated_at = None;
         Self { image, updated_at }
     }
@@ -110,24 +110,23 @@ impl<'a> ImageObject<'a> {
 
 impl Serialize for ImageObject<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let image = self.image;
+        let image = &self.image;
         let mut object = serializer.serialize_map(None)?;
         object.serialize_entry("id", &image.id.to_string())?;
         object.serialize_entry("cloudflare_id", image.cloudflare_id.as_str())?;
-        let told = fields(&image.state);
-        let columns = Model::Image.fields().iter().skip(IDS + told.len());
-        for (name, value) in told {
-            object.serialize_entry(name, &Told(value))?;
+        let reported = fields(image.state);
+        let columns = Model::Image.fields().iter().skip(IDS + reported.len());
+        for (name, value) in reported {
+            object.serialize_entry(name, &FieldValue(value))?;
         }
-        let rest: Vec<&RawValue> = image
-            .rest
-            .as_deref()
-            .and_then(|rest| serde_json::from_str(rest).ok())
+        let extra: Vec<&RawValue> = image
+            .extra_columns
+            .and_then(|extra| serde_json::from_str(extra).ok())
             .unwrap_or_default();
-        for (column, value) in columns.zip(rest) {
-            let news = self.updated_at.filter(|_| *column == "updated_at");
+        for (column, value) in columns.zip(extra) {
+            let changed_at = self.updated_at.filter(|_| *column == "updated_at");
             let is_time = column.ends_with("_at");
-            match news.or_else(|| is_time.then(|| time(value)).flatten()) {
+            match changed_at.or_else(|| is_time.then(|| time(value)).flatten()) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
@@ -136,29 +135,16 @@ impl Serialize for ImageObject<'_> {
     }
 }
 
-/// How many of its fields are ids; after them come those that notifications tell, and then the rest.
+/// The number of ids among its fields. After the ids come the fields of notifications, and then the extra columns.
 const IDS: usize = 2;
 
-/// The columns of an image that only its events have, as arguments of a function that makes a JSON array of them: the last of
-/// [`Model::fields`], in their order.
-macro_rules! rest_columns {
-    ($metadata:literal) => {
-        concat!(
-            "user_id, original_filename, content_type, file_size, ",
-            $metadata,
-            ", width, height, format, created_at, expires_at, last_referenced_at, updated_at"
-        )
-    };
-}
-pub(in crate::store) use rest_columns;
-
-/// A time as either database writes it into JSON.
+/// Parses a time as either database writes it into JSON.
 fn time(value: &RawValue) -> Option<Timestamp> {
     let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
     Timestamp::parse_rfc3339(text).ok()
 }
 
-/// An entry of the audit trail.
+/// An entry of the audit log.
 #[derive(serde::Serialize)]
 pub(super) struct LogObject<'a> {
     id: i64,
@@ -171,7 +157,7 @@ pub(super) struct LogObject<'a> {
 }
 
 impl<'a> LogObject<'a> {
-    pub(super) fn of(entry: &'a LogEntry, id: i64) -> Self {
+    pub(super) fn of(entry: &'a AuditEntry, id: i64) -> Self {
         let image = entry.image.as_ref();
         Self {
             id,
@@ -203,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn an_object_has_the_fields_that_its_model_is_known_to_have() {
-        let image = StoredImage {
+    fn object_has_the_fields_of_its_model() {
+        let image = ImageRow {
             id: uuid::Uuid::nil(),
-            cloudflare_id: CloudflareId::parse("image").expect("an id"),
-            state: ImageState::registered(),
-            rest: Some("[0,1,2,3,4,5,6,7,8,9,10,11]".to_owned()),
+            cloudflare_id: &CloudflareId::parse("image").expect("an id"),
+            state: &ImageState::registered(),
+            extra_columns: Some("[0,1,2,3,4,5,6,7,8,9,10,11]"),
         };
-        let entry = LogEntry {
+        let entry = AuditEntry {
             image: None,
             event_type: "webhook_test",
             message: String::new(),
@@ -218,10 +204,7 @@ mod tests {
             timestamp: Timestamp::from_unix_micros(0).expect("a time"),
         };
 
-        assert_eq!(
-            names(&ImageObject::unchanged(&image)),
-            Model::Image.fields()
-        );
+        assert_eq!(names(&ImageObject::unchanged(image)), Model::Image.fields());
         assert_eq!(names(&LogObject::of(&entry, 1)), Model::ImageLog.fields());
     }
 }

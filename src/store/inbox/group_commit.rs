@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbox, StoreError};
+use super::Inbox;
 use crate::domain::notification::{Content, Notification};
 use crate::domain::outcome::Outcome;
+use crate::store::error::StoreError;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::InboxMetrics;
 
@@ -33,11 +34,11 @@ use crate::telemetry::metrics::InboxMetrics;
 pub struct Limits {
     /// How many transactions are under way at once. All calls about one image go to one writer.
     pub writers: usize,
-    /// How many calls may wait for each writer; one more is refused with [`StoreError::TooBusy`].
+    /// How many calls may wait for each writer; one more is refused with [`StoreError::QueueFull`].
     pub queue: usize,
     /// How many calls are written in one transaction.
     pub batch: usize,
-    /// How long a call may wait before it is begun; later it fails with [`StoreError::WaitedTooLong`].
+    /// How long a call may wait before it is begun; later it fails with [`StoreError::QueueTimeout`].
     pub patience: Duration,
 }
 
@@ -118,7 +119,7 @@ impl Inbox for GroupCommit {
             return Err(match refused {
                 TrySendError::Full(_) => {
                     self.metrics.refused.inc();
-                    StoreError::TooBusy
+                    StoreError::QueueFull
                 }
                 TrySendError::Closed(_) => StoreError::Stopped,
             });
@@ -194,7 +195,7 @@ impl Writer {
                     call.answer(Ok(own.collect()));
                 }
             }
-            Err(error) if batch.len() > 1 && !error.is_everybodys() => {
+            Err(error) if batch.len() > 1 && !error.is_systemic() => {
                 tracing::warn!(
                     calls = batch.len(),
                     error = chain(&error),
@@ -203,7 +204,7 @@ impl Writer {
                 self.write_one_by_one(batch).await;
             }
             Err(error) => {
-                if matches!(error, StoreError::TookTooLong { .. }) {
+                if error.is_timeout() {
                     // The same batch would take as long again.
                     self.max_calls = (batch.len() / 2).max(1);
                 }
@@ -220,7 +221,7 @@ impl Writer {
             }
             match self.record(&call.notifications).await {
                 Ok(recorded) => call.answer(Ok(recorded)),
-                Err(error) if error.is_everybodys() => {
+                Err(error) if error.is_systemic() => {
                     return self.fail(iter::once(call).chain(batch), error);
                 }
                 Err(error) => self.fail([call], error),
@@ -229,7 +230,7 @@ impl Writer {
     }
 
     fn waited_too_long(&self) -> StoreError {
-        StoreError::WaitedTooLong {
+        StoreError::QueueTimeout {
             patience: self.limits.patience,
         }
     }

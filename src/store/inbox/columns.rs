@@ -1,77 +1,103 @@
-//! Between the columns of `cloudflare_images` and the domain.
+//! The columns of `cloudflare_images`, and their decoding into the domain's types.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::StoreError;
 use crate::domain::detail::{Detail, ImageDetails, Standing};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, ImageState, Status};
 use crate::domain::json::Json;
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
+use crate::events::ImageRow;
+use crate::store::error::StoreError;
 
-/// The columns that [`ImageState`] is made of, as either database returns them: JSON as text.
-pub(super) struct StateColumns {
-    pub(super) id: Uuid,
-    pub(super) cloudflare_id: String,
-    pub(super) status: String,
-    pub(super) status_at: Option<Timestamp>,
-    pub(super) uploaded_at: Option<Timestamp>,
-    pub(super) error: String,
-    pub(super) filename: String,
-    pub(super) creator: String,
-    pub(super) require_signed_urls: bool,
-    pub(super) variants: String,
-    pub(super) cloudflare_metadata: String,
-    pub(super) details_at: String,
-    /// What only its events tell of it, where that was asked for: a JSON array of [`rest_columns`](super::event::rest_columns).
-    pub(super) rest: Option<String>,
+/// The columns of [`ImageState`], as either database returns them: JSON as text.
+pub(in crate::store) struct StateColumns {
+    pub(in crate::store) id: Uuid,
+    pub(in crate::store) cloudflare_id: String,
+    pub(in crate::store) status: String,
+    pub(in crate::store) status_at: Option<Timestamp>,
+    pub(in crate::store) uploaded_at: Option<Timestamp>,
+    pub(in crate::store) error: String,
+    pub(in crate::store) filename: String,
+    pub(in crate::store) creator: String,
+    pub(in crate::store) require_signed_urls: bool,
+    pub(in crate::store) variants: String,
+    pub(in crate::store) cloudflare_metadata: String,
+    pub(in crate::store) details_at: String,
+    /// The columns that only events show, if they were read: a JSON array of [`extra_columns`].
+    pub(in crate::store) extra_columns: Option<String>,
 }
 
-/// The columns that [`Image`] is made of.
-pub(super) struct ImageColumns {
-    pub(super) state: StateColumns,
-    pub(super) metadata: String,
-    pub(super) created_at: Option<Timestamp>,
-    pub(super) updated_at: Option<Timestamp>,
+/// The columns of [`Image`].
+pub(in crate::store) struct ImageColumns {
+    pub(in crate::store) state: StateColumns,
+    pub(in crate::store) metadata: String,
+    pub(in crate::store) created_at: Option<Timestamp>,
+    pub(in crate::store) updated_at: Option<Timestamp>,
 }
 
-/// A row of `cloudflare_images`, as far as a notification is concerned with it.
+/// A row of `cloudflare_images` that a batch is about.
 #[derive(Debug, Clone)]
-pub(super) struct StoredImage {
-    pub(super) id: Uuid,
-    pub(super) cloudflare_id: CloudflareId,
-    pub(super) state: ImageState,
-    /// See [`StateColumns::rest`].
-    pub(super) rest: Option<String>,
+pub(in crate::store) struct StoredImage {
+    pub(in crate::store) id: Uuid,
+    pub(in crate::store) cloudflare_id: CloudflareId,
+    pub(in crate::store) state: ImageState,
+    /// See [`StateColumns::extra_columns`].
+    pub(in crate::store) extra_columns: Option<String>,
 }
 
-/// The column `details_at`: for each detail that a notification has told, which and when.
+impl StoredImage {
+    /// Returns the row as events show it.
+    pub(in crate::store) fn row(&self) -> ImageRow<'_> {
+        ImageRow {
+            id: self.id,
+            cloudflare_id: &self.cloudflare_id,
+            state: &self.state,
+            extra_columns: self.extra_columns.as_deref(),
+        }
+    }
+}
+
+/// The columns of an image that only events show, as arguments of an SQL function that makes a JSON array: the last of
+/// [`Model::fields`](crate::domain::event::Model::fields), in their order.
+macro_rules! extra_columns {
+    ($metadata:literal) => {
+        concat!(
+            "user_id, original_filename, content_type, file_size, ",
+            $metadata,
+            ", width, height, format, created_at, expires_at, last_referenced_at, updated_at"
+        )
+    };
+}
+pub(in crate::store) use extra_columns;
+
+/// The column `details_at`: the time of the notification that each detail is from.
 #[derive(Default, Serialize, Deserialize)]
 struct DetailsAt {
     #[serde(skip_serializing_if = "Option::is_none")]
-    filename: Option<ToldAt>,
+    filename: Option<DetailTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    creator: Option<ToldAt>,
+    creator: Option<DetailTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    require_signed_urls: Option<ToldAt>,
+    require_signed_urls: Option<DetailTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    variants: Option<ToldAt>,
+    variants: Option<DetailTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cloudflare_metadata: Option<ToldAt>,
+    cloudflare_metadata: Option<DetailTime>,
 }
 
 /// The time of a notification in microseconds since 1970; a draft's as `{"draft": …}`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
-enum ToldAt {
+enum DetailTime {
     Settled(i64),
     Draft { draft: i64 },
 }
 
-impl ToldAt {
+impl DetailTime {
     fn of(standing: Standing) -> Self {
         match standing {
             Standing::Settled(at) => Self::Settled(at.unix_micros()),
@@ -90,16 +116,15 @@ impl ToldAt {
 }
 
 impl StateColumns {
-    /// Reads the columns, or says which of them makes no sense.
-    pub(super) fn decode(self) -> Result<StoredImage, StoreError> {
-        let (id, rest) = (self.id, self.rest);
+    /// Decodes the columns. The error names the column that cannot be decoded.
+    pub(in crate::store) fn decode(self) -> Result<StoredImage, StoreError> {
+        let (id, extra_columns) = (self.id, self.extra_columns);
         let cannot = |column, reason: String| undecodable(column, id, reason);
 
         let details_at: DetailsAt = serde_json::from_str(&self.details_at)
             .map_err(|error| cannot("details_at", format!("must map details to times: {error}")))?;
-        let told = |told_at: Option<ToldAt>| {
-            told_at
-                .map(ToldAt::standing)
+        let told = |time: Option<DetailTime>| {
+            time.map(DetailTime::standing)
                 .transpose()
                 .map_err(|error| cannot("details_at", error.to_string()))
         };
@@ -137,14 +162,14 @@ impl StateColumns {
                     },
                 },
             },
-            rest,
+            extra_columns,
         })
     }
 }
 
 impl ImageColumns {
-    /// Reads the columns, or says which of them makes no sense.
-    pub(super) fn decode(self) -> Result<Image, StoreError> {
+    /// Decodes the columns. The error names the column that cannot be decoded.
+    pub(in crate::store) fn decode(self) -> Result<Image, StoreError> {
         let stored = self.state.decode()?;
         let id = stored.id;
         let required = |column, time: Option<Timestamp>| {
@@ -161,31 +186,31 @@ impl ImageColumns {
     }
 }
 
-/// The text for the column `details_at`.
-pub(super) fn details_at(details: &ImageDetails) -> String {
-    fn told_at<T>(detail: &Detail<T>) -> Option<ToldAt> {
-        detail.told.map(ToldAt::of)
+/// Returns the text of the column `details_at`.
+pub(in crate::store) fn details_at(details: &ImageDetails) -> String {
+    fn time<T>(detail: &Detail<T>) -> Option<DetailTime> {
+        detail.told.map(DetailTime::of)
     }
 
     let times = DetailsAt {
-        filename: told_at(&details.filename),
-        creator: told_at(&details.creator),
-        require_signed_urls: told_at(&details.require_signed_urls),
-        variants: told_at(&details.variants),
-        cloudflare_metadata: told_at(&details.cloudflare_metadata),
+        filename: time(&details.filename),
+        creator: time(&details.creator),
+        require_signed_urls: time(&details.require_signed_urls),
+        variants: time(&details.variants),
+        cloudflare_metadata: time(&details.cloudflare_metadata),
     };
     serde_json::to_string(&times).expect("integers under fixed names are JSON")
 }
 
-/// The canonical form of a stored JSON column: Postgres writes `jsonb` in a form of its own, and other programs in theirs. What
-/// cannot be read, because it is no JSON or holds a number beyond ours, says less than anything.
-pub(super) fn canonical(stored: &Json) -> Json {
+/// Returns the canonical form of a stored JSON column, since Postgres and other programs write JSON in forms of their own. Text
+/// that is not JSON, or that has a number out of range, becomes an empty text, which any value replaces.
+pub(in crate::store) fn canonical(stored: &Json) -> Json {
     let value: Result<serde_json::Value, _> = serde_json::from_str(stored.as_str());
     Json::from_canonical(value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-/// The error of a column of `cloudflare_images` that makes no sense.
-pub(super) fn undecodable(column: &'static str, id: Uuid, reason: String) -> StoreError {
+/// Returns the error of a column of `cloudflare_images` that cannot be decoded.
+pub(in crate::store) fn undecodable(column: &'static str, id: Uuid, reason: String) -> StoreError {
     StoreError::Undecodable {
         table: "cloudflare_images",
         column,

@@ -1,0 +1,109 @@
+//! Events as other apps receive them: their ids, and their JSON.
+//!
+//! The store writes a payload once, in the transaction of the change, and never changes it: endpoints are sent these bytes, unless
+//! their own settings make others of them.
+
+mod payload;
+
+use uuid::Uuid;
+
+use crate::domain::audit::AuditEntry;
+use crate::domain::event::{Change, EventKind, Model};
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{ImageState, Status};
+use crate::domain::timestamp::Timestamp;
+use crate::random;
+
+use payload::{ImageObject, LogObject, payload};
+
+/// An image's row, as its events show it.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageRow<'a> {
+    /// The row's id.
+    pub id: Uuid,
+    /// Cloudflare's id.
+    pub cloudflare_id: &'a CloudflareId,
+    /// The columns that notifications change.
+    pub state: &'a ImageState,
+    /// The columns that only events show: a JSON array, in the order of the last of [`Model::fields`].
+    pub extra_columns: Option<&'a str>,
+}
+
+/// Returns an id that no event has had, and that sorts after those before it: `evt_` and a `UUIDv7` in hexadecimal.
+#[must_use]
+pub fn new_id() -> String {
+    format!("evt_{}", random::uuid_v7().simple())
+}
+
+/// Returns the payload of the event that an image was inserted.
+#[must_use]
+pub fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
+    let object = ImageObject::changed(image, at);
+    payload(
+        event_id,
+        (Model::Image, EventKind::Created),
+        &object,
+        None,
+        at,
+    )
+}
+
+/// Returns the payload of the event that an image was changed.
+#[must_use]
+pub fn image_updated(
+    event_id: &str,
+    image: ImageRow<'_>,
+    changes: &[Change<'_>],
+    at: Timestamp,
+) -> String {
+    let object = ImageObject::changed(image, at);
+    let about = (Model::Image, EventKind::Updated);
+    payload(event_id, about, &object, Some(changes), at)
+}
+
+/// Returns the payload of the event that an image was deleted. It shows the row as it was.
+#[must_use]
+pub fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
+    let object = ImageObject::unchanged(image);
+    payload(
+        event_id,
+        (Model::Image, EventKind::Deleted),
+        &object,
+        None,
+        at,
+    )
+}
+
+/// Returns the payload of the event that the audit log has a new entry, with this row id.
+#[must_use]
+pub fn log_created(event_id: &str, entry: &AuditEntry, row_id: i64, at: Timestamp) -> String {
+    let object = LogObject::of(entry, row_id);
+    let about = (Model::ImageLog, EventKind::Created);
+    payload(event_id, about, &object, None, at)
+}
+
+/// Returns what Postgres announces on a channel about an image: JSON of some hundred bytes, at most 4,300, since an id has at most
+/// 1,024 characters. `status` is `None` for an image that was deleted.
+#[must_use]
+pub fn announcement(
+    event_id: &str,
+    id: Uuid,
+    cloudflare_id: &CloudflareId,
+    status: Option<Status>,
+) -> String {
+    let announcement = Announcement {
+        id: id.to_string(),
+        cloudflare_id: cloudflare_id.as_str(),
+        status: status.map(Status::as_str),
+        event_id,
+    };
+    serde_json::to_string(&announcement).expect("texts under names are JSON")
+}
+
+#[derive(serde::Serialize)]
+struct Announcement<'a> {
+    id: String,
+    cloudflare_id: &'a str,
+    status: Option<&'a str>,
+    event_id: &'a str,
+}

@@ -1,0 +1,31 @@
+//! The audit log in SQL: which of its entries are this service's.
+
+/// The SQL condition for entries that this service wrote. Other programs write entries of other types.
+macro_rules! is_webhook_event {
+    () => {
+        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"
+    };
+}
+pub(super) use is_webhook_event;
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::image::Status;
+    use crate::domain::outcome::Outcome;
+
+    #[test]
+    fn retention_knows_every_event_type() {
+        let status = Status::Uploaded;
+        let outcomes = [
+            Outcome::Applied(status),
+            Outcome::Duplicate(status),
+            Outcome::Stale(status),
+            Outcome::Test,
+            Outcome::Ignored,
+        ];
+        for event_type in outcomes.map(Outcome::audit_event) {
+            let event_type = event_type.expect("it is no rejection");
+            assert!(is_webhook_event!().contains(&format!("'{event_type}'")));
+        }
+    }
+}

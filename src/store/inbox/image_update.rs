@@ -1,0 +1,196 @@
+//! One image's row while a batch is decided: each notification in turn changes it.
+
+use uuid::Uuid;
+
+use super::columns::{StoredImage, canonical};
+use crate::domain::detail::Detail;
+use crate::domain::event::{EventKind, Model, changes};
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{ImageState, Status};
+use crate::domain::json::Json;
+use crate::domain::notification::Report;
+use crate::domain::outcome::Outcome;
+use crate::domain::telling::Effect;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::transition::{Delivery, transition};
+use crate::store::outbox::event::NewEvent;
+use crate::store::outbox::router::WantedEvents;
+
+/// A row, and what the batch has changed in it.
+pub(in crate::store) struct ImageUpdate {
+    stored: StoredImage,
+    is_new: bool,
+    updated_at: Option<Timestamp>,
+    changed_json: ChangedJson,
+}
+
+/// A row of `cloudflare_images` to update.
+pub(in crate::store) struct ChangedImage {
+    pub(in crate::store) id: Uuid,
+    pub(in crate::store) cloudflare_id: CloudflareId,
+    pub(in crate::store) state: ImageState,
+    pub(in crate::store) updated_at: Timestamp,
+    changed_json: ChangedJson,
+}
+
+/// The JSON columns that were changed. The others are not written, so that the text of another program stays as it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct ChangedJson {
+    variants: bool,
+    cloudflare_metadata: bool,
+}
+
+/// The change that one report made to a row.
+pub(super) struct Change {
+    pub(super) outcome: Outcome,
+    pub(super) status_before: Status,
+    /// The event, if an endpoint wants it.
+    pub(super) event: Option<NewEvent>,
+}
+
+impl ImageUpdate {
+    /// A row that is unchanged so far. `is_new`: it was inserted for this batch.
+    pub(super) fn of(stored: StoredImage, is_new: bool) -> Self {
+        Self {
+            stored,
+            is_new,
+            updated_at: None,
+            changed_json: ChangedJson::default(),
+        }
+    }
+
+    /// Returns the row's id and Cloudflare's.
+    pub(super) fn ids(&self) -> (Uuid, CloudflareId) {
+        (self.stored.id, self.stored.cloudflare_id.clone())
+    }
+
+    /// Applies a report to the row.
+    pub(super) fn apply(
+        &mut self,
+        report: &Report,
+        delivery: Delivery,
+        at: Timestamp,
+        wanted: WantedEvents,
+    ) -> Change {
+        let status_before = self.stored.state.status;
+        let before = wanted
+            .contains(Model::Image, EventKind::Updated)
+            .then(|| self.stored.state.clone());
+
+        let mut effect = self.transition(report, delivery);
+
+        // An inserted row is a change, even if the report says nothing new.
+        let is_new = std::mem::take(&mut self.is_new);
+        if is_new {
+            effect = Effect::Applied;
+        }
+        let mut event = None;
+        if effect == Effect::Applied {
+            self.updated_at = Some(at);
+            event = self.event(is_new, before.as_ref(), at, wanted);
+        }
+        Change {
+            outcome: Outcome::of_image(effect, self.stored.state.status),
+            status_before,
+            event,
+        }
+    }
+
+    /// Applies the domain's transition. JSON columns are compared in canonical form.
+    fn transition(&mut self, report: &Report, delivery: Delivery) -> Effect {
+        let details = &mut self.stored.state.details;
+        let variants =
+            CanonicalForm::swap_in(&mut details.variants, report.details.variants.is_some());
+        let metadata = CanonicalForm::swap_in(
+            &mut details.cloudflare_metadata,
+            report.details.cloudflare_metadata.is_some(),
+        );
+
+        let effect = transition(&mut self.stored.state, report, delivery);
+
+        let details = &mut self.stored.state.details;
+        self.changed_json.variants |=
+            variants.is_some_and(|form| form.was_replaced(&mut details.variants));
+        self.changed_json.cloudflare_metadata |=
+            metadata.is_some_and(|form| form.was_replaced(&mut details.cloudflare_metadata));
+        effect
+    }
+
+    fn event(
+        &self,
+        is_new: bool,
+        before: Option<&ImageState>,
+        at: Timestamp,
+        wanted: WantedEvents,
+    ) -> Option<NewEvent> {
+        let image = self.stored.row();
+        if is_new {
+            return wanted
+                .contains(Model::Image, EventKind::Created)
+                .then(|| NewEvent::image_created(image, at));
+        }
+        let changes = changes(before?, &self.stored.state);
+        Some(NewEvent::image_updated(image, &changes, at))
+    }
+
+    /// Returns the row to update, if anything in it was changed.
+    pub(super) fn changed(self) -> Option<ChangedImage> {
+        let updated_at = self.updated_at?;
+        let StoredImage {
+            id,
+            cloudflare_id,
+            state,
+            extra_columns: _,
+        } = self.stored;
+        Some(ChangedImage {
+            id,
+            cloudflare_id,
+            state,
+            updated_at,
+            changed_json: self.changed_json,
+        })
+    }
+}
+
+impl ChangedImage {
+    /// Returns the new `variants`, if they were changed.
+    pub(in crate::store) fn variants(&self) -> Option<&str> {
+        let details = &self.state.details;
+        let changed = self.changed_json.variants;
+        changed.then(|| details.variants.value.as_str())
+    }
+
+    /// Returns the new `cloudflare_metadata`, if it was changed.
+    pub(in crate::store) fn cloudflare_metadata(&self) -> Option<&str> {
+        let details = &self.state.details;
+        let changed = self.changed_json.cloudflare_metadata;
+        changed.then(|| details.cloudflare_metadata.value.as_str())
+    }
+}
+
+/// A JSON column as it is stored, while its detail holds the canonical form for comparison. Only a column that a report names is
+/// touched: making its canonical form costs time, and the form can differ from the stored text.
+struct CanonicalForm {
+    stored: Json,
+    canonical: Json,
+}
+
+impl CanonicalForm {
+    /// Puts the canonical form into the detail, if the report names it.
+    fn swap_in(detail: &mut Detail<Json>, is_reported: bool) -> Option<Self> {
+        is_reported.then(|| {
+            let canonical = canonical(&detail.value);
+            let stored = std::mem::replace(&mut detail.value, canonical.clone());
+            Self { stored, canonical }
+        })
+    }
+
+    /// Returns whether the report replaced the value. If not, puts the stored text back.
+    fn was_replaced(self, detail: &mut Detail<Json>) -> bool {
+        if detail.value == self.canonical {
+            detail.value = self.stored;
+            return false;
+        }
+        true
+    }
+}

@@ -1,0 +1,155 @@
+//! The plan of a batch: what to write, given its notifications and the rows that they are about. Pure, so that both databases decide
+//! alike.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::columns::StoredImage;
+use super::image_update::{ChangedImage, ImageUpdate};
+use crate::domain::audit::AuditEntry;
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+use crate::domain::notification::{Content, Notification, Report};
+use crate::domain::outcome::{Outcome, RejectionReason};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::transition::Delivery;
+use crate::store::outbox::event::PendingEvent;
+use crate::store::outbox::router::WantedEvents;
+use crate::store::rejections::NewRejection;
+
+/// The rows that a batch is about.
+#[derive(Default)]
+pub(in crate::store) struct Snapshot {
+    /// Its images, locked.
+    pub(in crate::store) images: Vec<StoredImage>,
+    /// Those of the images that were inserted for this batch.
+    pub(in crate::store) inserted: HashSet<CloudflareId>,
+    /// Its reports without a time of their own that the audit log has already, for the same image.
+    pub(in crate::store) already_logged: HashSet<(CloudflareId, Json)>,
+}
+
+/// What to write, and what to answer.
+#[derive(Default)]
+pub(in crate::store) struct WritePlan {
+    /// One for each notification, in their order.
+    pub(in crate::store) outcomes: Vec<Outcome>,
+    /// The images to update, each once, in its last state.
+    pub(in crate::store) changed: Vec<ChangedImage>,
+    /// New entries of the audit log, in the order of the notifications.
+    pub(in crate::store) entries: Vec<AuditEntry>,
+    /// New rejections, in the order of the notifications.
+    pub(in crate::store) rejections: Vec<NewRejection>,
+    /// The events that an endpoint wants, in the order of the changes.
+    pub(in crate::store) events: Vec<PendingEvent>,
+}
+
+/// Decides the notifications one after another, each on the rows as those before it left them. The rows change at `at`, or else at
+/// the receipt of each notification.
+pub(in crate::store) fn decide(
+    notifications: &[Arc<Notification>],
+    snapshot: Snapshot,
+    at: Option<Timestamp>,
+    wanted: WantedEvents,
+) -> WritePlan {
+    let Snapshot {
+        images,
+        inserted,
+        mut already_logged,
+    } = snapshot;
+    let mut images: HashMap<CloudflareId, ImageUpdate> = images
+        .into_iter()
+        .map(|image| {
+            let is_new = inserted.contains(&image.cloudflare_id);
+            (image.cloudflare_id.clone(), ImageUpdate::of(image, is_new))
+        })
+        .collect();
+    let mut plan = WritePlan {
+        outcomes: Vec::with_capacity(notifications.len()),
+        entries: Vec::with_capacity(notifications.len()),
+        ..WritePlan::default()
+    };
+    for notification in notifications {
+        let at = at.unwrap_or(notification.received_at);
+        match &notification.content {
+            Content::TestMessage => plan.log(notification, Outcome::Test, at, wanted),
+            Content::OtherProduct => plan.log(notification, Outcome::Ignored, at, wanted),
+            Content::Broken(broken) => {
+                plan.reject(
+                    RejectionReason::InvalidPayload,
+                    NewRejection::broken(notification, broken),
+                );
+            }
+            Content::Report(report) => match images.get_mut(&report.cloudflare_id) {
+                None => plan.reject(
+                    RejectionReason::UnknownImage,
+                    NewRejection::unknown_image(notification, report),
+                ),
+                Some(image) => {
+                    let delivery = delivery(&mut already_logged, report, notification);
+                    let change = image.apply(report, delivery, at, wanted);
+                    plan.events.extend(change.event.map(PendingEvent::Image));
+                    let entry = AuditEntry::of(
+                        notification,
+                        change.outcome,
+                        Some(image.ids()),
+                        Some(change.status_before),
+                    );
+                    plan.outcomes.push(change.outcome);
+                    plan.add_entry(entry, at, wanted);
+                }
+            },
+        }
+    }
+    plan.changed = images
+        .into_values()
+        .filter_map(ImageUpdate::changed)
+        .collect();
+    plan
+}
+
+impl WritePlan {
+    /// Adds a notification that is about no image.
+    fn log(
+        &mut self,
+        notification: &Notification,
+        outcome: Outcome,
+        at: Timestamp,
+        wanted: WantedEvents,
+    ) {
+        self.outcomes.push(outcome);
+        self.add_entry(
+            AuditEntry::of(notification, outcome, None, None),
+            at,
+            wanted,
+        );
+    }
+
+    fn add_entry(&mut self, entry: Option<AuditEntry>, at: Timestamp, wanted: WantedEvents) {
+        if entry.is_some() && wanted.log_created() {
+            let event = PendingEvent::log_created(self.entries.len(), at);
+            self.events.push(event);
+        }
+        self.entries.extend(entry);
+    }
+
+    fn reject(&mut self, reason: RejectionReason, rejection: NewRejection) {
+        self.outcomes.push(Outcome::Rejected(reason));
+        self.rejections.push(rejection);
+    }
+}
+
+/// Returns whether this is the first delivery of a report. Only its payload can tell that of a report without a time of its own.
+fn delivery(
+    already_logged: &mut HashSet<(CloudflareId, Json)>,
+    report: &Report,
+    notification: &Notification,
+) -> Delivery {
+    let received_at = notification.received_at;
+    let is_first = report.reported_at.is_some()
+        || already_logged.insert((report.cloudflare_id.clone(), notification.payload.clone()));
+    if is_first {
+        Delivery::New { received_at }
+    } else {
+        Delivery::Again
+    }
+}

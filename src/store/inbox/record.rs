@@ -1,0 +1,244 @@
+//! Recording a batch, on any database: look up, decide, write, publish, reject. Each step is one statement about all rows of the
+//! batch. The caller begins and commits the transaction, and wakes the workers after it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::columns::{StateColumns, StoredImage};
+use super::plan::{Snapshot, WritePlan, decide};
+use crate::domain::audit::AuditEntry;
+use crate::domain::id::CloudflareId;
+use crate::domain::json::Json;
+use crate::domain::notification::{Content, Notification, UnknownImages};
+use crate::domain::outcome::{Outcome, RejectionReason};
+use crate::domain::timestamp::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::outbox::event::NewEvent;
+use crate::store::outbox::router::{EventRouter, Wakeups};
+use crate::store::session::OperationError;
+use crate::store::statements::{
+    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, Written,
+};
+
+/// What a store does with an image that has no row, and which endpoints get its events.
+pub(in crate::store) struct RecordPolicy {
+    pub(in crate::store) unknown_images: UnknownImages,
+    pub(in crate::store) router: EventRouter,
+}
+
+/// Records a batch.
+pub(in crate::store) async fn record(
+    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
+    notifications: &[Arc<Notification>],
+    policy: &RecordPolicy,
+) -> Result<(Vec<Outcome>, Wakeups), OperationError> {
+    let snapshot = lookup(tx, notifications, policy).await?;
+    let mut plan = decide(notifications, snapshot, None, policy.router.wanted());
+    let written = write(tx, &plan, policy).await?;
+    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+    reject(tx, &plan).await?;
+    Ok((plan.outcomes, wakeups))
+}
+
+/// Records those of the rejected notifications that no process has applied meanwhile, and marks their rejections as applied. A
+/// rejection whose image still has no row stays as it is.
+///
+/// The rows change now, not when the notifications came, so that an app that looks for changed rows finds them.
+pub(in crate::store) async fn record_rejected(
+    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
+    rejected: &[(i64, Arc<Notification>)],
+    policy: &RecordPolicy,
+    now: Timestamp,
+) -> Result<(Vec<(i64, Outcome)>, Wakeups), OperationError> {
+    let ids: Vec<i64> = rejected.iter().map(|(id, _)| *id).collect();
+    let unapplied: HashSet<i64> = tx.lock_unapplied(&ids).await?.into_iter().collect();
+    let (ids, notifications): (Vec<i64>, Vec<Arc<Notification>>) = rejected
+        .iter()
+        .filter(|(id, _)| unapplied.contains(id))
+        .cloned()
+        .unzip();
+    let snapshot = lookup(tx, &notifications, policy).await?;
+    let mut plan = decide(&notifications, snapshot, Some(now), policy.router.wanted());
+    let written = write(tx, &plan, policy).await?;
+    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+
+    let outcomes: Vec<_> = ids.into_iter().zip(plan.outcomes).collect();
+    let applied: Vec<_> = outcomes
+        .iter()
+        .filter(|(_, outcome)| *outcome != Outcome::Rejected(RejectionReason::UnknownImage))
+        .map(|(id, outcome)| (*id, outcome.name()))
+        .collect();
+    if !applied.is_empty() {
+        tx.mark_applied(&applied, now).await?;
+    }
+    Ok((outcomes, wakeups))
+}
+
+/// Step 1: reads and locks the rows that the batch is about, and inserts the missing ones if the policy says so.
+async fn lookup(
+    tx: &mut impl ImageStatements,
+    notifications: &[Arc<Notification>],
+    policy: &RecordPolicy,
+) -> Result<Snapshot, OperationError> {
+    let mut ids: Vec<&CloudflareId> = notifications.iter().filter_map(|one| one.image()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let (Some(first), false) = (notifications.first(), ids.is_empty()) else {
+        return Ok(Snapshot::default());
+    };
+    let columns = if policy.router.wanted().any_image_event() {
+        ColumnSet::StateAndExtra
+    } else {
+        ColumnSet::State
+    };
+    let (images, inserted) = match policy.unknown_images {
+        UnknownImages::Create => insert_and_lock(tx, &ids, first.received_at, columns).await?,
+        UnknownImages::Reject => (tx.lock_images(&names(&ids), columns).await?, HashSet::new()),
+    };
+    let images: Vec<StoredImage> = images
+        .into_iter()
+        .map(StateColumns::decode)
+        .collect::<Result<_, _>>()?;
+    let already_logged = already_logged(tx, &images, notifications).await?;
+    Ok(Snapshot {
+        images,
+        inserted,
+        already_logged,
+    })
+}
+
+fn names<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
+    ids.iter().map(|id| id.as_str()).collect()
+}
+
+/// Inserts the missing rows and locks all. Returns the rows, and which of them were inserted.
+async fn insert_and_lock(
+    tx: &mut impl ImageStatements,
+    ids: &[&CloudflareId],
+    now: Timestamp,
+    columns: ColumnSet,
+) -> Result<(Vec<StateColumns>, HashSet<CloudflareId>), OperationError> {
+    let insertable = ids.iter().filter(|id| id.fits_an_index());
+    let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
+    let mut inserted = HashSet::new();
+    let mut locked = Vec::new();
+    // Twice: a row that is being deleted exists at the insertion and is gone when its lock is granted.
+    for _ in 0..2 {
+        // The first insertion comes before any lock, so that replicas which insert the same ids wait for each other in one
+        // direction only. The second may wait crosswise; then each notification is recorded alone.
+        if !insertable.is_empty() {
+            inserted.extend(tx.insert_missing_images(&insertable, now).await?);
+        }
+        locked = tx.lock_images(&names(ids), columns).await?;
+        if locked.len() >= insertable.len() {
+            break;
+        }
+    }
+    let inserted = ids.iter().filter(|id| inserted.contains(id.as_str()));
+    let inserted = inserted.map(|id| CloudflareId::clone(id)).collect();
+    Ok((locked, inserted))
+}
+
+/// Returns the reports without a time of their own that the audit log has already. Only the payload shows that such a report is a
+/// redelivery.
+async fn already_logged(
+    tx: &mut impl ImageStatements,
+    images: &[StoredImage],
+    notifications: &[Arc<Notification>],
+) -> Result<HashSet<(CloudflareId, Json)>, OperationError> {
+    if notifications.iter().all(|one| undated(one).is_none()) {
+        return Ok(HashSet::new());
+    }
+    let image_ids: HashMap<&CloudflareId, Uuid> = images
+        .iter()
+        .map(|image| (&image.cloudflare_id, image.id))
+        .collect();
+    let (reports, payloads): (Vec<_>, Vec<_>) = notifications
+        .iter()
+        .filter_map(|notification| {
+            let cloudflare_id = undated(notification)?;
+            let report = UndatedReport {
+                image_id: *image_ids.get(cloudflare_id)?,
+                cloudflare_id,
+                data: AuditEntry::data(&notification.payload),
+            };
+            Some((report, &notification.payload))
+        })
+        .unzip();
+    if reports.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let positions = tx.find_already_logged(&reports).await?;
+    let found = positions.into_iter().filter_map(|position| {
+        let cloudflare_id = reports.get(position)?.cloudflare_id.clone();
+        Some((cloudflare_id, Json::clone(payloads.get(position)?)))
+    });
+    Ok(found.collect())
+}
+
+/// Returns the image of a report without a time of its own.
+fn undated(notification: &Notification) -> Option<&CloudflareId> {
+    match &notification.content {
+        Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
+        Content::Report(_) | Content::TestMessage | Content::OtherProduct | Content::Broken(_) => {
+            None
+        }
+    }
+}
+
+/// Step 3: updates the images, and adds to the audit log. Fails when a row is missing: a trigger or a policy has suppressed it, and
+/// an answer of 200 would be a lie.
+async fn write(
+    tx: &mut impl ImageStatements,
+    plan: &WritePlan,
+    policy: &RecordPolicy,
+) -> Result<Written, OperationError> {
+    let (changed, entries) = (&plan.changed, &plan.entries);
+    if changed.is_empty() && entries.is_empty() {
+        return Ok(Written::default());
+    }
+    let with_entry_ids = policy.router.wanted().log_created();
+    let written = tx.write_images(changed, entries, with_entry_ids).await?;
+    if written.images != changed.len() as u64 {
+        return Err(suppressed("cloudflare_images"));
+    }
+    if with_entry_ids && written.entry_ids.len() != entries.len() {
+        return Err(suppressed("cloudflare_image_logs"));
+    }
+    Ok(written)
+}
+
+/// Returns the error of a statement that changed fewer rows than it was given.
+pub(in crate::store) fn suppressed(table: &'static str) -> OperationError {
+    StoreError::RowsSuppressed { table }.into()
+}
+
+fn events(plan: &mut WritePlan, written: &Written) -> Vec<NewEvent> {
+    let pending = std::mem::take(&mut plan.events).into_iter();
+    pending
+        .map(|event| event.into_event(&plan.entries, &written.entry_ids))
+        .collect()
+}
+
+/// Step 4: adds the events to the outbox, with a delivery for each endpoint that wants one.
+pub(in crate::store) async fn publish(
+    tx: &mut impl EventStatements,
+    events: &[NewEvent],
+    router: &EventRouter,
+) -> Result<Wakeups, OperationError> {
+    let batch = router.route(events);
+    if !batch.deliveries.is_empty() {
+        tx.insert_events(&batch).await?;
+    }
+    Ok(router.wakeups_for(&batch.deliveries))
+}
+
+/// Step 5: stores the notifications that cannot be applied.
+async fn reject(tx: &mut impl RejectionStatements, plan: &WritePlan) -> Result<(), OperationError> {
+    if plan.rejections.is_empty() {
+        return Ok(());
+    }
+    tx.insert_rejections(&plan.rejections).await
+}

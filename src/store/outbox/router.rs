@@ -1,0 +1,235 @@
+//! Routing: which endpoints get which events, and how their workers are woken.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::Settlement;
+use super::event::NewEvent;
+use crate::domain::delivery::DeliveryStatus;
+use crate::domain::event::{Audience, EventKind, Model, Subscription};
+use crate::domain::id::CloudflareId;
+use crate::domain::timestamp::Timestamp;
+
+/// The endpoint of the deliveries that Postgres has announced on a channel.
+pub(crate) const NOTIFY_ENDPOINT: &str = "notify";
+
+/// Routes events to endpoints.
+pub(in crate::store) struct EventRouter {
+    audience: Audience,
+    wanted: WantedEvents,
+    wakeups: HashMap<String, Arc<Notify>>,
+}
+
+/// The events that at least one endpoint wants. No other event is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::store) struct WantedEvents {
+    wanted: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
+}
+
+impl WantedEvents {
+    /// Returns whether any endpoint wants such events.
+    pub(in crate::store) fn contains(self, model: Model, kind: EventKind) -> bool {
+        self.wanted[model as usize][kind as usize]
+    }
+
+    /// Returns whether any endpoint wants the events that notifications cause about images.
+    pub(in crate::store) fn any_image_event(self) -> bool {
+        self.contains(Model::Image, EventKind::Created)
+            || self.contains(Model::Image, EventKind::Updated)
+    }
+
+    /// Returns whether any endpoint wants the events about new entries of the audit log.
+    pub(in crate::store) fn log_created(self) -> bool {
+        self.contains(Model::ImageLog, EventKind::Created)
+    }
+
+    fn of(audience: &Audience) -> Self {
+        let mut wanted = Self::default();
+        for model in Model::ALL {
+            for kind in EventKind::ALL {
+                let is_announced = model == Model::Image && audience.channel.is_some();
+                let subscriptions = &audience.subscriptions;
+                let is_subscribed = subscriptions.iter().any(|one| one.wants(model, kind));
+                wanted.wanted[model as usize][kind as usize] = is_announced || is_subscribed;
+            }
+        }
+        wanted
+    }
+}
+
+/// The endpoints whose workers are woken after a commit. A wake-up is a hint: workers also poll, since another process may have
+/// written the delivery.
+#[derive(Default)]
+#[must_use = "workers would deliver later than they could"]
+pub(in crate::store) struct Wakeups(Vec<Arc<Notify>>);
+
+impl Wakeups {
+    /// Wakes the workers. Call it after the commit: a worker that is woken earlier finds nothing.
+    pub(in crate::store) fn notify(self) {
+        for wakeup in self.0 {
+            wakeup.notify_one();
+        }
+    }
+}
+
+/// The rows that a transaction adds to the outbox.
+pub(in crate::store) struct OutboxBatch<'a> {
+    /// The events that have a delivery.
+    pub(in crate::store) events: Vec<&'a NewEvent>,
+    pub(in crate::store) deliveries: Vec<NewDelivery<'a>>,
+    /// The channel on which Postgres announces changes at the commit.
+    pub(in crate::store) channel: Option<&'a str>,
+    /// What it announces.
+    pub(in crate::store) announcements: Vec<String>,
+}
+
+/// A new row of `relay_deliveries`.
+pub(in crate::store) struct NewDelivery<'a> {
+    pub(in crate::store) event: &'a NewEvent,
+    pub(in crate::store) endpoint: &'a str,
+    ordered: bool,
+    /// Whether the transaction itself delivers it, as an announcement.
+    is_announced: bool,
+}
+
+impl NewDelivery<'_> {
+    /// Returns the image whose earlier deliveries come first; `None` if the endpoint is not ordered.
+    pub(in crate::store) fn image(&self) -> Option<&str> {
+        let image = self.event.image.as_ref().filter(|_| self.ordered);
+        image.map(CloudflareId::as_str)
+    }
+
+    pub(in crate::store) fn status(&self) -> &'static str {
+        let status = if self.is_announced {
+            DeliveryStatus::Delivered
+        } else {
+            DeliveryStatus::Pending
+        };
+        status.name()
+    }
+
+    /// Returns when it is due, unless it is announced.
+    pub(in crate::store) fn due_at(&self) -> Option<Timestamp> {
+        (!self.is_announced).then_some(self.event.at)
+    }
+
+    /// Returns when it was completed, if it is announced.
+    pub(in crate::store) fn completed_at(&self) -> Option<Timestamp> {
+        self.is_announced.then_some(self.event.at)
+    }
+}
+
+impl EventRouter {
+    pub(in crate::store) fn new(audience: Audience) -> Self {
+        let wanted = WantedEvents::of(&audience);
+        let subscriptions = &audience.subscriptions;
+        let wakeups = subscriptions
+            .iter()
+            .map(|one| (one.endpoint.clone(), Arc::default()))
+            .collect();
+        Self {
+            audience,
+            wanted,
+            wakeups,
+        }
+    }
+
+    pub(in crate::store) fn wanted(&self) -> WantedEvents {
+        self.wanted
+    }
+
+    /// Returns a delivery for each endpoint that wants an event, and an announcement for the last event of each image.
+    pub(in crate::store) fn route<'a>(&'a self, events: &'a [NewEvent]) -> OutboxBatch<'a> {
+        let channel = self.audience.channel.as_deref();
+        let mut batch = OutboxBatch {
+            events: Vec::with_capacity(events.len()),
+            deliveries: Vec::with_capacity(events.len()),
+            channel,
+            announcements: Vec::new(),
+        };
+        let announced = channel
+            .map(|_| last_of_each_image(events))
+            .unwrap_or_default();
+        for event in events {
+            let before = batch.deliveries.len();
+            let wants = |one: &&Subscription| {
+                let about = event.about;
+                about.is_some_and(|(model, kind)| one.wants(model, kind))
+            };
+            let subscribers = self.audience.subscriptions.iter().filter(wants);
+            batch.deliveries.extend(subscribers.map(|one| NewDelivery {
+                event,
+                endpoint: &one.endpoint,
+                ordered: one.ordered,
+                is_announced: false,
+            }));
+            if announced.contains(event.id.as_str())
+                && let Some(announcement) = event.announcement()
+            {
+                batch.announcements.push(announcement);
+                batch.deliveries.push(NewDelivery {
+                    event,
+                    endpoint: NOTIFY_ENDPOINT,
+                    ordered: false,
+                    is_announced: true,
+                });
+            }
+            if batch.deliveries.len() > before {
+                batch.events.push(event);
+            }
+        }
+        batch
+    }
+
+    /// Returns the wake-ups of the endpoints that these deliveries are for.
+    pub(in crate::store) fn wakeups_for(&self, deliveries: &[NewDelivery<'_>]) -> Wakeups {
+        let has_delivery = |endpoint: &str| deliveries.iter().any(|one| one.endpoint == endpoint);
+        let wakeups = self.wakeups.iter();
+        let due = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
+        Wakeups(due.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
+    }
+
+    /// Returns the wake-up of each endpoint.
+    pub(in crate::store) fn wakeups(&self) -> HashMap<String, Arc<Notify>> {
+        self.wakeups.clone()
+    }
+}
+
+/// Returns the ids of these events: the state that a reader of the table finds after the commit.
+fn last_of_each_image(events: &[NewEvent]) -> HashSet<&str> {
+    let mut images = HashSet::new();
+    let about_images = events.iter().rev().filter(|event| event.is_image_event());
+    about_images
+        .filter(|event| images.insert(&event.image))
+        .map(|event| event.id.as_str())
+        .collect()
+}
+
+/// Returns the notices of these settlements as events, each with its endpoint.
+pub(in crate::store) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
+    let notices = settlements.iter().flat_map(|one| &one.notices);
+    notices
+        .map(|notice| (NewEvent::notice(notice), notice.endpoint))
+        .unzip()
+}
+
+impl<'a> OutboxBatch<'a> {
+    /// Returns a delivery of each notice to its endpoint.
+    pub(in crate::store) fn notices(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
+        let pairs = events.iter().zip(endpoints);
+        let deliveries = pairs.map(|(event, endpoint)| NewDelivery {
+            event,
+            endpoint,
+            ordered: false,
+            is_announced: false,
+        });
+        Self {
+            events: events.iter().collect(),
+            deliveries: deliveries.collect(),
+            channel: None,
+            announcements: Vec::new(),
+        }
+    }
+}

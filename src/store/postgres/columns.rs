@@ -1,0 +1,137 @@
+//! Columns in Postgres: binding values, decoding rows, and the names that the shared statements use.
+
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef};
+use sqlx::{Decode, Postgres as Database, Row as _, Type};
+use time::OffsetDateTime;
+
+use crate::domain::image::Image;
+use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
+use crate::store::inbox::columns::{ImageColumns, StateColumns, undecodable};
+use crate::store::session::OperationError;
+
+pub(super) use super::session::Postgres as Backend;
+pub(super) use sqlx::PgConnection as Connection;
+pub(super) use sqlx::postgres::PgRow as Row;
+
+/// The statement of [`Catalog::add`](crate::store::Catalog::add). Postgres needs the cast to `jsonb`.
+pub(super) const CATALOG_ADD: &str = "-- catalog_add
+     INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
+     VALUES ($1, $2, $3, $4::jsonb, $5, $5)
+     ON CONFLICT (cloudflare_id) DO NOTHING";
+
+/// Deletes old deliveries, their attempts, and the events that no other delivery refers to. On SQLite a trigger does the last two.
+pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
+     WITH old AS MATERIALIZED (
+         SELECT id, event_id FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL FOR UPDATE
+     ), attempts AS (
+         DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM old)
+     ), events AS (
+         DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM old) AND NOT EXISTS (
+             SELECT FROM relay_deliveries AS other WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM old)
+         )
+     )
+     DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM old)";
+
+/// The columns of [`StateColumns`]. `jsonb` is read as text, as the shared decoding needs it.
+macro_rules! state_columns {
+    () => {
+        "id, cloudflare_id, status, status_at, uploaded_at, error, filename, creator, require_signed_urls,
+         variants::text AS variants, cloudflare_metadata::text AS cloudflare_metadata, details_at"
+    };
+}
+pub(super) use state_columns;
+
+/// The columns of [`ImageColumns`].
+macro_rules! image_columns {
+    () => {
+        concat!(
+            $crate::store::postgres::columns::state_columns!(),
+            ", metadata::text AS metadata, created_at, updated_at"
+        )
+    };
+}
+pub(super) use image_columns;
+
+/// Returns a time as it is bound.
+pub(super) fn bind_time(time: Timestamp) -> OffsetDateTime {
+    time.to_offset_date_time()
+}
+
+/// Returns a time from a column that no other program writes.
+pub(super) fn read_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    let time: Option<PgTimestamp> = row.try_get(column)?;
+    let time = time.map(PgTimestamp::timestamp).transpose();
+    time.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Returns an image from a row of [`image_columns`].
+pub(super) fn read_image(row: &PgRow) -> Result<Image, OperationError> {
+    let columns = ImageColumns {
+        state: read_state(row)?,
+        metadata: row.try_get("metadata")?,
+        created_at: read_image_time(row, "created_at")?,
+        updated_at: read_image_time(row, "updated_at")?,
+    };
+    Ok(columns.decode()?)
+}
+
+/// Returns the columns of a row of [`state_columns`].
+pub(super) fn read_state(row: &PgRow) -> Result<StateColumns, OperationError> {
+    Ok(StateColumns {
+        id: row.try_get("id")?,
+        cloudflare_id: row.try_get("cloudflare_id")?,
+        status: row.try_get("status")?,
+        status_at: read_image_time(row, "status_at")?,
+        uploaded_at: read_image_time(row, "uploaded_at")?,
+        error: row.try_get("error")?,
+        filename: row.try_get("filename")?,
+        creator: row.try_get("creator")?,
+        require_signed_urls: row.try_get("require_signed_urls")?,
+        variants: row.try_get("variants")?,
+        cloudflare_metadata: row.try_get("cloudflare_metadata")?,
+        details_at: row.try_get("details_at")?,
+        extra_columns: None,
+    })
+}
+
+fn read_image_time(row: &PgRow, column: &'static str) -> Result<Option<Timestamp>, OperationError> {
+    let Some(time) = row.try_get::<Option<PgTimestamp>, _>(column)? else {
+        return Ok(None);
+    };
+    let id = row.try_get("id")?;
+    let time = time
+        .timestamp()
+        .map_err(|error| undecodable(column, id, error.to_string()))?;
+    Ok(Some(time))
+}
+
+/// Returns one column of many rows, to be bound as an array.
+pub(super) fn column<'a, T, C>(rows: &'a [T], read: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(read).collect()
+}
+
+/// A `timestamptz` on the wire: microseconds since 2000. The time crate's own decoding panics on `infinity`.
+struct PgTimestamp(i64);
+
+impl PgTimestamp {
+    /// 2000-01-01T00:00:00Z in microseconds since 1970.
+    const EPOCH: i64 = 946_684_800_000_000;
+
+    fn timestamp(self) -> Result<Timestamp, InvalidTimestamp> {
+        Timestamp::from_unix_micros(self.0.checked_add(Self::EPOCH).ok_or(InvalidTimestamp)?)
+    }
+}
+
+impl Type<Database> for PgTimestamp {
+    fn type_info() -> PgTypeInfo {
+        <OffsetDateTime as Type<Database>>::type_info()
+    }
+}
+
+impl Decode<'_, Database> for PgTimestamp {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        let bytes: [u8; 8] = value.as_bytes()?.try_into()?;
+        Ok(Self(i64::from_be_bytes(bytes)))
+    }
+}

@@ -1,0 +1,113 @@
+//! The catalog of images. See [`super`] for how it is mounted.
+
+use async_trait::async_trait;
+
+use super::columns::{Backend, CATALOG_ADD, bind_time, image_columns, read_image};
+use crate::domain::event::{EventKind, Model};
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{Image, NewImage, Status};
+use crate::domain::timestamp::Timestamp;
+use crate::store::catalog::{Catalog, DeleteOutcome, InsertOutcome};
+use crate::store::error::StoreError;
+use crate::store::inbox::record::{publish, suppressed};
+use crate::store::outbox::event::NewEvent;
+use crate::store::outbox::router::Wakeups;
+use crate::store::session::TransactionMode;
+use crate::store::statements::{ColumnSet, ImageStatements};
+
+#[async_trait]
+impl Catalog for Backend {
+    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<InsertOutcome, StoreError> {
+        let router = &self.policy.router;
+        self.transaction(
+            "registering an image",
+            TransactionMode::Durable,
+            async |tx| {
+                let inserted = sqlx::query(CATALOG_ADD)
+                    .bind(image.cloudflare_id.as_str())
+                    .bind(&image.filename)
+                    .bind(&image.creator)
+                    .bind(image.metadata.as_str())
+                    .bind(bind_time(now))
+                    .execute(&mut *tx)
+                    .await?
+                    .rows_affected();
+                if inserted == 0 {
+                    return Ok((InsertOutcome::Exists, Wakeups::default()));
+                }
+                let mut events = Vec::new();
+                if router.wanted().contains(Model::Image, EventKind::Created) {
+                    let ids = [image.cloudflare_id.as_str()];
+                    for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
+                        events.push(NewEvent::image_created(image.decode()?.row(), now));
+                    }
+                }
+                let wakeups = publish(tx, &events, router).await?;
+                Ok((InsertOutcome::Inserted, wakeups))
+            },
+        )
+        .await
+    }
+
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteOutcome, StoreError> {
+        let router = &self.policy.router;
+        self.transaction("deleting an image", TransactionMode::Durable, async |tx| {
+            let is_wanted = router.wanted().contains(Model::Image, EventKind::Deleted);
+            let columns = if is_wanted {
+                ColumnSet::StateAndExtra
+            } else {
+                ColumnSet::State
+            };
+            // The lock comes first, so that the event shows the row that is deleted.
+            let Some(image) = tx.lock_images(&[id.as_str()], columns).await?.pop() else {
+                return Ok((DeleteOutcome::NotFound, Wakeups::default()));
+            };
+            let mut events = Vec::new();
+            if is_wanted {
+                events.push(NewEvent::image_deleted(image.decode()?.row(), now));
+            }
+            if tx.delete_image(id).await? == 0 {
+                return Err(suppressed("cloudflare_images"));
+            }
+            let wakeups = publish(tx, &events, router).await?;
+            Ok((DeleteOutcome::Deleted, wakeups))
+        })
+        .await
+    }
+
+    async fn find(&self, id: &CloudflareId) -> Result<Option<Image>, StoreError> {
+        self.read("finding an image", async |connection| {
+            let row = sqlx::query(concat!(
+                "-- catalog_find
+                 SELECT ",
+                image_columns!(),
+                " FROM cloudflare_images WHERE cloudflare_id = $1",
+            ))
+            .bind(id.as_str())
+            .fetch_optional(connection)
+            .await?;
+            row.as_ref().map(read_image).transpose()
+        })
+        .await
+    }
+
+    async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Image>, StoreError> {
+        self.read("listing images", async |connection| {
+            sqlx::query(concat!(
+                "-- catalog_list
+                 SELECT ",
+                image_columns!(),
+                " FROM cloudflare_images
+                 WHERE CAST($1 AS text) IS NULL OR status = $1 ORDER BY updated_at DESC, cloudflare_id LIMIT $2",
+            ))
+            .bind(status.map(Status::as_str))
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(read_image)
+            .collect()
+        })
+        .await
+    }
+}

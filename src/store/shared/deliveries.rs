@@ -1,0 +1,207 @@
+//! The catalog of deliveries. See [`super`] for how it is mounted.
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+
+use super::columns::{Backend, Row, bind_time, read_time};
+use crate::domain::delivery::DeliveryStatus;
+use crate::domain::timestamp::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::outbox::{
+    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, delivery_status,
+};
+use crate::store::session::OperationError;
+
+/// Selects the newest deliveries. One alone is found by its id: a condition on an id that may be NULL would read the whole table.
+macro_rules! newest {
+    ($id:literal) => {
+        concat!(
+            "-- deliveries_newest
+             SELECT * FROM (
+                 SELECT delivery.id, delivery.event_id, event.event, event.model, event.image, delivery.endpoint,
+                     CASE WHEN state.name IS NOT NULL AND delivery.status IN ('pending', 'retrying') THEN 'paused'
+                         ELSE delivery.status END AS status,
+                     delivery.status_code, delivery.error, delivery.attempts, delivery.due_at, delivery.created_at,
+                     delivery.completed_at,
+                     CASE WHEN $5 THEN COALESCE(delivery.payload, event.payload) ELSE '' END AS payload
+                 FROM relay_deliveries AS delivery
+                 JOIN relay_events AS event ON event.id = delivery.event_id
+                 LEFT JOIN relay_endpoints AS state ON state.name = delivery.endpoint AND state.paused_at IS NOT NULL
+             ) AS delivery
+             WHERE ",
+            $id,
+            " AND (CAST($2 AS text) IS NULL OR endpoint = $2) AND (CAST($3 AS text) IS NULL OR status = $3)
+                 AND (CAST($4 AS timestamptz) IS NULL OR created_at >= $4)
+             ORDER BY id DESC LIMIT $6"
+        )
+    };
+}
+
+/// Makes completed deliveries due again; see `newest`.
+macro_rules! replay {
+    ($id:literal) => {
+        concat!(
+            "-- deliveries_replay
+             UPDATE relay_deliveries
+             SET status = 'pending', due_at = $5, lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
+             WHERE due_at IS NULL AND ",
+            $id,
+            " AND (CAST($2 AS text) IS NULL OR endpoint = $2) AND (CAST($3 AS text) IS NULL OR status = $3)
+                 AND (CAST($4 AS timestamptz) IS NULL OR created_at >= $4)"
+        )
+    };
+}
+
+#[async_trait]
+impl DeliveryCatalog for Backend {
+    async fn find_delivery(&self, id: i64) -> Result<Option<Delivery>, StoreError> {
+        let filter = DeliveryFilter {
+            id: Some(id),
+            ..DeliveryFilter::default()
+        };
+        let mut found = list(self, &filter, 1, Payload::Included).await?;
+        Ok(found.pop())
+    }
+
+    async fn attempts(&self, delivery: i64, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        self.read("listing attempts", async |connection| {
+            sqlx::query(
+                "-- deliveries_attempts
+                 SELECT number, started_at, duration_ms, status_code, error FROM relay_attempts
+                 WHERE delivery_id = $1 ORDER BY id LIMIT $2",
+            )
+            .bind(delivery)
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(|row| {
+                Ok(Attempt {
+                    number: row.try_get("number")?,
+                    started_at: required_time(row, "started_at")?,
+                    duration_ms: row.try_get("duration_ms")?,
+                    status_code: row.try_get("status_code")?,
+                    error: row.try_get("error")?,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+
+    async fn newest_deliveries(
+        &self,
+        filter: &DeliveryFilter,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        list(self, filter, limit, Payload::Omitted).await
+    }
+
+    async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError> {
+        self.write("replaying deliveries", async |connection| {
+            let replayed = sqlx::query(match filter.id {
+                Some(_) => replay!("id = $1"),
+                None => replay!("CAST($1 AS bigint) IS NULL"),
+            })
+            .bind(filter.id)
+            .bind(filter.endpoint.as_deref())
+            .bind(filter.status.map(DeliveryStatus::name))
+            .bind(filter.since.map(bind_time))
+            .bind(bind_time(now))
+            .execute(connection)
+            .await?;
+            Ok(replayed.rows_affected())
+        })
+        .await
+    }
+
+    async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError> {
+        self.read("counting deliveries", async |connection| {
+            sqlx::query(
+                "-- endpoints_states
+                 SELECT name, max(paused_at) AS paused_at, max(paused_because) AS paused_because,
+                     CAST(sum(waiting) AS bigint) AS waiting, CAST(sum(gave_up) AS bigint) AS gave_up
+                 FROM (
+                     SELECT name, paused_at, paused_because, 0 AS waiting, 0 AS gave_up FROM relay_endpoints WHERE paused_at IS NOT NULL
+                     UNION ALL
+                     SELECT endpoint, NULL, '', count(*), 0 FROM relay_deliveries WHERE due_at IS NOT NULL GROUP BY endpoint
+                     UNION ALL
+                     SELECT endpoint, NULL, '', 0, count(*) FROM relay_deliveries WHERE status = 'gave_up' GROUP BY endpoint
+                 ) AS known
+                 GROUP BY name ORDER BY name",
+            )
+            .fetch_all(connection)
+            .await?
+            .iter()
+            .map(|row| {
+                Ok(EndpointState {
+                    name: row.try_get("name")?,
+                    paused_at: read_time(row, "paused_at")?,
+                    paused_because: row.try_get("paused_because")?,
+                    waiting: row.try_get("waiting")?,
+                    gave_up: row.try_get("gave_up")?,
+                })
+            })
+            .collect()
+        })
+        .await
+    }
+}
+
+/// Whether a list has the payloads of its deliveries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Payload {
+    Included,
+    Omitted,
+}
+
+async fn list(
+    backend: &Backend,
+    filter: &DeliveryFilter,
+    limit: u32,
+    payload: Payload,
+) -> Result<Vec<Delivery>, StoreError> {
+    let listing = backend.read("listing deliveries", async |connection| {
+        sqlx::query(match filter.id {
+            Some(_) => newest!("id = $1"),
+            None => newest!("CAST($1 AS bigint) IS NULL"),
+        })
+        .bind(filter.id)
+        .bind(filter.endpoint.as_deref())
+        .bind(filter.status.map(DeliveryStatus::name))
+        .bind(filter.since.map(bind_time))
+        .bind(payload == Payload::Included)
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await?
+        .iter()
+        .map(read_delivery)
+        .collect()
+    });
+    listing.await
+}
+
+fn read_delivery(row: &Row) -> Result<Delivery, OperationError> {
+    let id = row.try_get("id")?;
+    Ok(Delivery {
+        id,
+        event_id: row.try_get("event_id")?,
+        event: row.try_get("event")?,
+        model: row.try_get("model")?,
+        image: row.try_get("image")?,
+        endpoint: row.try_get("endpoint")?,
+        status: delivery_status(row.try_get("status")?, id)?,
+        status_code: row.try_get("status_code")?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        due_at: read_time(row, "due_at")?,
+        created_at: required_time(row, "created_at")?,
+        completed_at: read_time(row, "completed_at")?,
+        payload: row.try_get("payload")?,
+    })
+}
+
+fn required_time(row: &Row, column: &str) -> Result<Timestamp, sqlx::Error> {
+    let missing = || sqlx::Error::Decode(sqlx::error::UnexpectedNullError.into());
+    read_time(row, column)?.ok_or_else(missing)
+}

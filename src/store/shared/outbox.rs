@@ -1,0 +1,75 @@
+//! The outbox: settling deliveries, and pausing endpoints. See [`super`] for how it is mounted.
+
+use async_trait::async_trait;
+
+use super::columns::{Backend, bind_time};
+use super::outbox_statements::{claim, insert_attempts, settle};
+use crate::domain::timestamp::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::outbox::router::{OutboxBatch, Wakeups, notices};
+use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
+use crate::store::session::TransactionMode;
+use crate::store::statements::EventStatements;
+
+#[async_trait]
+impl Outbox for Backend {
+    async fn claim(&self, request: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
+        claim(self, request).await
+    }
+
+    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
+        let mode = TransactionMode::WithoutFsync;
+        let settling = self.transaction("settling deliveries", mode, async |tx| {
+            let settled = settle(tx, settlements).await?;
+            let attempts: Vec<(i64, &NewAttempt)> = settlements
+                .iter()
+                .filter_map(|one| Some((one.delivery, one.attempt.as_ref()?)))
+                .collect();
+            if !attempts.is_empty() {
+                insert_attempts(tx, &attempts).await?;
+            }
+            let (events, endpoints) = notices(settlements);
+            if !events.is_empty() {
+                let batch = OutboxBatch::notices(&events, &endpoints);
+                tx.insert_events(&batch).await?;
+            }
+            Ok((settled, Wakeups::default()))
+        });
+        let settled = settling.await?;
+        self.count_committed(settlements.len());
+        Ok(settlements.len().saturating_sub(settled))
+    }
+
+    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError> {
+        self.write("pausing an endpoint", async |connection| {
+            sqlx::query(
+                "-- endpoints_pause
+                 INSERT INTO relay_endpoints (name, paused_at, paused_because) VALUES ($1, $2, $3)
+                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, paused_because = $3 WHERE relay_endpoints.paused_at IS NULL",
+            )
+            .bind(endpoint)
+            .bind(bind_time(now))
+            .bind(why)
+            .execute(connection)
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError> {
+        self.write("resuming an endpoint", async |connection| {
+            let resumed = sqlx::query(
+                "-- endpoints_resume
+                 UPDATE relay_endpoints SET paused_at = NULL, paused_because = ''
+                 WHERE name = $1 AND paused_at IS NOT NULL AND (CAST($2 AS text) IS NULL OR paused_because = $2)",
+            )
+            .bind(endpoint)
+            .bind(because)
+            .execute(connection)
+            .await?;
+            Ok(resumed.rows_affected() > 0)
+        })
+        .await
+    }
+}

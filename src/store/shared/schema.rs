@@ -1,0 +1,39 @@
+//! The schema. See [`super`] for how it is mounted.
+
+use async_trait::async_trait;
+
+use super::columns::Backend;
+use super::schema_statements::{SCHEMA_EXISTS, check_writable, migrate, migrator};
+use crate::store::error::StoreError;
+use crate::store::schema::{MIGRATIONS_TABLE, Schema, pending};
+
+#[async_trait]
+impl Schema for Backend {
+    async fn migrate(&self) -> Result<(), StoreError> {
+        migrate(self).await
+    }
+
+    async fn pending(&self) -> Result<Vec<i64>, StoreError> {
+        let looking = self.read("looking up the migrations", async |connection| {
+            let exists: bool = sqlx::query_scalar(SCHEMA_EXISTS)
+                .bind(MIGRATIONS_TABLE)
+                .fetch_one(&mut *connection)
+                .await?;
+            if !exists {
+                return Ok(Vec::new());
+            }
+            Ok(sqlx::query_scalar(
+                "-- schema_applied
+                 SELECT version FROM cloudflare_images_webhook_migrations WHERE success",
+            )
+            .fetch_all(connection)
+            .await?)
+        });
+        let applied: Vec<i64> = looking.await?;
+        Ok(pending(&migrator(), &applied))
+    }
+
+    async fn check_writable(&self) -> Result<(), StoreError> {
+        check_writable(self).await
+    }
+}

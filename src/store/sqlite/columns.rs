@@ -1,0 +1,120 @@
+//! Columns in SQLite: binding values, decoding rows, and the names that the shared statements use.
+
+use serde::Serialize;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::domain::image::Image;
+use crate::domain::timestamp::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::inbox::columns::{ImageColumns, StateColumns, undecodable};
+use crate::store::session::OperationError;
+
+pub(super) use super::session::Sqlite as Backend;
+pub(super) use sqlx::SqliteConnection as Connection;
+pub(super) use sqlx::sqlite::SqliteRow as Row;
+
+/// The statement of [`Catalog::add`](crate::store::Catalog::add). SQLite stores JSON as text.
+pub(super) const CATALOG_ADD: &str = "-- catalog_add
+     INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
+     VALUES ($1, $2, $3, $4, $5, $5)
+     ON CONFLICT (cloudflare_id) DO NOTHING";
+
+/// Deletes old deliveries. A trigger deletes their attempts, and the events that no other delivery refers to.
+pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
+     DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL";
+
+/// The columns of [`StateColumns`].
+macro_rules! state_columns {
+    () => {
+        "id, cloudflare_id, status, status_at, uploaded_at, error, filename, creator, require_signed_urls,
+         variants, cloudflare_metadata, details_at"
+    };
+}
+pub(super) use state_columns;
+
+/// The columns of [`ImageColumns`].
+macro_rules! image_columns {
+    () => {
+        concat!(
+            $crate::store::sqlite::columns::state_columns!(),
+            ", metadata, created_at, updated_at"
+        )
+    };
+}
+pub(super) use image_columns;
+
+/// Returns a time as it is bound.
+pub(super) fn bind_time(time: Timestamp) -> String {
+    time.to_string()
+}
+
+/// Returns a time from a column that no other program writes.
+pub(super) fn read_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    let time = text.map(Timestamp::parse_rfc3339).transpose();
+    time.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Returns an image from a row of [`image_columns`].
+pub(super) fn read_image(row: &SqliteRow) -> Result<Image, OperationError> {
+    let id = parse_uuid(row.try_get("id")?)?;
+    let time = |column| parse_time(row.try_get(column)?, column, id);
+    let state = StateColumns {
+        id,
+        cloudflare_id: row.try_get("cloudflare_id")?,
+        status: row.try_get("status")?,
+        status_at: time("status_at")?,
+        uploaded_at: time("uploaded_at")?,
+        error: row.try_get("error")?,
+        filename: row.try_get("filename")?,
+        creator: row.try_get("creator")?,
+        require_signed_urls: row.try_get("require_signed_urls")?,
+        variants: row.try_get("variants")?,
+        cloudflare_metadata: row.try_get("cloudflare_metadata")?,
+        details_at: row.try_get("details_at")?,
+        extra_columns: None,
+    };
+    let columns = ImageColumns {
+        state,
+        metadata: row.try_get("metadata")?,
+        created_at: time("created_at")?,
+        updated_at: time("updated_at")?,
+    };
+    Ok(columns.decode()?)
+}
+
+/// Returns the UUID in the column `id` of an image.
+pub(super) fn parse_uuid(text: String) -> Result<Uuid, OperationError> {
+    Uuid::parse_str(&text).map_err(|_| {
+        StoreError::Undecodable {
+            table: "cloudflare_images",
+            column: "id",
+            id: text,
+            reason: "must be a UUID".to_owned(),
+        }
+        .into()
+    })
+}
+
+/// Returns the time in a column of an image. SQLite has no type for times. This service writes RFC 3339; an app may have written
+/// the format of SQLite's `datetime()`, which is UTC without saying so.
+pub(super) fn parse_time(
+    text: Option<String>,
+    column: &'static str,
+    id: Uuid,
+) -> Result<Option<Timestamp>, OperationError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let time = Timestamp::parse_rfc3339(&text)
+        .or_else(|_| Timestamp::parse_rfc3339(&format!("{}Z", text.replacen(' ', "T", 1))))
+        .map_err(|error| undecodable(column, id, error.to_string()))?;
+    Ok(Some(time))
+}
+
+/// Returns rows as a JSON array, to be bound and taken apart by `json_each`.
+pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
+    serde_json::to_string(rows).expect("texts, numbers and booleans are JSON")
+}

@@ -1,0 +1,251 @@
+//! A session of SQLite: one writer, a few readers, and the three ways to use them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteError, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
+use tokio::time::Instant;
+
+use super::checkpoints::{Checkpoints, LONG_LOG_PAGES};
+use super::file::{self, OpenedFile};
+use crate::store::error::{DatabaseLabel, ErrorClass, StoreError};
+use crate::store::inbox::record::RecordPolicy;
+use crate::store::outbox::router::Wakeups;
+use crate::store::session::{GuardedConnection, OperationError, Operations, TransactionMode};
+use crate::store::settings::Settings;
+
+/// Readers see the last commit and never wait for the writer. Few are needed, since only people and probes read.
+const MAX_READERS: u32 = 4;
+
+/// The part of the file that each connection keeps in memory. A negative number is in KiB.
+const CACHE_KIB: &str = "-8192";
+
+/// The size in bytes to which the log's file is cut when the log begins anew.
+pub(super) const LOG_BYTES: i64 = LONG_LOG_PAGES * 4096;
+
+/// The time before the next attempt to open a file that another process has locked.
+pub(super) const OPEN_RETRY: Duration = Duration::from_millis(20);
+
+/// Takes the write lock before anything is read, so that what is read cannot change until the commit.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+const BEGIN_WITHOUT_FSYNC: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
+
+/// Makes the commits of the next user of the writer durable again.
+const RESTORE_FSYNC: &str = "PRAGMA synchronous = FULL";
+
+/// A SQLite database.
+pub(in crate::store) struct Sqlite {
+    /// The only connection that writes: SQLite has one writer at a time, and the pool's queue is fairer than SQLite's lock.
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
+    checkpoints: Checkpoints,
+    file: OpenedFile,
+    pub(super) operations: Operations,
+    pub(super) policy: RecordPolicy,
+}
+
+impl Sqlite {
+    /// Opens the file, and makes it and its folder when they are missing.
+    pub(in crate::store) async fn open(
+        path: &Path,
+        settings: &Settings,
+        policy: RecordPolicy,
+    ) -> Result<Self, StoreError> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
+                folder: folder.to_owned(),
+                source,
+            })?;
+        }
+        let database: DatabaseLabel = path.display().to_string().into();
+        if let Some(encoding) = file::other_encoding(path) {
+            return Err(StoreError::Encoding { database, encoding });
+        }
+        let operations = Operations {
+            database,
+            deadline: settings.timeout_secs.seconds(),
+            classify,
+        };
+        let acquire_timeout = settings.acquire_timeout_secs.seconds();
+        // Other processes may write too. Waiting for their lock ends shortly before the operation's deadline, so that the error
+        // names the lock.
+        let lock_timeout = operations.deadline.mul_f64(0.9);
+        let options = options(path, lock_timeout);
+
+        let opening = open_writer(&options, acquire_timeout, lock_timeout);
+        let writer = operations.run("opening the file", opening).await?;
+        let readers =
+            pool(MAX_READERS, acquire_timeout).connect_lazy_with(options.create_if_missing(false));
+        Ok(Self {
+            writer,
+            checkpoints: Checkpoints::start(readers.clone()),
+            readers,
+            file: OpenedFile::at(path),
+            operations,
+            policy,
+        })
+    }
+
+    /// Runs an operation that only reads.
+    pub(super) async fn read<T>(
+        &self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, OperationError>,
+    ) -> Result<T, StoreError> {
+        let reading = async {
+            let mut guard = GuardedConnection::acquire(&self.readers).await?;
+            let value = work(&mut guard.connection).await?;
+            guard.release();
+            Ok(value)
+        };
+        self.operations.run(action, reading).await
+    }
+
+    /// Runs an operation whose statements each commit themselves.
+    pub(super) async fn write<T>(
+        &self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, OperationError>,
+    ) -> Result<T, StoreError> {
+        let writing = async {
+            let mut guard = self.acquire_writer().await?;
+            let value = work(&mut guard.connection).await?;
+            guard.release();
+            Ok(value)
+        };
+        self.operations.run(action, writing).await
+    }
+
+    /// Runs an operation in a transaction, commits it, and wakes the workers.
+    pub(super) async fn transaction<T>(
+        &self,
+        action: &'static str,
+        mode: TransactionMode,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(T, Wakeups), OperationError>,
+    ) -> Result<T, StoreError> {
+        let begin = match mode {
+            TransactionMode::Recording | TransactionMode::Durable => BEGIN,
+            TransactionMode::WithoutFsync => BEGIN_WITHOUT_FSYNC,
+        };
+        let transaction = async {
+            let mut guard = self.acquire_writer().await?;
+            let mut tx = guard.connection.begin_with(begin).await?;
+            let (value, wakeups) = work(&mut tx).await?;
+            tx.commit().await?;
+            wakeups.notify();
+            match mode {
+                TransactionMode::Recording | TransactionMode::Durable => {}
+                TransactionMode::WithoutFsync => {
+                    guard.connection.execute(RESTORE_FSYNC).await?;
+                }
+            }
+            guard.release();
+            Ok(value)
+        };
+        self.operations.run(action, transaction).await
+    }
+
+    /// Counts committed rows, so that a checkpoint is made when there are enough.
+    pub(super) fn count_committed(&self, rows: usize) {
+        self.checkpoints.count(rows);
+    }
+
+    /// Stops the checkpoints, and closes every connection.
+    pub(in crate::store) async fn close(&self) {
+        self.checkpoints.stop().await;
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// Waits for the writer. Fails when the file was moved or deleted: a write to it would be lost for everyone who looks at its
+    /// path.
+    async fn acquire_writer(&self) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
+        self.file.check(&self.operations.database)?;
+        Ok(GuardedConnection::acquire(&self.writer).await?)
+    }
+}
+
+fn options(path: &Path, lock_timeout: Duration) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // With WAL, anything less than FULL can lose the last commits when the power fails.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .pragma("cache_size", CACHE_KIB)
+        // The undo data of a statement is kept in memory, not in a file.
+        .pragma("temp_store", "MEMORY")
+        .pragma("wal_autocheckpoint", LONG_LOG_PAGES.to_string())
+        .pragma("journal_size_limit", LOG_BYTES.to_string())
+        .busy_timeout(lock_timeout)
+}
+
+fn pool(connections: u32, acquire_timeout: Duration) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(acquire_timeout)
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+/// Opens the writer, and retries while another process locks the file. SQLite itself does not wait for a process that switches a
+/// new file to WAL: it sees a deadlock there.
+async fn open_writer(
+    options: &SqliteConnectOptions,
+    acquire_timeout: Duration,
+    lock_timeout: Duration,
+) -> Result<SqlitePool, OperationError> {
+    let give_up = Instant::now() + lock_timeout;
+    loop {
+        match pool(1, acquire_timeout).connect_with(options.clone()).await {
+            Err(error) if is_busy(&error) && Instant::now() < give_up => {
+                tokio::time::sleep(OPEN_RETRY).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// The code of a file that another process has locked.
+const BUSY: u32 = 5;
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if primary_code(&**error) == Some(BUSY))
+}
+
+fn classify(error: &sqlx::Error) -> ErrorClass {
+    ErrorClass::of(error, classify_database_error)
+}
+
+/// Classifies an error by its code (SQLite's documentation, "Result and Error Codes"). All codes that are not listed may be about
+/// a row or a value: a constraint, an app's trigger, a BLOB in a row that becomes JSON.
+fn classify_database_error(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
+    const SYSTEMIC: [u32; 9] = [
+        BUSY, // another process writes
+        6,    // LOCKED
+        7,    // NOMEM
+        8,    // READONLY
+        10,   // IOERR
+        13,   // FULL
+        14,   // CANTOPEN
+        15,   // PROTOCOL: of locking
+        26,   // NOTADB
+    ];
+    if primary_code(error).is_some_and(|code| SYSTEMIC.contains(&code)) {
+        ErrorClass::Systemic
+    } else {
+        ErrorClass::Statement
+    }
+}
+
+fn primary_code(error: &(dyn DatabaseError + 'static)) -> Option<u32> {
+    let code = error.try_downcast_ref::<SqliteError>()?.code()?;
+    // The lowest byte of an extended code is its primary code.
+    Some(code.parse::<u32>().ok()? & 0xff)
+}

@@ -1,0 +1,123 @@
+//! The SQL of the write path, which each backend provides on a connection that is in a transaction.
+//!
+//! Each statement is about all rows of a batch at once. No statement is called without rows.
+
+use uuid::Uuid;
+
+use super::inbox::columns::StateColumns;
+use super::inbox::image_update::ChangedImage;
+use super::outbox::router::OutboxBatch;
+use super::rejections::NewRejection;
+use super::session::OperationError;
+use crate::domain::audit::AuditEntry;
+use crate::domain::id::CloudflareId;
+use crate::domain::timestamp::Timestamp;
+
+/// The statements about images and their audit log.
+pub(super) trait ImageStatements: Send {
+    /// Inserts the missing rows of these images in the given order, and returns the ids of the new rows.
+    fn insert_missing_images(
+        &mut self,
+        ids: &[&str],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<String>, OperationError>> + Send;
+
+    /// Reads the rows of these images, and locks them until the end of the transaction.
+    fn lock_images(
+        &mut self,
+        ids: &[&str],
+        columns: ColumnSet,
+    ) -> impl Future<Output = Result<Vec<StateColumns>, OperationError>> + Send;
+
+    /// Returns the positions, from 0, of the reports that the audit log has already.
+    fn find_already_logged(
+        &mut self,
+        reports: &[UndatedReport<'_>],
+    ) -> impl Future<Output = Result<Vec<usize>, OperationError>> + Send;
+
+    /// Updates these images, and adds these entries to the audit log in the given order. One of the two may be empty. Returns the
+    /// entries' row ids if that is asked for.
+    fn write_images(
+        &mut self,
+        images: &[ChangedImage],
+        entries: &[AuditEntry],
+        with_entry_ids: bool,
+    ) -> impl Future<Output = Result<Written, OperationError>> + Send;
+
+    /// Deletes this image's row, and returns how many rows that were.
+    fn delete_image(
+        &mut self,
+        id: &CloudflareId,
+    ) -> impl Future<Output = Result<u64, OperationError>> + Send;
+}
+
+/// The statement about events.
+pub(super) trait EventStatements: Send {
+    /// Inserts events and deliveries in the given order, and has Postgres announce changes at the commit.
+    fn insert_events(
+        &mut self,
+        batch: &OutboxBatch<'_>,
+    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+}
+
+/// The statements about rejections.
+pub(super) trait RejectionStatements: Send {
+    /// Inserts rejections in the given order.
+    fn insert_rejections(
+        &mut self,
+        rejections: &[NewRejection],
+    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+
+    /// Returns those of these rejections that are not applied yet, and locks them until the end of the transaction.
+    fn lock_unapplied(
+        &mut self,
+        ids: &[i64],
+    ) -> impl Future<Output = Result<Vec<i64>, OperationError>> + Send;
+
+    /// Marks these rejections as applied, each with its outcome.
+    fn mark_applied(
+        &mut self,
+        outcomes: &[(i64, &'static str)],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+}
+
+/// The columns of an image that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ColumnSet {
+    /// The columns that notifications change.
+    State,
+    /// Also the columns that only events show.
+    StateAndExtra,
+}
+
+impl ColumnSet {
+    pub(super) fn has_extra(self) -> bool {
+        self == Self::StateAndExtra
+    }
+}
+
+/// What was written.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The number of images that were updated.
+    pub(super) images: u64,
+    /// The row ids of the audit log's new entries, in their order, if they were asked for.
+    pub(super) entry_ids: Vec<i64>,
+}
+
+/// A report without a time of its own, for an image that has a row.
+pub(super) struct UndatedReport<'a> {
+    pub(super) image_id: Uuid,
+    pub(super) cloudflare_id: &'a CloudflareId,
+    /// The column `data` of its entry in the audit log.
+    pub(super) data: String,
+}
+
+/// The SQL condition for rejections that can still be applied.
+macro_rules! is_unapplied {
+    () => {
+        "state IN ('parked', 'kept', 'failed')"
+    };
+}
+pub(super) use is_unapplied;
