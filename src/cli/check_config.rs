@@ -2,16 +2,16 @@
 
 use std::process::ExitCode;
 
-use super::output::say;
+use super::output::print_line;
 use crate::config::{Loaded, Profile};
 
 pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    say(match loaded.profile {
+    print_line(match loaded.profile {
         Profile::Development => "# profile development (APP_PROFILE)",
         Profile::Production => "# profile production (APP_PROFILE)",
     });
     for setting in loaded.shown() {
-        say(&format!(
+        print_line(&format!(
             "{} = {}  # {}",
             setting.key, setting.value, setting.origin
         ));

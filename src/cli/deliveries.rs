@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::output::{optional, printable, say, table};
+use super::output::{escape_control, format_time, print_line, table};
 use super::{open_existing_store, parse_time, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
@@ -114,11 +114,11 @@ async fn find(store: &Store, id: i64) -> anyhow::Result<Delivery> {
 fn list(deliveries: &[Delivery], json: bool) -> anyhow::Result<()> {
     if json {
         let deliveries: Vec<DeliveryJson> = deliveries.iter().map(DeliveryJson::of).collect();
-        say(&serde_json::to_string_pretty(&deliveries)?);
+        print_line(&serde_json::to_string_pretty(&deliveries)?);
         return Ok(());
     }
     if deliveries.is_empty() {
-        say("no deliveries");
+        print_line("no deliveries");
         return Ok(());
     }
     let mut table = table();
@@ -131,15 +131,15 @@ fn list(deliveries: &[Delivery], json: bool) -> anyhow::Result<()> {
             delivery.created_at.to_string(),
             delivery.endpoint.clone(),
             format!("{} {}", name(&delivery.model), delivery.event),
-            printable(delivery.image.as_deref().unwrap_or_default()),
+            escape_control(delivery.image.as_deref().unwrap_or_default()),
             delivery.status.name().to_owned(),
             delivery.attempts.to_string(),
             code(delivery.status_code),
-            optional(delivery.due_at),
-            printable(&delivery.error),
+            format_time(delivery.due_at),
+            escape_control(&delivery.error),
         ]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -159,7 +159,7 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
             tries: attempts.iter().map(AttemptJson::of).collect(),
             payload: serde_json::from_str(&delivery.payload).ok(),
         };
-        say(&serde_json::to_string_pretty(&shown)?);
+        print_line(&serde_json::to_string_pretty(&shown)?);
         return Ok(());
     }
     let mut fields = table();
@@ -174,14 +174,14 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
         ("status_code", code(delivery.status_code)),
         ("error", delivery.error.clone()),
         ("attempts", delivery.attempts.to_string()),
-        ("due_at", optional(delivery.due_at)),
+        ("due_at", format_time(delivery.due_at)),
         ("created_at", delivery.created_at.to_string()),
-        ("completed_at", optional(delivery.completed_at)),
+        ("completed_at", format_time(delivery.completed_at)),
         ("payload", delivery.payload.clone()),
     ] {
-        fields.add_row([name, &printable(&value)]);
+        fields.add_row([name, &escape_control(&value)]);
     }
-    say(&fields.trim_fmt());
+    print_line(&fields.trim_fmt());
     if attempts.is_empty() {
         return Ok(());
     }
@@ -193,10 +193,10 @@ fn show(delivery: &Delivery, attempts: &[Attempt], json: bool) -> anyhow::Result
             attempt.started_at.to_string(),
             attempt.duration_ms.to_string(),
             code(attempt.status_code),
-            printable(&attempt.error),
+            escape_control(&attempt.error),
         ]);
     }
-    say(&format!("\n{}", tries.trim_fmt()));
+    print_line(&format!("\n{}", tries.trim_fmt()));
     Ok(())
 }
 
@@ -211,7 +211,7 @@ async fn replay(store: &Store, loaded: &Loaded, which: DeliveryFilter) -> anyhow
     if !loaded.settings.relay.names().any(|name| name == endpoint) {
         bail!(
             "no endpoint is called {:?} in the settings, so that nobody would deliver it; `endpoints list` shows which there are",
-            printable(&endpoint)
+            escape_control(&endpoint)
         );
     }
     let replayed = store
@@ -222,8 +222,8 @@ async fn replay(store: &Store, loaded: &Loaded, which: DeliveryFilter) -> anyhow
         (Some(id), 0) => {
             bail!("the delivery {id} has not come to its end: it waits or is worked on")
         }
-        (_, 1) => say("1 delivery is due again"),
-        (_, replayed) => say(&format!("{replayed} deliveries are due again")),
+        (_, 1) => print_line("1 delivery is due again"),
+        (_, replayed) => print_line(&format!("{replayed} deliveries are due again")),
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::output::{optional, printable, say, table};
+use super::output::{escape_control, format_time, print_line, table};
 use super::{open_existing_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
@@ -79,7 +79,7 @@ impl Endpoints {
                 require(loaded, &name)?;
                 let now = SystemClock.now();
                 store.outbox.pause(&name, PAUSED_BY_A_PERSON, now).await?;
-                say(&format!("{name} is paused"));
+                print_line(&format!("{name} is paused"));
                 Ok(())
             }
             Self::Resume { name } => {
@@ -94,9 +94,9 @@ impl Endpoints {
                     );
                 }
                 if store.outbox.resume(&name, None).await? {
-                    say(&format!("{name} is told again, what waited first"));
+                    print_line(&format!("{name} is told again, what waited first"));
                 } else {
-                    say(&format!("{name} was not paused"));
+                    print_line(&format!("{name} was not paused"));
                 }
                 Ok(())
             }
@@ -108,7 +108,7 @@ async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<ExitCode> {
     let trial = trial(loaded, name)?;
     match trial.send(&trial.sample()).await? {
         Ok(answer) => {
-            say(&format!("{name} took it: {answer}"));
+            print_line(&format!("{name} took it: {answer}"));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => bail!("{name} did not take it: {error}"),
@@ -127,9 +127,9 @@ async fn preview(loaded: &Loaded, name: &str, event: Option<&Path>) -> anyhow::R
     };
     let preview = trial.preview(&event).await?;
     for line in preview.head {
-        say(&line);
+        print_line(&line);
     }
-    say(&format!("\n{}", preview.body));
+    print_line(&format!("\n{}", preview.body));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -145,7 +145,7 @@ fn require(loaded: &Loaded, name: &str) -> anyhow::Result<()> {
     }
     bail!(
         "no endpoint is called {:?} in the settings; `endpoints list` shows which there are",
-        printable(name)
+        escape_control(name)
     )
 }
 
@@ -166,26 +166,26 @@ async fn list(store: &Store, loaded: &Loaded, json: bool) -> anyhow::Result<()> 
         })
         .collect();
     if json {
-        say(&serde_json::to_string_pretty(&endpoints)?);
+        print_line(&serde_json::to_string_pretty(&endpoints)?);
         return Ok(());
     }
     if endpoints.is_empty() {
-        say("no endpoints; [[relay.endpoints]] in a file of settings makes one");
+        print_line("no endpoints; [[relay.endpoints]] in a file of settings makes one");
         return Ok(());
     }
     let mut table = table();
     table.set_header(["NAME", "STATE", "WAITING", "GAVE UP", "SINCE", "BECAUSE"]);
     for endpoint in endpoints {
         table.add_row([
-            printable(endpoint.name),
+            escape_control(endpoint.name),
             endpoint.state.to_owned(),
             endpoint.waiting.to_string(),
             endpoint.gave_up.to_string(),
             endpoint.paused_at.unwrap_or_default(),
-            printable(endpoint.paused_because),
+            escape_control(endpoint.paused_because),
         ]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -212,7 +212,7 @@ impl<'a> EndpointJson<'a> {
             },
             waiting: state.map_or(0, |state| state.waiting),
             gave_up: state.map_or(0, |state| state.gave_up),
-            paused_at: paused_at.map(|time| optional(Some(time))),
+            paused_at: paused_at.map(|time| format_time(Some(time))),
             paused_because: state.map_or("", |state| &state.paused_because),
         }
     }

@@ -25,7 +25,7 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("no answer from {url}"))?;
 
     let is_ready = response.status().is_success();
-    output::say(&text(response).await?);
+    output::print_line(&text(response).await?);
     Ok(if is_ready {
         ExitCode::SUCCESS
     } else {

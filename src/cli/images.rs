@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::output::{optional, say, table};
+use super::output::{format_time, print_line, table};
 use super::{open_existing_store, open_store, require_tables};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
@@ -138,7 +138,7 @@ async fn add(store: &Store, image: NewImage, settings: &Settings) -> anyhow::Res
     }
     match store.catalog.add(&image, SystemClock.now()).await? {
         InsertOutcome::Inserted => {
-            say(&format!("registered {}", image.cloudflare_id));
+            print_line(&format!("registered {}", image.cloudflare_id));
             apply_parked(store, settings).await
         }
         InsertOutcome::Exists => bail!(
@@ -160,7 +160,7 @@ async fn apply_parked(store: &Store, settings: &Settings) -> anyhow::Result<()> 
         .await
         .context("what came for it before could not be applied; a running service tries again")?;
     if applied > 0 {
-        say(&format!("applied {applied} that had come before"));
+        print_line(&format!("applied {applied} that had come before"));
     }
     Ok(())
 }
@@ -169,7 +169,7 @@ async fn delete(store: &Store, id: &CloudflareId) -> anyhow::Result<()> {
     require_tables(store).await?;
     match store.catalog.delete(id, SystemClock.now()).await? {
         DeleteOutcome::Deleted => {
-            say(&format!("deleted {id}"));
+            print_line(&format!("deleted {id}"));
             Ok(())
         }
         DeleteOutcome::NotFound => bail!("there is no image {id}, so there is nothing to delete"),
@@ -184,14 +184,14 @@ async fn show(store: &Store, id: &CloudflareId, json: bool) -> anyhow::Result<()
         .await?
         .with_context(|| format!("there is no image {id}; `images add` registers one"))?;
     if json {
-        say(&serde_json::to_string_pretty(&ImageJson::of(&image))?);
+        print_line(&serde_json::to_string_pretty(&ImageJson::of(&image))?);
         return Ok(());
     }
     let mut table = table();
     for (name, value) in rows(&image) {
         table.add_row([name, &value]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -200,11 +200,11 @@ async fn list(store: &Store, status: Option<Status>, limit: u32, json: bool) -> 
     let images = store.catalog.list(status, limit).await?;
     if json {
         let images: Vec<ImageJson> = images.iter().map(ImageJson::of).collect();
-        say(&serde_json::to_string_pretty(&images)?);
+        print_line(&serde_json::to_string_pretty(&images)?);
         return Ok(());
     }
     if images.is_empty() {
-        say("no images");
+        print_line("no images");
         return Ok(());
     }
     let mut table = table();
@@ -214,13 +214,13 @@ async fn list(store: &Store, status: Option<Status>, limit: u32, json: bool) -> 
         table.add_row([
             image.cloudflare_id.as_str(),
             state.status.as_str(),
-            &optional(state.status_at),
+            &format_time(state.status_at),
             &state.details.filename.value,
             &state.details.creator.value,
             &state.error,
         ]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -230,8 +230,8 @@ fn rows(image: &Image) -> [(&'static str, String); 14] {
         ("cloudflare_id", image.cloudflare_id.to_string()),
         ("id", image.id.to_string()),
         ("status", state.status.to_string()),
-        ("status_at", optional(state.status_at)),
-        ("uploaded_at", optional(state.uploaded_at)),
+        ("status_at", format_time(state.status_at)),
+        ("uploaded_at", format_time(state.uploaded_at)),
         ("error", state.error.clone()),
         ("filename", state.details.filename.value.clone()),
         ("creator", state.details.creator.value.clone()),

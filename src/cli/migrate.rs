@@ -12,8 +12,8 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     store.close().await;
 
     match pending.len() {
-        0 => output::say("the tables are up to date"),
-        count => output::say(&format!(
+        0 => output::print_line("the tables are up to date"),
+        count => output::print_line(&format!(
             "the tables are up to date; migrations run: {count}"
         )),
     }

@@ -24,8 +24,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::{DatabaseUrl, Store};
 use crate::telemetry::chain;
 
-/// A wrong command line or configuration; clap uses the same code.
-const MISUSE: u8 = 2;
+/// The exit code for a wrong command line or configuration. clap uses the same code.
+const EXIT_USAGE: u8 = 2;
 
 /// Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
 #[derive(Debug, Parser)]
@@ -91,7 +91,7 @@ impl Cli {
     async fn run_command(self) -> ExitCode {
         let loaded = match config::load(&Environment::of_process(), self.config.as_deref()) {
             Ok(loaded) => loaded,
-            Err(error) => return failed(&error, MISUSE),
+            Err(error) => return failed(&error, EXIT_USAGE),
         };
         let result = match self.command.unwrap_or(Command::Serve) {
             Command::Serve => serve::run(&loaded).await,
@@ -107,19 +107,23 @@ impl Cli {
             Command::Healthcheck => healthcheck::run(&loaded).await,
         };
         result.unwrap_or_else(|error| {
-            let code = if error.is::<ConfigError>() { MISUSE } else { 1 };
+            let code = if error.is::<ConfigError>() {
+                EXIT_USAGE
+            } else {
+                1
+            };
             failed(error.as_ref(), code)
         })
     }
 }
 
-/// Says on one line what went wrong, and why.
+/// Prints an error and its causes on one line.
 fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    output::complain(&format!("error: {}", chain(error)));
+    output::print_error(&format!("error: {}", chain(error)));
     ExitCode::from(code)
 }
 
-/// A time on the command line.
+/// Parses a time on the command line.
 fn parse_time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse_rfc3339(text).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Writing for the person or the program that ran a command.
+//! Output for a person or a program.
 
 use std::io::Write;
 
@@ -6,30 +6,30 @@ use comfy_table::{Table, presets};
 
 use crate::domain::timestamp::Timestamp;
 
-/// Writes a line to standard output. A reader that has gone away, such as `head`, is nobody's fault.
-pub(super) fn say(text: &str) {
-    let _nobody_reads = writeln!(std::io::stdout(), "{text}");
+/// Writes a line to standard output. A reader that closes early, such as `head`, is not an error.
+pub(super) fn print_line(text: &str) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Writes a line to standard error.
-pub(super) fn complain(text: &str) {
-    let _nobody_reads = writeln!(std::io::stderr(), "{text}");
+pub(super) fn print_error(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
-/// A table without lines.
+/// Returns an empty table without borders.
 pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
 }
 
-/// A time, if there is one.
-pub(super) fn optional(time: Option<Timestamp>) -> String {
+/// Formats a time. No time is an empty text.
+pub(super) fn format_time(time: Option<Timestamp>) -> String {
     time.map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// What somebody else wrote, without what a terminal would obey.
-pub(super) fn printable(text: &str) -> String {
+/// Escapes the control characters that a terminal would interpret. Line breaks stay.
+pub(super) fn escape_control(text: &str) -> String {
     let is_plain = |character: char| !character.is_control() || character == '\n';
     text.chars()
         .map(|character| {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::output::{optional, printable, say, table};
+use super::output::{escape_control, format_time, print_line, table};
 use super::{open_existing_store, parse_time, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
@@ -132,11 +132,11 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
             .iter()
             .map(|one| RejectionJson::of(one, false))
             .collect();
-        say(&serde_json::to_string_pretty(&rejections)?);
+        print_line(&serde_json::to_string_pretty(&rejections)?);
         return Ok(());
     }
     if rejections.is_empty() {
-        say("no rejections (who came without proof is counted when the minute is over)");
+        print_line("no rejections (who came without proof is counted when the minute is over)");
         return Ok(());
     }
     let mut table = table();
@@ -156,7 +156,7 @@ fn list(rejections: &[Rejection], json: bool) -> anyhow::Result<()> {
             shortened(&about(rejection)),
         ]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -179,12 +179,12 @@ fn shortened(text: &str) -> String {
     if short.len() < text.len() {
         short.push('…');
     }
-    printable(&short)
+    escape_control(&short)
 }
 
 fn show(rejection: &Rejection, json: bool) -> anyhow::Result<()> {
     if json {
-        say(&serde_json::to_string_pretty(&RejectionJson::of(
+        print_line(&serde_json::to_string_pretty(&RejectionJson::of(
             rejection, true,
         ))?);
         return Ok(());
@@ -197,7 +197,7 @@ fn show(rejection: &Rejection, json: bool) -> anyhow::Result<()> {
         ("reason", rejection.reason.clone()),
         ("problem", rejection.problem.clone()),
         ("state", rejection.state.name().to_owned()),
-        ("settled_at", optional(rejection.settled_at)),
+        ("settled_at", format_time(rejection.settled_at)),
         ("outcome", rejection.outcome.clone()),
         (
             "cloudflare_id",
@@ -210,9 +210,9 @@ fn show(rejection: &Rejection, json: bool) -> anyhow::Result<()> {
         ("body_bytes", rejection.body_bytes.to_string()),
         ("body", body(rejection).unwrap_or_default()),
     ] {
-        table.add_row([name, &printable(&value)]);
+        table.add_row([name, &escape_control(&value)]);
     }
-    say(&table.trim_fmt());
+    print_line(&table.trim_fmt());
     Ok(())
 }
 
@@ -230,7 +230,7 @@ async fn reprocess_one(parking: &Parking, rejection: &Rejection) -> anyhow::Resu
         );
     }
     let reprocessed = parking.reprocess(rejection).await?;
-    say(&told(rejection.id, &reprocessed));
+    print_line(&told(rejection.id, &reprocessed));
     Ok(match reprocessed {
         Reprocessed::Refused(_) => ExitCode::FAILURE,
         Reprocessed::Recorded(_) | Reprocessed::Parked(_) | Reprocessed::AlreadyApplied => {
@@ -258,22 +258,22 @@ async fn reprocess_all(
             match parking.reprocess(rejection).await {
                 Ok(reprocessed) => {
                     refused += usize::from(matches!(reprocessed, Reprocessed::Refused(_)));
-                    say(&told(rejection.id, &reprocessed));
+                    print_line(&told(rejection.id, &reprocessed));
                 }
                 Err(error) if error.is_systemic() => return Err(error.into()),
                 Err(error) => {
                     refused += 1;
                     let why = chain(&error);
-                    say(&format!(
+                    print_line(&format!(
                         "{}: not applied: {}",
                         rejection.id,
-                        printable(&why)
+                        escape_control(&why)
                     ));
                 }
             }
         }
     }
-    say(&format!("{tried} tried, {refused} of them not applied"));
+    print_line(&format!("{tried} tried, {refused} of them not applied"));
     Ok(ExitCode::from(u8::from(refused > 0)))
 }
 
@@ -281,9 +281,14 @@ fn told(id: i64, reprocessed: &Reprocessed) -> String {
     match reprocessed {
         Reprocessed::Recorded(recorded) => format!("{id}: {}", recorded.name()),
         Reprocessed::Parked(image) => {
-            format!("{id}: parked until {} has a row", printable(image.as_str()))
+            format!(
+                "{id}: parked until {} has a row",
+                escape_control(image.as_str())
+            )
         }
-        Reprocessed::Refused(problem) => format!("{id}: refused still: {}", printable(problem)),
+        Reprocessed::Refused(problem) => {
+            format!("{id}: refused still: {}", escape_control(problem))
+        }
         Reprocessed::AlreadyApplied => format!("{id}: applied already"),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 
-use super::output::say;
+use super::output::print_line;
 use super::{open_existing_store, require_tables};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
@@ -47,7 +47,7 @@ async fn prune(store: &Store, loaded: &Loaded, dry_run: bool) -> anyhow::Result<
             (PruneMode::Delete, "were deleted")
         };
         let rows = pruner.prune(table, what).await?;
-        say(&format!("{name}: {rows} rows {said}"));
+        print_line(&format!("{name}: {rows} rows {said}"));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::http::{client, reachable, text};
-use super::output::{complain, say};
+use super::output::{print_error, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
@@ -94,10 +94,10 @@ impl Send {
             .with_context(|| format!("no answer from {url}; is the service running there?"))?;
 
         let status = response.status();
-        say(&status.to_string());
-        say(&text(response).await?);
+        print_line(&status.to_string());
+        print_line(&text(response).await?);
         if status == StatusCode::UNAUTHORIZED && is_unsigned && self.scheme.is_none() {
-            complain(
+            print_error(
                 "hint: no secret is configured here, so none was used; set CLOUDFLARE_WEBHOOK_SECRET to that of the service",
             );
         }

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::output::{complain, say};
+use super::output::{print_error, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
 use crate::domain::timestamp::Timestamp;
@@ -59,11 +59,11 @@ impl Verify {
                 } else {
                     String::new()
                 };
-                say(&format!("{}{which}: {finding}", scheme.name()));
+                print_line(&format!("{}{which}: {finding}", scheme.name()));
             }
         }
         if !tried {
-            complain(
+            print_error(
                 "none of these headers is a proof: there has to be cf-webhook-auth, x-signature, x-cloudflare-signature, \
                  x-webhook-signature or webhook-signature",
             );
