@@ -7,6 +7,7 @@
 //! main
 //! cli          the commands
 //! app          the composition root: run(settings, listeners, stop)
+//! application  the actions of an operator, for every surface
 //! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
 //! receiver     Cloudflare to us                                    ops         the platform to us
 //! relay        us to other apps
@@ -22,6 +23,7 @@
 //! ```
 
 pub mod app;
+pub mod application;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use super::{open_store, output};
+use super::output::print_line;
+use super::{Opening, with_store};
+use crate::application::schema;
 use crate::config::Loaded;
 
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let store = open_store(loaded).await?;
-    let pending = store.schema.pending().await?;
-    store.schema.migrate().await?;
-    store.close().await;
-
-    match pending.len() {
-        0 => output::print_line("the tables are up to date"),
-        count => output::print_line(&format!(
+    let migrated = with_store(loaded, Opening::Migrate, async |context| {
+        Ok(schema::migrate(context).await?)
+    });
+    match migrated.await? {
+        0 => print_line("the tables are up to date"),
+        count => print_line(&format!(
             "the tables are up to date; migrations run: {count}"
         )),
     }

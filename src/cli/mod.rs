@@ -1,4 +1,5 @@
-//! The commands. Each is a file; this one knows their names, their options and their exit codes.
+//! The commands. A command's file has its options, calls actions of [`application`](crate::application)
+//! and prints the results. This file has the names and the exit codes.
 
 mod check_config;
 mod deliveries;
@@ -16,11 +17,15 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ConfigError, Environment, Loaded};
+use crate::application::{ActionError, Context, schema};
+use crate::clock::SystemClock;
+use crate::config::{self, ConfigError, Environment, Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
+use crate::setting::Switch;
 use crate::store::{DatabaseUrl, Store};
 use crate::telemetry::chain;
 
@@ -83,7 +88,7 @@ impl Cli {
             Err(error) => return failed(&error, 1),
         };
         let code = runtime.block_on(self.run_command());
-        // A forced stop leaves tasks behind that nobody waits for.
+        // A forced stop leaves tasks behind. Waiting for them could take for ever.
         runtime.shutdown_background();
         code
     }
@@ -128,34 +133,66 @@ fn parse_time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse_rfc3339(text).map_err(|error| error.to_string())
 }
 
-/// Opens the database that the settings name.
-async fn open_store(loaded: &Loaded) -> anyhow::Result<Store> {
-    Ok(Store::open(
-        &loaded.settings.database,
-        loaded.settings.webhook.unknown_images(),
-        loaded.settings.relay.audience(),
-    )
-    .await?)
+/// The state of the database that a command needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// The database exists and its tables are up to date, so that reading never creates a database.
+    Existing,
+    /// A missing database is created. Its tables are migrated if `database.migrate_on_start` is on,
+    /// and must be up to date otherwise.
+    Create,
+    /// A missing database is created. The command itself migrates the tables.
+    Migrate,
 }
 
-/// Opens the database that is there: whoever only looks does not make an empty one.
-async fn open_existing_store(loaded: &Loaded) -> anyhow::Result<Store> {
-    if let DatabaseUrl::Sqlite(path) = &loaded.settings.database.url
-        && !path.exists()
-    {
-        anyhow::bail!(
-            "there is no database at {} (database.url); `serve` and `migrate` make it",
-            path.display()
-        );
+/// Opens the database, runs an action on it, and closes it in every case.
+async fn with_store<T>(
+    loaded: &Loaded,
+    opening: Opening,
+    action: impl AsyncFnOnce(&Context) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let settings = &loaded.settings;
+    if opening == Opening::Existing {
+        require_database(&settings.database.url)?;
     }
-    open_store(loaded).await
+    let unknown_images = settings.webhook.unknown_images();
+    let audience = settings.relay.audience();
+    let context = Context {
+        store: Store::open(&settings.database, unknown_images, audience).await?,
+        clock: Arc::new(SystemClock),
+        webhook: settings.webhook.clone(),
+        relay: settings.relay.clone(),
+        retention: settings.retention.clone(),
+    };
+    let result = match prepare_tables(&context, opening, settings).await {
+        Ok(()) => action(&context).await,
+        Err(error) => Err(error.into()),
+    };
+    context.store.close().await;
+    result
 }
 
-/// Fails when the database has not the tables that this program knows.
-async fn require_tables(store: &Store) -> anyhow::Result<()> {
-    if store.schema.pending().await?.is_empty() {
-        Ok(())
-    } else {
-        anyhow::bail!("the tables are not up to date; run `migrate`")
+fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
+    match url {
+        DatabaseUrl::Sqlite(file) if !file.exists() => anyhow::bail!(
+            "there is no database at {} (database.url); `serve` and `migrate` make it",
+            file.display()
+        ),
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
+    }
+}
+
+async fn prepare_tables(
+    context: &Context,
+    opening: Opening,
+    settings: &Settings,
+) -> Result<(), ActionError> {
+    match opening {
+        Opening::Existing => schema::require_current(context).await,
+        Opening::Create => match settings.database.migrate_on_start {
+            Switch::On => schema::migrate(context).await.map(drop),
+            Switch::Off => schema::require_current(context).await,
+        },
+        Opening::Migrate => Ok(()),
     }
 }

@@ -1,10 +1,12 @@
 //! Output for a person or a program.
 
+use std::fmt;
 use std::io::Write;
 
 use comfy_table::{Table, presets};
-
-use crate::domain::timestamp::Timestamp;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::ser::Serialize;
+use serde_json::value::RawValue;
 
 /// Writes a line to standard output. A reader that closes early, such as `head`, is not an error.
 pub(super) fn print_line(text: &str) {
@@ -16,16 +18,47 @@ pub(super) fn print_error(text: &str) {
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Returns an empty table without borders.
-pub(super) fn table() -> Table {
+/// Prints a view or a list of views as JSON.
+pub(super) fn print_json(view: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
+    print_line(&serde_json::to_string_pretty(view)?);
+    Ok(())
+}
+
+/// Prints a view as JSON or as a table with one field per line.
+pub(super) fn print_view(view: &impl Serialize, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        return print_json(view);
+    }
+    print_fields(fields(view)?);
+    Ok(())
+}
+
+/// Prints names and values, one pair per line.
+pub(super) fn print_fields(fields: Vec<(String, String)>) {
+    let mut table = table();
+    for (name, value) in fields {
+        table.add_row([name, escape_control(&value)]);
+    }
+    print_line(&table.trim_fmt());
+}
+
+/// Prints rows under a header.
+pub(super) fn print_table<const COLUMNS: usize>(
+    header: [&str; COLUMNS],
+    rows: impl IntoIterator<Item = [String; COLUMNS]>,
+) {
+    let mut table = table();
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| escape_control(&cell)));
+    }
+    print_line(&table.trim_fmt());
+}
+
+fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
-}
-
-/// Formats a time. No time is an empty text.
-pub(super) fn format_time(time: Option<Timestamp>) -> String {
-    time.map(|time| time.to_string()).unwrap_or_default()
 }
 
 /// Escapes the control characters that a terminal would interpret. Line breaks stay.
@@ -40,4 +73,78 @@ pub(super) fn escape_control(text: &str) -> String {
             }
         })
         .collect()
+}
+
+/// Returns the fields of a view in their order, with each value as text.
+///
+/// A string has no quotes, and null is empty.
+pub(super) fn fields(view: &impl Serialize) -> serde_json::Result<Vec<(String, String)>> {
+    let json = serde_json::to_string(view)?;
+    serde_json::Deserializer::from_str(&json).deserialize_map(FieldVisitor)
+}
+
+/// Reads the fields of a JSON object in their order, which `serde_json::Map` does not keep.
+struct FieldVisitor;
+
+impl<'json> Visitor<'json> for FieldVisitor {
+    type Value = Vec<(String, String)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'json>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+            let text = serde_json::from_str::<Option<String>>(value.get());
+            let text = text.map_or_else(|_| value.get().to_owned(), Option::unwrap_or_default);
+            fields.push((name, text));
+        }
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Serialize)]
+    struct View {
+        name: &'static str,
+        count: i64,
+        absent: Option<String>,
+        metadata: Box<RawValue>,
+        is_last: bool,
+    }
+
+    #[test]
+    fn fields_keep_their_order_and_text() {
+        let metadata = r#"{"b": [1, "x"],  "a": null}"#;
+        let view = View {
+            name: "a \"quoted\"\nname",
+            count: 7,
+            absent: None,
+            metadata: RawValue::from_string(metadata.to_owned()).expect("JSON"),
+            is_last: true,
+        };
+
+        let fields = fields(&view).expect("an object");
+
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (&**n, &**v)).collect();
+        assert_eq!(
+            fields,
+            [
+                ("name", "a \"quoted\"\nname"),
+                ("count", "7"),
+                ("absent", ""),
+                ("metadata", metadata),
+                ("is_last", "true"),
+            ]
+        );
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(escape_control("a\u{1b}[2J\nb"), "a\\u{1b}[2J\nb");
+    }
 }

@@ -1,0 +1,132 @@
+//! The actions on deliveries.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::endpoints::require_configured;
+use super::{ActionError, Context, raw_json};
+use crate::store::{Attempt, Delivery, DeliveryFilter};
+
+/// The most attempts that are shown of a delivery.
+const MAX_ATTEMPTS: u32 = 1000;
+
+/// Returns the newest deliveries.
+pub(crate) async fn list(
+    context: &Context,
+    filter: &DeliveryFilter,
+    limit: u32,
+) -> Result<Vec<DeliveryView>, ActionError> {
+    let catalog = &context.store.delivery_catalog;
+    let deliveries = catalog.newest_deliveries(filter, limit).await?;
+    Ok(deliveries.into_iter().map(DeliveryView::from).collect())
+}
+
+/// Returns one delivery with its attempts and its payload.
+pub(crate) async fn show(context: &Context, id: i64) -> Result<DeliveryDetails, ActionError> {
+    let delivery = find(context, id).await?;
+    let catalog = &context.store.delivery_catalog;
+    let attempts = catalog.attempts(id, MAX_ATTEMPTS).await?;
+    Ok(DeliveryDetails {
+        payload: raw_json(&delivery.payload),
+        delivery: delivery.into(),
+        attempts: attempts.into_iter().map(AttemptView::from).collect(),
+    })
+}
+
+/// Makes finished deliveries due again, and returns their number.
+///
+/// The filter has an id, or an endpoint with a status or a time. An endpoint alone selects nothing,
+/// since a slip would send everything again.
+pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result<u64, ActionError> {
+    let is_narrowed = filter.status.is_some() || filter.since.is_some();
+    let endpoint = match (filter.id, &filter.endpoint) {
+        (Some(id), _) => find(context, id).await?.endpoint,
+        (None, Some(endpoint)) if is_narrowed => endpoint.clone(),
+        (None, _) => return Err(ActionError::NothingSelected),
+    };
+    require_configured(&context.relay, &endpoint)?;
+    let catalog = &context.store.delivery_catalog;
+    match (
+        filter.id,
+        catalog.replay(filter, context.clock.now()).await?,
+    ) {
+        (Some(id), 0) => Err(ActionError::DeliveryNotFinished(id)),
+        (_, replayed) => Ok(replayed),
+    }
+}
+
+async fn find(context: &Context, id: i64) -> Result<Delivery, ActionError> {
+    let delivery = context.store.delivery_catalog.find_delivery(id).await?;
+    delivery.ok_or(ActionError::DeliveryNotFound(id))
+}
+
+/// A delivery, with fields named after its columns.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeliveryView {
+    pub(crate) id: i64,
+    pub(crate) endpoint: String,
+    pub(crate) event_id: String,
+    pub(crate) event: String,
+    pub(crate) model: String,
+    pub(crate) image: Option<String>,
+    pub(crate) status: &'static str,
+    pub(crate) status_code: Option<i32>,
+    pub(crate) error: String,
+    pub(crate) attempts: i32,
+    pub(crate) due_at: Option<String>,
+    pub(crate) created_at: String,
+    pub(crate) completed_at: Option<String>,
+}
+
+/// A delivery with its attempts and its payload.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeliveryDetails {
+    #[serde(flatten)]
+    pub(crate) delivery: DeliveryView,
+    /// Published as `tries`, since `attempts` is their number.
+    #[serde(rename = "tries")]
+    pub(crate) attempts: Vec<AttemptView>,
+    pub(crate) payload: Box<RawValue>,
+}
+
+/// An attempt of a delivery, with fields named after its columns.
+#[derive(Debug, Serialize)]
+pub(crate) struct AttemptView {
+    pub(crate) number: i32,
+    pub(crate) started_at: String,
+    pub(crate) duration_ms: i64,
+    pub(crate) status_code: Option<i32>,
+    pub(crate) error: String,
+}
+
+impl From<Delivery> for DeliveryView {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            id: delivery.id,
+            endpoint: delivery.endpoint,
+            event_id: delivery.event_id,
+            event: delivery.event,
+            model: delivery.model,
+            image: delivery.image,
+            status: delivery.status.name(),
+            status_code: delivery.status_code,
+            error: delivery.error,
+            attempts: delivery.attempts,
+            due_at: delivery.due_at.map(|time| time.to_string()),
+            created_at: delivery.created_at.to_string(),
+            completed_at: delivery.completed_at.map(|time| time.to_string()),
+        }
+    }
+}
+
+impl From<Attempt> for AttemptView {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            number: attempt.number,
+            started_at: attempt.started_at.to_string(),
+            duration_ms: attempt.duration_ms,
+            status_code: attempt.status_code,
+            error: attempt.error,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The actions on endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{ActionError, Context};
+use crate::clock::Clock;
+use crate::relay::{self, PAUSED_BY_SETTING, Trial};
+use crate::store::EndpointState;
+
+/// The reason in the table when an operator paused an endpoint.
+const PAUSED_BY_OPERATOR: &str = "somebody paused it";
+
+/// Returns the configured endpoints, and the others that have deliveries or are paused, by name.
+pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionError> {
+    let states = states(context).await?;
+    let configured: BTreeSet<&str> = context.relay.names().collect();
+    let stored = states.keys().map(String::as_str).collect();
+    let names = configured.union(&stored);
+    let views = names.map(|name| {
+        let is_configured = configured.contains(name);
+        EndpointView::new(name, is_configured, states.get(*name))
+    });
+    Ok(views.collect())
+}
+
+/// Pauses an endpoint: nothing is sent to it until it is resumed.
+pub(crate) async fn pause(context: &Context, name: &str) -> Result<(), ActionError> {
+    require_configured(&context.relay, name)?;
+    let (outbox, now) = (&context.store.outbox, context.clock.now());
+    Ok(outbox.pause(name, PAUSED_BY_OPERATOR, now).await?)
+}
+
+/// Resumes a paused endpoint. Fails if its settings pause it.
+pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, ActionError> {
+    require_configured(&context.relay, name)?;
+    let states = states(context).await?;
+    let state = states.get(name);
+    if state.is_some_and(|state| state.paused_because == PAUSED_BY_SETTING) {
+        return Err(ActionError::PausedBySettings(name.to_owned()));
+    }
+    Ok(if context.store.outbox.resume(name, None).await? {
+        Resumed::Resumed
+    } else {
+        Resumed::WasNotPaused
+    })
+}
+
+/// Sends a sample event to an endpoint once, whether or not it is paused. Returns the answer.
+pub(crate) async fn test(
+    settings: &relay::Settings,
+    name: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<String, ActionError> {
+    let probe = probe(settings, name, clock)?;
+    let answer = probe.send(&probe.sample()).await;
+    let answer = answer.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
+    answer.map_err(|reason| ActionError::TestFailed {
+        endpoint: name.to_owned(),
+        reason,
+    })
+}
+
+/// Returns the message that an endpoint would receive for an event. The default is a sample event.
+pub(crate) async fn preview(
+    settings: &relay::Settings,
+    name: &str,
+    event: Option<String>,
+    clock: Arc<dyn Clock>,
+) -> Result<PreviewView, ActionError> {
+    let probe = probe(settings, name, clock)?;
+    let event = event.unwrap_or_else(|| probe.sample());
+    let preview = probe.preview(&event).await;
+    let preview = preview.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
+    Ok(PreviewView {
+        head: preview.head,
+        body: preview.body,
+    })
+}
+
+/// Fails if no endpoint of the configuration has this name.
+pub(super) fn require_configured(
+    settings: &relay::Settings,
+    name: &str,
+) -> Result<(), ActionError> {
+    if settings.names().any(|known| known == name) {
+        Ok(())
+    } else {
+        Err(ActionError::EndpointNotConfigured(name.to_owned()))
+    }
+}
+
+fn probe(
+    settings: &relay::Settings,
+    name: &str,
+    clock: Arc<dyn Clock>,
+) -> Result<Trial, ActionError> {
+    let probe = Trial::of(settings, name, clock);
+    probe.ok_or_else(|| ActionError::EndpointNotConfigured(name.to_owned()))
+}
+
+async fn states(context: &Context) -> Result<BTreeMap<String, EndpointState>, ActionError> {
+    let states = context.store.delivery_catalog.endpoint_states().await?;
+    let states = states.into_iter();
+    Ok(states.map(|state| (state.name.clone(), state)).collect())
+}
+
+/// The outcome of [`resume`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resumed {
+    Resumed,
+    WasNotPaused,
+}
+
+/// The request that an endpoint would receive, with secrets masked.
+#[derive(Debug)]
+pub(crate) struct PreviewView {
+    /// The request line or the subject, and the headers.
+    pub(crate) head: Vec<String>,
+    pub(crate) body: String,
+}
+
+/// An endpoint and its deliveries.
+#[derive(Debug, Serialize)]
+pub(crate) struct EndpointView {
+    pub(crate) name: String,
+    /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured stay
+    /// unsent.
+    pub(crate) state: &'static str,
+    pub(crate) waiting: i64,
+    pub(crate) gave_up: i64,
+    pub(crate) paused_at: Option<String>,
+    pub(crate) paused_because: String,
+}
+
+impl EndpointView {
+    fn new(name: &str, is_configured: bool, state: Option<&EndpointState>) -> Self {
+        let paused_at = state.and_then(|state| state.paused_at);
+        Self {
+            name: name.to_owned(),
+            state: match (is_configured, paused_at) {
+                (false, _) => "not configured",
+                (true, Some(_)) => "paused",
+                (true, None) => "active",
+            },
+            waiting: state.map_or(0, |state| state.waiting),
+            gave_up: state.map_or(0, |state| state.gave_up),
+            paused_at: paused_at.map(|time| time.to_string()),
+            paused_because: state.map_or_else(String::new, |state| state.paused_because.clone()),
+        }
+    }
+}

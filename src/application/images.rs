@@ -1,0 +1,146 @@
+//! The actions on images.
+
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{ActionError, Context, raw_json};
+use crate::domain::id::CloudflareId;
+use crate::domain::image::{Image, NewImage, Status};
+use crate::domain::json::Json;
+use crate::store::{DeleteOutcome, InsertOutcome};
+
+/// Inserts a row for an upload that is expected.
+pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), ActionError> {
+    if !image.cloudflare_id.fits_an_index() {
+        return Err(ActionError::ImageIdTooLong);
+    }
+    let now = context.clock.now();
+    match context.store.catalog.add(image, now).await? {
+        InsertOutcome::Inserted => Ok(()),
+        InsertOutcome::Exists => Err(ActionError::ImageExists(image.cloudflare_id.clone())),
+    }
+}
+
+/// Deletes an image's row. Its entries in the audit log stay, and so does the image at Cloudflare.
+pub(crate) async fn delete(context: &Context, id: &CloudflareId) -> Result<(), ActionError> {
+    let now = context.clock.now();
+    match context.store.catalog.delete(id, now).await? {
+        DeleteOutcome::Deleted => Ok(()),
+        DeleteOutcome::NotFound => Err(ActionError::NoImageToDelete(id.clone())),
+    }
+}
+
+/// Returns one image.
+pub(crate) async fn show(context: &Context, id: &CloudflareId) -> Result<ImageView, ActionError> {
+    let image = context.store.catalog.find(id).await?;
+    let image = image.ok_or_else(|| ActionError::ImageNotFound(id.clone()))?;
+    Ok(image.into())
+}
+
+/// Returns the images that were changed last, the newest change first.
+pub(crate) async fn list(
+    context: &Context,
+    status: Option<Status>,
+    limit: u32,
+) -> Result<Vec<ImageView>, ActionError> {
+    let images = context.store.catalog.list(status, limit).await?;
+    Ok(images.into_iter().map(ImageView::from).collect())
+}
+
+/// Parses the app's own metadata of a new image.
+pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
+    let metadata: Value = serde_json::from_str(text).map_err(InvalidMetadata::NotJson)?;
+    if !metadata.is_object() {
+        return Err(InvalidMetadata::NotAnObject);
+    }
+    if contains_nul(&metadata) {
+        return Err(InvalidMetadata::ContainsNul);
+    }
+    Ok(Json::from_canonical(metadata.to_string()))
+}
+
+/// The rule that metadata breaks.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidMetadata {
+    #[error("must be JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("must be a JSON object")]
+    NotAnObject,
+    #[error("must not contain U+0000, since no database can store it")]
+    ContainsNul,
+}
+
+fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(contains_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || contains_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// An image, with fields named after its columns.
+#[derive(Debug, Serialize)]
+pub(crate) struct ImageView {
+    pub(crate) cloudflare_id: String,
+    pub(crate) id: String,
+    pub(crate) status: &'static str,
+    pub(crate) status_at: Option<String>,
+    pub(crate) uploaded_at: Option<String>,
+    pub(crate) error: String,
+    pub(crate) filename: String,
+    pub(crate) creator: String,
+    pub(crate) require_signed_urls: bool,
+    pub(crate) variants: Box<RawValue>,
+    pub(crate) cloudflare_metadata: Box<RawValue>,
+    pub(crate) metadata: Box<RawValue>,
+    pub(crate) created_at: String,
+    pub(crate) updated_at: String,
+}
+
+impl From<Image> for ImageView {
+    fn from(image: Image) -> Self {
+        let state = image.state;
+        let details = state.details;
+        Self {
+            cloudflare_id: image.cloudflare_id.to_string(),
+            id: image.id.to_string(),
+            status: state.status.as_str(),
+            status_at: state.status_at.map(|time| time.to_string()),
+            uploaded_at: state.uploaded_at.map(|time| time.to_string()),
+            error: state.error,
+            filename: details.filename.value,
+            creator: details.creator.value,
+            require_signed_urls: details.require_signed_urls.value,
+            variants: raw_json(details.variants.value.as_str()),
+            cloudflare_metadata: raw_json(details.cloudflare_metadata.value.as_str()),
+            metadata: raw_json(image.metadata.as_str()),
+            created_at: image.created_at.to_string(),
+            updated_at: image.updated_at.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_an_object_without_nul() {
+        let rule = |text| parse_metadata(text).err().map(|error| error.to_string());
+
+        assert_eq!(rule(r#"{"album": {"a": [1, null, "b"]}}"#), None);
+        assert_eq!(rule("[]").as_deref(), Some("must be a JSON object"));
+        assert!(rule("nonsense").is_some_and(|rule| rule.starts_with("must be JSON: ")));
+        for with_nul in [
+            r#"{"a": "\u0000"}"#,
+            r#"{"\u0000": 1}"#,
+            r#"{"a": [{"b": "c\u0000"}]}"#,
+        ] {
+            assert!(rule(with_nul).is_some_and(|rule| rule.contains("U+0000")));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The actions of an operator: list, show, add, delete, reprocess, replay, pause and the like.
+//!
+//! ```text
+//! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
+//!                  │                      │          │
+//!                  ▼                      ▼          ▼
+//!          receiver::Parking        relay::Trial   retention::Pruner
+//! ```
+//!
+//! An action is a function. It takes typed arguments and returns a view, an outcome or an
+//! [`ActionError`], so that every surface acts alike. It does not print, parse a command line or
+//! read the configuration.
+
+pub(crate) mod deliveries;
+pub(crate) mod endpoints;
+mod error;
+pub(crate) mod images;
+pub(crate) mod rejections;
+pub(crate) mod retention;
+pub(crate) mod schema;
+
+use std::sync::Arc;
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::clock::Clock;
+use crate::store::Store;
+use crate::{receiver, relay};
+
+pub(crate) use error::ActionError;
+
+/// The database, the clock and the sections of the configuration that actions need.
+pub(crate) struct Context {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) webhook: receiver::Settings,
+    pub(crate) relay: relay::Settings,
+    pub(crate) retention: crate::retention::Settings,
+}
+
+/// Returns stored JSON as it is. Invalid JSON becomes a string, since SQLite accepts any text.
+fn raw_json(stored: &str) -> Box<RawValue> {
+    RawValue::from_string(stored.to_owned())
+        .or_else(|_| to_raw_value(stored))
+        .expect("a string can always be written as JSON")
+}

@@ -1,0 +1,20 @@
+//! The actions on the tables themselves.
+
+use super::{ActionError, Context};
+
+/// Runs the migrations that have not run. Returns their number.
+pub(crate) async fn migrate(context: &Context) -> Result<usize, ActionError> {
+    let schema = &context.store.schema;
+    let pending = schema.pending().await?;
+    schema.migrate().await?;
+    Ok(pending.len())
+}
+
+/// Fails if migrations have not run.
+pub(crate) async fn require_current(context: &Context) -> Result<(), ActionError> {
+    if context.store.schema.pending().await?.is_empty() {
+        Ok(())
+    } else {
+        Err(ActionError::TablesOutdated)
+    }
+}
