@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::on_both_databases;
 use crate::support::app::App;
+use crate::support::database::Database;
 use crate::support::wait;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -16,31 +17,70 @@ fn body(id: &str, what: &Value) -> String {
     body.to_string()
 }
 
-on_both_databases! {
-    async fn a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back(database) {
-        let app = App::start(database).await;
-        app.database.register("image").await;
-        let uploaded = json!({"uploaded": "2024-01-01T11:59:00Z"});
-        let undated_failure = json!({"error": "too big"});
-        assert_eq!(app.deliver(body("image", &uploaded)).await.outcome(), (200, "applied"));
-        assert_eq!(app.deliver(body("early", &uploaded)).await.outcome(), (404, "unknown-image"));
+on_both_databases!(a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back,);
 
-        app.clock.set_back(DAY);
+async fn a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back(database: Database) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
+    let uploaded = json!({"uploaded": "2024-01-01T11:59:00Z"});
+    let undated_failure = json!({"error": "too big"});
+    assert_eq!(
+        app.deliver(body("image", &uploaded)).await.outcome(),
+        (200, "applied")
+    );
+    assert_eq!(
+        app.deliver(body("early", &uploaded)).await.outcome(),
+        (404, "unknown-image")
+    );
 
-        assert_eq!(app.deliver(body("image", &uploaded)).await.outcome(), (200, "duplicate"));
-        assert_eq!(app.deliver(body("image", &undated_failure)).await.outcome(), (200, "stale"), "it counts from its receipt, a day before the upload");
-        assert_eq!(app.database.image("image").await["status"], "uploaded");
-        assert_eq!(app.deliver(body("later", &uploaded)).await.outcome(), (404, "unknown-image"));
-        app.database.register("early").await;
-        app.database.register("later").await;
-        wait::until_async("what was parked on either side of it is applied", async || {
-            app.database.image("early").await["status"] == "uploaded" && app.database.image("later").await["status"] == "uploaded"
-        }).await;
+    app.clock.set_back(DAY);
 
-        app.clock.advance(DAY);
-        assert_eq!(app.deliver(body("image", &json!({"error": "too big", "timestamp": "2024-01-01T12:00:00Z"}))).await.outcome(), (200, "applied"));
-        let mut types = app.database.log_types().await;
-        types.sort();
-        assert_eq!(types, ["webhook_duplicate", "webhook_received", "webhook_received", "webhook_received", "webhook_received", "webhook_stale"]);
-    }
+    assert_eq!(
+        app.deliver(body("image", &uploaded)).await.outcome(),
+        (200, "duplicate")
+    );
+    assert_eq!(
+        app.deliver(body("image", &undated_failure)).await.outcome(),
+        (200, "stale"),
+        "it counts from its receipt, a day before the upload"
+    );
+    assert_eq!(app.database.image("image").await["status"], "uploaded");
+    assert_eq!(
+        app.deliver(body("later", &uploaded)).await.outcome(),
+        (404, "unknown-image")
+    );
+    app.database.register("early").await;
+    app.database.register("later").await;
+    wait::until_async(
+        "what was parked on either side of it is applied",
+        async || {
+            app.database.image("early").await["status"] == "uploaded"
+                && app.database.image("later").await["status"] == "uploaded"
+        },
+    )
+    .await;
+
+    app.clock.advance(DAY);
+    assert_eq!(
+        app.deliver(body(
+            "image",
+            &json!({"error": "too big", "timestamp": "2024-01-01T12:00:00Z"})
+        ))
+        .await
+        .outcome(),
+        (200, "applied")
+    );
+    let mut types = app.database.log_types().await;
+    types.sort();
+    assert_eq!(
+        types,
+        [
+            "webhook_duplicate",
+            "webhook_received",
+            "webhook_received",
+            "webhook_received",
+            "webhook_received",
+            "webhook_stale"
+        ]
+    );
 }

@@ -27,37 +27,89 @@ async fn deliver_for(app: &App, header: &str, client: &str) -> Answer {
     answer(request.header(header, client)).await
 }
 
-on_both_databases! {
-    async fn from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted(database) {
-        let app = App::start_with(database, &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")]).await;
+on_both_databases!(
+    from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted,
+    the_address_that_a_trusted_proxy_tells_is_the_clients,
+);
 
-        let refused = app.deliver(TEST_MESSAGE).await;
+async fn from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted(
+    database: Database,
+) {
+    let app = App::start_with(
+        database,
+        &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")],
+    )
+    .await;
 
-        assert_eq!(refused.outcome(), (403, "address-not-allowed"));
-        assert!(names(&refused, "allowed_addresses"), "{refused:?}");
-        app.clock.advance(Duration::from_mins(1));
-        wait::until_async("the minute is written down", async || app.database.rejections().await.len() == 1).await;
-        let row = app.database.rejections().await.remove(0);
-        assert_eq!((&row["status"], &row["reason"], &row["count"]), (&json!(403), &json!("address-not-allowed"), &json!(1)));
-        assert_eq!((&row["client_address"], &row["scheme"], &row["body"]), (&json!("127.0.0.0/24"), &json!("cf-webhook-auth"), &json!(null)));
-        assert_eq!(app.database.logs().await.len(), 0);
-    }
+    let refused = app.deliver(TEST_MESSAGE).await;
 
-    async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database) {
-        let app = App::start_with(database, &[
+    assert_eq!(refused.outcome(), (403, "address-not-allowed"));
+    assert!(names(&refused, "allowed_addresses"), "{refused:?}");
+    app.clock.advance(Duration::from_mins(1));
+    wait::until_async("the minute is written down", async || {
+        app.database.rejections().await.len() == 1
+    })
+    .await;
+    let row = app.database.rejections().await.remove(0);
+    assert_eq!(
+        (&row["status"], &row["reason"], &row["count"]),
+        (&json!(403), &json!("address-not-allowed"), &json!(1))
+    );
+    assert_eq!(
+        (&row["client_address"], &row["scheme"], &row["body"]),
+        (
+            &json!("127.0.0.0/24"),
+            &json!("cf-webhook-auth"),
+            &json!(null)
+        )
+    );
+    assert_eq!(app.database.logs().await.len(), 0);
+}
+
+async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database: Database) {
+    let app = App::start_with(
+        database,
+        &[
             ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1"),
-            ("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24,2001:db8::/32"),
-        ]).await;
+            (
+                "APP__WEBHOOK__ALLOWED_ADDRESSES",
+                "203.0.113.0/24,2001:db8::/32",
+            ),
+        ],
+    )
+    .await;
 
-        for (client, status) in [("203.0.113.7", 200), ("2001:db8::1", 200), ("198.51.100.1", 403), ("203.0.113.7, 198.51.100.1", 403)] {
-            assert_eq!(deliver_for(&app, "x-forwarded-for", client).await.status, status, "{client}");
-        }
-        assert_eq!(deliver_for(&app, "cf-connecting-ip", "203.0.113.7").await.status, 403, "another header than the one that is read");
-
-        let refused = answer(app.unsigned("{").header("cf-webhook-auth", SECRET).header("x-forwarded-for", "203.0.113.9")).await;
-        assert_eq!(refused.status, 400);
-        assert_eq!(app.database.rejections().await[0]["client_address"], "203.0.113.9");
+    for (client, status) in [
+        ("203.0.113.7", 200),
+        ("2001:db8::1", 200),
+        ("198.51.100.1", 403),
+        ("203.0.113.7, 198.51.100.1", 403),
+    ] {
+        assert_eq!(
+            deliver_for(&app, "x-forwarded-for", client).await.status,
+            status,
+            "{client}"
+        );
     }
+    assert_eq!(
+        deliver_for(&app, "cf-connecting-ip", "203.0.113.7")
+            .await
+            .status,
+        403,
+        "another header than the one that is read"
+    );
+
+    let refused = answer(
+        app.unsigned("{")
+            .header("cf-webhook-auth", SECRET)
+            .header("x-forwarded-for", "203.0.113.9"),
+    )
+    .await;
+    assert_eq!(refused.status, 400);
+    assert_eq!(
+        app.database.rejections().await[0]["client_address"],
+        "203.0.113.9"
+    );
 }
 
 /// A service behind a proxy that is trusted.

@@ -91,10 +91,12 @@ async fn djangos_insert_of_every_column_still_works() {
     let app = adopted().await;
 
     app.database.execute_script(
-        "INSERT INTO cloudflare_images (id, cloudflare_id, user_id, filename, original_filename, content_type, file_size, upload_url, status,
-             require_signed_urls, metadata, creator, created_at, updated_at, uploaded_at, expires_at, width, height, format, variants,
+        "INSERT INTO cloudflare_images (id, cloudflare_id, user_id, filename, original_filename, content_type, file_size,
+             upload_url, status, require_signed_urls, metadata, creator, created_at, updated_at, uploaded_at,
+             expires_at, width, height, format, variants,
              cloudflare_metadata, last_referenced_at)
-         VALUES ('5f2b1f0e-7a39-4a5c-9d0e-00000000000a', 'django-new', NULL, '', '', '', NULL, 'https://upload.example/new', 'pending', true, '{}', '',
+         VALUES ('5f2b1f0e-7a39-4a5c-9d0e-00000000000a', 'django-new', NULL, '', '', '', NULL,
+             'https://upload.example/new', 'pending', true, '{}', '',
              now(), now(), NULL, now(), NULL, NULL, '', '[]', '{}', NULL);
          INSERT INTO cloudflare_image_logs (image_id, event_type, message, data, timestamp)
          VALUES ('5f2b1f0e-7a39-4a5c-9d0e-00000000000a', 'upload_url_created', '', '{}', now());",
@@ -124,7 +126,8 @@ async fn the_audit_trail_loses_its_foreign_key_and_so_outlives_the_image() {
 #[tokio::test]
 async fn an_adopted_schema_has_the_columns_defaults_and_constraints_of_a_new_one() {
     const COLUMNS: &str = "SELECT table_name || '.' || column_name || ' ' || is_nullable || ' ' || coalesce(column_default, 'no default')
-        FROM information_schema.columns WHERE table_name IN ('cloudflare_images', 'cloudflare_image_logs') AND column_name <> 'user_id' ORDER BY 1";
+        FROM information_schema.columns WHERE table_name IN ('cloudflare_images', 'cloudflare_image_logs')
+         AND column_name <> 'user_id' ORDER BY 1";
     let (adopted, new) = (
         adopted().await,
         App::start(Database::postgres().await).await,

@@ -39,187 +39,314 @@ async fn column(database: &Database, name: &str) -> Vec<Value> {
     rejections.iter().map(|row| row[name].clone()).collect()
 }
 
-on_both_databases! {
-    async fn it_is_applied_when_an_app_inserts_the_row(database) {
-        let app = App::start(database).await;
-        deliver_too_early(&app, &uploaded("image")).await;
-        let parked = app.database.rejections().await;
-        assert_eq!((&parked[0]["state"], &parked[0]["cloudflare_id"], &parked[0]["reason"]), (&json!("parked"), &json!("image"), &json!("unknown-image")));
+on_both_databases!(
+    it_is_applied_when_an_app_inserts_the_row,
+    several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once,
+    many_are_applied_at_once,
+    registering_an_image_by_hand_applies_it_without_a_service,
+    after_some_days_it_is_merely_kept,
+    what_came_while_no_secret_was_configured_is_not_applied_when_one_is,
+    without_parking_it_is_merely_kept,
+    what_came_later_for_the_same_image_waits_however_many_came_between,
+    many_that_cannot_be_applied_keep_no_other_from_being_applied,
+    one_whose_row_makes_no_sense_keeps_no_other_from_being_applied,
+);
 
-        app.clock.advance(Duration::from_secs(5));
-        app.database.register("image").await;
+async fn it_is_applied_when_an_app_inserts_the_row(database: Database) {
+    let app = App::start(database).await;
+    deliver_too_early(&app, &uploaded("image")).await;
+    let parked = app.database.rejections().await;
+    assert_eq!(
+        (
+            &parked[0]["state"],
+            &parked[0]["cloudflare_id"],
+            &parked[0]["reason"]
+        ),
+        (&json!("parked"), &json!("image"), &json!("unknown-image"))
+    );
 
-        wait_until_applied(&app.database, 1).await;
-        let image = app.database.image("image").await;
-        assert_eq!((&image["status"], &image["uploaded_at"]), (&json!("uploaded"), &json!("2024-01-01T12:00:00.000000Z")));
-        assert_eq!(image["updated_at"], "2024-01-01T12:00:05.000000Z", "whoever looks for changes since then finds it");
-        let logs = app.database.logs().await;
-        assert_eq!(logs.len(), 1);
-        assert_eq!((&logs[0]["event_type"], &logs[0]["image_id"]), (&json!("webhook_received"), &image["id"]));
-        let applied = app.database.rejections().await;
-        assert_eq!((&applied[0]["outcome"], applied[0]["settled_at"].is_string()), (&json!("applied"), true));
+    app.clock.advance(Duration::from_secs(5));
+    app.database.register("image").await;
+
+    wait_until_applied(&app.database, 1).await;
+    let image = app.database.image("image").await;
+    assert_eq!(
+        (&image["status"], &image["uploaded_at"]),
+        (&json!("uploaded"), &json!("2024-01-01T12:00:00.000000Z"))
+    );
+    assert_eq!(
+        image["updated_at"], "2024-01-01T12:00:05.000000Z",
+        "whoever looks for changes since then finds it"
+    );
+    let logs = app.database.logs().await;
+    assert_eq!(logs.len(), 1);
+    assert_eq!(
+        (&logs[0]["event_type"], &logs[0]["image_id"]),
+        (&json!("webhook_received"), &image["id"])
+    );
+    let applied = app.database.rejections().await;
+    assert_eq!(
+        (&applied[0]["outcome"], applied[0]["settled_at"].is_string()),
+        (&json!("applied"), true)
+    );
+}
+
+async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once(
+    database: Database,
+) {
+    let app = App::start(database).await;
+    let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
+    // They say no time of their own, and so count from their receipt.
+    for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
+        deliver_too_early(&app, &named(name)).await;
+        app.clock.advance(Duration::from_secs(1));
+    }
+    deliver_too_early(&app, &uploaded("another")).await;
+
+    app.database.register("image").await;
+
+    wait_until_applied(&app.database, 4).await;
+    assert_eq!(app.database.image("image").await["filename"], "last.jpg");
+    assert_eq!(
+        column(&app.database, "outcome").await,
+        ["applied", "applied", "duplicate", "applied", ""]
+    );
+    assert_eq!(
+        column(&app.database, "state").await[4],
+        "parked",
+        "the other has no row yet"
+    );
+    assert_eq!(
+        app.database.log_types().await,
+        [
+            "webhook_received",
+            "webhook_received",
+            "webhook_duplicate",
+            "webhook_received"
+        ]
+    );
+    // Whoever sends one of them again is told that it is known.
+    assert_eq!(
+        app.deliver(named("last.jpg")).await.outcome(),
+        (200, "duplicate")
+    );
+}
+
+async fn many_are_applied_at_once(database: Database) {
+    let app = App::start(database).await;
+    for number in 0..250 {
+        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
     }
 
-    async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once(database) {
-        let app = App::start(database).await;
-        let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
-        // They say no time of their own, and so count from their receipt.
-        for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
-            deliver_too_early(&app, &named(name)).await;
-            app.clock.advance(Duration::from_secs(1));
-        }
-        deliver_too_early(&app, &uploaded("another")).await;
+    let rows: Vec<String> = (0..250)
+        .map(|number| format!("('image-{number}')"))
+        .collect();
+    app.database
+        .execute_script(&format!(
+            "INSERT INTO cloudflare_images (cloudflare_id) VALUES {}",
+            rows.join(", ")
+        ))
+        .await;
 
-        app.database.register("image").await;
+    wait_until_applied(&app.database, 250).await;
+    assert_eq!(
+        app.database
+            .count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'")
+            .await,
+        250
+    );
+    assert_eq!(app.database.logs().await.len(), 250);
+}
 
-        wait_until_applied(&app.database, 4).await;
-        assert_eq!(app.database.image("image").await["filename"], "last.jpg");
-        assert_eq!(column(&app.database, "outcome").await, ["applied", "applied", "duplicate", "applied", ""]);
-        assert_eq!(column(&app.database, "state").await[4], "parked", "the other has no row yet");
-        assert_eq!(app.database.log_types().await, ["webhook_received", "webhook_received", "webhook_duplicate", "webhook_received"]);
-        // Whoever sends one of them again is told that it is known.
-        assert_eq!(app.deliver(named("last.jpg")).await.outcome(), (200, "duplicate"));
+async fn registering_an_image_by_hand_applies_it_without_a_service(database: Database) {
+    let app = App::start(database).await;
+    deliver_too_early(&app, &uploaded("image")).await;
+    let (_, database) = app.stop().await;
+    let folder = TempDir::new().expect("a folder");
+    // The tests' clock stands in 2024, the command's does not.
+    let variables = [("DATABASE_URL", database.url.as_str())];
+    let just_now = "UPDATE webhook_rejections SET parked_at = \
+        (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
+    database.register("now").await;
+    database.execute(just_now, &["now"]).await;
+
+    let added = run(folder.path(), &["images", "add", "image"], &variables);
+
+    assert_eq!(
+        stdout(&added),
+        "registered image\napplied 1 that had come before\n"
+    );
+    assert_eq!(database.image("image").await["status"], "uploaded");
+}
+
+async fn after_some_days_it_is_merely_kept(database: Database) {
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
+    deliver_too_early(&app, &uploaded("old")).await;
+    app.clock.advance(Duration::from_hours(7 * 24 + 1));
+    deliver_too_early(&app, &uploaded("new")).await;
+
+    for id in ["old", "new"] {
+        app.database.register(id).await;
     }
 
-    async fn many_are_applied_at_once(database) {
-        let app = App::start(database).await;
-        for number in 0..250 {
-            deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
-        }
+    wait_until_applied(&app.database, 1).await;
+    assert_eq!(app.database.image("new").await["status"], "uploaded");
+    assert_eq!(app.database.image("old").await["status"], "pending");
+    assert_eq!(
+        column(&app.database, "state").await,
+        ["kept", "applied"],
+        "nobody looks at it any more"
+    );
+}
 
-        let rows: Vec<String> = (0..250).map(|number| format!("('image-{number}')")).collect();
-        app.database.execute_script(&format!("INSERT INTO cloudflare_images (cloudflare_id) VALUES {}", rows.join(", "))).await;
-
-        wait_until_applied(&app.database, 250).await;
-        assert_eq!(app.database.count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'").await, 250);
-        assert_eq!(app.database.logs().await.len(), 250);
+async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(database: Database) {
+    let open = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
+    for id in ["before", "after"] {
+        // A header that proves nothing, since nobody asks.
+        let answered = answer(
+            open.unsigned(uploaded(id))
+                .header("cf-webhook-auth", "anything"),
+        )
+        .await;
+        assert_eq!(answered.outcome(), (404, "unknown-image"));
     }
+    open.database.register("before").await;
+    wait_until_applied(&open.database, 1).await;
+    let (_, database) = open.stop().await;
 
-    async fn registering_an_image_by_hand_applies_it_without_a_service(database) {
-        let app = App::start(database).await;
-        deliver_too_early(&app, &uploaded("image")).await;
-        let (_, database) = app.stop().await;
-        let folder = TempDir::new().expect("a folder");
-        // The tests' clock stands in 2024, the command's does not.
-        let variables = [("DATABASE_URL", database.url.as_str())];
-        let just_now = "UPDATE webhook_rejections SET parked_at = (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
-        database.register("now").await;
-        database.execute(just_now, &["now"]).await;
+    let app = App::start(database).await;
+    app.database.register("after").await;
+    deliver_too_early(&app, &uploaded("proved")).await;
+    app.database.register("proved").await;
 
-        let added = run(folder.path(), &["images", "add", "image"], &variables);
+    wait_until_applied(&app.database, 2).await;
+    assert_eq!(app.database.image("proved").await["status"], "uploaded");
+    assert_eq!(
+        app.database.image("after").await["status"],
+        "pending",
+        "anybody could have said so"
+    );
+    let folder = TempDir::new().expect("a folder");
+    let variables = [
+        ("DATABASE_URL", app.database.url.as_str()),
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+    ];
+    let said = stdout(&run(
+        folder.path(),
+        &["rejections", "reprocess", "2"],
+        &variables,
+    ));
+    assert_eq!(
+        said,
+        "2: refused still: it came without proof, while no secret was configured\n"
+    );
+    assert_eq!(app.database.image("after").await["status"], "pending");
+}
 
-        assert_eq!(stdout(&added), "registered image\napplied 1 that had come before\n");
-        assert_eq!(database.image("image").await["status"], "uploaded");
+async fn without_parking_it_is_merely_kept(database: Database) {
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
+    deliver_too_early(&app, &uploaded("image")).await;
+
+    app.database.register("image").await;
+
+    wait::until_async("it is not parked any more", async || {
+        column(&app.database, "state").await == ["kept"]
+    })
+    .await;
+    assert_eq!(app.database.image("image").await["status"], "pending");
+}
+
+async fn what_came_later_for_the_same_image_waits_however_many_came_between(database: Database) {
+    let app = App::start(database).await;
+    let broken = "broken";
+    deliver_too_early(&app, &uploaded(broken)).await;
+    for number in 0..150 {
+        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
     }
+    deliver_too_early(
+        &app,
+        &json!({"id": broken, "filename": "later.jpg"}).to_string(),
+    )
+    .await;
+    let good: Vec<String> = (0..150)
+        .map(|number| format!("('image-{number}', '{{}}')"))
+        .collect();
+    // Its status cannot be read while the earlier one has to be applied, and can be when the later one comes to it.
+    app.database
+        .execute_script(&format!(
+            "INSERT INTO cloudflare_images (cloudflare_id, details_at) \
+             VALUES ('{broken}', 'nonsense'), {}",
+            good.join(", "),
+        ))
+        .await;
 
-    async fn after_some_days_it_is_merely_kept(database) {
-        let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
-        deliver_too_early(&app, &uploaded("old")).await;
-        app.clock.advance(Duration::from_hours(7 * 24 + 1));
-        deliver_too_early(&app, &uploaded("new")).await;
+    wait_until_applied(&app.database, 150).await;
+    app.database
+        .execute(
+            "UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1",
+            &[broken],
+        )
+        .await;
+    wait_until_applied(&app.database, 152).await;
 
-        for id in ["old", "new"] {
-            app.database.register(id).await;
-        }
+    let logs = app.database.logs().await;
+    let last: Vec<_> = logs[150..]
+        .iter()
+        .map(|log| log["data"]["payload"]["filename"].clone())
+        .collect();
+    assert_eq!(last, [Value::Null, json!("later.jpg")]);
+}
 
-        wait_until_applied(&app.database, 1).await;
-        assert_eq!(app.database.image("new").await["status"], "uploaded");
-        assert_eq!(app.database.image("old").await["status"], "pending");
-        assert_eq!(column(&app.database, "state").await, ["kept", "applied"], "nobody looks at it any more");
+async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database: Database) {
+    let app = App::start(database).await;
+    for number in 0..120 {
+        deliver_too_early(&app, &uploaded(&format!("broken-{number}"))).await;
     }
-
-    async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(database) {
-        let open = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
-        for id in ["before", "after"] {
-            // A header that proves nothing, since nobody asks.
-            let answered = answer(open.unsigned(uploaded(id)).header("cf-webhook-auth", "anything")).await;
-            assert_eq!(answered.outcome(), (404, "unknown-image"));
-        }
-        open.database.register("before").await;
-        wait_until_applied(&open.database, 1).await;
-        let (_, database) = open.stop().await;
-
-        let app = App::start(database).await;
-        app.database.register("after").await;
-        deliver_too_early(&app, &uploaded("proved")).await;
-        app.database.register("proved").await;
-
-        wait_until_applied(&app.database, 2).await;
-        assert_eq!(app.database.image("proved").await["status"], "uploaded");
-        assert_eq!(app.database.image("after").await["status"], "pending", "anybody could have said so");
-        let folder = TempDir::new().expect("a folder");
-        let variables = [("DATABASE_URL", app.database.url.as_str()), ("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
-        let said = stdout(&run(folder.path(), &["rejections", "reprocess", "2"], &variables));
-        assert_eq!(said, "2: refused still: it came without proof, while no secret was configured\n");
-        assert_eq!(app.database.image("after").await["status"], "pending");
-    }
-
-    async fn without_parking_it_is_merely_kept(database) {
-        let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
-        deliver_too_early(&app, &uploaded("image")).await;
-
-        app.database.register("image").await;
-
-        wait::until_async("it is not parked any more", async || column(&app.database, "state").await == ["kept"]).await;
-        assert_eq!(app.database.image("image").await["status"], "pending");
-    }
-
-    async fn what_came_later_for_the_same_image_waits_however_many_came_between(database) {
-        let app = App::start(database).await;
-        let broken = "broken";
-        deliver_too_early(&app, &uploaded(broken)).await;
-        for number in 0..150 {
-            deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
-        }
-        deliver_too_early(&app, &json!({"id": broken, "filename": "later.jpg"}).to_string()).await;
-        let good: Vec<String> = (0..150).map(|number| format!("('image-{number}', '{{}}')")).collect();
-        // Its status cannot be read while the earlier one has to be applied, and can be when the later one comes to it.
-        app.database.execute_script(&format!(
-            "INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES ('{broken}', 'nonsense'), {}", good.join(", "),
-        )).await;
-
-        wait_until_applied(&app.database, 150).await;
-        app.database.execute("UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1", &[broken]).await;
-        wait_until_applied(&app.database, 152).await;
-
-        let logs = app.database.logs().await;
-        let last: Vec<_> = logs[150..].iter().map(|log| log["data"]["payload"]["filename"].clone()).collect();
-        assert_eq!(last, [Value::Null, json!("later.jpg")]);
-    }
-
-    async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database) {
-        let app = App::start(database).await;
-        for number in 0..120 {
-            deliver_too_early(&app, &uploaded(&format!("broken-{number}"))).await;
-        }
-        deliver_too_early(&app, &uploaded("good")).await;
-        let rows: Vec<String> = (0..120).map(|number| format!("('broken-{number}', 'nonsense')")).collect();
-        app.database.execute_script(&format!(
-            "INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES {}; INSERT INTO cloudflare_images (cloudflare_id) VALUES ('good')",
+    deliver_too_early(&app, &uploaded("good")).await;
+    let rows: Vec<String> = (0..120)
+        .map(|number| format!("('broken-{number}', 'nonsense')"))
+        .collect();
+    app.database
+        .execute_script(&format!(
+            "INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES {}; \
+             INSERT INTO cloudflare_images (cloudflare_id) VALUES ('good')",
             rows.join(", "),
-        )).await;
+        ))
+        .await;
 
-        wait_until_applied(&app.database, 1).await;
+    wait_until_applied(&app.database, 1).await;
 
-        assert_eq!(app.database.image("good").await["status"], "uploaded");
+    assert_eq!(app.database.image("good").await["status"], "uploaded");
+}
+
+async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database: Database) {
+    let app = App::start(database).await;
+    for id in ["broken", "good"] {
+        deliver_too_early(&app, &uploaded(id)).await;
     }
-
-    async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database) {
-        let app = App::start(database).await;
-        for id in ["broken", "good"] {
-            deliver_too_early(&app, &uploaded(id)).await;
-        }
-        app.database.execute_script("
+    app.database
+        .execute_script(
+            "
             INSERT INTO cloudflare_images (cloudflare_id, details_at) VALUES ('broken', 'nonsense');
             INSERT INTO cloudflare_images (cloudflare_id) VALUES ('good');
-        ").await;
+        ",
+        )
+        .await;
 
-        wait_until_applied(&app.database, 1).await;
-        assert_eq!(app.database.image("good").await["status"], "uploaded");
-        app.database.execute("UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1", &["broken"]).await;
-        wait_until_applied(&app.database, 2).await;
-        assert_eq!(app.database.image("broken").await["status"], "uploaded", "it was tried again");
-    }
+    wait_until_applied(&app.database, 1).await;
+    assert_eq!(app.database.image("good").await["status"], "uploaded");
+    app.database
+        .execute(
+            "UPDATE cloudflare_images SET details_at = '{}' WHERE cloudflare_id = $1",
+            &["broken"],
+        )
+        .await;
+    wait_until_applied(&app.database, 2).await;
+    assert_eq!(
+        app.database.image("broken").await["status"],
+        "uploaded",
+        "it was tried again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,8 +362,10 @@ async fn one_whose_row_takes_too_long_keeps_no_other_from_being_applied() {
 
     app.database
         .execute_script(
-            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
-             CREATE TRIGGER dawdle BEFORE UPDATE ON cloudflare_images FOR EACH ROW WHEN (OLD.cloudflare_id = 'slow') EXECUTE FUNCTION dawdle();
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+             CREATE TRIGGER dawdle BEFORE UPDATE ON cloudflare_images
+                 FOR EACH ROW WHEN (OLD.cloudflare_id = 'slow') EXECUTE FUNCTION dawdle();
              INSERT INTO cloudflare_images (cloudflare_id) VALUES ('slow'), ('good');",
         )
         .await;
@@ -255,7 +384,10 @@ async fn two_replicas_apply_each_once() {
     }
 
     app.database
-        .execute_script("INSERT INTO cloudflare_images (cloudflare_id) SELECT 'image-' || n FROM generate_series(0, 149) AS n")
+        .execute_script(
+            "INSERT INTO cloudflare_images (cloudflare_id) \
+             SELECT 'image-' || n FROM generate_series(0, 149) AS n",
+        )
         .await;
 
     wait_until_applied(&app.database, 150).await;

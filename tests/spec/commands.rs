@@ -46,112 +46,225 @@ impl Shell {
     }
 }
 
-on_both_databases! {
-    async fn an_image_is_registered_shown_and_listed(database) {
-        let shell = Shell::new(database);
+on_both_databases!(
+    an_image_is_registered_shown_and_listed,
+    images_are_listed_by_status_and_up_to_a_limit,
+    what_cannot_be_is_said_in_a_sentence,
+    send_plays_cloudflare_in_every_shape_and_scheme,
+    send_says_what_became_of_a_webhook_for_an_image_nobody_knows,
+    healthcheck_asks_the_service_whether_it_is_ready,
+);
 
-        let added = shell.run(&["images", "add", "users/7/cat", "--filename", "cat.jpg", "--creator", "ann", "--metadata", r#"{"album":3}"#]);
-        let again = shell.run(&["images", "add", "users/7/cat"]);
-        let shown = shell.run(&["images", "show", "users/7/cat"]);
-        let listed = shell.run(&["images", "list"]);
-        let json: Value = serde_json::from_str(&shell.run(&["images", "show", "users/7/cat", "--json"]).1).expect("JSON");
-        let list: Value = serde_json::from_str(&shell.run(&["images", "list", "--json"]).1).expect("JSON");
+async fn an_image_is_registered_shown_and_listed(database: Database) {
+    let shell = Shell::new(database);
 
-        assert_eq!(added, (Some(0), "registered users/7/cat\n".to_owned()));
-        assert_eq!(again, (Some(1), "error: the image users/7/cat is registered already; see `images show`\n".to_owned()));
-        assert!(shown.1.contains("cat.jpg") && shown.1.contains("\"album\""), "{}", shown.1);
-        assert_eq!(listed.1.lines().count(), 2, "{}", listed.1);
-        assert!(listed.1.contains("users/7/cat") && listed.1.contains("pending") && listed.1.contains("ann"), "{}", listed.1);
-        assert_eq!((&json["status"], &json["metadata"]["album"], &json["status_at"]), (&"pending".into(), &3.into(), &Value::Null));
-        assert_eq!(list, Value::Array(vec![json]));
+    let added = shell.run(&[
+        "images",
+        "add",
+        "users/7/cat",
+        "--filename",
+        "cat.jpg",
+        "--creator",
+        "ann",
+        "--metadata",
+        r#"{"album":3}"#,
+    ]);
+    let again = shell.run(&["images", "add", "users/7/cat"]);
+    let shown = shell.run(&["images", "show", "users/7/cat"]);
+    let listed = shell.run(&["images", "list"]);
+    let json: Value =
+        serde_json::from_str(&shell.run(&["images", "show", "users/7/cat", "--json"]).1)
+            .expect("JSON");
+    let list: Value =
+        serde_json::from_str(&shell.run(&["images", "list", "--json"]).1).expect("JSON");
+
+    assert_eq!(added, (Some(0), "registered users/7/cat\n".to_owned()));
+    assert_eq!(
+        again,
+        (
+            Some(1),
+            "error: the image users/7/cat is registered already; see `images show`\n".to_owned()
+        )
+    );
+    assert!(
+        shown.1.contains("cat.jpg") && shown.1.contains("\"album\""),
+        "{}",
+        shown.1
+    );
+    assert_eq!(listed.1.lines().count(), 2, "{}", listed.1);
+    assert!(
+        listed.1.contains("users/7/cat")
+            && listed.1.contains("pending")
+            && listed.1.contains("ann"),
+        "{}",
+        listed.1
+    );
+    assert_eq!(
+        (
+            &json["status"],
+            &json["metadata"]["album"],
+            &json["status_at"]
+        ),
+        (&"pending".into(), &3.into(), &Value::Null)
+    );
+    assert_eq!(list, Value::Array(vec![json]));
+}
+
+async fn images_are_listed_by_status_and_up_to_a_limit(database: Database) {
+    let shell = Shell::new(database);
+    for id in ["a", "b", "c"] {
+        shell.run(&["images", "add", id]);
     }
+    shell
+        .database
+        .execute(
+            "UPDATE cloudflare_images SET status = 'expired' WHERE cloudflare_id = $1",
+            &["b"],
+        )
+        .await;
 
-    async fn images_are_listed_by_status_and_up_to_a_limit(database) {
-        let shell = Shell::new(database);
-        for id in ["a", "b", "c"] {
-            shell.run(&["images", "add", id]);
-        }
-        shell.database.execute("UPDATE cloudflare_images SET status = 'expired' WHERE cloudflare_id = $1", &["b"]).await;
+    let ids = |arguments: &[&str]| {
+        let list: Value = serde_json::from_str(&shell.run(arguments).1).expect("JSON");
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .map(|image| image["cloudflare_id"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
 
-        let ids = |arguments: &[&str]| {
-            let list: Value = serde_json::from_str(&shell.run(arguments).1).expect("JSON");
-            list.as_array().expect("a list").iter().map(|image| image["cloudflare_id"].as_str().expect("text").to_owned()).collect::<Vec<_>>()
-        };
+    assert_eq!(
+        ids(&["images", "list", "--json", "--status", "expired"]),
+        ["b"]
+    );
+    assert_eq!(
+        ids(&["images", "list", "--json", "--status", "pending"]),
+        ["c", "a"]
+    );
+    assert_eq!(ids(&["images", "list", "--json", "--limit", "1"]), ["c"]);
+    assert_eq!(
+        shell.run(&["images", "list", "--status", "failed"]),
+        (Some(0), "no images\n".to_owned())
+    );
+}
 
-        assert_eq!(ids(&["images", "list", "--json", "--status", "expired"]), ["b"]);
-        assert_eq!(ids(&["images", "list", "--json", "--status", "pending"]), ["c", "a"]);
-        assert_eq!(ids(&["images", "list", "--json", "--limit", "1"]), ["c"]);
-        assert_eq!(shell.run(&["images", "list", "--status", "failed"]), (Some(0), "no images\n".to_owned()));
+async fn what_cannot_be_is_said_in_a_sentence(database: Database) {
+    let shell = Shell::new(database);
+    shell.run(&["migrate"]);
+    for (arguments, code, words) in [
+        (
+            vec!["images", "show", "nobody"],
+            1,
+            "there is no image nobody; `images add` registers one",
+        ),
+        (
+            vec!["images", "delete", "nobody"],
+            1,
+            "there is no image nobody, so there is nothing to delete",
+        ),
+        (
+            vec!["images", "add", "  "],
+            1,
+            "the id must be text of 1 to 1024 characters",
+        ),
+        (
+            vec!["images", "add", "x", "--metadata", "nonsense"],
+            1,
+            "--metadata must be JSON",
+        ),
+        (
+            vec!["images", "add", "x", "--metadata", "[]"],
+            1,
+            "--metadata must be a JSON object",
+        ),
+        (
+            vec!["images", "list", "--status", "lost"],
+            2,
+            "must be pending, draft, uploaded, failed or expired",
+        ),
+        (
+            vec!["images", "list", "--limit", "0"],
+            2,
+            "0 is not in 1..=100000",
+        ),
+        (vec!["frobnicate"], 2, "unrecognized subcommand"),
+    ] {
+        let (exit, said) = shell.run(&arguments);
+
+        assert_eq!(exit, Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
     }
+}
 
-    async fn what_cannot_be_is_said_in_a_sentence(database) {
-        let shell = Shell::new(database);
-        shell.run(&["migrate"]);
-        for (arguments, code, words) in [
-            (vec!["images", "show", "nobody"], 1, "there is no image nobody; `images add` registers one"),
-            (vec!["images", "delete", "nobody"], 1, "there is no image nobody, so there is nothing to delete"),
-            (vec!["images", "add", "  "], 1, "the id must be text of 1 to 1024 characters"),
-            (vec!["images", "add", "x", "--metadata", "nonsense"], 1, "--metadata must be JSON"),
-            (vec!["images", "add", "x", "--metadata", "[]"], 1, "--metadata must be a JSON object"),
-            (vec!["images", "list", "--status", "lost"], 2, "must be pending, draft, uploaded, failed or expired"),
-            (vec!["images", "list", "--limit", "0"], 2, "0 is not in 1..=100000"),
-            (vec!["frobnicate"], 2, "unrecognized subcommand"),
-        ] {
-            let (exit, said) = shell.run(&arguments);
+async fn send_plays_cloudflare_in_every_shape_and_scheme(database: Database) {
+    let shell = Shell::new(database);
+    shell.run(&["images", "add", "image"]);
+    let service = shell.serve();
+    let url = service.url();
+    let send = |more: &[&str]| shell.run(&[&["send", "image", "--url", &url], more].concat());
 
-            assert_eq!(exit, Some(code), "{arguments:?}: {said}");
-            assert!(said.contains(words), "{arguments:?}: {said}");
-        }
+    for (shape, outcome) in [
+        ("test", "test"),
+        ("draft", "applied"),
+        ("flat", "applied"),
+        ("failed", "applied"),
+        ("event", "applied"),
+    ] {
+        let (code, said) = send(&["--shape", shape]);
+
+        assert_eq!(code, Some(0), "{shape}: {said}");
+        assert!(
+            said.starts_with(&format!("200 OK\n{{\"outcome\":\"{outcome}\"")),
+            "{shape}: {said}"
+        );
     }
-
-    async fn send_plays_cloudflare_in_every_shape_and_scheme(database) {
-        let shell = Shell::new(database);
-        shell.run(&["images", "add", "image"]);
-        let service = shell.serve();
-        let url = service.url();
-        let send = |more: &[&str]| shell.run(&[&["send", "image", "--url", &url], more].concat());
-
-        for (shape, outcome) in [("test", "test"), ("draft", "applied"), ("flat", "applied"), ("failed", "applied"), ("event", "applied")] {
-            let (code, said) = send(&["--shape", shape]);
-
-            assert_eq!(code, Some(0), "{shape}: {said}");
-            assert!(said.starts_with(&format!("200 OK\n{{\"outcome\":\"{outcome}\"")), "{shape}: {said}");
-        }
-        assert_eq!(send(&["--shape", "envelope"]).0, Some(0));
-        for scheme in ["hmac", "cf-webhook-auth", "timestamped", "standard"] {
-            assert_eq!(send(&["--scheme", scheme]).0, Some(0), "{scheme}");
-        }
-        let (code, said) = send(&["--scheme", "none"]);
-        assert_eq!((code, said.lines().next()), (Some(1), Some("401 Unauthorized")));
+    assert_eq!(send(&["--shape", "envelope"]).0, Some(0));
+    for scheme in ["hmac", "cf-webhook-auth", "timestamped", "standard"] {
+        assert_eq!(send(&["--scheme", scheme]).0, Some(0), "{scheme}");
     }
+    let (code, said) = send(&["--scheme", "none"]);
+    assert_eq!(
+        (code, said.lines().next()),
+        (Some(1), Some("401 Unauthorized"))
+    );
+}
 
-    async fn send_says_what_became_of_a_webhook_for_an_image_nobody_knows(database) {
-        let shell = Shell::new(database);
-        let service = shell.serve();
+async fn send_says_what_became_of_a_webhook_for_an_image_nobody_knows(database: Database) {
+    let shell = Shell::new(database);
+    let service = shell.serve();
 
-        let (code, said) = shell.run(&["send", "nobody", "--url", &service.url()]);
+    let (code, said) = shell.run(&["send", "nobody", "--url", &service.url()]);
 
-        assert_eq!(code, Some(1));
-        assert!(said.starts_with("404 Not Found\n") && said.contains("unknown-image"), "{said}");
-    }
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("404 Not Found\n") && said.contains("unknown-image"),
+        "{said}"
+    );
+}
 
-    async fn healthcheck_asks_the_service_whether_it_is_ready(database) {
-        let shell = Shell::new(database);
-        let service = shell.serve();
-        let ops = format!("0.0.0.0:{}", service.ops_port);
-        let healthcheck = |ops: &str| {
-            let variables = [("APP__OPS__LISTEN", ops)];
-            run(shell.folder.path(), &["healthcheck"], &variables)
-        };
+async fn healthcheck_asks_the_service_whether_it_is_ready(database: Database) {
+    let shell = Shell::new(database);
+    let service = shell.serve();
+    let ops = format!("0.0.0.0:{}", service.ops_port);
+    let healthcheck = |ops: &str| {
+        let variables = [("APP__OPS__LISTEN", ops)];
+        run(shell.folder.path(), &["healthcheck"], &variables)
+    };
 
-        let ready = healthcheck(&ops);
-        let nobody = healthcheck("127.0.0.1:1");
+    let ready = healthcheck(&ops);
+    let nobody = healthcheck("127.0.0.1:1");
 
-        assert!(ready.status.success());
-        assert!(stdout(&ready).contains(r#""status":"ready""#), "{}", stdout(&ready));
-        assert_eq!(nobody.status.code(), Some(1));
-        assert!(stderr(&nobody).starts_with("error: no answer from http://127.0.0.1:1/readyz"), "{}", stderr(&nobody));
-    }
+    assert!(ready.status.success());
+    assert!(
+        stdout(&ready).contains(r#""status":"ready""#),
+        "{}",
+        stdout(&ready)
+    );
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        stderr(&nobody).starts_with("error: no answer from http://127.0.0.1:1/readyz"),
+        "{}",
+        stderr(&nobody)
+    );
 }
 
 #[test]

@@ -64,7 +64,13 @@ fn a_file_beats_the_defaults_and_the_environment_beats_the_file() {
     );
 
     let printed = stdout(&output);
-    assert!(printed.contains("webhook.tolerance_secs = \"90\"  # the environment variable APP__WEBHOOK__TOLERANCE_SECS\n"), "{printed}");
+    assert!(
+        printed.contains(
+            "webhook.tolerance_secs = \"90\"  # the environment variable \
+             APP__WEBHOOK__TOLERANCE_SECS\n"
+        ),
+        "{printed}"
+    );
     assert!(
         printed.contains("webhook.unknown_images = \"create\"  # my.toml\n"),
         "{printed}"
@@ -561,7 +567,8 @@ fn a_secret_in_the_place_of_its_files_name_is_not_repeated() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         stderr(&output),
-        "error: the file for webhook.secrets, named by the environment variable CLOUDFLARE_WEBHOOK_SECRET_FILE, cannot be read: No such file or directory (os error 2)\n"
+        "error: the file for webhook.secrets, named by the environment variable \
+         CLOUDFLARE_WEBHOOK_SECRET_FILE, cannot be read: No such file or directory (os error 2)\n"
     );
 }
 

@@ -171,7 +171,8 @@ fn a_wrong_authentication_ends_the_start_with_one_sentence() {
         (&format!("{good}auth = \"SECRET\"\n"), "must be"),
         (
             &format!(
-                "{good}auth = {{ type = \"oauth2\", client_id = \"me\", token_url = \"https://auth.example\", client_secret = [\"SECRET\"] }}\n"
+                "{good}auth = {{ type = \"oauth2\", client_id = \"me\", \
+                 token_url = \"https://auth.example\", client_secret = [\"SECRET\"] }}\n"
             ),
             "must be",
         ),
@@ -235,22 +236,55 @@ fn private_addresses_are_refused_where_that_is_wanted() {
     );
 }
 
-on_both_databases! {
-    async fn a_name_is_looked_at_when_it_is_looked_up(database) {
-        let subscriber = Subscriber::start().await;
-        let port = subscriber.url().split(':').next_back().expect("a port").to_owned();
-        // On every machine this is 127.0.0.1 or ::1.
-        let endpoints = json!([{"name": "app", "url": format!("http://localhost:{port}"), "secret": RELAY_SECRET, "retry": {"max_retries": 0}, "events": ["updated"]}]).to_string();
-        let app = App::start_with(database, &[("APP__RELAY__ENDPOINTS", &endpoints), ("APP__RELAY__DENY_PRIVATE", "true")]).await;
-        app.database.register("image").await;
+on_both_databases!(a_name_is_looked_at_when_it_is_looked_up,);
 
-        assert_eq!(app.deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#).await.outcome(), (200, "applied"));
+async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
+    let subscriber = Subscriber::start().await;
+    let port = subscriber
+        .url()
+        .split(':')
+        .next_back()
+        .expect("a port")
+        .to_owned();
+    // On every machine this is 127.0.0.1 or ::1.
+    let endpoints = json!([{
+        "name": "app", "url": format!("http://localhost:{port}"), "secret": RELAY_SECRET, "events": ["updated"],
+        "retry": {"max_retries": 0},
+    }])
+    .to_string();
+    let app = App::start_with(
+        database,
+        &[
+            ("APP__RELAY__ENDPOINTS", &endpoints),
+            ("APP__RELAY__DENY_PRIVATE", "true"),
+        ],
+    )
+    .await;
+    app.database.register("image").await;
 
-        crate::support::wait::until_async("it is given up", async || app.database.texts("SELECT status FROM relay_deliveries").await == ["gave_up"]).await;
-        let error = app.database.deliveries().await[0]["error"].clone();
-        assert!(error.as_str().expect("text").contains("the host has only addresses that nothing is sent to"), "{error}");
-        assert_eq!(subscriber.received().len(), 0);
-    }
+    assert_eq!(
+        app.deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
+            .await
+            .outcome(),
+        (200, "applied")
+    );
+
+    crate::support::wait::until_async("it is given up", async || {
+        app.database
+            .texts("SELECT status FROM relay_deliveries")
+            .await
+            == ["gave_up"]
+    })
+    .await;
+    let error = app.database.deliveries().await[0]["error"].clone();
+    assert!(
+        error
+            .as_str()
+            .expect("text")
+            .contains("the host has only addresses that nothing is sent to"),
+        "{error}"
+    );
+    assert_eq!(subscriber.received().len(), 0);
 }
 
 /// Two services on one database, and one subscriber.

@@ -41,61 +41,107 @@ fn told(received: &[Received]) -> Vec<Value> {
     told.collect()
 }
 
-on_both_databases! {
-    async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database) {
-        let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
-        subscriber.answer(Answer::Status(500));
-        let app = start(database, &subscriber, &[
-            ("APP__RELAY__ON_FAILURE", "callback"), ("APP__RELAY__FAILURE_URL", &somebody.url()), ("APP__RELAY__FAILURE_SECRET", RELAY_SECRET),
-        ]).await;
+on_both_databases!(
+    what_is_given_up_is_told_with_the_message_as_it_was_sent,
+    an_endpoint_that_fails_and_one_that_has_recovered_are_told_once,
+    nobody_is_told_that_who_is_told_fails,
+);
 
-        upload(&app, "image").await;
+async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Database) {
+    let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
+    subscriber.answer(Answer::Status(500));
+    let app = start(
+        database,
+        &subscriber,
+        &[
+            ("APP__RELAY__ON_FAILURE", "callback"),
+            ("APP__RELAY__FAILURE_URL", &somebody.url()),
+            ("APP__RELAY__FAILURE_SECRET", RELAY_SECRET),
+        ],
+    )
+    .await;
 
-        let received = somebody.wait_for(1).await;
-        let sent = subscriber.received().remove(0).json();
-        assert!(sent["object"].get("filename").is_none());
-        assert_eq!(told(&received), [json!({
-            "event": "gave_up", "endpoint": "app", "error": "answered 500 Internal Server Error", "status_code": 500, "attempts": 1, "payload": sent,
-        })]);
-        wait::until_async("both are settled", async || app.database.texts("SELECT status FROM relay_deliveries ORDER BY id").await == ["gave_up", "delivered"]).await;
+    upload(&app, "image").await;
+
+    let received = somebody.wait_for(1).await;
+    let sent = subscriber.received().remove(0).json();
+    assert!(sent["object"].get("filename").is_none());
+    assert_eq!(
+        told(&received),
+        [json!({
+            "event": "gave_up", "endpoint": "app", "error": "answered 500 Internal Server Error",
+            "status_code": 500, "attempts": 1, "payload": sent,
+        })]
+    );
+    wait::until_async("both are settled", async || {
+        app.database
+            .texts("SELECT status FROM relay_deliveries ORDER BY id")
+            .await
+            == ["gave_up", "delivered"]
+    })
+    .await;
+}
+
+async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(database: Database) {
+    let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
+    subscriber.answer_first(vec![Answer::Status(503); 4]);
+    let app = start(
+        database,
+        &subscriber,
+        &[
+            ("APP__RELAY__MONITORING__ALERT_URL", &somebody.url()),
+            ("APP__RELAY__MONITORING__ALERT_SECRET", RELAY_SECRET),
+            ("APP__RELAY__MONITORING__ALERT_ON_CONSECUTIVE_FAILURES", "3"),
+        ],
+    )
+    .await;
+
+    for id in ["1", "2", "3", "4", "5", "6"] {
+        upload(&app, id).await;
     }
 
-    async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(database) {
-        let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
-        subscriber.answer_first(vec![Answer::Status(503); 4]);
-        let app = start(database, &subscriber, &[
-            ("APP__RELAY__MONITORING__ALERT_URL", &somebody.url()), ("APP__RELAY__MONITORING__ALERT_SECRET", RELAY_SECRET),
-            ("APP__RELAY__MONITORING__ALERT_ON_CONSECUTIVE_FAILURES", "3"),
-        ]).await;
-
-        for id in ["1", "2", "3", "4", "5", "6"] {
-            upload(&app, id).await;
-        }
-
-        subscriber.wait_for(6).await;
-        let mut received = somebody.wait_for(2).await;
-        // They may come in any order; their ids say in which they belong.
-        received.sort_by_key(Received::event_id);
-        assert_eq!(told(&received), [
+    subscriber.wait_for(6).await;
+    let mut received = somebody.wait_for(2).await;
+    // They may come in any order; their ids say in which they belong.
+    received.sort_by_key(Received::event_id);
+    assert_eq!(
+        told(&received),
+        [
             json!({"event": "failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
             json!({"event": "recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
-        ]);
-    }
+        ]
+    );
+}
 
-    async fn nobody_is_told_that_who_is_told_fails(database) {
-        let subscriber = Subscriber::start().await;
-        subscriber.answer(Answer::Status(500));
-        let nobody = "http://127.0.0.1:1/";
-        let app = start(database, &subscriber, &[
-            ("APP__RELAY__ON_FAILURE", "callback"), ("APP__RELAY__FAILURE_URL", nobody), ("APP__RELAY__MONITORING__ALERT_URL", nobody),
+async fn nobody_is_told_that_who_is_told_fails(database: Database) {
+    let subscriber = Subscriber::start().await;
+    subscriber.answer(Answer::Status(500));
+    let nobody = "http://127.0.0.1:1/";
+    let app = start(
+        database,
+        &subscriber,
+        &[
+            ("APP__RELAY__ON_FAILURE", "callback"),
+            ("APP__RELAY__FAILURE_URL", nobody),
+            ("APP__RELAY__MONITORING__ALERT_URL", nobody),
             ("APP__RELAY__MONITORING__ALERT_ON_CONSECUTIVE_FAILURES", "1"),
-        ]).await;
+        ],
+    )
+    .await;
 
-        upload(&app, "image").await;
+    upload(&app, "image").await;
 
-        wait::until_async("both are tried", async || app.database.count("SELECT count(*) FROM relay_deliveries WHERE status = 'retrying'").await == 2).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let events = app.database.texts("SELECT event FROM relay_events ORDER BY event").await;
-        assert_eq!(events, ["failing", "gave_up", "updated"]);
-    }
+    wait::until_async("both are tried", async || {
+        app.database
+            .count("SELECT count(*) FROM relay_deliveries WHERE status = 'retrying'")
+            .await
+            == 2
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let events = app
+        .database
+        .texts("SELECT event FROM relay_events ORDER BY event")
+        .await;
+    assert_eq!(events, ["failing", "gave_up", "updated"]);
 }

@@ -49,73 +49,116 @@ async fn wait_until_error_is(app: &App, error: &str) {
     .await;
 }
 
-on_both_databases! {
-    async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database) {
-        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-        tokens.wait(Duration::from_millis(100));
-        tokens.expire_in("\"3600\"");
-        let app = start(database, &subscriber, &tokens, json!({})).await;
+on_both_databases!(
+    one_token_is_fetched_and_serves_for_as_long_as_it_holds,
+    the_client_may_say_who_it_is_in_the_form,
+    a_token_that_has_run_out_or_was_refused_is_replaced,
+    while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost,
+    a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call,
+);
 
-        for id in ["1", "2", "3", "4", "5"] {
-            upload(&app, id).await;
-        }
+async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    tokens.wait(Duration::from_millis(100));
+    tokens.expire_in("\"3600\"");
+    let app = start(database, &subscriber, &tokens, json!({})).await;
 
-        let received = subscriber.wait_for(5).await;
-        assert!(received.iter().all(|one| one.header("authorization") == "Bearer token-1"));
-        assert_eq!(tokens.given(), 1, "whoever comes meanwhile waits for that one");
+    for id in ["1", "2", "3", "4", "5"] {
+        upload(&app, id).await;
     }
 
-    async fn the_client_may_say_who_it_is_in_the_form(database) {
-        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-        let app = start(database, &subscriber, &tokens, json!({"client_authentication": "body"})).await;
+    let received = subscriber.wait_for(5).await;
+    assert!(
+        received
+            .iter()
+            .all(|one| one.header("authorization") == "Bearer token-1")
+    );
+    assert_eq!(
+        tokens.given(),
+        1,
+        "whoever comes meanwhile waits for that one"
+    );
+}
 
-        upload(&app, "image").await;
+async fn the_client_may_say_who_it_is_in_the_form(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    let app = start(
+        database,
+        &subscriber,
+        &tokens,
+        json!({"client_authentication": "body"}),
+    )
+    .await;
 
-        assert_eq!(subscriber.wait_for(1).await[0].header("authorization"), "Bearer token-1");
-    }
+    upload(&app, "image").await;
 
-    async fn a_token_that_has_run_out_or_was_refused_is_replaced(database) {
-        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-        tokens.expire_in("0");
-        let app = start(database, &subscriber, &tokens, json!({})).await;
-        upload(&app, "1").await;
-        subscriber.wait_for(1).await;
-        tokens.expire_in("3600");
-        upload(&app, "2").await;
-        subscriber.wait_for(2).await;
+    assert_eq!(
+        subscriber.wait_for(1).await[0].header("authorization"),
+        "Bearer token-1"
+    );
+}
 
-        subscriber.answer_first([Answer::Status(401)]);
-        upload(&app, "3").await;
-        wait::until_async("the try is settled", async || app.database.attempts().await.len() == 3).await;
-        app.clock.advance(Duration::from_secs(75));
+async fn a_token_that_has_run_out_or_was_refused_is_replaced(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    tokens.expire_in("0");
+    let app = start(database, &subscriber, &tokens, json!({})).await;
+    upload(&app, "1").await;
+    subscriber.wait_for(1).await;
+    tokens.expire_in("3600");
+    upload(&app, "2").await;
+    subscriber.wait_for(2).await;
 
-        let received = subscriber.wait_for(4).await;
-        let used: Vec<&str> = received.iter().map(|one| one.header("authorization")).collect();
-        assert_eq!(used, ["Bearer token-1", "Bearer token-2", "Bearer token-2", "Bearer token-3"]);
-    }
+    subscriber.answer_first([Answer::Status(401)]);
+    upload(&app, "3").await;
+    wait::until_async("the try is settled", async || {
+        app.database.attempts().await.len() == 3
+    })
+    .await;
+    app.clock.advance(Duration::from_secs(75));
 
-    async fn while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost(database) {
-        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-        tokens.refuse(true);
-        let app = start(database, &subscriber, &tokens, json!({})).await;
+    let received = subscriber.wait_for(4).await;
+    let used: Vec<&str> = received
+        .iter()
+        .map(|one| one.header("authorization"))
+        .collect();
+    assert_eq!(
+        used,
+        [
+            "Bearer token-1",
+            "Bearer token-2",
+            "Bearer token-2",
+            "Bearer token-3"
+        ]
+    );
+}
 
-        upload(&app, "image").await;
+async fn while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost(
+    database: Database,
+) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    tokens.refuse(true);
+    let app = start(database, &subscriber, &tokens, json!({})).await;
 
-        wait_until_error_is(&app, "there is no token: the token server answered 503 Service Unavailable").await;
-        assert_eq!(subscriber.received().len(), 0);
-        tokens.refuse(false);
-        app.clock.advance(Duration::from_secs(75));
-        subscriber.wait_for(1).await;
-    }
+    upload(&app, "image").await;
 
-    async fn a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call(database) {
-        let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-        tokens.wait(Duration::from_hours(1));
-        let app = start(database, &subscriber, &tokens, json!({})).await;
+    wait_until_error_is(
+        &app,
+        "there is no token: the token server answered 503 Service Unavailable",
+    )
+    .await;
+    assert_eq!(subscriber.received().len(), 0);
+    tokens.refuse(false);
+    app.clock.advance(Duration::from_secs(75));
+    subscriber.wait_for(1).await;
+}
 
-        upload(&app, "image").await;
+async fn a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    tokens.wait(Duration::from_hours(1));
+    let app = start(database, &subscriber, &tokens, json!({})).await;
 
-        wait_until_error_is(&app, "there was no whole answer within 5 s").await;
-        assert_eq!(subscriber.received().len(), 0);
-    }
+    upload(&app, "image").await;
+
+    wait_until_error_is(&app, "there was no whole answer within 5 s").await;
+    assert_eq!(subscriber.received().len(), 0);
 }

@@ -41,14 +41,17 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
     // And nobody has counted these rows yet when the next webhooks come.
     app.database
         .execute_script(
-            "INSERT INTO cloudflare_images (cloudflare_id) SELECT 'image-' || n FROM generate_series(1, 5000) AS n;
-             INSERT INTO cloudflare_image_logs (event_type) SELECT 'made_up' FROM generate_series(1, 5000)",
+            "INSERT INTO cloudflare_images (cloudflare_id)
+                 SELECT 'image-' || n FROM generate_series(1, 5000) AS n;
+             INSERT INTO cloudflare_image_logs (event_type)
+                 SELECT 'made_up' FROM generate_series(1, 5000)",
         )
         .await;
     // Nor these, among which parked notifications are looked for; a body that breaks a rule is kept among them.
     app.database
         .execute_script(
-            "INSERT INTO webhook_rejections (received_at, status, reason) SELECT now(), 400, 'made-up' FROM generate_series(1, 5000)",
+            "INSERT INTO webhook_rejections (received_at, status, reason)
+                 SELECT now(), 400, 'made-up' FROM generate_series(1, 5000)",
         )
         .await;
     assert_eq!(app.deliver("{").await.status, 400);
@@ -67,7 +70,8 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
         database.count(updates).await >= 22
     })
     .await;
-    let scans = "SELECT relname || ': ' || seq_scan FROM pg_stat_user_tables WHERE relname IN ('cloudflare_images', 'cloudflare_image_logs', 'webhook_rejections') ORDER BY 1";
+    let scans = "SELECT relname || ': ' || seq_scan FROM pg_stat_user_tables \
+        WHERE relname IN ('cloudflare_images', 'cloudflare_image_logs', 'webhook_rejections') ORDER BY 1";
     assert_eq!(
         database.texts(scans).await,
         [

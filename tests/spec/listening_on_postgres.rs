@@ -133,7 +133,8 @@ async fn nothing_is_heard_of_what_is_not_committed() {
     let (app, mut listener) = start(&[]).await;
     app.database.register("image").await;
     let refuse_at_the_commit = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
-        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON relay_deliveries DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();";
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON relay_deliveries DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION refuse();";
     app.database.execute_script(refuse_at_the_commit).await;
 
     assert_eq!(app.deliver(uploaded("image")).await.status, 500);

@@ -78,133 +78,281 @@ impl Told {
     }
 }
 
-on_both_databases! {
-    async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database) {
-        let told = Told::start(database).await;
-        told.upload("image").await;
-        let sent = told.subscriber.received().remove(0);
-        fs::write(told.folder.path().join("event.json"), &sent.body).expect("a file");
+on_both_databases!(
+    a_preview_has_the_headers_and_the_bytes_that_are_sent,
+    deliveries_are_listed_the_newest_first_by_endpoint_state_and_time,
+    a_delivery_is_shown_with_its_tries_and_its_message,
+    what_was_given_up_is_delivered_again_under_the_same_id,
+    a_paused_endpoint_is_told_nothing_until_it_is_resumed,
+    what_was_told_long_ago_is_deleted_and_what_waits_is_kept,
+);
 
-        let (code, said) = told.run(&["endpoints", "preview", "app", "--event", "event.json"]);
+async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database: Database) {
+    let told = Told::start(database).await;
+    told.upload("image").await;
+    let sent = told.subscriber.received().remove(0);
+    fs::write(told.folder.path().join("event.json"), &sent.body).expect("a file");
 
-        assert_eq!(code, Some(0), "{said}");
-        let (head, body) = said.split_once("\n\n").expect("a head and a body");
-        assert_eq!(body, format!("{}\n", str::from_utf8(&sent.body).expect("text")));
-        let lines = head.lines().skip(1).map(|line| line.split_once(": ").expect("a header"));
-        let shown: BTreeMap<&str, &str> = lines.clone().collect();
-        assert_eq!(shown.len(), lines.count(), "each once: {head}");
-        let names: Vec<&str> = sent.headers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(shown.keys().copied().collect::<BTreeSet<_>>(), names.into_iter().collect());
-        for (name, value) in shown {
-            let is_of_the_moment = name.ends_with("-timestamp") || name.ends_with("-signature");
-            let is_secret = name == "authorization";
-            assert!(value == sent.header(name) || is_of_the_moment || is_secret, "{name}: {value}");
-        }
+    let (code, said) = told.run(&["endpoints", "preview", "app", "--event", "event.json"]);
+
+    assert_eq!(code, Some(0), "{said}");
+    let (head, body) = said.split_once("\n\n").expect("a head and a body");
+    assert_eq!(
+        body,
+        format!("{}\n", str::from_utf8(&sent.body).expect("text"))
+    );
+    let lines = head
+        .lines()
+        .skip(1)
+        .map(|line| line.split_once(": ").expect("a header"));
+    let shown: BTreeMap<&str, &str> = lines.clone().collect();
+    assert_eq!(shown.len(), lines.count(), "each once: {head}");
+    let names: Vec<&str> = sent.headers.keys().map(HeaderName::as_str).collect();
+    assert_eq!(
+        shown.keys().copied().collect::<BTreeSet<_>>(),
+        names.into_iter().collect()
+    );
+    for (name, value) in shown {
+        let is_of_the_moment = name.ends_with("-timestamp") || name.ends_with("-signature");
+        let is_secret = name == "authorization";
+        assert!(
+            value == sent.header(name) || is_of_the_moment || is_secret,
+            "{name}: {value}"
+        );
     }
+}
 
-    async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(database) {
-        let told = Told::start(database).await;
-        told.upload("first").await;
-        told.subscriber.answer(Answer::Status(500));
-        told.app.clock.advance(Duration::from_mins(1));
-        told.upload("second").await;
+async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(database: Database) {
+    let told = Told::start(database).await;
+    told.upload("first").await;
+    told.subscriber.answer(Answer::Status(500));
+    told.app.clock.advance(Duration::from_mins(1));
+    told.upload("second").await;
 
-        let images = |words: &[&str]| -> Vec<String> {
-            let listed = told.json(&[&["deliveries", "list", "--json"], words].concat());
-            listed.as_array().expect("an array").iter().map(|one| one["image"].as_str().expect("text").to_owned()).collect()
-        };
-        assert_eq!(images(&[]), ["second", "first"]);
-        assert_eq!(images(&["--status", "gave_up"]), ["second"]);
-        assert_eq!(images(&["--endpoint", "app", "--limit", "1"]), ["second"]);
-        assert_eq!(images(&["--endpoint", "nobody"]), Vec::<String>::new());
-        assert_eq!(images(&["--since", "2024-01-01T12:00:30Z"]), ["second"]);
-        let (_, table) = told.run(&["deliveries", "list"]);
-        let lines: Vec<&str> = table.lines().map(str::trim).collect();
-        assert!(lines[0].starts_with("ID  CREATED"), "{table}");
-        assert!(lines[1].contains("gave_up") && lines[1].ends_with("answered 500 Internal Server Error"), "{table}");
-        assert!(lines[2].contains("delivered"), "{table}");
-    }
+    let images = |words: &[&str]| -> Vec<String> {
+        let listed = told.json(&[&["deliveries", "list", "--json"], words].concat());
+        listed
+            .as_array()
+            .expect("an array")
+            .iter()
+            .map(|one| one["image"].as_str().expect("text").to_owned())
+            .collect()
+    };
+    assert_eq!(images(&[]), ["second", "first"]);
+    assert_eq!(images(&["--status", "gave_up"]), ["second"]);
+    assert_eq!(images(&["--endpoint", "app", "--limit", "1"]), ["second"]);
+    assert_eq!(images(&["--endpoint", "nobody"]), Vec::<String>::new());
+    assert_eq!(images(&["--since", "2024-01-01T12:00:30Z"]), ["second"]);
+    let (_, table) = told.run(&["deliveries", "list"]);
+    let lines: Vec<&str> = table.lines().map(str::trim).collect();
+    assert!(lines[0].starts_with("ID  CREATED"), "{table}");
+    assert!(
+        lines[1].contains("gave_up") && lines[1].ends_with("answered 500 Internal Server Error"),
+        "{table}"
+    );
+    assert!(lines[2].contains("delivered"), "{table}");
+}
 
-    async fn a_delivery_is_shown_with_its_tries_and_its_message(database) {
-        let told = Told::start(database).await;
-        told.upload("image").await;
+async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) {
+    let told = Told::start(database).await;
+    told.upload("image").await;
 
-        let shown = told.json(&["deliveries", "show", "1", "--json"]);
+    let shown = told.json(&["deliveries", "show", "1", "--json"]);
 
-        let message = told.subscriber.received().remove(0);
-        assert_eq!(shown["payload"], message.json());
-        assert_eq!((&shown["event_id"], &shown["status"], &shown["status_code"]), (&json!(message.event_id()), &json!("delivered"), &json!(200)));
-        assert_eq!((&shown["tries"][0]["number"], &shown["tries"][0]["status_code"]), (&json!(1), &json!(200)));
-        let (code, text) = told.run(&["deliveries", "show", "1"]);
-        assert!(code == Some(0) && text.contains("\n TRY  STARTED"), "{text}");
-        let (code, said) = told.run(&["deliveries", "show", "7"]);
-        assert_eq!((code, said.as_str()), (Some(1), "error: there is no delivery 7; `deliveries list` shows what there is\n"));
-    }
+    let message = told.subscriber.received().remove(0);
+    assert_eq!(shown["payload"], message.json());
+    assert_eq!(
+        (&shown["event_id"], &shown["status"], &shown["status_code"]),
+        (&json!(message.event_id()), &json!("delivered"), &json!(200))
+    );
+    assert_eq!(
+        (
+            &shown["tries"][0]["number"],
+            &shown["tries"][0]["status_code"]
+        ),
+        (&json!(1), &json!(200))
+    );
+    let (code, text) = told.run(&["deliveries", "show", "1"]);
+    assert!(
+        code == Some(0) && text.contains("\n TRY  STARTED"),
+        "{text}"
+    );
+    let (code, said) = told.run(&["deliveries", "show", "7"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (
+            Some(1),
+            "error: there is no delivery 7; `deliveries list` shows what there is\n"
+        )
+    );
+}
 
-    async fn what_was_given_up_is_delivered_again_under_the_same_id(database) {
-        let told = Told::start(database).await;
-        told.subscriber.answer(Answer::Status(500));
-        told.upload("first").await;
-        told.upload("second").await;
-        told.subscriber.answer(Answer::Status(200));
-        // The command's clock is the machine's: for the service, what it made due is due in a future.
-        told.app.clock.advance(Duration::from_hours(24 * 365 * 30));
+async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Database) {
+    let told = Told::start(database).await;
+    told.subscriber.answer(Answer::Status(500));
+    told.upload("first").await;
+    told.upload("second").await;
+    told.subscriber.answer(Answer::Status(200));
+    // The command's clock is the machine's: for the service, what it made due is due in a future.
+    told.app.clock.advance(Duration::from_hours(24 * 365 * 30));
 
-        assert_eq!(told.run(&["deliveries", "replay", "--endpoint", "app", "--status", "gave_up"]), (Some(0), "2 deliveries are due again\n".to_owned()));
+    assert_eq!(
+        told.run(&[
+            "deliveries",
+            "replay",
+            "--endpoint",
+            "app",
+            "--status",
+            "gave_up"
+        ]),
+        (Some(0), "2 deliveries are due again\n".to_owned())
+    );
 
-        let received = told.subscriber.wait_for(4).await;
-        told.wait_until_nothing_waits().await;
-        let mut ids: Vec<String> = received.iter().map(crate::support::subscriber::Received::event_id).collect();
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 2, "the ids stay");
-        assert_eq!(told.run(&["deliveries", "replay", "--endpoint", "app"]).0, Some(1), "not everything, by mistake");
-        assert_eq!(told.run(&["deliveries", "replay", "1"]), (Some(0), "1 delivery is due again\n".to_owned()));
-        told.subscriber.wait_for(5).await;
-        told.wait_until_nothing_waits().await;
-        let attempts = told.app.database.count("SELECT count(*) FROM relay_attempts WHERE delivery_id = 1").await;
-        assert_eq!(attempts, 3, "every try is kept");
-    }
+    let received = told.subscriber.wait_for(4).await;
+    told.wait_until_nothing_waits().await;
+    let mut ids: Vec<String> = received
+        .iter()
+        .map(crate::support::subscriber::Received::event_id)
+        .collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 2, "the ids stay");
+    assert_eq!(
+        told.run(&["deliveries", "replay", "--endpoint", "app"]).0,
+        Some(1),
+        "not everything, by mistake"
+    );
+    assert_eq!(
+        told.run(&["deliveries", "replay", "1"]),
+        (Some(0), "1 delivery is due again\n".to_owned())
+    );
+    told.subscriber.wait_for(5).await;
+    told.wait_until_nothing_waits().await;
+    let attempts = told
+        .app
+        .database
+        .count("SELECT count(*) FROM relay_attempts WHERE delivery_id = 1")
+        .await;
+    assert_eq!(attempts, 3, "every try is kept");
+}
 
-    async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database) {
-        let told = Told::start(database).await;
-        assert_eq!(told.run(&["endpoints", "pause", "app"]), (Some(0), "app is paused\n".to_owned()));
-        told.app.database.register("image").await;
-        assert_eq!(told.app.deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#).await.outcome(), (200, "applied"));
+async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Database) {
+    let told = Told::start(database).await;
+    assert_eq!(
+        told.run(&["endpoints", "pause", "app"]),
+        (Some(0), "app is paused\n".to_owned())
+    );
+    told.app.database.register("image").await;
+    assert_eq!(
+        told.app
+            .deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
+            .await
+            .outcome(),
+        (200, "applied")
+    );
 
-        let listed = told.json(&["endpoints", "list", "--json"]);
-        assert_eq!((&listed[0]["name"], &listed[0]["state"], &listed[0]["waiting"], &listed[0]["paused_because"]), (&json!("app"), &json!("paused"), &json!(1), &json!("somebody paused it")));
-        assert_eq!(told.json(&["deliveries", "list", "--json", "--status", "paused"]).as_array().expect("an array").len(), 1);
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert_eq!(told.subscriber.received().len(), 0);
-        assert_eq!(told.run(&["endpoints", "resume", "app"]), (Some(0), "app is told again, what waited first\n".to_owned()));
+    let listed = told.json(&["endpoints", "list", "--json"]);
+    assert_eq!(
+        (
+            &listed[0]["name"],
+            &listed[0]["state"],
+            &listed[0]["waiting"],
+            &listed[0]["paused_because"]
+        ),
+        (
+            &json!("app"),
+            &json!("paused"),
+            &json!(1),
+            &json!("somebody paused it")
+        )
+    );
+    assert_eq!(
+        told.json(&["deliveries", "list", "--json", "--status", "paused"])
+            .as_array()
+            .expect("an array")
+            .len(),
+        1
+    );
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(told.subscriber.received().len(), 0);
+    assert_eq!(
+        told.run(&["endpoints", "resume", "app"]),
+        (Some(0), "app is told again, what waited first\n".to_owned())
+    );
 
-        told.subscriber.wait_for(1).await;
-        told.wait_until_nothing_waits().await;
-        assert_eq!(told.run(&["endpoints", "resume", "app"]), (Some(0), "app was not paused\n".to_owned()));
-        told.run(&["endpoints", "pause", "app"]);
-        told.app.database.execute("UPDATE relay_endpoints SET paused_because = 'its settings pause it'", &[]).await;
-        assert_eq!(told.run(&["endpoints", "resume", "app"]), (Some(1), "error: app is paused by its settings: set paused = false, and start the service again\n".to_owned()));
-        assert_eq!(told.run(&["endpoints", "pause", "ap"]), (Some(1), "error: no endpoint is called \"ap\" in the settings; `endpoints list` shows which there are\n".to_owned()));
-    }
+    told.subscriber.wait_for(1).await;
+    told.wait_until_nothing_waits().await;
+    assert_eq!(
+        told.run(&["endpoints", "resume", "app"]),
+        (Some(0), "app was not paused\n".to_owned())
+    );
+    told.run(&["endpoints", "pause", "app"]);
+    told.app
+        .database
+        .execute(
+            "UPDATE relay_endpoints SET paused_because = 'its settings pause it'",
+            &[],
+        )
+        .await;
+    assert_eq!(
+        told.run(&["endpoints", "resume", "app"]),
+        (
+            Some(1),
+            "error: app is paused by its settings: \
+             set paused = false, and start the service again\n"
+                .to_owned()
+        )
+    );
+    assert_eq!(
+        told.run(&["endpoints", "pause", "ap"]),
+        (
+            Some(1),
+            "error: no endpoint is called \"ap\" in the settings; \
+             `endpoints list` shows which there are\n"
+                .to_owned()
+        )
+    );
+}
 
-    async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database) {
-        let told = Told::start(database).await;
-        told.upload("delivered").await;
-        told.run(&["endpoints", "pause", "app"]);
-        told.app.database.register("waits").await;
-        assert_eq!(told.app.deliver(r#"{"id":"waits","uploaded":"2024-01-01T12:00:00Z"}"#).await.outcome(), (200, "applied"));
-        let (_, database) = told.app.stop().await;
+async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database: Database) {
+    let told = Told::start(database).await;
+    told.upload("delivered").await;
+    told.run(&["endpoints", "pause", "app"]);
+    told.app.database.register("waits").await;
+    assert_eq!(
+        told.app
+            .deliver(r#"{"id":"waits","uploaded":"2024-01-01T12:00:00Z"}"#)
+            .await
+            .outcome(),
+        (200, "applied")
+    );
+    let (_, database) = told.app.stop().await;
 
-        // The tests' clock stands in 2024, the command's does not.
-        let variables = [("DATABASE_URL", database.url.as_str()), ("APP__RETENTION__LOGS_DAYS", "0"), ("APP__RETENTION__REJECTIONS_DAYS", "0")];
-        let said = stdout(&run(told.folder.path(), &["retention", "prune"], &variables));
+    // The tests' clock stands in 2024, the command's does not.
+    let variables = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("APP__RETENTION__LOGS_DAYS", "0"),
+        ("APP__RETENTION__REJECTIONS_DAYS", "0"),
+    ];
+    let said = stdout(&run(
+        told.folder.path(),
+        &["retention", "prune"],
+        &variables,
+    ));
 
-        assert!(said.ends_with("relay_deliveries: 1 rows were deleted\n"), "{said}");
-        assert_eq!(database.texts("SELECT status FROM relay_deliveries").await, ["pending"]);
-        assert_eq!(database.texts("SELECT image FROM relay_events").await, ["waits"]);
-        assert_eq!(database.attempts().await.len(), 0);
-    }
+    assert!(
+        said.ends_with("relay_deliveries: 1 rows were deleted\n"),
+        "{said}"
+    );
+    assert_eq!(
+        database.texts("SELECT status FROM relay_deliveries").await,
+        ["pending"]
+    );
+    assert_eq!(
+        database.texts("SELECT image FROM relay_events").await,
+        ["waits"]
+    );
+    assert_eq!(database.attempts().await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,7 +209,8 @@ async fn our_connections_to_postgres_bear_our_name_and_are_no_more_than_the_sett
     }
     let statuses = running.join_all().await;
 
-    let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'cloudflare-images-webhook'";
+    let ours = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND application_name = 'cloudflare-images-webhook'";
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
     assert!((1..=3).contains(&app.database.count(ours).await));
 }

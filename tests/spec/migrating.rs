@@ -13,6 +13,7 @@ use uuid::{Uuid, Variant, Version};
 
 use crate::on_both_databases;
 use crate::support::app::App;
+use crate::support::database::Database;
 use crate::support::program::{program, run, stderr, stdout};
 
 #[tokio::test]
@@ -43,90 +44,158 @@ async fn a_file_that_keeps_its_text_otherwise_is_refused() {
     );
 }
 
-on_both_databases! {
-    async fn an_app_registers_an_upload_with_an_insert_of_one_column(database) {
-        let app = App::start(database).await;
+on_both_databases!(
+    an_app_registers_an_upload_with_an_insert_of_one_column,
+    images_that_are_registered_one_after_another_have_ids_in_that_order,
+    a_status_that_does_not_exist_cannot_be_written,
+    migrating_twice_is_the_same_as_once,
+    many_processes_may_migrate_at_once,
+    a_database_that_a_newer_release_has_migrated_is_still_ready,
+);
 
-        app.database.execute("INSERT INTO cloudflare_images (cloudflare_id) VALUES ($1)", &["image"]).await;
+async fn an_app_registers_an_upload_with_an_insert_of_one_column(database: Database) {
+    let app = App::start(database).await;
 
-        let image = app.database.image("image").await;
-        assert_eq!((&image["status"], &image["metadata"], &image["variants"], &image["error"]), (&json!("pending"), &json!({}), &json!([]), &json!("")));
-        assert_eq!(image["id"].as_str().map(str::len), Some(36), "a UUID in its usual form");
-        assert!(image["expires_at"].as_str() > image["created_at"].as_str());
+    app.database
+        .execute(
+            "INSERT INTO cloudflare_images (cloudflare_id) VALUES ($1)",
+            &["image"],
+        )
+        .await;
+
+    let image = app.database.image("image").await;
+    assert_eq!(
+        (
+            &image["status"],
+            &image["metadata"],
+            &image["variants"],
+            &image["error"]
+        ),
+        (&json!("pending"), &json!({}), &json!([]), &json!(""))
+    );
+    assert_eq!(
+        image["id"].as_str().map(str::len),
+        Some(36),
+        "a UUID in its usual form"
+    );
+    assert!(image["expires_at"].as_str() > image["created_at"].as_str());
+}
+
+async fn images_that_are_registered_one_after_another_have_ids_in_that_order(database: Database) {
+    let app = App::start(database).await;
+
+    for number in 0..20 {
+        app.database.register(&format!("image-{number}")).await;
+        // Within one millisecond they may stand in any order.
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 
-    async fn images_that_are_registered_one_after_another_have_ids_in_that_order(database) {
-        let app = App::start(database).await;
-
-        for number in 0..20 {
-            app.database.register(&format!("image-{number}")).await;
-            // Within one millisecond they may stand in any order.
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-
-        let ids = app.database.texts("SELECT CAST(id AS text) FROM cloudflare_images ORDER BY created_at").await;
-        assert!(ids.is_sorted(), "{ids:?}");
-        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 20);
-        for id in &ids {
-            let id = Uuid::parse_str(id).expect("a UUID");
-            assert_eq!((id.get_version(), id.get_variant()), (Some(Version::SortRand), Variant::RFC4122), "{id}: RFC 9562, section 5.7");
-        }
-        let (seconds, _) = Uuid::parse_str(&ids[0]).ok().and_then(|id| id.get_timestamp()).expect("it has a time").to_unix();
-        let created_at = app.database.image("image-0").await["created_at"].as_str().and_then(|at| Timestamp::parse_rfc3339(at).ok());
-        let created_at = created_at.expect("a time").unix_seconds().cast_unsigned();
-        assert!(seconds.abs_diff(created_at) <= 1, "seconds since 1970: {seconds}, {created_at}");
+    let ids = app
+        .database
+        .texts("SELECT CAST(id AS text) FROM cloudflare_images ORDER BY created_at")
+        .await;
+    assert!(ids.is_sorted(), "{ids:?}");
+    assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 20);
+    for id in &ids {
+        let id = Uuid::parse_str(id).expect("a UUID");
+        assert_eq!(
+            (id.get_version(), id.get_variant()),
+            (Some(Version::SortRand), Variant::RFC4122),
+            "{id}: RFC 9562, section 5.7"
+        );
     }
+    let (seconds, _) = Uuid::parse_str(&ids[0])
+        .ok()
+        .and_then(|id| id.get_timestamp())
+        .expect("it has a time")
+        .to_unix();
+    let created_at = app.database.image("image-0").await["created_at"]
+        .as_str()
+        .and_then(|at| Timestamp::parse_rfc3339(at).ok());
+    let created_at = created_at.expect("a time").unix_seconds().cast_unsigned();
+    assert!(
+        seconds.abs_diff(created_at) <= 1,
+        "seconds since 1970: {seconds}, {created_at}"
+    );
+}
 
-    async fn a_status_that_does_not_exist_cannot_be_written(database) {
-        let app = App::start(database).await;
-        app.database.register("image").await;
+async fn a_status_that_does_not_exist_cannot_be_written(database: Database) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
 
-        let refused = tokio::spawn(async move {
-            app.database.execute("UPDATE cloudflare_images SET status = 'lost' WHERE cloudflare_id = $1", &["image"]).await;
-        }).await;
+    let refused = tokio::spawn(async move {
+        app.database
+            .execute(
+                "UPDATE cloudflare_images SET status = 'lost' WHERE cloudflare_id = $1",
+                &["image"],
+            )
+            .await;
+    })
+    .await;
 
-        assert!(refused.expect_err("it panics").into_panic().downcast_ref::<String>().is_some_and(|text| text.contains("cloudflare_images_status_check")));
+    assert!(
+        refused
+            .expect_err("it panics")
+            .into_panic()
+            .downcast_ref::<String>()
+            .is_some_and(|text| text.contains("cloudflare_images_status_check"))
+    );
+}
+
+async fn migrating_twice_is_the_same_as_once(database: Database) {
+    let folder = TempDir::new().expect("a folder");
+    let variables = [("DATABASE_URL", database.url.as_str())];
+
+    let (first, second) = (
+        run(folder.path(), &["migrate"], &variables),
+        run(folder.path(), &["migrate"], &variables),
+    );
+
+    assert!(first.status.success() && second.status.success());
+    assert_eq!(
+        stdout(&first),
+        "the tables are up to date; migrations run: 4\n"
+    );
+    assert_eq!(stdout(&second), "the tables are up to date\n");
+}
+
+async fn many_processes_may_migrate_at_once(database: Database) {
+    let folder = TempDir::new().expect("a folder");
+    let start = || {
+        let mut command = program(folder.path());
+        command
+            .arg("migrate")
+            .env("DATABASE_URL", &database.url)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("it runs")
+    };
+
+    let started: Vec<Child> = (0..6).map(|_| start()).collect();
+
+    for child in started {
+        let output = child.wait_with_output().expect("it ends");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
+    let versions = database
+        .count("SELECT count(*) FROM cloudflare_images_webhook_migrations")
+        .await;
+    assert_eq!(versions, 4);
+}
 
-    async fn migrating_twice_is_the_same_as_once(database) {
-        let folder = TempDir::new().expect("a folder");
-        let variables = [("DATABASE_URL", database.url.as_str())];
-
-        let (first, second) = (run(folder.path(), &["migrate"], &variables), run(folder.path(), &["migrate"], &variables));
-
-        assert!(first.status.success() && second.status.success());
-        assert_eq!(stdout(&first), "the tables are up to date; migrations run: 4\n");
-        assert_eq!(stdout(&second), "the tables are up to date\n");
-    }
-
-    async fn many_processes_may_migrate_at_once(database) {
-        let folder = TempDir::new().expect("a folder");
-        let start = || {
-            let mut command = program(folder.path());
-            command.arg("migrate").env("DATABASE_URL", &database.url).stdout(Stdio::piped()).stderr(Stdio::piped());
-            command.spawn().expect("it runs")
-        };
-
-        let started: Vec<Child> = (0..6).map(|_| start()).collect();
-
-        for child in started {
-            let output = child.wait_with_output().expect("it ends");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        let versions = database.count("SELECT count(*) FROM cloudflare_images_webhook_migrations").await;
-        assert_eq!(versions, 4);
-    }
-
-    async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database) {
-        let app = App::start(database).await;
-        app.database.execute_script(
+async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database: Database) {
+    let app = App::start(database).await;
+    app.database.execute_script(
             "INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)
              SELECT 9999, 'of the future', success, checksum, execution_time FROM cloudflare_images_webhook_migrations WHERE version = 1",
         ).await;
-        let (_, database) = app.stop().await;
+    let (_, database) = app.stop().await;
 
-        let app = App::start(database).await;
+    let app = App::start(database).await;
 
-        assert_eq!(app.probe("/readyz").await.status, 200);
-    }
+    assert_eq!(app.probe("/readyz").await.status, 200);
 }

@@ -35,181 +35,354 @@ async fn post(app: &App, body: &'static str, headers: &[(&str, &str)]) -> u16 {
     answer(request).await.status.as_u16()
 }
 
-on_both_databases! {
-    async fn the_secret_itself_in_cf_webhook_auth_proves_the_sender(database) {
-        let app = app(database, &[]).await;
+on_both_databases!(
+    the_secret_itself_in_cf_webhook_auth_proves_the_sender,
+    an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or_without_prefix,
+    a_timestamped_signature_proves_the_sender_within_the_tolerance,
+    a_standard_webhooks_signature_proves_the_sender_within_the_tolerance,
+    one_valid_signature_among_others_is_enough,
+    during_a_rotation_both_secrets_are_valid,
+    what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_changes_nothing,
+    a_refusal_says_neither_which_proof_nor_why,
+    a_scheme_that_is_off_proves_nothing,
+    by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_off,
+    without_any_secret_everybody_is_believed_and_readiness_warns_of_it,
+    a_large_body_is_verified_like_a_small_one,
+);
 
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
-        assert_eq!(app.database.image("image").await["status"], "uploaded");
-    }
+async fn the_secret_itself_in_cf_webhook_auth_proves_the_sender(database: Database) {
+    let app = app(database, &[]).await;
 
-    async fn an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or_without_prefix(database) {
-        let app = app(database, &[]).await;
-        let signature = hex_hmac(SECRET, BODY.as_bytes());
+    assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
+    assert_eq!(app.database.image("image").await["status"], "uploaded");
+}
 
-        for header in ["X-Signature", "X-Cloudflare-Signature"] {
-            for value in [signature.clone(), signature.to_uppercase(), format!("sha256={signature}")] {
-                assert_eq!(post(&app, BODY, &[(header, &value)]).await, 200, "{header}: {value}");
-            }
-        }
-    }
+async fn an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or_without_prefix(
+    database: Database,
+) {
+    let app = app(database, &[]).await;
+    let signature = hex_hmac(SECRET, BODY.as_bytes());
 
-    async fn a_timestamped_signature_proves_the_sender_within_the_tolerance(database) {
-        let app = app(database, &[]).await;
-
-        for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
-            let timestamp = NOW + shift;
-            let signature = timestamped(SECRET, timestamp, BODY.as_bytes());
-
-            let answered = post(&app, BODY, &[("X-Webhook-Timestamp", &timestamp.to_string()), ("X-Webhook-Signature", &signature)]).await;
-
-            assert_eq!(answered, status, "{shift} s from now");
-        }
-    }
-
-    async fn a_standard_webhooks_signature_proves_the_sender_within_the_tolerance(database) {
-        let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
-
-        for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
-            let timestamp = NOW + shift;
-            let signature = standard(WHSEC, "msg_1", timestamp, BODY.as_bytes());
-
-            let answered = post(&app, BODY, &[
-                ("webhook-id", "msg_1"), ("webhook-timestamp", &timestamp.to_string()), ("webhook-signature", &signature),
-            ]).await;
-
-            assert_eq!(answered, status, "{shift} s from now");
-        }
-    }
-
-    async fn one_valid_signature_among_others_is_enough(database) {
-        let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
-        let good = hex_hmac(SECRET, BODY.as_bytes());
-        let bad = hex_hmac("guess", BODY.as_bytes());
-        let several = format!("v1,AAAA v2,whatever {}", standard(WHSEC, "msg_1", NOW, BODY.as_bytes()));
-        let now = NOW.to_string();
-
-        for headers in [
-            vec![("x-signature", bad.as_str()), ("x-signature", good.as_str())],
-            vec![("x-signature", good.as_str()), ("x-signature", bad.as_str())],
-            vec![("x-signature", bad.as_str()), ("x-cloudflare-signature", good.as_str())],
-            vec![("x-signature", "nonsense"), ("cf-webhook-auth", SECRET)],
-            vec![("cf-webhook-auth", "guess"), ("cf-webhook-auth", SECRET)],
-            vec![("cf-webhook-auth", "guess"), ("x-signature", good.as_str())],
-            vec![("webhook-id", "msg_1"), ("webhook-timestamp", now.as_str()), ("webhook-signature", several.as_str())],
+    for header in ["X-Signature", "X-Cloudflare-Signature"] {
+        for value in [
+            signature.clone(),
+            signature.to_uppercase(),
+            format!("sha256={signature}"),
         ] {
-            assert_eq!(post(&app, BODY, &headers).await, 200, "{headers:?}");
+            assert_eq!(
+                post(&app, BODY, &[(header, &value)]).await,
+                200,
+                "{header}: {value}"
+            );
         }
     }
+}
 
-    async fn during_a_rotation_both_secrets_are_valid(database) {
-        let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", PREVIOUS_SECRET)]).await;
-        let signature = hex_hmac(PREVIOUS_SECRET, BODY.as_bytes());
+async fn a_timestamped_signature_proves_the_sender_within_the_tolerance(database: Database) {
+    let app = app(database, &[]).await;
 
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", PREVIOUS_SECRET)]).await, 200);
-        assert_eq!(post(&app, BODY, &[("x-signature", &signature)]).await, 200);
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", "the secret after")]).await, 401);
+    for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
+        let timestamp = NOW + shift;
+        let signature = timestamped(SECRET, timestamp, BODY.as_bytes());
+
+        let answered = post(
+            &app,
+            BODY,
+            &[
+                ("X-Webhook-Timestamp", &timestamp.to_string()),
+                ("X-Webhook-Signature", &signature),
+            ],
+        )
+        .await;
+
+        assert_eq!(answered, status, "{shift} s from now");
     }
+}
 
-    async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_changes_nothing(database) {
-        let app = app(database, &[]).await;
-        let before = app.database.everything().await;
-        let good = hex_hmac(SECRET, BODY.as_bytes());
-        let of_another_body = hex_hmac(SECRET, b"{}");
-        let of_a_guess = hex_hmac("guess", BODY.as_bytes());
-        let without_sha = format!("sha1={good}");
-        let now = NOW.to_string();
-        let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
-        let stamped_elsewhere = timestamped(SECRET, NOW, b"{}");
+async fn a_standard_webhooks_signature_proves_the_sender_within_the_tolerance(database: Database) {
+    let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
 
-        for headers in [
-            vec![],
-            vec![("cf-webhook-auth", "")],
-            vec![("cf-webhook-auth", "guess")],
-            vec![("cf-webhook-auth", &SECRET[..8])],
-            vec![("cf-webhook-auth", &good)],
-            vec![("x-signature", "")],
-            vec![("x-signature", "sha256=")],
-            vec![("x-signature", &of_a_guess)],
-            vec![("x-signature", &of_another_body)],
-            vec![("x-signature", &good[..63])],
-            vec![("x-signature", &good[..32])],
-            vec![("x-signature", &without_sha)],
-            vec![("x-signature", "zz")],
-            vec![("x-signature", SECRET)],
-            vec![("x-signature", &of_a_guess), ("x-signature", &of_another_body)],
-            vec![("x-webhook-signature", &stamped)],
-            vec![("x-webhook-timestamp", &now)],
-            vec![("x-webhook-timestamp", &now), ("x-webhook-signature", &stamped_elsewhere)],
-            vec![("x-webhook-timestamp", "soon"), ("x-webhook-signature", &stamped)],
-            vec![("x-webhook-timestamp", "+1704110400"), ("x-webhook-signature", &stamped)],
-            vec![("x-webhook-timestamp", "99999999999999999999"), ("x-webhook-signature", &stamped)],
-            vec![("x-webhook-timestamp", &now), ("x-webhook-timestamp", "1"), ("x-webhook-signature", &stamped)],
-            vec![("webhook-id", "msg_1"), ("webhook-timestamp", &now), ("webhook-signature", "v1,AAAA")],
-            vec![("webhook-id", "msg_1"), ("webhook-timestamp", &now), ("webhook-signature", "v1,not base64!")],
-            vec![("webhook-timestamp", &now), ("webhook-signature", "v1,AAAA")],
+    for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
+        let timestamp = NOW + shift;
+        let signature = standard(WHSEC, "msg_1", timestamp, BODY.as_bytes());
+
+        let answered = post(
+            &app,
+            BODY,
+            &[
+                ("webhook-id", "msg_1"),
+                ("webhook-timestamp", &timestamp.to_string()),
+                ("webhook-signature", &signature),
+            ],
+        )
+        .await;
+
+        assert_eq!(answered, status, "{shift} s from now");
+    }
+}
+
+async fn one_valid_signature_among_others_is_enough(database: Database) {
+    let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
+    let good = hex_hmac(SECRET, BODY.as_bytes());
+    let bad = hex_hmac("guess", BODY.as_bytes());
+    let several = format!(
+        "v1,AAAA v2,whatever {}",
+        standard(WHSEC, "msg_1", NOW, BODY.as_bytes())
+    );
+    let now = NOW.to_string();
+
+    for headers in [
+        vec![
+            ("x-signature", bad.as_str()),
+            ("x-signature", good.as_str()),
+        ],
+        vec![
+            ("x-signature", good.as_str()),
+            ("x-signature", bad.as_str()),
+        ],
+        vec![
+            ("x-signature", bad.as_str()),
+            ("x-cloudflare-signature", good.as_str()),
+        ],
+        vec![("x-signature", "nonsense"), ("cf-webhook-auth", SECRET)],
+        vec![("cf-webhook-auth", "guess"), ("cf-webhook-auth", SECRET)],
+        vec![("cf-webhook-auth", "guess"), ("x-signature", good.as_str())],
+        vec![
+            ("webhook-id", "msg_1"),
+            ("webhook-timestamp", now.as_str()),
+            ("webhook-signature", several.as_str()),
+        ],
+    ] {
+        assert_eq!(post(&app, BODY, &headers).await, 200, "{headers:?}");
+    }
+}
+
+async fn during_a_rotation_both_secrets_are_valid(database: Database) {
+    let app = app(
+        database,
+        &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", PREVIOUS_SECRET)],
+    )
+    .await;
+    let signature = hex_hmac(PREVIOUS_SECRET, BODY.as_bytes());
+
+    assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
+    assert_eq!(
+        post(&app, BODY, &[("cf-webhook-auth", PREVIOUS_SECRET)]).await,
+        200
+    );
+    assert_eq!(post(&app, BODY, &[("x-signature", &signature)]).await, 200);
+    assert_eq!(
+        post(&app, BODY, &[("cf-webhook-auth", "the secret after")]).await,
+        401
+    );
+}
+
+async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_changes_nothing(
+    database: Database,
+) {
+    let app = app(database, &[]).await;
+    let before = app.database.everything().await;
+    let good = hex_hmac(SECRET, BODY.as_bytes());
+    let of_another_body = hex_hmac(SECRET, b"{}");
+    let of_a_guess = hex_hmac("guess", BODY.as_bytes());
+    let without_sha = format!("sha1={good}");
+    let now = NOW.to_string();
+    let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
+    let stamped_elsewhere = timestamped(SECRET, NOW, b"{}");
+
+    for headers in [
+        vec![],
+        vec![("cf-webhook-auth", "")],
+        vec![("cf-webhook-auth", "guess")],
+        vec![("cf-webhook-auth", &SECRET[..8])],
+        vec![("cf-webhook-auth", &good)],
+        vec![("x-signature", "")],
+        vec![("x-signature", "sha256=")],
+        vec![("x-signature", &of_a_guess)],
+        vec![("x-signature", &of_another_body)],
+        vec![("x-signature", &good[..63])],
+        vec![("x-signature", &good[..32])],
+        vec![("x-signature", &without_sha)],
+        vec![("x-signature", "zz")],
+        vec![("x-signature", SECRET)],
+        vec![
+            ("x-signature", &of_a_guess),
+            ("x-signature", &of_another_body),
+        ],
+        vec![("x-webhook-signature", &stamped)],
+        vec![("x-webhook-timestamp", &now)],
+        vec![
+            ("x-webhook-timestamp", &now),
+            ("x-webhook-signature", &stamped_elsewhere),
+        ],
+        vec![
+            ("x-webhook-timestamp", "soon"),
+            ("x-webhook-signature", &stamped),
+        ],
+        vec![
+            ("x-webhook-timestamp", "+1704110400"),
+            ("x-webhook-signature", &stamped),
+        ],
+        vec![
+            ("x-webhook-timestamp", "99999999999999999999"),
+            ("x-webhook-signature", &stamped),
+        ],
+        vec![
+            ("x-webhook-timestamp", &now),
+            ("x-webhook-timestamp", "1"),
+            ("x-webhook-signature", &stamped),
+        ],
+        vec![
+            ("webhook-id", "msg_1"),
+            ("webhook-timestamp", &now),
+            ("webhook-signature", "v1,AAAA"),
+        ],
+        vec![
+            ("webhook-id", "msg_1"),
+            ("webhook-timestamp", &now),
+            ("webhook-signature", "v1,not base64!"),
+        ],
+        vec![
+            ("webhook-timestamp", &now),
+            ("webhook-signature", "v1,AAAA"),
+        ],
+    ] {
+        for body in [BODY, "not even JSON", ""] {
+            assert_eq!(post(&app, body, &headers).await, 401, "{headers:?}");
+        }
+    }
+    for bytes in [&b"\xff\xfe"[..], "sécret".as_bytes()] {
+        for name in [
+            "cf-webhook-auth",
+            "x-signature",
+            "webhook-signature",
+            "x-webhook-timestamp",
         ] {
-            for body in [BODY, "not even JSON", ""] {
-                assert_eq!(post(&app, body, &headers).await, 401, "{headers:?}");
-            }
+            let value =
+                HeaderValue::from_bytes(bytes).expect("a header may hold bytes outside ASCII");
+
+            assert_eq!(
+                answer(app.unsigned(BODY).header(name, value)).await.status,
+                401,
+                "{name}"
+            );
         }
-        for bytes in [&b"\xff\xfe"[..], "sécret".as_bytes()] {
-            for name in ["cf-webhook-auth", "x-signature", "webhook-signature", "x-webhook-timestamp"] {
-                let value = HeaderValue::from_bytes(bytes).expect("a header may hold bytes outside ASCII");
-
-                assert_eq!(answer(app.unsigned(BODY).header(name, value)).await.status, 401, "{name}");
-            }
-        }
-        assert_eq!(app.database.everything().await, before);
     }
+    assert_eq!(app.database.everything().await, before);
+}
 
-    async fn a_refusal_says_neither_which_proof_nor_why(database) {
-        let app = app(database, &[]).await;
+async fn a_refusal_says_neither_which_proof_nor_why(database: Database) {
+    let app = app(database, &[]).await;
 
-        let nothing = answer(app.unsigned(BODY)).await;
-        let wrong = answer(app.unsigned(BODY).header("x-signature", "zz")).await;
-        let expired = answer(app.unsigned(BODY).header("x-webhook-timestamp", "1").header("x-webhook-signature", timestamped(SECRET, 1, BODY.as_bytes()))).await;
+    let nothing = answer(app.unsigned(BODY)).await;
+    let wrong = answer(app.unsigned(BODY).header("x-signature", "zz")).await;
+    let expired = answer(
+        app.unsigned(BODY)
+            .header("x-webhook-timestamp", "1")
+            .header(
+                "x-webhook-signature",
+                timestamped(SECRET, 1, BODY.as_bytes()),
+            ),
+    )
+    .await;
 
-        assert_eq!(nothing.outcome(), (401, "unauthorized"));
-        assert_eq!((&wrong.body, &expired.body), (&nothing.body, &nothing.body));
-    }
+    assert_eq!(nothing.outcome(), (401, "unauthorized"));
+    assert_eq!((&wrong.body, &expired.body), (&nothing.body, &nothing.body));
+}
 
-    async fn a_scheme_that_is_off_proves_nothing(database) {
-        let app = app(database, &[("APP__WEBHOOK__SCHEMES", "timestamped")]).await;
-        let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
+async fn a_scheme_that_is_off_proves_nothing(database: Database) {
+    let app = app(database, &[("APP__WEBHOOK__SCHEMES", "timestamped")]).await;
+    let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
 
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 401);
-        assert_eq!(post(&app, BODY, &[("x-signature", &hex_hmac(SECRET, BODY.as_bytes()))]).await, 401);
-        assert_eq!(post(&app, BODY, &[("x-webhook-timestamp", &NOW.to_string()), ("x-webhook-signature", &stamped)]).await, 200);
-    }
+    assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 401);
+    assert_eq!(
+        post(
+            &app,
+            BODY,
+            &[("x-signature", &hex_hmac(SECRET, BODY.as_bytes()))]
+        )
+        .await,
+        401
+    );
+    assert_eq!(
+        post(
+            &app,
+            BODY,
+            &[
+                ("x-webhook-timestamp", &NOW.to_string()),
+                ("x-webhook-signature", &stamped)
+            ]
+        )
+        .await,
+        200
+    );
+}
 
-    async fn by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_off(database) {
-        let app = App::start(database).await;
-        app.database.register("image").await;
-        let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
+async fn by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_off(
+    database: Database,
+) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
+    let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
 
-        assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
-        assert_eq!(post(&app, BODY, &[("x-signature", &hex_hmac(SECRET, BODY.as_bytes()))]).await, 200);
-        assert_eq!(post(&app, BODY, &[("x-webhook-timestamp", &NOW.to_string()), ("x-webhook-signature", &stamped)]).await, 401);
-    }
+    assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
+    assert_eq!(
+        post(
+            &app,
+            BODY,
+            &[("x-signature", &hex_hmac(SECRET, BODY.as_bytes()))]
+        )
+        .await,
+        200
+    );
+    assert_eq!(
+        post(
+            &app,
+            BODY,
+            &[
+                ("x-webhook-timestamp", &NOW.to_string()),
+                ("x-webhook-signature", &stamped)
+            ]
+        )
+        .await,
+        401
+    );
+}
 
-    async fn without_any_secret_everybody_is_believed_and_readiness_warns_of_it(database) {
-        let app = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
-        app.database.register("image").await;
+async fn without_any_secret_everybody_is_believed_and_readiness_warns_of_it(database: Database) {
+    let app = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
+    app.database.register("image").await;
 
-        assert_eq!(post(&app, BODY, &[]).await, 200);
-        let readiness = app.probe("/readyz").await;
-        assert_eq!(readiness.status, 200);
-        assert_eq!(readiness.body["warnings"][0], "no webhook secret is configured: every well-formed webhook is believed");
-    }
+    assert_eq!(post(&app, BODY, &[]).await, 200);
+    let readiness = app.probe("/readyz").await;
+    assert_eq!(readiness.status, 200);
+    assert_eq!(
+        readiness.body["warnings"][0],
+        "no webhook secret is configured: every well-formed webhook is believed"
+    );
+}
 
-    async fn a_large_body_is_verified_like_a_small_one(database) {
-        let app = app(database, &[]).await;
-        let body = format!(r#"{{"id":"image","uploaded":"2024-01-01T12:00:00Z","metadata":{{"long":"{}"}}}}"#, "x".repeat(500_000));
-        let (good, bad) = (hex_hmac(SECRET, body.as_bytes()), hex_hmac("guess", body.as_bytes()));
+async fn a_large_body_is_verified_like_a_small_one(database: Database) {
+    let app = app(database, &[]).await;
+    let body = format!(
+        r#"{{"id":"image","uploaded":"2024-01-01T12:00:00Z","metadata":{{"long":"{}"}}}}"#,
+        "x".repeat(500_000)
+    );
+    let (good, bad) = (
+        hex_hmac(SECRET, body.as_bytes()),
+        hex_hmac("guess", body.as_bytes()),
+    );
 
-        assert_eq!(answer(app.unsigned(body.clone()).header("x-signature", bad)).await.status, 401);
-        assert_eq!(answer(app.unsigned(body).header("x-signature", good)).await.status, 200);
-    }
+    assert_eq!(
+        answer(app.unsigned(body.clone()).header("x-signature", bad))
+            .await
+            .status,
+        401
+    );
+    assert_eq!(
+        answer(app.unsigned(body).header("x-signature", good))
+            .await
+            .status,
+        200
+    );
 }

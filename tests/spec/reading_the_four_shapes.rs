@@ -4,70 +4,123 @@ use serde_json::json;
 
 use crate::on_both_databases;
 use crate::support::app::App;
+use crate::support::database::Database;
 
 const ID: &str = "2cdc28f0-017a-49c4-9ed7-87056c83901";
 
-on_both_databases! {
-    async fn a_flat_report_marks_the_image_uploaded_and_tells_its_details(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
+on_both_databases!(
+    a_flat_report_marks_the_image_uploaded_and_tells_its_details,
+    a_flat_report_with_an_error_marks_the_image_failed_and_says_why,
+    a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too,
+    a_flat_report_of_details_alone_leaves_the_status,
+    the_event_image_uploaded_marks_the_image_uploaded,
+    another_event_is_refused,
+    cloudflares_notification_marks_the_image_by_the_word_under_data,
+    cloudflares_notification_is_searched_at_each_of_its_pointers,
+    cloudflares_notification_of_a_failure_says_why_in_whatever_form,
+    the_pointers_are_settings,
+    an_alert_of_another_product_is_recorded_and_ignored,
+    cloudflares_test_message_is_accepted_whatever_its_wording,
+    unknown_fields_are_ignored_and_null_is_absent,
+    ids_are_opaque_text_and_come_back_as_they_were,
+    any_content_type_will_do,
+);
 
-        let answer = app.deliver(json!({
-            "id": ID,
-            "uploaded": "2024-01-01T12:00:00.000Z",
-            "variants": ["https://imagedelivery.net/Vi7wi5KSItxGFsWRG2Us6Q/2cdc28f0/public"],
-            "metadata": {"key": "value"},
-            "requireSignedURLs": true
-        }).to_string()).await;
+async fn a_flat_report_marks_the_image_uploaded_and_tells_its_details(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "uploaded"}));
-        let image = app.database.image(ID).await;
-        assert_eq!(image["status"], "uploaded");
-        assert_eq!(image["status_at"], "2024-01-01T12:00:00.000000Z");
-        assert_eq!(image["uploaded_at"], "2024-01-01T12:00:00.000000Z");
-        assert_eq!(image["variants"], json!(["https://imagedelivery.net/Vi7wi5KSItxGFsWRG2Us6Q/2cdc28f0/public"]));
-        assert_eq!(image["cloudflare_metadata"], json!({"key": "value"}));
-        assert_eq!(image["require_signed_urls"], true);
-    }
+    let answer = app
+        .deliver(
+            json!({
+                "id": ID,
+                "uploaded": "2024-01-01T12:00:00.000Z",
+                "variants": ["https://imagedelivery.net/Vi7wi5KSItxGFsWRG2Us6Q/2cdc28f0/public"],
+                "metadata": {"key": "value"},
+                "requireSignedURLs": true
+            })
+            .to_string(),
+        )
+        .await;
 
-    async fn a_flat_report_with_an_error_marks_the_image_failed_and_says_why(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "uploaded"})
+    );
+    let image = app.database.image(ID).await;
+    assert_eq!(image["status"], "uploaded");
+    assert_eq!(image["status_at"], "2024-01-01T12:00:00.000000Z");
+    assert_eq!(image["uploaded_at"], "2024-01-01T12:00:00.000000Z");
+    assert_eq!(
+        image["variants"],
+        json!(["https://imagedelivery.net/Vi7wi5KSItxGFsWRG2Us6Q/2cdc28f0/public"])
+    );
+    assert_eq!(image["cloudflare_metadata"], json!({"key": "value"}));
+    assert_eq!(image["require_signed_urls"], true);
+}
 
-        let answer = app.deliver(json!({"id": ID, "error": "Image processing failed", "timestamp": "2024-01-01T12:00:00.000Z"}).to_string()).await;
+async fn a_flat_report_with_an_error_marks_the_image_failed_and_says_why(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "failed"}));
-        let image = app.database.image(ID).await;
-        assert_eq!((&image["status"], &image["error"]), (&json!("failed"), &json!("Image processing failed")));
-    }
+    let answer = app.deliver(json!({
+        "id": ID, "error": "Image processing failed", "timestamp": "2024-01-01T12:00:00.000Z",
+    }).to_string()).await;
 
-    async fn a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "failed"})
+    );
+    let image = app.database.image(ID).await;
+    assert_eq!(
+        (&image["status"], &image["error"]),
+        (&json!("failed"), &json!("Image processing failed"))
+    );
+}
 
-        let answer = app.deliver(json!({"id": ID, "draft": true, "uploaded": "2024-01-01T12:00:00Z"}).to_string()).await;
+async fn a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "draft"}));
-        assert_eq!(app.database.image(ID).await["uploaded_at"], json!(null));
-    }
+    let answer = app
+        .deliver(json!({"id": ID, "draft": true, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+        .await;
 
-    async fn a_flat_report_of_details_alone_leaves_the_status(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "draft"})
+    );
+    assert_eq!(app.database.image(ID).await["uploaded_at"], json!(null));
+}
 
-        let answer = app.deliver(json!({"id": ID, "meta": {"a": 1}, "filename": "cat.jpg", "creator": "ann"}).to_string()).await;
+async fn a_flat_report_of_details_alone_leaves_the_status(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "pending"}));
-        let image = app.database.image(ID).await;
-        assert_eq!((&image["filename"], &image["creator"]), (&json!("cat.jpg"), &json!("ann")));
-        assert_eq!(image["cloudflare_metadata"], json!({"a": 1}));
-    }
+    let answer = app
+        .deliver(
+            json!({"id": ID, "meta": {"a": 1}, "filename": "cat.jpg", "creator": "ann"})
+                .to_string(),
+        )
+        .await;
 
-    async fn the_event_image_uploaded_marks_the_image_uploaded(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "pending"})
+    );
+    let image = app.database.image(ID).await;
+    assert_eq!(
+        (&image["filename"], &image["creator"]),
+        (&json!("cat.jpg"), &json!("ann"))
+    );
+    assert_eq!(image["cloudflare_metadata"], json!({"a": 1}));
+}
 
-        let answer = app.deliver(json!({
+async fn the_event_image_uploaded_marks_the_image_uploaded(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
+
+    let answer = app.deliver(json!({
             "event": "image.uploaded",
             "timestamp": "2025-01-15T10:30:45.123Z",
             "accountId": "abc123",
@@ -81,138 +134,232 @@ on_both_databases! {
             }
         }).to_string()).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "uploaded"}));
-        let image = app.database.image(ID).await;
-        assert_eq!(image["filename"], "profile.jpg");
-        assert_eq!(image["status_at"], "2025-01-15T10:30:45.123000Z");
-        assert_eq!(image["uploaded_at"], "2025-01-15T10:30:45.000000Z");
-        assert_eq!(image["cloudflare_metadata"], json!({"userId": "user_12345", "source": "profile_upload"}));
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "uploaded"})
+    );
+    let image = app.database.image(ID).await;
+    assert_eq!(image["filename"], "profile.jpg");
+    assert_eq!(image["status_at"], "2025-01-15T10:30:45.123000Z");
+    assert_eq!(image["uploaded_at"], "2025-01-15T10:30:45.000000Z");
+    assert_eq!(
+        image["cloudflare_metadata"],
+        json!({"userId": "user_12345", "source": "profile_upload"})
+    );
+}
+
+async fn another_event_is_refused(database: Database) {
+    let app = App::start(database).await;
+
+    let answer = app
+        .deliver(json!({"event": "image.deleted", "image": {"id": ID}}).to_string())
+        .await;
+
+    assert_eq!(answer.outcome(), (400, "invalid-payload"));
+    assert_eq!(answer.body["field"], "event");
+}
+
+async fn cloudflares_notification_marks_the_image_by_the_word_under_data(database: Database) {
+    let app = App::start(database).await;
+    for (word, status) in [
+        ("success", "uploaded"),
+        ("uploaded", "uploaded"),
+        ("ready", "uploaded"),
+        ("draft", "draft"),
+        ("pending", "draft"),
+        ("failure", "failed"),
+    ] {
+        app.database.register(word).await;
+
+        let answer = app
+            .deliver(envelope(&json!({"image": {"id": word, "status": word}})).to_string())
+            .await;
+
+        assert_eq!(
+            answer.body,
+            json!({"outcome": "applied", "id": word, "status": status})
+        );
+        assert_eq!(
+            app.database.image(word).await["status_at"],
+            "2006-01-02T22:04:05.000000Z",
+            "ts is in Unix seconds"
+        );
     }
+    assert_eq!(
+        app.database.image("failure").await["error"],
+        "Cloudflare reported the status \"failure\""
+    );
+}
 
-    async fn another_event_is_refused(database) {
-        let app = App::start(database).await;
+async fn cloudflares_notification_is_searched_at_each_of_its_pointers(database: Database) {
+    let app = App::start(database).await;
+    for (number, data) in [
+        json!({"image": {"id": "image-0", "status": "success"}}),
+        json!({"id": "image-1", "status": "success"}),
+        json!({"image_id": "image-2", "status": "success"}),
+        json!({"imageId": "image-3", "status": "success"}),
+        json!({"image": {"id": null, "status": null}, "id": "image-4", "status": "success"}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("image-{number}");
+        app.database.register(&id).await;
 
-        let answer = app.deliver(json!({"event": "image.deleted", "image": {"id": ID}}).to_string()).await;
+        let answer = app.deliver(envelope(&data).to_string()).await;
 
-        assert_eq!(answer.outcome(), (400, "invalid-payload"));
-        assert_eq!(answer.body["field"], "event");
+        assert_eq!(
+            answer.body,
+            json!({"outcome": "applied", "id": id, "status": "uploaded"})
+        );
     }
+}
 
-    async fn cloudflares_notification_marks_the_image_by_the_word_under_data(database) {
-        let app = App::start(database).await;
-        for (word, status) in [("success", "uploaded"), ("uploaded", "uploaded"), ("ready", "uploaded"), ("draft", "draft"), ("pending", "draft"), ("failure", "failed")] {
-            app.database.register(word).await;
+async fn cloudflares_notification_of_a_failure_says_why_in_whatever_form(database: Database) {
+    let app = App::start(database).await;
+    for (id, data, error) in [
+        (
+            "text",
+            json!({"image": {"id": "text", "status": "failed", "error": "too big"}}),
+            "too big",
+        ),
+        (
+            "object",
+            json!({"image": {"id": "object", "error": {"code": 9422, "message": "bad"}}}),
+            r#"{"code":9422,"message":"bad"}"#,
+        ),
+        (
+            "data",
+            json!({"id": "data", "status": "rejected", "error": "no image"}),
+            "no image",
+        ),
+    ] {
+        app.database.register(id).await;
 
-            let answer = app.deliver(envelope(&json!({"image": {"id": word, "status": word}})).to_string()).await;
+        let answer = app.deliver(envelope(&data).to_string()).await;
 
-            assert_eq!(answer.body, json!({"outcome": "applied", "id": word, "status": status}));
-            assert_eq!(app.database.image(word).await["status_at"], "2006-01-02T22:04:05.000000Z", "ts is in Unix seconds");
-        }
-        assert_eq!(app.database.image("failure").await["error"], "Cloudflare reported the status \"failure\"");
+        assert_eq!(
+            answer.body,
+            json!({"outcome": "applied", "id": id, "status": "failed"})
+        );
+        assert_eq!(app.database.image(id).await["error"], error);
     }
+}
 
-    async fn cloudflares_notification_is_searched_at_each_of_its_pointers(database) {
-        let app = App::start(database).await;
-        for (number, data) in [
-            json!({"image": {"id": "image-0", "status": "success"}}),
-            json!({"id": "image-1", "status": "success"}),
-            json!({"image_id": "image-2", "status": "success"}),
-            json!({"imageId": "image-3", "status": "success"}),
-            json!({"image": {"id": null, "status": null}, "id": "image-4", "status": "success"}),
-        ].into_iter().enumerate() {
-            let id = format!("image-{number}");
-            app.database.register(&id).await;
-
-            let answer = app.deliver(envelope(&data).to_string()).await;
-
-            assert_eq!(answer.body, json!({"outcome": "applied", "id": id, "status": "uploaded"}));
-        }
-    }
-
-    async fn cloudflares_notification_of_a_failure_says_why_in_whatever_form(database) {
-        let app = App::start(database).await;
-        for (id, data, error) in [
-            ("text", json!({"image": {"id": "text", "status": "failed", "error": "too big"}}), "too big"),
-            ("object", json!({"image": {"id": "object", "error": {"code": 9422, "message": "bad"}}}), r#"{"code":9422,"message":"bad"}"#),
-            ("data", json!({"id": "data", "status": "rejected", "error": "no image"}), "no image"),
-        ] {
-            app.database.register(id).await;
-
-            let answer = app.deliver(envelope(&data).to_string()).await;
-
-            assert_eq!(answer.body, json!({"outcome": "applied", "id": id, "status": "failed"}));
-            assert_eq!(app.database.image(id).await["error"], error);
-        }
-    }
-
-    async fn the_pointers_are_settings(database) {
-        let app = App::start_with(database, &[
+async fn the_pointers_are_settings(database: Database) {
+    let app = App::start_with(
+        database,
+        &[
             ("APP__WEBHOOK__ENVELOPE__ID_POINTERS", "/data/asset/key"),
-            ("APP__WEBHOOK__ENVELOPE__STATUS_POINTERS", r#"["/data/asset/state"]"#),
-        ]).await;
-        app.database.register("deep").await;
+            (
+                "APP__WEBHOOK__ENVELOPE__STATUS_POINTERS",
+                r#"["/data/asset/state"]"#,
+            ),
+        ],
+    )
+    .await;
+    app.database.register("deep").await;
 
-        let answer = app.deliver(envelope(&json!({"asset": {"key": "deep", "state": "ready"}})).to_string()).await;
+    let answer = app
+        .deliver(envelope(&json!({"asset": {"key": "deep", "state": "ready"}})).to_string())
+        .await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": "deep", "status": "uploaded"}));
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": "deep", "status": "uploaded"})
+    );
+}
+
+async fn an_alert_of_another_product_is_recorded_and_ignored(database: Database) {
+    let app = App::start(database).await;
+    for body in [
+        json!({"name": "n", "text": "t", "data": {"zone": "z"}, "ts": 1, "alert_type": "dos_attack_l7"}),
+        json!({"name": "n", "text": "t", "data": null, "alert_type": "billing_usage_alert"}),
+    ] {
+        let answer = app.deliver(body.to_string()).await;
+
+        assert_eq!(
+            (answer.status.as_u16(), answer.body),
+            (200, json!({"outcome": "ignored"}))
+        );
     }
+    assert_eq!(
+        app.database.log_types().await,
+        ["webhook_ignored", "webhook_ignored"]
+    );
+}
 
-    async fn an_alert_of_another_product_is_recorded_and_ignored(database) {
-        let app = App::start(database).await;
-        for body in [
-            json!({"name": "n", "text": "t", "data": {"zone": "z"}, "ts": 1, "alert_type": "dos_attack_l7"}),
-            json!({"name": "n", "text": "t", "data": null, "alert_type": "billing_usage_alert"}),
-        ] {
-            let answer = app.deliver(body.to_string()).await;
+async fn cloudflares_test_message_is_accepted_whatever_its_wording(database: Database) {
+    let app = App::start(database).await;
+    for text in [
+        "Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your webhook is configured properly.",
+        "x\n",
+        "",
+    ] {
+        let answer = app.deliver(json!({"text": text}).to_string()).await;
 
-            assert_eq!((answer.status.as_u16(), answer.body), (200, json!({"outcome": "ignored"})));
-        }
-        assert_eq!(app.database.log_types().await, ["webhook_ignored", "webhook_ignored"]);
+        assert_eq!(
+            (answer.status.as_u16(), answer.body),
+            (200, json!({"outcome": "test"}))
+        );
     }
+    assert_eq!(app.database.log_types().await, ["webhook_test"; 3]);
+}
 
-    async fn cloudflares_test_message_is_accepted_whatever_its_wording(database) {
-        let app = App::start(database).await;
-        for text in ["Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your webhook is configured properly.", "x\n", ""] {
-            let answer = app.deliver(json!({"text": text}).to_string()).await;
+async fn unknown_fields_are_ignored_and_null_is_absent(database: Database) {
+    let app = App::start(database).await;
+    app.database.register(ID).await;
 
-            assert_eq!((answer.status.as_u16(), answer.body), (200, json!({"outcome": "test"})));
-        }
-        assert_eq!(app.database.log_types().await, ["webhook_test"; 3]);
-    }
-
-    async fn unknown_fields_are_ignored_and_null_is_absent(database) {
-        let app = App::start(database).await;
-        app.database.register(ID).await;
-
-        let answer = app.deliver(json!({
+    let answer = app.deliver(json!({
             "id": ID, "uploaded": "2024-01-01T12:00:00Z", "error": null, "draft": null, "metadata": null, "variants": null,
             "filename": null, "new": {"field": [1, 2]}
         }).to_string()).await;
 
-        assert_eq!(answer.body, json!({"outcome": "applied", "id": ID, "status": "uploaded"}));
+    assert_eq!(
+        answer.body,
+        json!({"outcome": "applied", "id": ID, "status": "uploaded"})
+    );
+}
+
+async fn ids_are_opaque_text_and_come_back_as_they_were(database: Database) {
+    let app = App::start(database).await;
+    for id in [
+        "users/42/avatar.png",
+        "it's \"quoted\" \\ here",
+        "🦀 and é",
+        "'; DROP TABLE cloudflare_images; --",
+        &"x".repeat(1024),
+    ] {
+        app.database.register(id).await;
+
+        let answer = app
+            .deliver(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+            .await;
+
+        assert_eq!(
+            answer.body,
+            json!({"outcome": "applied", "id": id, "status": "uploaded"})
+        );
+        assert_eq!(app.database.image(id).await["status"], "uploaded");
     }
+}
 
-    async fn ids_are_opaque_text_and_come_back_as_they_were(database) {
-        let app = App::start(database).await;
-        for id in ["users/42/avatar.png", "it's \"quoted\" \\ here", "🦀 and é", "'; DROP TABLE cloudflare_images; --", &"x".repeat(1024)] {
-            app.database.register(id).await;
+async fn any_content_type_will_do(database: Database) {
+    let app = App::start(database).await;
+    for content_type in [
+        "application/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "nonsense",
+    ] {
+        let request = app
+            .unsigned(r#"{"text":"t"}"#)
+            .header("content-type", content_type)
+            .header("cf-webhook-auth", crate::support::signing::SECRET);
 
-            let answer = app.deliver(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string()).await;
+        let answer = crate::support::app::answer(request).await;
 
-            assert_eq!(answer.body, json!({"outcome": "applied", "id": id, "status": "uploaded"}));
-            assert_eq!(app.database.image(id).await["status"], "uploaded");
-        }
-    }
-
-    async fn any_content_type_will_do(database) {
-        let app = App::start(database).await;
-        for content_type in ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"] {
-            let request = app.unsigned(r#"{"text":"t"}"#).header("content-type", content_type).header("cf-webhook-auth", crate::support::signing::SECRET);
-
-            let answer = crate::support::app::answer(request).await;
-
-            assert_eq!(answer.outcome(), (200, "test"), "{content_type}");
-        }
+        assert_eq!(answer.outcome(), (200, "test"), "{content_type}");
     }
 }
 

@@ -54,36 +54,34 @@ async fn open(database: &Database, way: Way, unknown_images: UnknownImages) -> O
     }
 }
 
-/// Runs one sentence on both databases, in either way.
+/// Makes four tests of each function that is listed: on each database, with and without group commit.
 macro_rules! in_every_way {
-    ($(async fn $sentence:ident($database:ident, $way:ident) $body:block)*) => {
+    ($($name:ident),+ $(,)?) => {
         $(
-            mod $sentence {
-                use super::*;
-
-                async fn holds($database: Database, $way: Way) $body
+            mod $name {
+                use super::{Database, Way};
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite() {
-                    holds(Database::sqlite(), Way::Plain).await;
+                    super::$name(Database::sqlite(), Way::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite_with_group_commit() {
-                    holds(Database::sqlite(), Way::GroupCommit).await;
+                    super::$name(Database::sqlite(), Way::GroupCommit).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres() {
-                    holds(Database::postgres().await, Way::Plain).await;
+                    super::$name(Database::postgres().await, Way::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres_with_group_commit() {
-                    holds(Database::postgres().await, Way::GroupCommit).await;
+                    super::$name(Database::postgres().await, Way::GroupCommit).await;
                 }
             }
-        )*
+        )+
     };
 }
 
@@ -134,100 +132,209 @@ fn image(effect: Effect, status: Status) -> Outcome {
     Outcome::of_image(effect, status)
 }
 
-in_every_way! {
-    async fn a_batch_has_one_result_for_each_notification_in_their_order(database, way) {
-        let inbox = open(&database, way, UnknownImages::Reject).await;
-        for id in ["a", "b"] {
-            database.register(id).await;
-        }
+in_every_way!(
+    a_batch_has_one_result_for_each_notification_in_their_order,
+    several_notifications_for_one_image_act_as_if_they_came_one_after_another,
+    a_batch_of_nothing_is_nothing,
+    a_batch_that_fails_leaves_nothing_behind,
+    unknown_images_are_created_once_where_the_policy_says_so,
+    a_thousand_notifications_are_one_batch_like_any_other,
+    crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification,
+);
 
-        let recorded = inbox.record([
-            uploaded("b", 10), other(Content::TestMessage), uploaded("nobody", 10), failed("a", 10), other(Content::OtherProduct),
-        ]).await.expect("it is recorded");
-
-        assert_eq!(recorded, [
-            image(Effect::Applied, Status::Uploaded), Outcome::Test, Outcome::Rejected(RejectionReason::UnknownImage), image(Effect::Applied, Status::Failed), Outcome::Ignored,
-        ]);
-        assert_eq!(database.log_types().await, ["webhook_received", "webhook_test", "webhook_received", "webhook_ignored"]);
+async fn a_batch_has_one_result_for_each_notification_in_their_order(database: Database, way: Way) {
+    let inbox = open(&database, way, UnknownImages::Reject).await;
+    for id in ["a", "b"] {
+        database.register(id).await;
     }
 
-    async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(database, way) {
-        let inbox = open(&database, way, UnknownImages::Reject).await;
-        database.register("a").await;
+    let recorded = inbox
+        .record([
+            uploaded("b", 10),
+            other(Content::TestMessage),
+            uploaded("nobody", 10),
+            failed("a", 10),
+            other(Content::OtherProduct),
+        ])
+        .await
+        .expect("it is recorded");
 
-        let recorded = inbox.record([
-            report("a", 5, ReportedStatus::Draft), uploaded("a", 10), uploaded("a", 10), failed("a", 9), failed("a", 11), uploaded("a", 12),
-        ]).await.expect("it is recorded");
+    assert_eq!(
+        recorded,
+        [
+            image(Effect::Applied, Status::Uploaded),
+            Outcome::Test,
+            Outcome::Rejected(RejectionReason::UnknownImage),
+            image(Effect::Applied, Status::Failed),
+            Outcome::Ignored,
+        ]
+    );
+    assert_eq!(
+        database.log_types().await,
+        [
+            "webhook_received",
+            "webhook_test",
+            "webhook_received",
+            "webhook_ignored"
+        ]
+    );
+}
 
-        assert_eq!(recorded, [
-            image(Effect::Applied, Status::Draft), image(Effect::Applied, Status::Uploaded), image(Effect::Duplicate, Status::Uploaded),
-            image(Effect::Stale, Status::Uploaded), image(Effect::Applied, Status::Failed), image(Effect::Applied, Status::Uploaded),
-        ]);
-        assert_eq!(database.image("a").await["uploaded_at"], "1970-01-01T00:00:12.000000Z");
-        assert_eq!(database.logs().await.len(), 6);
-    }
+async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(
+    database: Database,
+    way: Way,
+) {
+    let inbox = open(&database, way, UnknownImages::Reject).await;
+    database.register("a").await;
 
-    async fn a_batch_of_nothing_is_nothing(database, way) {
-        let inbox = open(&database, way, UnknownImages::Create).await;
+    let recorded = inbox
+        .record([
+            report("a", 5, ReportedStatus::Draft),
+            uploaded("a", 10),
+            uploaded("a", 10),
+            failed("a", 9),
+            failed("a", 11),
+            uploaded("a", 12),
+        ])
+        .await
+        .expect("it is recorded");
 
-        assert_eq!(inbox.record([]).await.expect("it is recorded"), []);
-        assert!(database.everything().await.is_empty());
-    }
+    assert_eq!(
+        recorded,
+        [
+            image(Effect::Applied, Status::Draft),
+            image(Effect::Applied, Status::Uploaded),
+            image(Effect::Duplicate, Status::Uploaded),
+            image(Effect::Stale, Status::Uploaded),
+            image(Effect::Applied, Status::Failed),
+            image(Effect::Applied, Status::Uploaded),
+        ]
+    );
+    assert_eq!(
+        database.image("a").await["uploaded_at"],
+        "1970-01-01T00:00:12.000000Z"
+    );
+    assert_eq!(database.logs().await.len(), 6);
+}
 
-    async fn a_batch_that_fails_leaves_nothing_behind(database, way) {
-        let inbox = open(&database, way, UnknownImages::Create).await;
-        database.register("broken").await;
-        database.execute("UPDATE cloudflare_images SET details_at = '\"nonsense\"' WHERE cloudflare_id = $1", &["broken"]).await;
-        let before = database.everything().await;
+async fn a_batch_of_nothing_is_nothing(database: Database, way: Way) {
+    let inbox = open(&database, way, UnknownImages::Create).await;
 
-        let error = inbox.record([uploaded("new", 10), uploaded("broken", 10)]).await.expect_err("the row makes no sense");
+    assert_eq!(inbox.record([]).await.expect("it is recorded"), []);
+    assert!(database.everything().await.is_empty());
+}
 
-        assert!(error.to_string().starts_with("cloudflare_images.details_at of row "), "{error}");
-        assert_eq!(database.everything().await, before);
-    }
+async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) {
+    let inbox = open(&database, way, UnknownImages::Create).await;
+    database.register("broken").await;
+    database
+        .execute(
+            "UPDATE cloudflare_images SET details_at = '\"nonsense\"' WHERE cloudflare_id = $1",
+            &["broken"],
+        )
+        .await;
+    let before = database.everything().await;
 
-    async fn unknown_images_are_created_once_where_the_policy_says_so(database, way) {
-        let inbox = open(&database, way, UnknownImages::Create).await;
+    let error = inbox
+        .record([uploaded("new", 10), uploaded("broken", 10)])
+        .await
+        .expect_err("the row makes no sense");
 
-        let recorded = inbox.record([uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)]).await.expect("it is recorded");
+    assert!(
+        error
+            .to_string()
+            .starts_with("cloudflare_images.details_at of row "),
+        "{error}"
+    );
+    assert_eq!(database.everything().await, before);
+}
 
-        assert_eq!(recorded, [image(Effect::Applied, Status::Uploaded), image(Effect::Applied, Status::Uploaded), image(Effect::Duplicate, Status::Uploaded)]);
-        assert_eq!(database.count("SELECT count(*) FROM cloudflare_images").await, 2);
-    }
+async fn unknown_images_are_created_once_where_the_policy_says_so(database: Database, way: Way) {
+    let inbox = open(&database, way, UnknownImages::Create).await;
 
-    async fn a_thousand_notifications_are_one_batch_like_any_other(database, way) {
-        let inbox = open(&database, way, UnknownImages::Create).await;
-        let batch: Vec<_> = (0..1_000).map(|number| Arc::new(uploaded(&format!("image-{number}"), number))).collect();
+    let recorded = inbox
+        .record([uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)])
+        .await
+        .expect("it is recorded");
 
-        let recorded = inbox.inbox.record(&batch).await.expect("it is recorded");
+    assert_eq!(
+        recorded,
+        [
+            image(Effect::Applied, Status::Uploaded),
+            image(Effect::Applied, Status::Uploaded),
+            image(Effect::Duplicate, Status::Uploaded)
+        ]
+    );
+    assert_eq!(
+        database
+            .count("SELECT count(*) FROM cloudflare_images")
+            .await,
+        2
+    );
+}
 
-        assert!(recorded.iter().all(|recorded| *recorded == image(Effect::Applied, Status::Uploaded)));
-        assert_eq!(database.count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'").await, 1_000);
-        assert_eq!(database.logs().await.len(), 1_000);
-    }
+async fn a_thousand_notifications_are_one_batch_like_any_other(database: Database, way: Way) {
+    let inbox = open(&database, way, UnknownImages::Create).await;
+    let batch: Vec<_> = (0..1_000)
+        .map(|number| Arc::new(uploaded(&format!("image-{number}"), number)))
+        .collect();
 
-    async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(database, way) {
-        let replicas = [open(&database, way, UnknownImages::Create).await, open(&database, way, UnknownImages::Create).await];
-        let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
+    let recorded = inbox.inbox.record(&batch).await.expect("it is recorded");
 
-        let mut running = Vec::new();
-        for round in 0..20_i64 {
-            for (number, replica) in replicas.iter().enumerate() {
-                let mut batch: Vec<_> = ids.iter().map(|id| Arc::new(uploaded(id, round * 2 + i64::try_from(number).expect("small")))).collect();
-                if number == 1 {
-                    batch.reverse();
-                }
-                let inbox = Arc::clone(&replica.inbox);
-                running.push(tokio::spawn(async move { inbox.record(&batch).await }));
+    assert!(
+        recorded
+            .iter()
+            .all(|recorded| *recorded == image(Effect::Applied, Status::Uploaded))
+    );
+    assert_eq!(
+        database
+            .count("SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'")
+            .await,
+        1_000
+    );
+    assert_eq!(database.logs().await.len(), 1_000);
+}
+
+async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(
+    database: Database,
+    way: Way,
+) {
+    let replicas = [
+        open(&database, way, UnknownImages::Create).await,
+        open(&database, way, UnknownImages::Create).await,
+    ];
+    let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
+
+    let mut running = Vec::new();
+    for round in 0..20_i64 {
+        for (number, replica) in replicas.iter().enumerate() {
+            let mut batch: Vec<_> = ids
+                .iter()
+                .map(|id| {
+                    Arc::new(uploaded(
+                        id,
+                        round * 2 + i64::try_from(number).expect("small"),
+                    ))
+                })
+                .collect();
+            if number == 1 {
+                batch.reverse();
             }
+            let inbox = Arc::clone(&replica.inbox);
+            running.push(tokio::spawn(async move { inbox.record(&batch).await }));
         }
-        for batch in running {
-            batch.await.expect("no panic").expect("no deadlock");
-        }
-
-        assert_eq!(database.logs().await.len(), 20 * 20 * 2);
-        let last = "SELECT count(*) FROM cloudflare_images WHERE status_at = ".to_owned();
-        let last = last + if database.is_postgres() { "to_timestamp(39)" } else { "'1970-01-01T00:00:39.000000Z'" };
-        assert_eq!(database.count(&last).await, 20);
     }
+    for batch in running {
+        batch.await.expect("no panic").expect("no deadlock");
+    }
+
+    assert_eq!(database.logs().await.len(), 20 * 20 * 2);
+    let last = "SELECT count(*) FROM cloudflare_images WHERE status_at = ".to_owned();
+    let last = last
+        + if database.is_postgres() {
+            "to_timestamp(39)"
+        } else {
+            "'1970-01-01T00:00:39.000000Z'"
+        };
+    assert_eq!(database.count(&last).await, 20);
 }

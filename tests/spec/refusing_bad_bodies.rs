@@ -1,6 +1,6 @@
 //! Authenticated, but nothing that this service understands: 400, with the field and its rule, and no row is touched.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::on_both_databases;
 use crate::support::app::{Answer, App};
@@ -50,13 +50,30 @@ fn utf16(text: &str) -> Vec<u8> {
         .collect()
 }
 
-on_both_databases! {
-    async fn what_is_not_json_is_refused(database) {
-        let app = app(database).await;
-        let good = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
-        let deep = |open: &str, close: &str| format!(r#"{{"id":"image","metadata":{}1{}}}"#, open.repeat(10_000), close.repeat(10_000)).into_bytes();
+on_both_databases!(
+    what_is_not_json_is_refused,
+    what_is_json_but_no_payload_known_here_is_refused,
+    u_0000_is_refused_wherever_it_is,
+    an_id_that_breaks_its_rule_is_refused_in_every_shape,
+    every_other_field_is_held_to_its_rule_too,
+    what_is_odd_but_allowed_is_taken,
+);
 
-        refuses(&app, [
+async fn what_is_not_json_is_refused(database: Database) {
+    let app = app(database).await;
+    let good = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+    let deep = |open: &str, close: &str| {
+        format!(
+            r#"{{"id":"image","metadata":{}1{}}}"#,
+            open.repeat(10_000),
+            close.repeat(10_000)
+        )
+        .into_bytes()
+    };
+
+    refuses(
+        &app,
+        [
             (Vec::new(), None),
             (b" ".to_vec(), None),
             (b"hello".to_vec(), None),
@@ -68,114 +85,281 @@ on_both_databases! {
             (format!("{good}\0").into_bytes(), None),
             (utf16(&good), None),
             ([b"\xef\xbb\xbf", good.as_bytes()].concat(), None),
-            (b"{\"id\":\"\xff\xfe\",\"uploaded\":\"2024-01-01T12:00:00Z\"}".to_vec(), None),
-            (b"{\"id\":\"image\",\"metadata\":{\"a\":\"\xc3\x28\"}}".to_vec(), None),
+            (
+                b"{\"id\":\"\xff\xfe\",\"uploaded\":\"2024-01-01T12:00:00Z\"}".to_vec(),
+                None,
+            ),
+            (
+                b"{\"id\":\"image\",\"metadata\":{\"a\":\"\xc3\x28\"}}".to_vec(),
+                None,
+            ),
             (br#"{"id":"image","metadata":{"a":1e400}}"#.to_vec(), None),
             (br#"{"id":"image","metadata":{"a":NaN}}"#.to_vec(), None),
             (br#"{"id":"image","metadata":{"a":01}}"#.to_vec(), None),
-            (br#"{"id":"\ud800","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(), None),
-            (br#"{"id":"image","metadata":{"a":"\udc00"}}"#.to_vec(), None),
+            (
+                br#"{"id":"\ud800","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(),
+                None,
+            ),
+            (
+                br#"{"id":"image","metadata":{"a":"\udc00"}}"#.to_vec(),
+                None,
+            ),
             (deep("[", "]"), None),
             (deep(r#"{"a":"#, "}"), None),
             ("[".repeat(10_000).into_bytes(), None),
-        ]).await;
-    }
+        ],
+    )
+    .await;
+}
 
-    async fn what_is_json_but_no_payload_known_here_is_refused(database) {
-        let app = app(database).await;
+async fn what_is_json_but_no_payload_known_here_is_refused(database: Database) {
+    let app = app(database).await;
 
-        refuses(&app, ["[]", "\"text\"", "1", "null", "true", "{}", r#"{"foo":1}"#, r#"{"id":"image"}"#, r#"{"text":1}"#, r#"{"data":{}}"#,
-            r#"{"id":"image","uploaded":null}"#, r#"[{"id":"image","uploaded":"2024-01-01T12:00:00Z"}]"#]
-            .map(|body| (body.as_bytes().to_vec(), None))).await;
-    }
+    refuses(
+        &app,
+        [
+            "[]",
+            "\"text\"",
+            "1",
+            "null",
+            "true",
+            "{}",
+            r#"{"foo":1}"#,
+            r#"{"id":"image"}"#,
+            r#"{"text":1}"#,
+            r#"{"data":{}}"#,
+            r#"{"id":"image","uploaded":null}"#,
+            r#"[{"id":"image","uploaded":"2024-01-01T12:00:00Z"}]"#,
+        ]
+        .map(|body| (body.as_bytes().to_vec(), None)),
+    )
+    .await;
+}
 
-    async fn u_0000_is_refused_wherever_it_is(database) {
-        let app = app(database).await;
+async fn u_0000_is_refused_wherever_it_is(database: Database) {
+    let app = app(database).await;
 
-        refuses(&app, [
-            (br#"{"id":"a\u0000b","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(), Some("id")),
-            (br#"{"id":"image","variants":["https://a.example/\u0000"]}"#.to_vec(), Some("variants")),
-            (br#"{"id":"image","metadata":{"a":"\u0000"}}"#.to_vec(), Some("metadata")),
-            (br#"{"id":"image","metadata":{"a\u0000":1}}"#.to_vec(), Some("metadata")),
-            (br#"{"id":"image","metadata":{"a":[{"b":["\u0000"]}]}}"#.to_vec(), Some("metadata")),
-            (br#"{"id":"image","error":"\u0000"}"#.to_vec(), Some("error")),
-            (br#"{"id":"image","filename":"\u0000"}"#.to_vec(), Some("filename")),
-            (br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","unknown":"\u0000"}"#.to_vec(), Some("unknown")),
-            (br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","un\u0000known":1}"#.to_vec(), None),
+    refuses(
+        &app,
+        [
+            (
+                br#"{"id":"a\u0000b","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(),
+                Some("id"),
+            ),
+            (
+                br#"{"id":"image","variants":["https://a.example/\u0000"]}"#.to_vec(),
+                Some("variants"),
+            ),
+            (
+                br#"{"id":"image","metadata":{"a":"\u0000"}}"#.to_vec(),
+                Some("metadata"),
+            ),
+            (
+                br#"{"id":"image","metadata":{"a\u0000":1}}"#.to_vec(),
+                Some("metadata"),
+            ),
+            (
+                br#"{"id":"image","metadata":{"a":[{"b":["\u0000"]}]}}"#.to_vec(),
+                Some("metadata"),
+            ),
+            (
+                br#"{"id":"image","error":"\u0000"}"#.to_vec(),
+                Some("error"),
+            ),
+            (
+                br#"{"id":"image","filename":"\u0000"}"#.to_vec(),
+                Some("filename"),
+            ),
+            (
+                br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","unknown":"\u0000"}"#.to_vec(),
+                Some("unknown"),
+            ),
+            (
+                br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","un\u0000known":1}"#.to_vec(),
+                None,
+            ),
             (br#"{"text":"\u0000"}"#.to_vec(), Some("text")),
-        ]).await;
-    }
+        ],
+    )
+    .await;
+}
 
-    async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database) {
-        let app = app(database).await;
-        let long = "x".repeat(1025);
-        for id in [json!(null), json!(""), json!("   "), json!(long), json!("🦀".repeat(1025)), json!(5), json!(true), json!(["a"]), json!({"a": 1}), json!("a\nb"), json!("a\u{7f}")] {
-            refuses(&app, [
-                (json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}), Some("id")),
+async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database: Database) {
+    let app = app(database).await;
+    let long = "x".repeat(1025);
+    for id in [
+        json!(null),
+        json!(""),
+        json!("   "),
+        json!(long),
+        json!("🦀".repeat(1025)),
+        json!(5),
+        json!(true),
+        json!(["a"]),
+        json!({"a": 1}),
+        json!("a\nb"),
+        json!("a\u{7f}"),
+    ] {
+        refuses(
+            &app,
+            [
+                (
+                    json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}),
+                    Some("id"),
+                ),
                 (json!({"id": id, "error": "too big"}), Some("id")),
-                (json!({"event": "image.uploaded", "image": {"id": id}}), Some("image.id")),
-                (json!({"ts": 1, "data": {"image": {"id": id, "status": "success"}}}), Some("/data/image/id")),
-            ].map(|(body, field)| (body.to_string().into_bytes(), field))).await;
-        }
-        refuses(&app, [
+                (
+                    json!({"event": "image.uploaded", "image": {"id": id}}),
+                    Some("image.id"),
+                ),
+                (
+                    json!({"ts": 1, "data": {"image": {"id": id, "status": "success"}}}),
+                    Some("/data/image/id"),
+                ),
+            ]
+            .map(|(body, field)| (body.to_string().into_bytes(), field)),
+        )
+        .await;
+    }
+    refuses(
+        &app,
+        [
             (json!({"uploaded": "2024-01-01T12:00:00Z"}), Some("id")),
-            (json!({"event": "image.uploaded", "image": {}}), Some("image.id")),
+            (
+                json!({"event": "image.uploaded", "image": {}}),
+                Some("image.id"),
+            ),
             (json!({"name": "n", "data": {}}), Some("/data/image/id")),
-        ].map(|(body, field)| (body.to_string().into_bytes(), field))).await;
+        ]
+        .map(|(body, field)| (body.to_string().into_bytes(), field)),
+    )
+    .await;
+}
+
+/// Bodies of the other shapes, and the field that each one gets wrong.
+fn nested() -> [(Value, &'static str); 9] {
+    [
+        (
+            json!({"ts": 1, "data": {"image": {"id": "image"}}}),
+            "/data/image/status",
+        ),
+        (
+            json!({"ts": 1, "data": {"image": {"id": "image", "status": 1}}}),
+            "/data/image/status",
+        ),
+        (
+            json!({"ts": 1, "alert_type": 1, "data": {"image": {"id": "image", "status": "success"}}}),
+            "alert_type",
+        ),
+        (json!({"event": 1, "image": {"id": "image"}}), "event"),
+        (json!({"event": "image.uploaded"}), "image"),
+        (json!({"event": "image.uploaded", "image": []}), "image"),
+        (
+            json!({"event": "image.uploaded", "timestamp": "x", "image": {"id": "image"}}),
+            "timestamp",
+        ),
+        (
+            json!({"event": "image.uploaded", "image": {"id": "image", "uploaded": "x"}}),
+            "image.uploaded",
+        ),
+        (
+            json!({"event": "image.uploaded", "image": {"id": "image", "variants": "x"}}),
+            "image.variants",
+        ),
+    ]
+}
+
+async fn every_other_field_is_held_to_its_rule_too(database: Database) {
+    let app = app(database).await;
+    let flat = |field: &str, value: Value| json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z", field: value});
+
+    let mut bodies = Vec::new();
+    for field in ["uploaded", "timestamp"] {
+        for value in [
+            json!(""),
+            json!("yesterday"),
+            json!("2024-01-01"),
+            json!("2024-13-01T00:00:00Z"),
+            json!("2024-02-30T12:00:00Z"),
+            json!("2024-01-01T12:00:00"),
+            json!(1_704_110_400),
+            json!(true),
+            json!([]),
+            json!({}),
+        ] {
+            bodies.push((flat(field, value), field.to_owned()));
+        }
+    }
+    for value in [
+        json!("https://a.example"),
+        json!({}),
+        json!([1]),
+        json!([null]),
+        json!(["ftp://a.example"]),
+        json!(["/relative"]),
+        json!([""]),
+        json!(["javascript:alert(1)"]),
+        json!(["https://"]),
+        json!(["https://a.example/ b"]),
+        json!(["https://a.example/\n"]),
+    ] {
+        bodies.push((flat("variants", value), "variants".to_owned()));
+    }
+    for field in ["metadata", "meta"] {
+        for value in [json!("text"), json!([1]), json!(1), json!(true)] {
+            bodies.push((flat(field, value), field.to_owned()));
+        }
+    }
+    for field in ["draft", "requireSignedURLs"] {
+        for value in [json!("true"), json!(1), json!([])] {
+            bodies.push((flat(field, value), field.to_owned()));
+        }
+    }
+    for field in ["error", "filename", "creator"] {
+        for value in [json!(1), json!(true), json!([]), json!({})] {
+            bodies.push((flat(field, value), field.to_owned()));
+        }
+    }
+    for ts in [
+        json!("1136214245"),
+        json!(1.5),
+        json!(-1),
+        json!(u64::MAX),
+        json!({}),
+    ] {
+        bodies.push((
+            json!({"ts": ts, "name": "n", "data": {"image": {"id": "image", "status": "success"}}}),
+            "ts".to_owned(),
+        ));
+    }
+    for (body, field) in nested() {
+        bodies.push((body, field.to_owned()));
     }
 
-    async fn every_other_field_is_held_to_its_rule_too(database) {
-        let app = app(database).await;
-        let flat = |field: &str, value: serde_json::Value| json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z", field: value});
+    refuses(
+        &app,
+        bodies
+            .iter()
+            .map(|(body, field)| (body.to_string().into_bytes(), Some(field.as_str()))),
+    )
+    .await;
+}
 
-        let mut bodies = Vec::new();
-        for field in ["uploaded", "timestamp"] {
-            for value in [json!(""), json!("yesterday"), json!("2024-01-01"), json!("2024-13-01T00:00:00Z"), json!("2024-02-30T12:00:00Z"), json!("2024-01-01T12:00:00"), json!(1_704_110_400), json!(true), json!([]), json!({})] {
-                bodies.push((flat(field, value), field.to_owned()));
-            }
-        }
-        for value in [json!("https://a.example"), json!({}), json!([1]), json!([null]), json!(["ftp://a.example"]), json!(["/relative"]), json!([""]), json!(["javascript:alert(1)"]), json!(["https://"]), json!(["https://a.example/ b"]), json!(["https://a.example/\n"])] {
-            bodies.push((flat("variants", value), "variants".to_owned()));
-        }
-        for field in ["metadata", "meta"] {
-            for value in [json!("text"), json!([1]), json!(1), json!(true)] {
-                bodies.push((flat(field, value), field.to_owned()));
-            }
-        }
-        for field in ["draft", "requireSignedURLs"] {
-            for value in [json!("true"), json!(1), json!([])] {
-                bodies.push((flat(field, value), field.to_owned()));
-            }
-        }
-        for field in ["error", "filename", "creator"] {
-            for value in [json!(1), json!(true), json!([]), json!({})] {
-                bodies.push((flat(field, value), field.to_owned()));
-            }
-        }
-        for ts in [json!("1136214245"), json!(1.5), json!(-1), json!(u64::MAX), json!({})] {
-            bodies.push((json!({"ts": ts, "name": "n", "data": {"image": {"id": "image", "status": "success"}}}), "ts".to_owned()));
-        }
-        bodies.push((json!({"ts": 1, "data": {"image": {"id": "image"}}}), "/data/image/status".to_owned()));
-        bodies.push((json!({"ts": 1, "data": {"image": {"id": "image", "status": 1}}}), "/data/image/status".to_owned()));
-        bodies.push((json!({"ts": 1, "alert_type": 1, "data": {"image": {"id": "image", "status": "success"}}}), "alert_type".to_owned()));
-        bodies.push((json!({"event": 1, "image": {"id": "image"}}), "event".to_owned()));
-        bodies.push((json!({"event": "image.uploaded"}), "image".to_owned()));
-        bodies.push((json!({"event": "image.uploaded", "image": []}), "image".to_owned()));
-        bodies.push((json!({"event": "image.uploaded", "timestamp": "x", "image": {"id": "image"}}), "timestamp".to_owned()));
-        bodies.push((json!({"event": "image.uploaded", "image": {"id": "image", "uploaded": "x"}}), "image.uploaded".to_owned()));
-        bodies.push((json!({"event": "image.uploaded", "image": {"id": "image", "variants": "x"}}), "image.variants".to_owned()));
+async fn what_is_odd_but_allowed_is_taken(database: Database) {
+    let app = app(database).await;
+    let exponent = r#"{"id":"image","timestamp":"2024-01-01T12:00:01Z","metadata":{"small":1e-20000,
+        "long":0.1000000000000000055511151231257827021181583404541015625}}"#;
+    let many: serde_json::Map<_, _> = (0..5_000)
+        .map(|key| (key.to_string(), json!(key)))
+        .collect();
+    let wide = json!({"id": "image", "timestamp": "2024-01-01T12:00:02Z", "metadata": many});
+    let deep = format!(
+        r#"{{"id":"image","timestamp":"2024-01-01T12:00:03Z","metadata":{}1{}}}"#,
+        r#"{"a":"#.repeat(120),
+        "}".repeat(120)
+    );
 
-        refuses(&app, bodies.iter().map(|(body, field)| (body.to_string().into_bytes(), Some(field.as_str())))).await;
-    }
-
-    async fn what_is_odd_but_allowed_is_taken(database) {
-        let app = app(database).await;
-        let exponent = r#"{"id":"image","timestamp":"2024-01-01T12:00:01Z","metadata":{"small":1e-20000,"long":0.1000000000000000055511151231257827021181583404541015625}}"#;
-        let wide = json!({"id": "image", "timestamp": "2024-01-01T12:00:02Z", "metadata": (0..5_000).map(|key| (key.to_string(), json!(key))).collect::<serde_json::Map<_, _>>()});
-        let deep = format!(r#"{{"id":"image","timestamp":"2024-01-01T12:00:03Z","metadata":{}1{}}}"#, r#"{"a":"#.repeat(120), "}".repeat(120));
-
-        for body in [exponent.to_owned(), wide.to_string(), deep] {
-            assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
-        }
+    for body in [exponent.to_owned(), wide.to_string(), deep] {
+        assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
     }
 }

@@ -62,95 +62,167 @@ async fn rows(database: &Database) -> (i64, i64) {
 const NEW_ROWS: i64 = 250;
 const ALL_ROWS: i64 = 2750;
 
-on_both_databases! {
-    async fn a_service_deletes_what_is_older_than_its_settings_say(database) {
-        let database = database_with_old_rows(database).await;
+on_both_databases!(
+    a_service_deletes_what_is_older_than_its_settings_say,
+    a_table_that_is_kept_for_ever_is_left_alone,
+    what_was_parked_again_is_kept_from_then_on,
+    a_person_asks_how_much_that_is_and_has_it_deleted,
+    every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day,
+    webhooks_are_recorded_meanwhile,
+);
 
-        let app = App::start(database).await;
+async fn a_service_deletes_what_is_older_than_its_settings_say(database: Database) {
+    let database = database_with_old_rows(database).await;
 
-        wait::until_async("nothing old is left", async || rows(&app.database).await == (NEW_ROWS, NEW_ROWS)).await;
-    }
+    let app = App::start(database).await;
 
-    async fn a_table_that_is_kept_for_ever_is_left_alone(database) {
-        let database = database_with_old_rows(database).await;
+    wait::until_async("nothing old is left", async || {
+        rows(&app.database).await == (NEW_ROWS, NEW_ROWS)
+    })
+    .await;
+}
 
-        let app = App::start_with(database, &[("APP__RETENTION__LOGS_DAYS", "0")]).await;
+async fn a_table_that_is_kept_for_ever_is_left_alone(database: Database) {
+    let database = database_with_old_rows(database).await;
 
-        wait::until_async("no old rejection is left", async || rows(&app.database).await.1 == NEW_ROWS).await;
-        let (_, database) = app.stop().await;
-        assert_eq!(rows(&database).await, (ALL_ROWS, NEW_ROWS));
-    }
+    let app = App::start_with(database, &[("APP__RETENTION__LOGS_DAYS", "0")]).await;
 
-    async fn what_was_parked_again_is_kept_from_then_on(database) {
-        let app = App::start(database).await;
-        let (long_ago, yesterday) = ("2023-06-01 00:00:00.000000Z", "2023-12-31 00:00:00.000000Z");
-        for (id, parked_at) in [("again", yesterday), ("once", long_ago)] {
-            let parked_at = if app.database.is_postgres() { parked_at.to_owned() } else { parked_at.replace(' ', "T") };
-            let long_ago = if app.database.is_postgres() { long_ago.to_owned() } else { long_ago.replace(' ', "T") };
-            app.database.execute_script(&format!("
+    wait::until_async("no old rejection is left", async || {
+        rows(&app.database).await.1 == NEW_ROWS
+    })
+    .await;
+    let (_, database) = app.stop().await;
+    assert_eq!(rows(&database).await, (ALL_ROWS, NEW_ROWS));
+}
+
+async fn what_was_parked_again_is_kept_from_then_on(database: Database) {
+    let app = App::start(database).await;
+    let (long_ago, yesterday) = ("2023-06-01 00:00:00.000000Z", "2023-12-31 00:00:00.000000Z");
+    for (id, parked_at) in [("again", yesterday), ("once", long_ago)] {
+        let parked_at = if app.database.is_postgres() {
+            parked_at.to_owned()
+        } else {
+            parked_at.replace(' ', "T")
+        };
+        let long_ago = if app.database.is_postgres() {
+            long_ago.to_owned()
+        } else {
+            long_ago.replace(' ', "T")
+        };
+        app.database.execute_script(&format!("
                 INSERT INTO webhook_rejections (received_at, status, reason, cloudflare_id, state, parked_at)
                 VALUES ('{long_ago}', 404, 'unknown-image', '{id}', 'parked', '{parked_at}');
             ")).await;
-        }
-        let (_, database) = app.stop().await;
+    }
+    let (_, database) = app.stop().await;
 
-        let app = App::start(database).await;
+    let app = App::start(database).await;
 
-        wait::until_async("an old one is gone", async || app.database.rejections().await.len() < 2).await;
-        assert_eq!(app.database.rejections().await[0]["cloudflare_id"], "again");
+    wait::until_async("an old one is gone", async || {
+        app.database.rejections().await.len() < 2
+    })
+    .await;
+    assert_eq!(app.database.rejections().await[0]["cloudflare_id"], "again");
+}
+
+async fn a_person_asks_how_much_that_is_and_has_it_deleted(database: Database) {
+    let database = database_with_old_rows(database).await;
+    let folder = TempDir::new().expect("a folder");
+    // Of the machine's clock: what is new at the tests' time is kept.
+    let variables = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("APP__RETENTION__LOGS_DAYS", "7000"),
+        ("APP__RETENTION__REJECTIONS_DAYS", "0"),
+    ];
+    let prune = |words: &[&str]| {
+        stdout(&run(
+            folder.path(),
+            &[&["retention", "prune"], words].concat(),
+            &variables,
+        ))
+    };
+
+    let asked = prune(&["--dry-run"]);
+    assert_eq!(rows(&database).await, (ALL_ROWS, ALL_ROWS));
+    let done = prune(&[]);
+
+    assert_eq!(
+        asked,
+        "cloudflare_image_logs: 2500 rows would be deleted\n\
+         webhook_rejections: 0 rows would be deleted\n\
+         relay_deliveries: 0 rows would be deleted\n"
+    );
+    assert_eq!(
+        done,
+        "cloudflare_image_logs: 2500 rows were deleted\n\
+         webhook_rejections: 0 rows were deleted\n\
+         relay_deliveries: 0 rows were deleted\n"
+    );
+    assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
+}
+
+async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database: Database) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
+    for (body, outcome) in [
+        (
+            r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#,
+            "applied",
+        ),
+        (
+            r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#,
+            "duplicate",
+        ),
+        (
+            r#"{"id":"image","error":"too big","timestamp":"2024-01-01T11:00:00Z"}"#,
+            "stale",
+        ),
+        (r#"{"text":"hello"}"#, "test"),
+        (
+            r#"{"data":{},"alert_type":"billing_usage_alert"}"#,
+            "ignored",
+        ),
+    ] {
+        assert_eq!(app.deliver(body).await.outcome(), (200, outcome));
+    }
+    let (_, database) = app.stop().await;
+    let folder = TempDir::new().expect("a folder");
+
+    // The tests' clock stands in 2024, the command's does not.
+    let done = stdout(&run(
+        folder.path(),
+        &["retention", "prune"],
+        &[("DATABASE_URL", &database.url)],
+    ));
+
+    assert_eq!(
+        done,
+        "cloudflare_image_logs: 5 rows were deleted\n\
+         webhook_rejections: 0 rows were deleted\n\
+         relay_deliveries: 0 rows were deleted\n"
+    );
+    assert_eq!(
+        database.image("image").await["status"],
+        "uploaded",
+        "images are never deleted"
+    );
+}
+
+async fn webhooks_are_recorded_meanwhile(database: Database) {
+    let database = database_with_old_rows(database).await;
+    let app = App::start(database).await;
+    app.database.register("image").await;
+
+    for number in 0..20 {
+        app.clock.advance(Duration::from_secs(1));
+        let body = format!(r#"{{"id":"image","filename":"{number}.jpg"}}"#);
+        assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
     }
 
-    async fn a_person_asks_how_much_that_is_and_has_it_deleted(database) {
-        let database = database_with_old_rows(database).await;
-        let folder = TempDir::new().expect("a folder");
-        // Of the machine's clock: what is new at the tests' time is kept.
-        let variables = [("DATABASE_URL", database.url.as_str()), ("APP__RETENTION__LOGS_DAYS", "7000"), ("APP__RETENTION__REJECTIONS_DAYS", "0")];
-        let prune = |words: &[&str]| stdout(&run(folder.path(), &[&["retention", "prune"], words].concat(), &variables));
-
-        let asked = prune(&["--dry-run"]);
-        assert_eq!(rows(&database).await, (ALL_ROWS, ALL_ROWS));
-        let done = prune(&[]);
-
-        assert_eq!(asked, "cloudflare_image_logs: 2500 rows would be deleted\nwebhook_rejections: 0 rows would be deleted\nrelay_deliveries: 0 rows would be deleted\n");
-        assert_eq!(done, "cloudflare_image_logs: 2500 rows were deleted\nwebhook_rejections: 0 rows were deleted\nrelay_deliveries: 0 rows were deleted\n");
-        assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
-    }
-
-    async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database) {
-        let app = App::start(database).await;
-        app.database.register("image").await;
-        for (body, outcome) in [
-            (r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#, "applied"),
-            (r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#, "duplicate"),
-            (r#"{"id":"image","error":"too big","timestamp":"2024-01-01T11:00:00Z"}"#, "stale"),
-            (r#"{"text":"hello"}"#, "test"),
-            (r#"{"data":{},"alert_type":"billing_usage_alert"}"#, "ignored"),
-        ] {
-            assert_eq!(app.deliver(body).await.outcome(), (200, outcome));
-        }
-        let (_, database) = app.stop().await;
-        let folder = TempDir::new().expect("a folder");
-
-        // The tests' clock stands in 2024, the command's does not.
-        let done = stdout(&run(folder.path(), &["retention", "prune"], &[("DATABASE_URL", &database.url)]));
-
-        assert_eq!(done, "cloudflare_image_logs: 5 rows were deleted\nwebhook_rejections: 0 rows were deleted\nrelay_deliveries: 0 rows were deleted\n");
-        assert_eq!(database.image("image").await["status"], "uploaded", "images are never deleted");
-    }
-
-    async fn webhooks_are_recorded_meanwhile(database) {
-        let database = database_with_old_rows(database).await;
-        let app = App::start(database).await;
-        app.database.register("image").await;
-
-        for number in 0..20 {
-            app.clock.advance(Duration::from_secs(1));
-            let body = format!(r#"{{"id":"image","filename":"{number}.jpg"}}"#);
-            assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
-        }
-
-        wait::until_async("nothing old is left", async || rows(&app.database).await == (NEW_ROWS + 20, NEW_ROWS)).await;
-    }
+    wait::until_async("nothing old is left", async || {
+        rows(&app.database).await == (NEW_ROWS + 20, NEW_ROWS)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -118,145 +118,206 @@ async fn a_row_of_which_sqlite_makes_no_json_fails_its_own_webhook_alone() {
     }
 }
 
-on_both_databases! {
-    async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(database) {
-        let app = Arc::new(App::start(database).await);
-        for image in 0..IMAGES {
-            app.database.register(&format!("image-{image}")).await;
-        }
+on_both_databases!(
+    what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands,
+    what_one_sender_queues_for_an_image_is_recorded_in_its_order,
+    a_row_that_makes_no_sense_fails_its_own_webhook_alone,
+    more_than_may_wait_is_refused_at_once_and_may_be_sent_again,
+    a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit,
+);
 
-        let mut senders = JoinSet::new();
-        for sender in 0..SENDERS {
-            let app = app.clone();
-            senders.spawn(async move {
-                for turn in 0..WEBHOOKS_EACH {
-                    let answer = app.deliver(uploaded(&format!("image-{}", sender % IMAGES), turn * SENDERS + sender)).await;
-                    assert!(matches!(answer.outcome(), (200, "applied" | "stale")), "{answer:?}");
-                }
-            });
-        }
-        senders.join_all().await;
-
-        let logs = app.database.logs().await;
-        assert_eq!(logs.len(), SENDERS * WEBHOOKS_EACH);
-        for image in 0..IMAGES {
-            let last = (WEBHOOKS_EACH - 1) * SENDERS + SENDERS - IMAGES + image;
-            let last = Timestamp::from_unix_seconds(NOW + i64::try_from(last).expect("small")).expect("a time");
-            assert_eq!(app.database.image(&format!("image-{image}")).await["status_at"], last.to_string());
-        }
-        let commits = app.counted("inbox_commits_total").await;
-        assert_eq!(app.counted("inbox_recorded_total").await, i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"));
-        assert!(commits < i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"), "{commits} commits: some were shared");
+async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(database: Database) {
+    let app = Arc::new(App::start(database).await);
+    for image in 0..IMAGES {
+        app.database.register(&format!("image-{image}")).await;
     }
 
-    async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database) {
-        let inboxes = Inboxes::open(&database, UnknownImages::Create, &[("APP__DATABASE__WRITERS", "4")]).await;
-        let inbox = &inboxes.grouped;
-
-        let mut senders = JoinSet::new();
-        for sender in 0..SENDERS {
-            let inbox = inbox.clone();
-            senders.spawn(async move {
-                // All at once: none of them waits for the one before it.
-                let notifications: Vec<_> = (0..WEBHOOKS_EACH).map(|turn| [numbered(sender, turn)]).collect();
-                for recorded in join_all(notifications.iter().map(|notification| inbox.record(notification))).await {
-                    recorded.expect("it is recorded");
-                }
-            });
-        }
-        senders.join_all().await;
-
-        let mut turns = vec![Vec::new(); SENDERS];
-        for log in database.logs().await {
-            let payload = &log["data"]["payload"];
-            let number = |key: &str| usize::try_from(payload[key].as_u64().expect("a number")).expect("small");
-            turns[number("sender")].push(number("turn"));
-        }
-        assert!(turns.iter().all(|turns| turns.iter().copied().eq(0..WEBHOOKS_EACH)), "{turns:?}");
-    }
-
-    async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database) {
-        let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
-        for id in ["held", "broken"].map(str::to_owned).into_iter().chain((0..10).map(|number| format!("good-{number}"))) {
-            app.database.register(&id).await;
-        }
-        app.database.execute("UPDATE cloudflare_images SET details_at = 'nonsense' WHERE cloudflare_id = $1", &["broken"]).await;
-        let held = app.database.hold_image("held").await;
-        let mut tasks = JoinSet::new();
-        deliver(&app, &mut tasks, "held", 0);
-        wait_until_taken(&app, 1).await;
-        for number in 0..10 {
-            deliver(&app, &mut tasks, &format!("good-{number}"), 0);
-        }
-        deliver(&app, &mut tasks, "broken", 0);
-        wait_until_waiting(&app, 11).await;
-
-        held.release().await;
-
-        for (id, answer) in tasks.join_all().await {
-            match id.as_str() {
-                "broken" => assert_eq!(answer.outcome(), (500, "internal-error")),
-                _ => assert_eq!(answer.outcome(), (200, "applied"), "{id}"),
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let app = app.clone();
+        senders.spawn(async move {
+            for turn in 0..WEBHOOKS_EACH {
+                let answer = app
+                    .deliver(uploaded(
+                        &format!("image-{}", sender % IMAGES),
+                        turn * SENDERS + sender,
+                    ))
+                    .await;
+                assert!(
+                    matches!(answer.outcome(), (200, "applied" | "stale")),
+                    "{answer:?}"
+                );
             }
-        }
-        let good = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded' AND cloudflare_id LIKE 'good-%'";
-        assert_eq!(app.database.count(good).await, 10);
-        assert_eq!(app.database.image("broken").await["status"], "pending");
-        assert_eq!(app.counted("inbox_failed_total").await, 1);
+        });
     }
+    senders.join_all().await;
 
-    async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database) {
-        let variables = [ONE_WRITER, PATIENT, ("APP__DATABASE__QUEUE_LIMIT", "2")];
-        let app = App::start_with(database, &variables).await;
-        for id in ["held", "a", "b", "c"] {
-            app.database.register(id).await;
-        }
-        let held = app.database.hold_image("held").await;
-        let mut tasks = JoinSet::new();
-        deliver(&app, &mut tasks, "held", 0);
-        wait_until_taken(&app, 1).await;
-        deliver(&app, &mut tasks, "a", 0);
-        deliver(&app, &mut tasks, "b", 0);
-        wait_until_waiting(&app, 2).await;
-
-        let refused = app.deliver(uploaded("c", 0)).await;
-        held.release().await;
-        let waited = tasks.join_all().await;
-        let again = app.deliver(uploaded("c", 0)).await;
-
-        assert_eq!(refused.outcome(), (503, "busy"));
-        assert_eq!(refused.headers["retry-after"], "1");
-        assert_eq!(refused.headers["content-type"], "application/problem+json");
-        for (id, answer) in &waited {
-            assert_eq!(answer.outcome(), (200, "applied"), "{id}");
-        }
-        assert_eq!(again.outcome(), (200, "applied"));
-        assert_eq!(app.counted("inbox_refused_total").await, 1);
+    let logs = app.database.logs().await;
+    assert_eq!(logs.len(), SENDERS * WEBHOOKS_EACH);
+    for image in 0..IMAGES {
+        let last = (WEBHOOKS_EACH - 1) * SENDERS + SENDERS - IMAGES + image;
+        let last = Timestamp::from_unix_seconds(NOW + i64::try_from(last).expect("small"))
+            .expect("a time");
+        assert_eq!(
+            app.database.image(&format!("image-{image}")).await["status_at"],
+            last.to_string()
+        );
     }
+    let commits = app.counted("inbox_commits_total").await;
+    assert_eq!(
+        app.counted("inbox_recorded_total").await,
+        i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small")
+    );
+    assert!(
+        commits < i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"),
+        "{commits} commits: some were shared"
+    );
+}
 
-    async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(database) {
-        let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
-        for id in ["held", "gone", "stays"] {
-            app.database.register(id).await;
-        }
-        let held = app.database.hold_image("held").await;
-        let (mut tasks, mut gone) = (JoinSet::new(), JoinSet::new());
-        deliver(&app, &mut tasks, "held", 0);
-        wait_until_taken(&app, 1).await;
-        deliver(&app, &mut gone, "gone", 0);
-        deliver(&app, &mut tasks, "stays", 0);
-        wait_until_waiting(&app, 2).await;
+async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database: Database) {
+    let inboxes = Inboxes::open(
+        &database,
+        UnknownImages::Create,
+        &[("APP__DATABASE__WRITERS", "4")],
+    )
+    .await;
+    let inbox = &inboxes.grouped;
 
-        gone.shutdown().await;
-        held.release().await;
-        let answers = tasks.join_all().await;
-        let (ending, database) = app.stop().await;
-
-        let stays = answers.iter().find(|(id, _)| id == "stays").expect("it was sent");
-        assert_eq!(stays.1.outcome(), (200, "applied"));
-        assert_eq!(ending, Ending::Clean);
-        assert_eq!(database.image("gone").await["status"], "uploaded", "what was taken in is recorded");
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let inbox = inbox.clone();
+        senders.spawn(async move {
+            // All at once: none of them waits for the one before it.
+            let notifications: Vec<_> = (0..WEBHOOKS_EACH)
+                .map(|turn| [numbered(sender, turn)])
+                .collect();
+            for recorded in join_all(
+                notifications
+                    .iter()
+                    .map(|notification| inbox.record(notification)),
+            )
+            .await
+            {
+                recorded.expect("it is recorded");
+            }
+        });
     }
+    senders.join_all().await;
+
+    let mut turns = vec![Vec::new(); SENDERS];
+    for log in database.logs().await {
+        let payload = &log["data"]["payload"];
+        let number =
+            |key: &str| usize::try_from(payload[key].as_u64().expect("a number")).expect("small");
+        turns[number("sender")].push(number("turn"));
+    }
+    assert!(
+        turns
+            .iter()
+            .all(|turns| turns.iter().copied().eq(0..WEBHOOKS_EACH)),
+        "{turns:?}"
+    );
+}
+
+async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Database) {
+    let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
+    for id in ["held", "broken"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((0..10).map(|number| format!("good-{number}")))
+    {
+        app.database.register(&id).await;
+    }
+    app.database
+        .execute(
+            "UPDATE cloudflare_images SET details_at = 'nonsense' WHERE cloudflare_id = $1",
+            &["broken"],
+        )
+        .await;
+    let held = app.database.hold_image("held").await;
+    let mut tasks = JoinSet::new();
+    deliver(&app, &mut tasks, "held", 0);
+    wait_until_taken(&app, 1).await;
+    for number in 0..10 {
+        deliver(&app, &mut tasks, &format!("good-{number}"), 0);
+    }
+    deliver(&app, &mut tasks, "broken", 0);
+    wait_until_waiting(&app, 11).await;
+
+    held.release().await;
+
+    for (id, answer) in tasks.join_all().await {
+        match id.as_str() {
+            "broken" => assert_eq!(answer.outcome(), (500, "internal-error")),
+            _ => assert_eq!(answer.outcome(), (200, "applied"), "{id}"),
+        }
+    }
+    let good = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded' AND cloudflare_id LIKE 'good-%'";
+    assert_eq!(app.database.count(good).await, 10);
+    assert_eq!(app.database.image("broken").await["status"], "pending");
+    assert_eq!(app.counted("inbox_failed_total").await, 1);
+}
+
+async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: Database) {
+    let variables = [ONE_WRITER, PATIENT, ("APP__DATABASE__QUEUE_LIMIT", "2")];
+    let app = App::start_with(database, &variables).await;
+    for id in ["held", "a", "b", "c"] {
+        app.database.register(id).await;
+    }
+    let held = app.database.hold_image("held").await;
+    let mut tasks = JoinSet::new();
+    deliver(&app, &mut tasks, "held", 0);
+    wait_until_taken(&app, 1).await;
+    deliver(&app, &mut tasks, "a", 0);
+    deliver(&app, &mut tasks, "b", 0);
+    wait_until_waiting(&app, 2).await;
+
+    let refused = app.deliver(uploaded("c", 0)).await;
+    held.release().await;
+    let waited = tasks.join_all().await;
+    let again = app.deliver(uploaded("c", 0)).await;
+
+    assert_eq!(refused.outcome(), (503, "busy"));
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(refused.headers["content-type"], "application/problem+json");
+    for (id, answer) in &waited {
+        assert_eq!(answer.outcome(), (200, "applied"), "{id}");
+    }
+    assert_eq!(again.outcome(), (200, "applied"));
+    assert_eq!(app.counted("inbox_refused_total").await, 1);
+}
+
+async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
+    database: Database,
+) {
+    let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
+    for id in ["held", "gone", "stays"] {
+        app.database.register(id).await;
+    }
+    let held = app.database.hold_image("held").await;
+    let (mut tasks, mut gone) = (JoinSet::new(), JoinSet::new());
+    deliver(&app, &mut tasks, "held", 0);
+    wait_until_taken(&app, 1).await;
+    deliver(&app, &mut gone, "gone", 0);
+    deliver(&app, &mut tasks, "stays", 0);
+    wait_until_waiting(&app, 2).await;
+
+    gone.shutdown().await;
+    held.release().await;
+    let answers = tasks.join_all().await;
+    let (ending, database) = app.stop().await;
+
+    let stays = answers
+        .iter()
+        .find(|(id, _)| id == "stays")
+        .expect("it was sent");
+    assert_eq!(stays.1.outcome(), (200, "applied"));
+    assert_eq!(ending, Ending::Clean);
+    assert_eq!(
+        database.image("gone").await["status"],
+        "uploaded",
+        "what was taken in is recorded"
+    );
 }
 
 /// A notification that the audit trail knows again.

@@ -60,12 +60,25 @@ fn ask(folder: &Path, program: &str, script: &str, received: &Received) -> Strin
 const PYTHON: &str = include_str!("../fixtures/verify_webhook.py");
 const NODE: &str = include_str!("../fixtures/verify_webhook.js");
 
-on_both_databases! {
-    async fn the_code_of_the_documentation_accepts_our_requests_and_no_others(database) {
-        let received = message(database, Some(RELAY_SECRET), json!({"secret": RELAY_SECRET})).await;
-        let folder = TempDir::new().expect("a folder");
-        // Frameworks look headers up without regard to case.
-        let python = format!(r#"{PYTHON}
+on_both_databases!(
+    the_code_of_the_documentation_accepts_our_requests_and_no_others,
+    several_secrets_sign_at_once_where_there_is_room,
+    either_signature_can_be_turned_off,
+    without_a_secret_nothing_is_signed,
+    headers_of_the_settings_come_along,
+);
+
+async fn the_code_of_the_documentation_accepts_our_requests_and_no_others(database: Database) {
+    let received = message(
+        database,
+        Some(RELAY_SECRET),
+        json!({"secret": RELAY_SECRET}),
+    )
+    .await;
+    let folder = TempDir::new().expect("a folder");
+    // Frameworks look headers up without regard to case.
+    let python = format!(
+        r#"{PYTHON}
 import json
 class Headers(dict):
     def get(self, name): return dict.get(self, name.lower())
@@ -76,44 +89,84 @@ request.headers, request.body = Headers(told["headers"]), told["body"].encode()
 print(verify_webhook(request, "{RELAY_SECRET}"), verify_webhook(request, "another secret"))
 request.body += b" "
 print(verify_webhook(request, "{RELAY_SECRET}"))
-"#);
-        let node = format!(r#"{NODE}
+"#
+    );
+    let node = format!(
+        r#"{NODE}
 const request = JSON.parse(require("fs").readFileSync("request.json", "utf-8"));
 console.log(verifyWebhook(request, "{RELAY_SECRET}"), verifyWebhook(request, "another secret"));
 request.body += " ";
 console.log(verifyWebhook(request, "{RELAY_SECRET}"));
-"#);
+"#
+    );
 
-        assert_eq!(ask(folder.path(), "python3", &python, &received), "True False\nFalse");
-        assert_eq!(ask(folder.path(), "node", &node, &received), "true false\nfalse");
-    }
+    assert_eq!(
+        ask(folder.path(), "python3", &python, &received),
+        "True False\nFalse"
+    );
+    assert_eq!(
+        ask(folder.path(), "node", &node, &received),
+        "true false\nfalse"
+    );
+}
 
-    async fn several_secrets_sign_at_once_where_there_is_room(database) {
-        let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-        let received = message(database, Some(RELAY_SECRET), json!({"secrets": [RELAY_SECRET, other]})).await;
+async fn several_secrets_sign_at_once_where_there_is_room(database: Database) {
+    let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let received = message(
+        database,
+        Some(RELAY_SECRET),
+        json!({"secrets": [RELAY_SECRET, other]}),
+    )
+    .await;
 
-        let (id, timestamp) = (received.event_id(), received.header("webhook-timestamp").parse().expect("seconds"));
-        let signatures = [RELAY_SECRET, other].map(|secret| standard(secret, &id, timestamp, &received.body));
-        assert_eq!(received.header("webhook-signature"), signatures.join(" "));
-        assert_eq!(received.header("x-webhook-signature"), timestamped(RELAY_SECRET, timestamp, &received.body), "of the first alone");
-    }
+    let (id, timestamp) = (
+        received.event_id(),
+        received
+            .header("webhook-timestamp")
+            .parse()
+            .expect("seconds"),
+    );
+    let signatures =
+        [RELAY_SECRET, other].map(|secret| standard(secret, &id, timestamp, &received.body));
+    assert_eq!(received.header("webhook-signature"), signatures.join(" "));
+    assert_eq!(
+        received.header("x-webhook-signature"),
+        timestamped(RELAY_SECRET, timestamp, &received.body),
+        "of the first alone"
+    );
+}
 
-    async fn either_signature_can_be_turned_off(database) {
-        let received = message(database, Some(RELAY_SECRET), json!({"secret": RELAY_SECRET, "signatures": ["standard"]})).await;
+async fn either_signature_can_be_turned_off(database: Database) {
+    let received = message(
+        database,
+        Some(RELAY_SECRET),
+        json!({"secret": RELAY_SECRET, "signatures": ["standard"]}),
+    )
+    .await;
 
-        assert!(received.headers.contains_key("webhook-signature"));
-        assert!(!received.headers.contains_key("x-webhook-signature"));
-    }
+    assert!(received.headers.contains_key("webhook-signature"));
+    assert!(!received.headers.contains_key("x-webhook-signature"));
+}
 
-    async fn without_a_secret_nothing_is_signed(database) {
-        let received = message(database, None, json!({})).await;
+async fn without_a_secret_nothing_is_signed(database: Database) {
+    let received = message(database, None, json!({})).await;
 
-        assert!(received.event_id().starts_with("evt_"));
-    }
+    assert!(received.event_id().starts_with("evt_"));
+}
 
-    async fn headers_of_the_settings_come_along(database) {
-        let received = message(database, None, json!({"headers": {"Authorization": "Bearer static_token_xyz", "X-API-Key": "k"}})).await;
+async fn headers_of_the_settings_come_along(database: Database) {
+    let received = message(
+        database,
+        None,
+        json!({"headers": {"Authorization": "Bearer static_token_xyz", "X-API-Key": "k"}}),
+    )
+    .await;
 
-        assert_eq!((received.header("authorization"), received.header("x-api-key")), ("Bearer static_token_xyz", "k"));
-    }
+    assert_eq!(
+        (
+            received.header("authorization"),
+            received.header("x-api-key")
+        ),
+        ("Bearer static_token_xyz", "k")
+    );
 }

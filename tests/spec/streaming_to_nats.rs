@@ -58,119 +58,174 @@ async fn error(database: &Database) -> String {
     database.texts(errors).await.remove(0)
 }
 
-on_both_databases! {
-    async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(database) {
-        let nats = NatsServer::start().await;
-        nats.stream("cloudflare_images").await;
-        let app = start(database, &nats.url(), json!({"headers": {"X-Tenant": "seven"}})).await;
+on_both_databases!(
+    an_event_is_published_under_its_subject_and_settled_when_it_is_stored,
+    a_subject_is_made_of_what_the_endpoint_gets,
+    a_server_that_is_killed_and_started_again_gets_every_event_once,
+    what_the_server_does_not_acknowledge_is_published_again_and_stored_once,
+    without_a_stream_nothing_is_taken_for_delivered,
+    a_replay_comes_under_the_same_id,
+);
 
-        upload(&app, "image").await;
+async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(database: Database) {
+    let nats = NatsServer::start().await;
+    nats.stream("cloudflare_images").await;
+    let app = start(
+        database,
+        &nats.url(),
+        json!({"headers": {"X-Tenant": "seven"}}),
+    )
+    .await;
 
-        wait_until_all_are_delivered(&app.database).await;
-        let message = nats.wait_for("cloudflare_images", 1).await.remove(0);
-        assert_eq!(message.subject.as_str(), "cloudflare_images.CloudflareImage.updated");
-        assert_eq!(header(&message, "x-tenant"), "seven");
-        let event = app.database.texts("SELECT id FROM relay_events").await.remove(0);
-        assert_eq!(header(&message, "Nats-Msg-Id"), event);
-        let payload = app.database.texts("SELECT payload FROM relay_events").await;
-        assert_eq!(payload, [String::from_utf8(message.payload.to_vec()).expect("text")], "the bytes that were signed");
-        let delivery = app.database.deliveries().await.remove(0);
-        assert_eq!((&delivery["attempts"], &delivery["status_code"], &delivery["error"]), (&json!(1), &Value::Null, &json!("")));
-    }
+    upload(&app, "image").await;
 
-    async fn a_subject_is_made_of_what_the_endpoint_gets(database) {
-        let nats = NatsServer::start().await;
-        nats.stream("images").await;
-        let app = start(database, &nats.url(), json!({
+    wait_until_all_are_delivered(&app.database).await;
+    let message = nats.wait_for("cloudflare_images", 1).await.remove(0);
+    assert_eq!(
+        message.subject.as_str(),
+        "cloudflare_images.CloudflareImage.updated"
+    );
+    assert_eq!(header(&message, "x-tenant"), "seven");
+    let event = app
+        .database
+        .texts("SELECT id FROM relay_events")
+        .await
+        .remove(0);
+    assert_eq!(header(&message, "Nats-Msg-Id"), event);
+    let payload = app.database.texts("SELECT payload FROM relay_events").await;
+    assert_eq!(
+        payload,
+        [String::from_utf8(message.payload.to_vec()).expect("text")],
+        "the bytes that were signed"
+    );
+    let delivery = app.database.deliveries().await.remove(0);
+    assert_eq!(
+        (
+            &delivery["attempts"],
+            &delivery["status_code"],
+            &delivery["error"]
+        ),
+        (&json!(1), &Value::Null, &json!(""))
+    );
+}
+
+async fn a_subject_is_made_of_what_the_endpoint_gets(database: Database) {
+    let nats = NatsServer::start().await;
+    nats.stream("images").await;
+    let app = start(
+        database,
+        &nats.url(),
+        json!({
             "subject": "images.{object.status}.{object.cloudflare_id}.{object.creator}",
             "redact_fields": {IMAGES: {"creator": "somebody"}},
-        })).await;
+        }),
+    )
+    .await;
 
-        upload(&app, "a.b c>").await;
+    upload(&app, "a.b c>").await;
 
-        wait_until_all_are_delivered(&app.database).await;
-        let message = nats.wait_for("images", 1).await.remove(0);
-        assert_eq!(message.subject.as_str(), "images.uploaded.a_b_c_.somebody");
+    wait_until_all_are_delivered(&app.database).await;
+    let message = nats.wait_for("images", 1).await.remove(0);
+    assert_eq!(message.subject.as_str(), "images.uploaded.a_b_c_.somebody");
+}
+
+async fn a_server_that_is_killed_and_started_again_gets_every_event_once(database: Database) {
+    let mut nats = NatsServer::start().await;
+    nats.stream("cloudflare_images").await;
+    let app = start(database, &nats.url(), json!({})).await;
+    for image in 0..20 {
+        upload(&app, &format!("before-{image}")).await;
     }
+    nats.wait_for("cloudflare_images", 1).await;
 
-    async fn a_server_that_is_killed_and_started_again_gets_every_event_once(database) {
-        let mut nats = NatsServer::start().await;
-        nats.stream("cloudflare_images").await;
-        let app = start(database, &nats.url(), json!({})).await;
-        for image in 0..20 {
-            upload(&app, &format!("before-{image}")).await;
-        }
-        nats.wait_for("cloudflare_images", 1).await;
-
-        nats.kill();
-        for image in 0..20 {
-            upload(&app, &format!("meanwhile-{image}")).await;
-        }
-        let error = error(&app.database).await;
-        nats.restart().await;
-
-        wait_until_all_are_delivered(&app.database).await;
-        let messages = nats.wait_for("cloudflare_images", 40).await;
-        assert_eq!(messages.len(), 40, "each once");
-        let lost = "the connection was lost before the server said that the message is stored";
-        assert!(error == lost || error.starts_with("the NATS server cannot be connected to: "), "{error}");
+    nats.kill();
+    for image in 0..20 {
+        upload(&app, &format!("meanwhile-{image}")).await;
     }
+    let error = error(&app.database).await;
+    nats.restart().await;
 
-    async fn what_the_server_does_not_acknowledge_is_published_again_and_stored_once(database) {
-        let nats = NatsServer::start().await;
-        nats.stream("cloudflare_images").await;
-        let app = start(database, &nats.url(), json!({"timeout_secs": 1})).await;
-        upload(&app, "first").await;
-        wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_are_delivered(&app.database).await;
+    let messages = nats.wait_for("cloudflare_images", 40).await;
+    assert_eq!(messages.len(), 40, "each once");
+    let lost = "the connection was lost before the server said that the message is stored";
+    assert!(
+        error == lost || error.starts_with("the NATS server cannot be connected to: "),
+        "{error}"
+    );
+}
 
-        nats.signal("-STOP");
-        upload(&app, "second").await;
-        let error = error(&app.database).await;
-        assert_eq!(states(&app.database).await[0], "delivered");
-        assert_ne!(states(&app.database).await[1], "delivered");
-        nats.signal("-CONT");
+async fn what_the_server_does_not_acknowledge_is_published_again_and_stored_once(
+    database: Database,
+) {
+    let nats = NatsServer::start().await;
+    nats.stream("cloudflare_images").await;
+    let app = start(database, &nats.url(), json!({"timeout_secs": 1})).await;
+    upload(&app, "first").await;
+    wait_until_all_are_delivered(&app.database).await;
 
-        wait_until_all_are_delivered(&app.database).await;
-        assert_eq!(nats.wait_for("cloudflare_images", 2).await.len(), 2, "by its id the stream knows what it has");
-        assert!(error.contains("within 1 s") || error.contains("timed out"), "{error}");
-    }
+    nats.signal("-STOP");
+    upload(&app, "second").await;
+    let error = error(&app.database).await;
+    assert_eq!(states(&app.database).await[0], "delivered");
+    assert_ne!(states(&app.database).await[1], "delivered");
+    nats.signal("-CONT");
 
-    async fn without_a_stream_nothing_is_taken_for_delivered(database) {
-        let nats = NatsServer::start().await;
-        let app = start(database, &nats.url(), json!({"subject": "images.{event}"})).await;
+    wait_until_all_are_delivered(&app.database).await;
+    assert_eq!(
+        nats.wait_for("cloudflare_images", 2).await.len(),
+        2,
+        "by its id the stream knows what it has"
+    );
+    assert!(
+        error.contains("within 1 s") || error.contains("timed out"),
+        "{error}"
+    );
+}
 
-        upload(&app, "image").await;
+async fn without_a_stream_nothing_is_taken_for_delivered(database: Database) {
+    let nats = NatsServer::start().await;
+    let app = start(database, &nats.url(), json!({"subject": "images.{event}"})).await;
 
-        assert_eq!(error(&app.database).await, "no JetStream stream takes the subject images.{event}");
-        nats.stream("images").await;
-        wait_until_all_are_delivered(&app.database).await;
-        assert_eq!(nats.wait_for("images", 1).await.len(), 1);
-    }
+    upload(&app, "image").await;
 
-    async fn a_replay_comes_under_the_same_id(database) {
-        let nats = NatsServer::start().await;
-        nats.stream("cloudflare_images").await;
-        let app = start(database, &nats.url(), json!({})).await;
-        upload(&app, "image").await;
-        wait_until_all_are_delivered(&app.database).await;
+    assert_eq!(
+        error(&app.database).await,
+        "no JetStream stream takes the subject images.{event}"
+    );
+    nats.stream("images").await;
+    wait_until_all_are_delivered(&app.database).await;
+    assert_eq!(nats.wait_for("images", 1).await.len(), 1);
+}
 
-        let folder = TempDir::new().expect("a folder");
-        let endpoints = endpoint(&nats.url(), &json!({}));
-        let variables = [("DATABASE_URL", app.database.url.as_str()), ("APP__RELAY__ENDPOINTS", &endpoints), ("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
-        let replayed = run(folder.path(), &["deliveries", "replay", "1"], &variables);
+async fn a_replay_comes_under_the_same_id(database: Database) {
+    let nats = NatsServer::start().await;
+    nats.stream("cloudflare_images").await;
+    let app = start(database, &nats.url(), json!({})).await;
+    upload(&app, "image").await;
+    wait_until_all_are_delivered(&app.database).await;
 
-        assert_eq!(replayed.status.code(), Some(0), "{}", stderr(&replayed));
-        // The program that replays it lives today.
-        app.clock.advance(Duration::from_hours(24 * 365 * 30));
-        wait::until_async("it was delivered again", async || {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            app.database.attempts().await.len() == 2
-        }).await;
-        let messages = nats.wait_for("cloudflare_images", 1).await;
-        assert_eq!(messages.len(), 1, "by its id the stream knows what it has");
-        let (ending, _) = app.stop().await;
-        assert_eq!(ending, Ending::Clean);
-    }
+    let folder = TempDir::new().expect("a folder");
+    let endpoints = endpoint(&nats.url(), &json!({}));
+    let variables = [
+        ("DATABASE_URL", app.database.url.as_str()),
+        ("APP__RELAY__ENDPOINTS", &endpoints),
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+    ];
+    let replayed = run(folder.path(), &["deliveries", "replay", "1"], &variables);
+
+    assert_eq!(replayed.status.code(), Some(0), "{}", stderr(&replayed));
+    // The program that replays it lives today.
+    app.clock.advance(Duration::from_hours(24 * 365 * 30));
+    wait::until_async("it was delivered again", async || {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        app.database.attempts().await.len() == 2
+    })
+    .await;
+    let messages = nats.wait_for("cloudflare_images", 1).await;
+    assert_eq!(messages.len(), 1, "by its id the stream knows what it has");
+    let (ending, _) = app.stop().await;
+    assert_eq!(ending, Ending::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,7 +102,8 @@ fn what_is_wrong_with_one_is_said() {
             SECRET,
             vec![&time, &right],
             "{\"test\": 2432232314}\n",
-            "timestamped: the signature is of another secret or of other bytes; it would be right without the line break at the end of the body\n",
+            "timestamped: the signature is of another secret or of other bytes; \
+             it would be right without the line break at the end of the body\n",
         ),
         (
             SECRET,
@@ -225,11 +226,13 @@ fn a_secret_that_was_taken_for_text_or_for_base64_is_noticed() {
     for (headers, said) in [
         (
             &as_base64[..],
-            "timestamped: the signature is of another secret or of other bytes; the sender took what the base64 after whsec_ means as the key, where it is the secret's letters\n",
+            "timestamped: the signature is of another secret or of other bytes; \
+             the sender took what the base64 after whsec_ means as the key, where it is the secret's letters\n",
         ),
         (
             &as_text[..],
-            "standard: the signature is of another secret or of other bytes; the sender took the secret's letters as the key, where it is what the base64 after whsec_ means\n",
+            "standard: the signature is of another secret or of other bytes; \
+             the sender took the secret's letters as the key, where it is what the base64 after whsec_ means\n",
         ),
     ] {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
@@ -263,7 +266,8 @@ fn what_cannot_be_examined_is_said_and_no_secret_repeated() {
         (
             vec!["content-type: text/plain"],
             vec![],
-            "none of these headers is a proof: there has to be cf-webhook-auth, x-signature, x-cloudflare-signature, x-webhook-signature or webhook-signature\n",
+            "none of these headers is a proof: there has to be cf-webhook-auth, \
+             x-signature, x-cloudflare-signature, x-webhook-signature or webhook-signature\n",
         ),
         (
             vec!["hunter2"],
