@@ -97,6 +97,7 @@ async fn run_to_the_end(
     .map_err(invalid)?;
     let relay = Relay::new(&settings.relay).map_err(invalid)?;
     let relay_metrics = Arc::clone(&metrics);
+    let parking_metrics = metrics.parking.clone();
     let mut parts = JoinSet::new();
 
     // The platform is answered while we migrate, and until the last webhook is done.
@@ -149,7 +150,7 @@ async fn run_to_the_end(
     );
     parts.spawn(relaying);
     let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
-    parts.spawn(parking.run(stop.gently.clone()));
+    parts.spawn(parking.run(parking_metrics, stop.gently.clone()));
 
     parts.spawn(Arc::clone(&receiver.admission).run(stop.gently.clone()));
     let refusal_counter = Arc::clone(&receiver.refusal_counter);

@@ -413,3 +413,39 @@ fn both_databases_have_the_same_statements() {
     let twice = shared.iter().find(|name| postgres.contains(name));
     assert_eq!(twice, None, "a shared statement exists once");
 }
+
+/// The test files that may sleep. Every other test waits for an effect, with `tests/support/wait.rs`.
+const MAY_SLEEP: [(&str, &str); 9] = [
+    ("support/wait.rs", "it looks again and again"),
+    ("support/subscriber.rs", "plays a slow subscriber"),
+    ("support/token_server.rs", "plays a slow token server"),
+    ("support/proxy.rs", "plays a slow network"),
+    ("faults/clients.rs", "plays a slow client"),
+    ("faults/fault.rs", "a fault lasts for some time"),
+    ("faults/load.rs", "the load has a pace"),
+    ("faults/soak.rs", "a soak lasts as long as it is told"),
+    (
+        "faults/trial.rs",
+        "what it waits for is expensive to look at",
+    ),
+];
+
+#[test]
+fn a_test_waits_for_an_effect_and_does_not_sleep() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for folder in ["spec", "support", "faults"] {
+        let mut files = Vec::new();
+        collect(&tests, &tests.join(folder), &mut files);
+        assert!(files.len() > 5, "the tests were found");
+        for file in files {
+            let sleeps = file.code.contains("time::sleep") || file.code.contains("thread::sleep");
+            let may_sleep = MAY_SLEEP.iter().any(|(path, _)| file.path.ends_with(path));
+            assert_eq!(
+                sleeps,
+                may_sleep,
+                "{} sleeps, or no longer does what MAY_SLEEP says",
+                file.path.display()
+            );
+        }
+    }
+}

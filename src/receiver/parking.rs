@@ -14,6 +14,7 @@ use crate::domain::notification::{Notification, Origin};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
+use crate::telemetry::metrics::ParkingMetrics;
 
 /// How long to wait before looking again.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -59,13 +60,17 @@ impl Parking {
     }
 
     /// Looks every other second, until it is asked to stop. What it is at then is rolled back, and stays parked.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, metrics: ParkingMetrics, stop: CancellationToken) {
         let sweeping = async {
             let mut pause = PAUSE;
             loop {
                 tokio::time::sleep(pause).await;
                 let started = Instant::now();
-                match self.sweep().await {
+                let swept = self.sweep().await;
+                if swept.is_ok() {
+                    metrics.sweeps.inc();
+                }
+                match swept {
                     Ok(0) => {}
                     Ok(applied) => tracing::info!(applied, "parked notifications were applied"),
                     Err(error) => tracing::warn!(

@@ -116,6 +116,7 @@ impl Relay {
                 stop: stop.clone(),
                 health: Health::default(),
                 notices,
+                metrics: metrics.relay.clone(),
             };
             workers.spawn(Arc::new(worker).run());
         }

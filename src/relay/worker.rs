@@ -20,6 +20,7 @@ use crate::random;
 use crate::setting::Switch;
 use crate::store::{Claim, Leased, Outbox, StoreError};
 use crate::telemetry::chain;
+use crate::telemetry::metrics::RelayMetrics;
 
 /// How often it is looked for what is due, whether or not anybody rang.
 const POLL: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ pub(super) struct Worker {
     pub(super) stop: CancellationToken,
     pub(super) health: Health,
     pub(super) notices: Notices,
+    pub(super) metrics: RelayMetrics,
 }
 
 /// A lease, and when it is over by a clock that nobody sets.
@@ -192,6 +194,7 @@ impl Worker {
             lease: &lease.name,
         };
         let leased = self.outbox.claim(&claim).await?;
+        self.metrics.claims.inc();
         Ok((lease, leased))
     }
 

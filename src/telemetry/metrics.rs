@@ -30,12 +30,21 @@ pub struct InboxMetrics {
 /// What the relay counts. Cheap to clone: the counters are shared.
 #[derive(Debug, Clone, Default)]
 pub struct RelayMetrics {
+    /// Times that a worker asked the database for due deliveries, and was answered.
+    pub claims: Counter,
     /// Tries.
     pub attempts: Counter,
     /// Deliveries that their endpoints took.
     pub delivered: Counter,
     /// Deliveries that were given up.
     pub gave_up: Counter,
+}
+
+/// What is counted of parked notifications. Cheap to clone: the counter is shared.
+#[derive(Debug, Clone, Default)]
+pub struct ParkingMetrics {
+    /// Passes over all parked notifications.
+    pub sweeps: Counter,
 }
 
 /// Everything that one run of the service counts.
@@ -47,11 +56,14 @@ pub struct Metrics {
     pub inbox: InboxMetrics,
     /// The relay's.
     pub relay: RelayMetrics,
+    /// The parking's.
+    pub parking: ParkingMetrics,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let (inbox, relay) = (InboxMetrics::default(), RelayMetrics::default());
+        let parking = ParkingMetrics::default();
         let mut registry = Registry::with_prefix("cloudflare_images_webhook");
         registry.register(
             "inbox_waiting",
@@ -85,6 +97,16 @@ impl Default for Metrics {
                 &inbox.refused,
             ),
             (
+                "parking_sweeps",
+                "Passes over all parked notifications",
+                &parking.sweeps,
+            ),
+            (
+                "relay_claims",
+                "Times that a worker asked the database for due deliveries, and was answered",
+                &relay.claims,
+            ),
+            (
                 "relay_attempts",
                 "Tries to deliver a message to an endpoint",
                 &relay.attempts,
@@ -113,6 +135,7 @@ impl Default for Metrics {
             tasks,
             inbox,
             relay,
+            parking,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::ledger::{Image, verdict};
 use super::load::{Load, Registering};
 use super::table::Row;
-use crate::support::app::client;
+use crate::support::app::metric;
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
 use crate::support::program::Service;
@@ -341,9 +341,9 @@ impl Trial {
     async fn tasks(&self) -> usize {
         let mut tasks = 0;
         for replica in &self.replicas {
-            tasks += metric(&replica.service, "runtime_tasks").await;
+            tasks += metric(&replica.service.ops_url("/metrics"), "runtime_tasks").await;
         }
-        tasks
+        usize::try_from(tasks).expect("a number of tasks")
     }
 
     async fn until_nothing_is_parked(&self, fault: Fault) {
@@ -374,16 +374,4 @@ pub(crate) async fn recovery(load: &Load, fault: Fault, what: &str) {
         load.acknowledged() > before + SOME
     })
     .await;
-}
-
-/// One number of those that the service counts.
-async fn metric(service: &Service, name: &str) -> usize {
-    let answer = client().get(service.ops_url("/metrics")).send().await;
-    let text = answer.expect("an answer").text().await.expect("a text");
-    let start = format!("cloudflare_images_webhook_{name} ");
-    let number = text.lines().find_map(|line| line.strip_prefix(&start));
-    number
-        .expect("it is counted")
-        .parse()
-        .expect("a whole number")
 }

@@ -392,7 +392,7 @@ async fn two_replicas_apply_each_once() {
 
     wait_until_applied(&app.database, 150).await;
     // Another round of both finds nothing to do.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::join!(app.wait_for_sweep(), replica.wait_for_sweep());
     assert_eq!(app.database.logs().await.len(), 150);
     drop(replica);
 }

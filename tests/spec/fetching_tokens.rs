@@ -40,7 +40,6 @@ async fn upload(app: &App, id: &str) {
 
 async fn wait_until_error_is(app: &App, error: &str) {
     wait::until_async("the try has failed", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         app.database
             .texts("SELECT error FROM relay_deliveries")
             .await

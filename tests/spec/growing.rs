@@ -1,7 +1,5 @@
 //! What a webhook costs does not grow with the tables.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::support::app::App;
@@ -61,8 +59,7 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
         assert_eq!(app.deliver(undated(&id)).await.status, 200);
     }
 
-    // Parked notifications are looked for every other second.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    app.wait_for_sweep().await;
     let (_, database) = app.stop().await;
     wait::until_async("the statistics tell of every webhook", async || {
         let updates =

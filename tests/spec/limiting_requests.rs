@@ -326,8 +326,11 @@ async fn an_idle_connection_is_kept_longer_than_a_head_may_take(database: Databa
     in_time(stream.read_exact(&mut first))
         .await
         .expect("it answers");
-    // Idle for longer than the head may take; how much longer does not matter.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    // Idle for longer than a head may take: one that begins now and never ends is given up meanwhile.
+    let mut unfinished = TcpStream::connect(app.address).await.expect("it listens");
+    unfinished.write_all(b"GET").await.expect("it is read");
+    let mut answer = Vec::new();
+    let _closed = in_time(unfinished.read_to_end(&mut answer)).await;
     stream
         .write_all(request("connection: close\r\n").as_bytes())
         .await

@@ -14,6 +14,7 @@ use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
 use crate::support::wait;
+use crate::telling_other_apps::states;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
@@ -51,7 +52,6 @@ impl Told {
 
     async fn wait_until_nothing_waits(&self) {
         wait::until_async("nothing waits", async || {
-            tokio::time::sleep(Duration::from_millis(5)).await;
             self.app
                 .database
                 .count("SELECT count(*) FROM relay_deliveries WHERE due_at IS NOT NULL")
@@ -273,7 +273,8 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
             .len(),
         1
     );
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    told.app.wait_for_claim().await;
+    assert_eq!(states(&told.app.database).await, ["pending"]);
     assert_eq!(told.subscriber.received().len(), 0);
     assert_eq!(
         told.run(&["endpoints", "resume", "app"]),

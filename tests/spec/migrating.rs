@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use serde_json::json;
@@ -15,6 +14,7 @@ use crate::on_both_databases;
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{program, run, stderr, stdout};
+use crate::support::wait;
 
 #[tokio::test]
 async fn a_file_that_keeps_its_text_otherwise_is_refused() {
@@ -87,7 +87,7 @@ async fn images_that_are_registered_one_after_another_have_ids_in_that_order(dat
     for number in 0..20 {
         app.database.register(&format!("image-{number}")).await;
         // Within one millisecond they may stand in any order.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        wait::until_the_next_millisecond().await;
     }
 
     let ids = app

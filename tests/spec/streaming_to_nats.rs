@@ -38,7 +38,6 @@ async fn start(database: Database, url: &str, settings: Value) -> App {
 
 async fn wait_until_all_are_delivered(database: &Database) {
     wait::until_async("the deliveries are settled", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         states(database)
             .await
             .iter()
@@ -51,7 +50,6 @@ async fn wait_until_all_are_delivered(database: &Database) {
 async fn error(database: &Database) -> String {
     let errors = "SELECT error FROM relay_attempts WHERE error <> '' ORDER BY id DESC";
     wait::until_async("a try fails", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         !database.texts(errors).await.is_empty()
     })
     .await;
@@ -218,7 +216,6 @@ async fn a_replay_comes_under_the_same_id(database: Database) {
     // The program that replays it lives today.
     app.clock.advance(Duration::from_hours(24 * 365 * 30));
     wait::until_async("it was delivered again", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         app.database.attempts().await.len() == 2
     })
     .await;

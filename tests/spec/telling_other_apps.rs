@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::on_both_databases;
 use crate::sharing_commits::{ONE_WRITER, PATIENT, deliver_together};
-use crate::support::app::{App, answer, client};
+use crate::support::app::{App, CLAIMS, answer, client, wait_for_pass};
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
@@ -58,7 +58,6 @@ pub(crate) async fn states(database: &Database) -> Vec<String> {
 
 async fn wait_until_states_are(database: &Database, expected: &[&str]) {
     wait::until_async("the deliveries are settled", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         states(database).await == expected
     })
     .await;
@@ -488,7 +487,8 @@ async fn an_endpoint_that_says_it_is_gone_is_paused_and_loses_nothing(database: 
 
     upload(&app, "second").await;
     app.clock.advance(Duration::from_hours(1));
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    app.wait_for_claim().await;
+    assert_eq!(states(&app.database).await, ["retrying", "pending"]);
     assert_eq!(
         subscriber.received().len(),
         1,
@@ -653,14 +653,19 @@ async fn an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_e
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({"max_in_flight": 1})).await;
     let ids: Vec<String> = (0..30).map(|number| format!("image-{number}")).collect();
+    let began = Instant::now();
 
     for id in &ids {
         upload(&app, id).await;
     }
-    subscriber.wait_for(5).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    subscriber.wait_for(6).await;
 
+    // However slow the machine is: five at once, and one after each rest of 1, 2, 4, 8, 16 and then 30 s that fits.
     let tried = subscriber.received().len();
+    let ends_of_rests = [1, 3, 7, 15, 31, 61, 91, 121];
+    let seconds = began.elapsed().as_secs();
+    let rests = ends_of_rests.iter().filter(|end| **end <= seconds).count();
+    assert!(tried <= 5 + rests, "{tried} calls in {seconds} s");
     assert!(tried < 10, "{tried} calls");
     subscriber.answer(Answer::Status(200));
     app.clock.advance(Duration::from_secs(75));
@@ -687,7 +692,6 @@ async fn what_was_leased_for_an_endpoint_that_begins_to_fail_is_given_back_untri
     let app = start(database, &subscriber, json!({"max_in_flight": 10})).await;
 
     wait::until_async("some are given back", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         let tried = app
             .database
             .count("SELECT count(*) FROM relay_attempts")
@@ -726,7 +730,6 @@ async fn what_an_endpoint_does_not_want_takes_no_rest_while_it_is_left_in_peace(
 
     // One rest, and not one of a second for each.
     wait::until_async("all are passed over", async || {
-        tokio::time::sleep(Duration::from_millis(5)).await;
         app.database
             .count("SELECT count(*) FROM relay_deliveries WHERE status = 'filtered'")
             .await
@@ -796,7 +799,8 @@ async fn what_was_under_way_when_the_service_was_killed_is_delivered_once_more(d
     );
     app.database.execute(&sql, &[]).await;
 
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    app.wait_for_claim().await;
+    assert_eq!(states(&app.database).await, ["leased"]);
     assert_eq!(subscriber.received().len(), 1, "its lease still runs");
     app.clock.advance(Duration::from_secs(91));
 
@@ -948,8 +952,9 @@ async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and
     service.signal("-KILL");
     service.wait();
     subscriber.answer(Answer::Status(200));
-    let _another = Service::start(folder.path(), &variables);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let another = Service::start(folder.path(), &variables);
+    wait_for_pass(&another.ops_url("/metrics"), CLAIMS).await;
+    assert_eq!(states(&database).await, ["leased"]);
     assert_eq!(subscriber.received().len(), 1, "its lease still runs");
     // As the time does.
     database

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::database::Database;
 use super::signing::SECRET;
+use super::wait;
 
 /// Where webhooks go when nothing else is set.
 pub(crate) const PATH: &str = "/cloudflare-images/api/webhook/";
@@ -118,19 +119,21 @@ impl App {
 
     /// What is counted under this name, without what all names begin with.
     pub(crate) async fn counted(&self, name: &str) -> i64 {
-        let metrics = self.probe("/metrics").await;
-        assert_eq!(metrics.status, 200);
-        assert_eq!(
-            metrics.headers["content-type"],
-            "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        );
-        let text = metrics.body.as_str().expect("text").to_owned();
-        let name = format!("cloudflare_images_webhook_{name} ");
-        let value = text.lines().find_map(|line| line.strip_prefix(&name));
-        value
-            .unwrap_or_else(|| panic!("{name}is in {text}"))
-            .parse()
-            .expect("a number")
+        metric(&self.metrics_url(), name).await
+    }
+
+    /// Waits until the worker of the one endpoint has looked for due deliveries: what it may send by now, it has claimed.
+    pub(crate) async fn wait_for_claim(&self) {
+        wait_for_pass(&self.metrics_url(), CLAIMS).await;
+    }
+
+    /// Waits until all parked notifications have been looked at.
+    pub(crate) async fn wait_for_sweep(&self) {
+        wait_for_pass(&self.metrics_url(), "parking_sweeps_total").await;
+    }
+
+    fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.ops)
     }
 
     /// Any other request.
@@ -166,6 +169,36 @@ pub(crate) fn client() -> Client {
         .pool_max_idle_per_host(0)
         .build()
         .expect("a client")
+}
+
+/// Counts the times that workers looked for due deliveries.
+pub(crate) const CLAIMS: &str = "relay_claims_total";
+
+/// Reads one number from the metrics at this URL, by its name without what all names begin with.
+pub(crate) async fn metric(url: &str, name: &str) -> i64 {
+    let metrics = answer(client().get(url)).await;
+    assert_eq!(metrics.status, 200);
+    assert_eq!(
+        metrics.headers["content-type"],
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    let text = metrics.body.as_str().expect("text");
+    let name = format!("cloudflare_images_webhook_{name} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    value
+        .unwrap_or_else(|| panic!("{name}is in {text}"))
+        .parse()
+        .expect("a number")
+}
+
+/// Waits until a pass that this name counts has begun after the call, and has ended. A pass that is under way may have begun
+/// before, and passes follow one another, so the second one to end is it.
+pub(crate) async fn wait_for_pass(url: &str, name: &str) {
+    let before = metric(url, name).await;
+    wait::until_async(&format!("{name} has grown by two"), async || {
+        metric(url, name).await >= before + 2
+    })
+    .await;
 }
 
 /// Sends a request and reads the answer.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, Stream};
@@ -119,7 +118,6 @@ impl NatsServer {
     pub(crate) async fn wait_for(&self, prefix: &str, count: u64) -> Vec<StreamMessage> {
         let mut stream = self.stream(prefix).await;
         wait::until_async("the messages are in the stream", async || {
-            tokio::time::sleep(Duration::from_millis(5)).await;
             stream.info().await.expect("it answers").state.messages >= count
         })
         .await;
@@ -155,7 +153,6 @@ impl NatsServer {
 
     async fn wait_until_it_answers(&self) {
         wait::until_async("the nats-server answers", async || {
-            tokio::time::sleep(Duration::from_millis(5)).await;
             self.connect().await.is_ok()
         })
         .await;

@@ -135,7 +135,6 @@ impl Subscriber {
     /// Waits until so many have come, and returns them.
     pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
         wait::until_async("the subscriber is told", async || {
-            tokio::time::sleep(Duration::from_millis(5)).await;
             self.received().len() >= count
         })
         .await;
