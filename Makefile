@@ -6,7 +6,7 @@ CARGO_DENY = 0.20.2
 MINUTES ?= 10
 FAULTS ?=
 
-.PHONY: run test check tools soak fuzz bench prepare
+.PHONY: run test check ci tools soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -14,6 +14,9 @@ run:
 # Everything: unit tests, the architecture, the specification on SQLite and on a real Postgres.
 test: prepare
 	$(CARGO) test --locked
+
+# What continuous integration runs.
+ci: check test
 
 # Formatting, lints, documentation, and the licences, duplicates and sources of dependencies.
 check:
