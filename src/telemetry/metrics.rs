@@ -60,70 +60,93 @@ pub struct Metrics {
     pub parking: ParkingMetrics,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let (inbox, relay) = (InboxMetrics::default(), RelayMetrics::default());
-        let parking = ParkingMetrics::default();
-        let mut registry = Registry::with_prefix("cloudflare_images_webhook");
+impl InboxMetrics {
+    fn register(&self, registry: &mut Registry) {
         registry.register(
             "inbox_waiting",
             "Webhooks that wait for the transaction before theirs",
-            inbox.waiting.clone(),
+            self.waiting.clone(),
         );
         for (name, help, counter) in [
             (
                 "inbox_begun",
                 "Webhooks that a transaction was begun for, each time that one was",
-                &inbox.begun,
+                &self.begun,
             ),
             (
                 "inbox_recorded",
                 "Webhooks whose transaction was committed",
-                &inbox.recorded,
+                &self.recorded,
             ),
             (
                 "inbox_commits",
                 "Transactions that were committed for webhooks",
-                &inbox.commits,
+                &self.commits,
             ),
             (
                 "inbox_failed",
                 "Webhooks that were answered with an error of the database",
-                &inbox.failed,
+                &self.failed,
             ),
             (
                 "inbox_refused",
                 "Webhooks that were refused because too many waited already",
-                &inbox.refused,
-            ),
-            (
-                "parking_sweeps",
-                "Passes over all parked notifications",
-                &parking.sweeps,
-            ),
-            (
-                "relay_claims",
-                "Times that a worker asked the database for due deliveries, and was answered",
-                &relay.claims,
-            ),
-            (
-                "relay_attempts",
-                "Tries to deliver a message to an endpoint",
-                &relay.attempts,
-            ),
-            (
-                "relay_delivered",
-                "Deliveries that their endpoints took",
-                &relay.delivered,
-            ),
-            (
-                "relay_gave_up",
-                "Deliveries that were given up",
-                &relay.gave_up,
+                &self.refused,
             ),
         ] {
             registry.register(name, help, counter.clone());
         }
+    }
+}
+
+impl RelayMetrics {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "relay_claims",
+                "Times that a worker asked the database for due deliveries, and was answered",
+                &self.claims,
+            ),
+            (
+                "relay_attempts",
+                "Tries to deliver a message to an endpoint",
+                &self.attempts,
+            ),
+            (
+                "relay_delivered",
+                "Deliveries that their endpoints took",
+                &self.delivered,
+            ),
+            (
+                "relay_gave_up",
+                "Deliveries that were given up",
+                &self.gave_up,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
+
+impl ParkingMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "parking_sweeps",
+            "Passes over all parked notifications",
+            self.sweeps.clone(),
+        );
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("cloudflare_images_webhook");
+        let inbox = InboxMetrics::default();
+        inbox.register(&mut registry);
+        let relay = RelayMetrics::default();
+        relay.register(&mut registry);
+        let parking = ParkingMetrics::default();
+        parking.register(&mut registry);
         let tasks = Gauge::default();
         registry.register(
             "runtime_tasks",
