@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Loaded, Settings};
 use crate::ops::Ops;
 use crate::receiver::{Parking, Receiver};
 use crate::relay::Relay;
@@ -54,14 +54,14 @@ impl Listeners {
 ///
 /// Fails when it cannot start. Whatever it is at, starting and closing included, it ends within the deadline.
 pub async fn run(
-    settings: &Settings,
+    loaded: &Loaded,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     stop: Stop,
 ) -> anyhow::Result<Ending> {
-    let deadline = settings.shutdown.deadline_secs.seconds();
+    let deadline = loaded.settings.shutdown.deadline_secs.seconds();
     let ending = tokio::select! {
-        ending = run_to_the_end(settings, clock, listeners, &stop) => ending?,
+        ending = run_to_the_end(loaded, clock, listeners, &stop) => ending?,
         () = stop.expired(deadline) => Ending::Forced,
     };
     match ending {
@@ -73,13 +73,14 @@ pub async fn run(
 }
 
 async fn run_to_the_end(
-    settings: &Settings,
+    loaded: &Loaded,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     stop: &Stop,
 ) -> anyhow::Result<Ending> {
+    let (settings, endpoints) = (&loaded.settings, &loaded.endpoints);
     let store = tokio::select! {
-        opened = Store::open(&settings.database, settings.webhook.unknown_images(), settings.relay.audience()) => opened?,
+        opened = Store::open(&settings.database, settings.webhook.unknown_images(), endpoints.audience().clone()) => opened?,
         () = stop.gently.cancelled() => return Ok(Ending::Clean),
     };
     let metrics = Arc::new(Metrics::default());
@@ -95,7 +96,6 @@ async fn run_to_the_end(
         in_flight.clone(),
     )
     .map_err(invalid)?;
-    let relay = Relay::new(&settings.relay).map_err(invalid)?;
     let relay_metrics = Arc::clone(&metrics);
     let parking_metrics = metrics.parking.clone();
     let mut parts = JoinSet::new();
@@ -142,7 +142,7 @@ async fn run_to_the_end(
         Arc::clone(&clock),
     );
     parts.spawn(pruner.run(stop.gently.clone()));
-    let relaying = relay.run(
+    let relaying = Relay::new(endpoints.clone()).run(
         store.clone(),
         Arc::clone(&clock),
         relay_metrics,

@@ -1,8 +1,13 @@
 //! The fence around the house: who may import whom, and which crates stay in which rooms.
 
+#[path = "support/imports.rs"]
+mod imports;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use imports::Imports;
 
 /// The modules, and what each may import. An import goes only downwards.
 const ALLOWED: [(&str, &[&str]); 19] = [
@@ -151,6 +156,19 @@ const CONFINED: [(&str, &[&str]); 20] = [
     ),
 ];
 
+/// The steps of the relay, from the top down. A file imports only from its own folder and from the
+/// steps below, and `""` is `relay/mod.rs`.
+const RELAY_STEPS: [&[&str]; 5] = [
+    &[""],
+    &["dispatch", "probe"],
+    &["endpoint"],
+    &["payload", "transport"],
+    &["settings"],
+];
+
+/// The modules whose files must not import each other in a circle.
+const WITHOUT_CIRCLES: [&str; 1] = ["relay"];
+
 struct Source {
     path: PathBuf,
     module: String,
@@ -285,6 +303,36 @@ fn the_table_of_imports_has_no_circle() {
                 "{module} may import {name}, which is above it"
             );
         }
+    }
+}
+
+#[test]
+fn relay_imports_only_go_down() {
+    let imports = Imports::of_sources();
+    let within = imports.within("relay");
+    assert!(within.len() > 30, "the imports were found");
+    for (importer, imported) in within {
+        let [above, below] = [importer, imported].map(|module| {
+            let part = module.get(1).map_or("", String::as_str);
+            let step = RELAY_STEPS.iter().position(|step| step.contains(&part));
+            let step = step.unwrap_or_else(|| panic!("relay::{part} has no step"));
+            (part, step)
+        });
+        assert!(
+            above.0 == below.0 || above.1 < below.1,
+            "{} imports {}, which is not below it",
+            importer.join("::"),
+            imported.join("::")
+        );
+    }
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let imports = Imports::of_sources();
+    for module in WITHOUT_CIRCLES {
+        let circle = imports.circle_within(module);
+        assert_eq!(circle, None, "the files of {module} form a circle");
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result
         (None, Some(endpoint)) if is_narrowed => endpoint.clone(),
         (None, _) => return Err(ActionError::NothingSelected),
     };
-    require_configured(&context.relay, &endpoint)?;
+    require_configured(&context.endpoints, &endpoint)?;
     let catalog = &context.store.delivery_catalog;
     match (
         filter.id,

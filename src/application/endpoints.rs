@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{ActionError, Context};
 use crate::clock::Clock;
-use crate::relay::{self, PAUSED_BY_SETTING, Trial};
+use crate::relay::{EndpointProbe, Endpoints, PAUSED_BY_SETTING};
 use crate::store::EndpointState;
 
 /// The reason in the table when an operator paused an endpoint.
@@ -16,7 +16,7 @@ const PAUSED_BY_OPERATOR: &str = "somebody paused it";
 /// Returns the configured endpoints, and the others that have deliveries or are paused, by name.
 pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionError> {
     let states = states(context).await?;
-    let configured: BTreeSet<&str> = context.relay.names().collect();
+    let configured: BTreeSet<&str> = context.endpoints.names().collect();
     let stored = states.keys().map(String::as_str).collect();
     let names = configured.union(&stored);
     let views = names.map(|name| {
@@ -28,14 +28,14 @@ pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionE
 
 /// Pauses an endpoint: nothing is sent to it until it is resumed.
 pub(crate) async fn pause(context: &Context, name: &str) -> Result<(), ActionError> {
-    require_configured(&context.relay, name)?;
+    require_configured(&context.endpoints, name)?;
     let (outbox, now) = (&context.store.outbox, context.clock.now());
     Ok(outbox.pause(name, PAUSED_BY_OPERATOR, now).await?)
 }
 
 /// Resumes a paused endpoint. Fails if its settings pause it.
 pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, ActionError> {
-    require_configured(&context.relay, name)?;
+    require_configured(&context.endpoints, name)?;
     let states = states(context).await?;
     let state = states.get(name);
     if state.is_some_and(|state| state.paused_because == PAUSED_BY_SETTING) {
@@ -50,11 +50,11 @@ pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, Act
 
 /// Sends a sample event to an endpoint once, whether or not it is paused. Returns the answer.
 pub(crate) async fn test(
-    settings: &relay::Settings,
+    endpoints: &Endpoints,
     name: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<String, ActionError> {
-    let probe = probe(settings, name, clock)?;
+    let probe = probe(endpoints, name, clock)?;
     let answer = probe.send(&probe.sample()).await;
     let answer = answer.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
     answer.map_err(|reason| ActionError::TestFailed {
@@ -65,12 +65,12 @@ pub(crate) async fn test(
 
 /// Returns the message that an endpoint would receive for an event. The default is a sample event.
 pub(crate) async fn preview(
-    settings: &relay::Settings,
+    endpoints: &Endpoints,
     name: &str,
     event: Option<String>,
     clock: Arc<dyn Clock>,
 ) -> Result<PreviewView, ActionError> {
-    let probe = probe(settings, name, clock)?;
+    let probe = probe(endpoints, name, clock)?;
     let event = event.unwrap_or_else(|| probe.sample());
     let preview = probe.preview(&event).await;
     let preview = preview.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
@@ -81,11 +81,8 @@ pub(crate) async fn preview(
 }
 
 /// Fails if no endpoint of the configuration has this name.
-pub(super) fn require_configured(
-    settings: &relay::Settings,
-    name: &str,
-) -> Result<(), ActionError> {
-    if settings.names().any(|known| known == name) {
+pub(super) fn require_configured(endpoints: &Endpoints, name: &str) -> Result<(), ActionError> {
+    if endpoints.contains(name) {
         Ok(())
     } else {
         Err(ActionError::EndpointNotConfigured(name.to_owned()))
@@ -93,11 +90,11 @@ pub(super) fn require_configured(
 }
 
 fn probe(
-    settings: &relay::Settings,
+    endpoints: &Endpoints,
     name: &str,
     clock: Arc<dyn Clock>,
-) -> Result<Trial, ActionError> {
-    let probe = Trial::of(settings, name, clock);
+) -> Result<EndpointProbe, ActionError> {
+    let probe = EndpointProbe::new(endpoints, name, clock);
     probe.ok_or_else(|| ActionError::EndpointNotConfigured(name.to_owned()))
 }
 

@@ -4,7 +4,7 @@
 //! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
 //!                  │                      │          │
 //!                  ▼                      ▼          ▼
-//!          receiver::Parking        relay::Trial   retention::Pruner
+//!          receiver::Parking   relay::EndpointProbe  retention::Pruner
 //! ```
 //!
 //! An action is a function. It takes typed arguments and returns a view, an outcome or an
@@ -24,8 +24,9 @@ use std::sync::Arc;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::clock::Clock;
+use crate::receiver;
+use crate::relay::Endpoints;
 use crate::store::Store;
-use crate::{receiver, relay};
 
 pub(crate) use error::ActionError;
 
@@ -34,7 +35,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) webhook: receiver::Settings,
-    pub(crate) relay: relay::Settings,
+    pub(crate) endpoints: Endpoints,
     pub(crate) retention: crate::retention::Settings,
 }
 

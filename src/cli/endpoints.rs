@@ -96,7 +96,7 @@ impl Stored {
 
 async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock);
-    let answer = endpoints::test(&loaded.settings.relay, name, clock).await?;
+    let answer = endpoints::test(&loaded.endpoints, name, clock).await?;
     print_line(&format!("{name} took it: {answer}"));
     Ok(())
 }
@@ -104,7 +104,7 @@ async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<()> {
 async fn preview(loaded: &Loaded, name: &str, event: Option<&Path>) -> anyhow::Result<()> {
     let event = event.map(read_event).transpose()?;
     let clock = Arc::new(SystemClock);
-    let preview = endpoints::preview(&loaded.settings.relay, name, event, clock).await?;
+    let preview = endpoints::preview(&loaded.endpoints, name, event, clock).await?;
     for line in preview.head {
         print_line(&line);
     }

@@ -156,12 +156,12 @@ async fn with_store<T>(
         require_database(&settings.database.url)?;
     }
     let unknown_images = settings.webhook.unknown_images();
-    let audience = settings.relay.audience();
+    let audience = loaded.endpoints.audience().clone();
     let context = Context {
         store: Store::open(&settings.database, unknown_images, audience).await?,
         clock: Arc::new(SystemClock),
         webhook: settings.webhook.clone(),
-        relay: settings.relay.clone(),
+        endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
     };
     let result = match prepare_tables(&context, opening, settings).await {

@@ -16,6 +16,6 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let stop = Stop::default();
     stop.on_signals()?;
     let listeners = Listeners::bind(&loaded.settings).await?;
-    let ending = run_app(&loaded.settings, Arc::new(SystemClock), listeners, stop).await?;
+    let ending = run_app(loaded, Arc::new(SystemClock), listeners, stop).await?;
     Ok(ExitCode::from(ending.exit_code()))
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, Source};
 use serde::Deserialize;
 
+use crate::relay::Endpoints;
 use crate::setting::{InvalidSetting, ListenAddress, read_file};
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
@@ -76,11 +77,13 @@ pub enum Profile {
     Production,
 }
 
-/// The settings, and where each came from.
+/// The settings, what was built from them, and where each came from.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// The relay's endpoints, built from the settings.
+    pub endpoints: Endpoints,
     /// The profile they were loaded under.
     pub profile: Profile,
     merged: Config,
@@ -120,21 +123,25 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         .clone()
         .try_deserialize()
         .map_err(|error| explain(&error, &merged))?;
-    settings
-        .webhook
-        .check()
-        .and_then(|()| settings.relay.check())
-        .and_then(|()| settings.check())
-        .map_err(|problem| ConfigError::Setting {
-            key: problem.key.to_owned(),
-            origin: origin(&merged, problem.key),
-            problem: problem.rule,
-        })?;
+    let endpoints = build(&settings).map_err(|problem| ConfigError::Setting {
+        key: problem.key.to_owned(),
+        origin: origin(&merged, problem.key),
+        problem: problem.rule,
+    })?;
     Ok(Loaded {
         settings,
+        endpoints,
         profile,
         merged,
     })
+}
+
+/// Checks the settings and builds the endpoints from them.
+fn build(settings: &Settings) -> Result<Endpoints, InvalidSetting> {
+    settings.webhook.check()?;
+    let endpoints = Endpoints::new(&settings.relay)?;
+    settings.check()?;
+    Ok(endpoints)
 }
 
 impl Loaded {

@@ -1,61 +1,194 @@
-//! A subscriber, made ready from its settings.
+//! The configured endpoints, checked and built.
+//!
+//! They are built once, when the configuration is loaded. The service and every command use the
+//! same [`Endpoints`].
 
+use std::collections::HashSet;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use super::guard::Guard;
-use super::message::Form;
-use super::settings::EndpointSettings;
-use super::sink::{self, Sink};
+use super::payload::MessageBuilder;
+use super::settings::{
+    AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings,
+};
+use super::transport::{self, AddressPolicy, Message, SendOutcome, Sink};
 use crate::domain::delivery::RetryPolicy;
-use crate::setting::Switch;
+use crate::domain::event::{Audience, Subscription};
+use crate::setting::{InvalidSetting, Switch};
 
+/// Every endpoint of the configuration. Cheap to clone.
+#[derive(Clone)]
+pub struct Endpoints(Arc<Built>);
+
+struct Built {
+    subscribers: Vec<Arc<Endpoint>>,
+    alert_endpoints: Vec<Arc<Endpoint>>,
+    alert_policy: AlertPolicy,
+    audience: Audience,
+}
+
+impl Endpoints {
+    /// Builds the endpoints that the settings describe. Fails on the first invalid one.
+    pub fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
+        let policy = AddressPolicy::new(settings.deny_private);
+        let mut names = HashSet::from(RESERVED_NAMES);
+        let mut subscribers = Vec::new();
+        let mut subscriptions = Vec::new();
+        for endpoint in &settings.endpoints {
+            let is_unique = names.insert(&endpoint.name);
+            let (built, subscription) =
+                subscriber(endpoint, is_unique, &policy).map_err(|problem| InvalidSetting {
+                    key: "relay.endpoints",
+                    rule: format!("has an endpoint {:?} that {problem}", endpoint.name),
+                })?;
+            subscribers.push(Arc::new(built));
+            subscriptions.push(subscription);
+        }
+        let mut alert_endpoints = Vec::new();
+        for AlertEndpointSettings { key, endpoint } in settings.alert_endpoints() {
+            let built = Endpoint::new(&endpoint, &policy).map_err(|problem| InvalidSetting {
+                key,
+                rule: format!("cannot be told: the endpoint {problem}"),
+            })?;
+            alert_endpoints.push(Arc::new(built));
+        }
+        Ok(Self(Arc::new(Built {
+            subscribers,
+            alert_endpoints,
+            alert_policy: settings.alert_policy(),
+            audience: Audience {
+                subscriptions,
+                channel: settings.notify_channel().map(str::to_owned),
+            },
+        })))
+    }
+
+    /// Returns the events that the endpoints and the Postgres channel receive.
+    #[must_use]
+    pub fn audience(&self) -> &Audience {
+        &self.0.audience
+    }
+
+    /// Returns the names of all endpoints, including those that receive alerts.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all().map(|endpoint| endpoint.name.as_str())
+    }
+
+    /// Returns whether an endpoint has this name.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.names().any(|known| known == name)
+    }
+
+    /// Returns the endpoint with this name.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
+        self.all().find(|endpoint| endpoint.name == name).cloned()
+    }
+
+    /// Returns the endpoints in `relay.endpoints`.
+    pub(super) fn subscribers(&self) -> &[Arc<Endpoint>] {
+        &self.0.subscribers
+    }
+
+    /// Returns the endpoints that receive alerts about the subscribers.
+    pub(super) fn alert_endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.0.alert_endpoints
+    }
+
+    /// Returns the failures of subscribers that are reported.
+    pub(super) fn alert_policy(&self) -> AlertPolicy {
+        self.0.alert_policy
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.0.subscribers.iter().chain(&self.0.alert_endpoints)
+    }
+}
+
+impl fmt::Debug for Endpoints {
+    /// Writes the names only, because the other values can be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// Builds an entry of `relay.endpoints`. The error is the end of a sentence about the endpoint.
+fn subscriber(
+    settings: &EndpointSettings,
+    is_unique: bool,
+    policy: &AddressPolicy,
+) -> Result<(Endpoint, Subscription), String> {
+    let subscription = settings.subscription()?;
+    let endpoint = Endpoint::new(settings, policy)?;
+    if !is_unique {
+        return Err("has the name of another, or one of ours (on_failure, alerts, notify): each needs a name of its own".to_owned());
+    }
+    Ok((endpoint, subscription))
+}
+
+/// A destination of deliveries.
 pub(super) struct Endpoint {
     pub(super) name: String,
-    /// What is made of an event before it is sent.
-    pub(super) form: Form,
-    /// How it is sent.
+    /// Builds the message for an event.
+    pub(super) message_builder: MessageBuilder,
+    /// Sends the message.
     pub(super) sink: Arc<dyn Sink>,
-    /// How long one call may take in all.
-    pub(super) timeout: Duration,
     pub(super) retry: RetryPolicy,
+    /// The limit of concurrent calls.
     pub(super) max_in_flight: usize,
+    /// Whether messages about one image are sent one at a time, in the order of their events.
     pub(super) ordered: bool,
+    /// Whether the settings pause the endpoint.
     pub(super) paused: Switch,
-    rate: Option<DefaultDirectRateLimiter>,
+    /// The deadline of one call.
+    pub(super) timeout: Duration,
+    rate_limiter: Option<DefaultDirectRateLimiter>,
 }
 
 impl Endpoint {
-    /// Fails with what is wrong, as the end of a sentence about the endpoint.
-    pub(super) fn new(settings: &EndpointSettings, guard: &Guard) -> Result<Self, String> {
+    /// Builds an endpoint. The error is the end of a sentence about it.
+    fn new(settings: &EndpointSettings, policy: &AddressPolicy) -> Result<Self, String> {
         settings.check_name()?;
         Ok(Self {
             name: settings.name.clone(),
-            form: settings.form()?,
-            sink: sink::of(settings, guard)?,
-            timeout: settings.timeout(),
+            message_builder: MessageBuilder::new(settings)?,
+            sink: transport::open(settings, policy)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),
             ordered: settings.ordered == Switch::On,
             paused: settings.paused,
-            rate: rate(settings.rate_limit_per_second.count()),
+            timeout: settings.timeout(),
+            rate_limiter: rate_limiter(settings.rate_limit_per_second.count()),
         })
     }
 
-    /// Waits until another call may begin.
-    pub(super) async fn rate_allows(&self) {
-        if let Some(rate) = &self.rate {
-            rate.until_ready().await;
+    /// Waits until the rate limit allows another call.
+    pub(super) async fn wait_for_rate_limit(&self) {
+        if let Some(limiter) = &self.rate_limiter {
+            limiter.until_ready().await;
+        }
+    }
+
+    /// Sends a message once, within the deadline.
+    pub(super) async fn send(&self, message: &Message) -> SendOutcome {
+        let sending = self.sink.send(message);
+        match tokio::time::timeout(self.timeout, sending).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => SendOutcome::no_response(format!(
+                "there was no whole answer within {} s",
+                self.timeout.as_secs()
+            )),
         }
     }
 }
 
-fn rate(per_second: usize) -> Option<DefaultDirectRateLimiter> {
+/// Returns the limiter for a number of calls per second. 0 means no limit.
+fn rate_limiter(per_second: usize) -> Option<DefaultDirectRateLimiter> {
     let per_second = NonZeroU32::new(u32::try_from(per_second).unwrap_or(u32::MAX))?;
-    // One at a time: an endpoint that asks for so many a second asks for no bursts.
+    // A burst would exceed the limit within a fraction of the second.
     let quota = Quota::per_second(per_second).allow_burst(NonZeroU32::MIN);
     Some(RateLimiter::direct(quota))
 }

@@ -1,77 +1,64 @@
-//! Us to other apps: what has changed, signed, tried again, and logged.
+//! The relay: delivers events to other apps, signed and with retries.
 //!
 //! ```text
-//! store::Outbox ──► worker (one for each endpoint) ──► message ──► sink ──► the endpoint
-//!       ▲                                                            │
-//!       └──────────────── settling ◄───────── what came of it ◄──────┘
+//!  store::Outbox ──claim──► worker ──► build the message ──► send it ──► the endpoint
+//!        ▲                  (one per endpoint)                  │
+//!        └────settle────── settler ◄────── outcome ◄────────────┘
 //! ```
 //!
-//! Receiving and relaying meet only in rows: whoever records a notification writes, in the same transaction, one delivery for each
-//! endpoint that wants its event. A worker leases deliveries for a limited time, works on them with no transaction open, and settles
-//! them under that lease. Whatever dies in between, the lease runs out, and somebody tries again: at least once, and never none.
+//! Receiving and relaying share only tables. The transaction that records a notification also
+//! writes one delivery per endpoint that wants its event. A worker leases deliveries for a limited
+//! time, works on them without a transaction, and settles them under the lease. If the process dies
+//! in between, the lease expires and another worker tries again. Delivery is at least once.
+//!
+//! The files form a stair. An import only goes down; `tests/architecture.rs` checks this.
+//!
+//! ```text
+//! mod                    Relay: starts the workers and the settler
+//! dispatch   probe       when and how often a delivery is sent; single messages by hand
+//! endpoint               the configured endpoints, checked and built
+//! payload    transport   what an endpoint receives; how it is sent
+//! settings               the configuration as data
+//! ```
 
-mod attempt;
-mod background;
+mod dispatch;
 mod endpoint;
-mod guard;
-mod health;
-mod message;
-mod notices;
-mod oauth2;
-mod program;
-mod right_of_way;
+mod payload;
+mod probe;
 mod settings;
-mod settling;
-mod shape;
-mod sink;
-mod trial;
-mod worker;
+mod transport;
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::setting::InvalidSetting;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
-use background::Background;
-use endpoint::Endpoint;
-use health::Health;
-use notices::Notices;
-use right_of_way::RightOfWay;
-use settling::Settler;
-use worker::Worker;
+use dispatch::{
+    Alerts, LowPriorityRuntime, RelayThrottle, Settler, Worker, WorkerContext, WorkerSet,
+};
 
+pub(crate) use dispatch::PAUSED_BY_SETTING;
+pub use endpoint::Endpoints;
+pub(crate) use probe::EndpointProbe;
 pub use settings::Settings;
-pub(crate) use trial::Trial;
 
-/// Why an endpoint is paused that its settings pause.
-pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";
-
-/// Everything that delivers.
+/// Delivers events to the endpoints.
 pub(crate) struct Relay {
-    endpoints: Vec<Arc<Endpoint>>,
-    /// Those that are told that others could not be told.
-    told_of_failures: Vec<Arc<Endpoint>>,
-    notices: Notices,
+    endpoints: Endpoints,
 }
 
 impl Relay {
-    /// Makes ready what the settings name. Fails on one that cannot be used.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
-        let (endpoints, told_of_failures) = (settings.endpoints()?, settings.told_of_failures()?);
-        Ok(Self {
-            endpoints: endpoints.into_iter().map(Arc::new).collect(),
-            told_of_failures: told_of_failures.into_iter().map(Arc::new).collect(),
-            notices: settings.notices(),
-        })
+    /// Creates a relay to these endpoints.
+    pub(crate) fn new(endpoints: Endpoints) -> Self {
+        Self { endpoints }
     }
 
-    /// Delivers until it is asked to stop; then finishes the calls that it is in, and gives back what it has not begun.
+    /// Delivers until the service stops. Then finishes the calls in progress and releases the
+    /// deliveries that were claimed but not attempted.
     pub(crate) async fn run(
         self,
         store: Store,
@@ -79,55 +66,56 @@ impl Relay {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) {
-        if self.endpoints.is_empty() {
-            // Nothing is to be done, and a part that ends by itself is taken for one that crashed.
+        if self.endpoints.subscribers().is_empty() {
+            // A task that ends before the stop counts as crashed.
             return stop.cancelled().await;
         }
-        let background = match Background::start() {
-            Ok(background) => background,
+        let low_priority = match LowPriorityRuntime::start() {
+            Ok(runtime) => runtime,
             Err(error) => {
-                // As a part that ends by itself, which ends the service.
+                // Ends the service, like a crashed task.
                 tracing::error!(%error, "the relay's threads cannot be started");
                 return;
             }
         };
-        let right_of_way = Arc::new(RightOfWay::of(metrics.inbox.clone(), stop.clone()));
+        let throttle = RelayThrottle::new(metrics.inbox.clone(), stop.clone());
+        let throttle = Arc::new(throttle);
         let (settler, settlements) = Settler::new(
             store.outbox.clone(),
-            Arc::clone(&right_of_way),
+            Arc::clone(&throttle),
             metrics.relay.clone(),
             stop.clone(),
         );
-        let mut workers = JoinSet::new();
-        let endpoints = self.endpoints.into_iter().map(|one| (one, self.notices));
-        // Nobody is told that they fail: that would go on for ever.
-        let others = self.told_of_failures.into_iter();
-        let others = others.map(|one| (one, Notices::default()));
-        for (endpoint, notices) in endpoints.chain(others) {
-            let worker = Worker {
-                bell: store.wakeup(&endpoint.name),
-                endpoint,
-                outbox: store.outbox.clone(),
-                clock: Arc::clone(&clock),
-                settlements: settlements.clone(),
-                calls: background.handle(),
-                main: Handle::current(),
-                right_of_way: Arc::clone(&right_of_way),
-                stop: stop.clone(),
-                health: Health::default(),
-                notices,
-                metrics: metrics.relay.clone(),
-            };
-            workers.spawn(Arc::new(worker).run());
-        }
-        drop(settlements);
-        // One that panics takes the relay along, and with it the service: its endpoint would be told nothing any more.
-        let watching = async {
-            while let Some(ended) = workers.join_next().await {
-                ended.expect("a worker does not panic");
-            }
+        let context = WorkerContext {
+            outbox: store.outbox.clone(),
+            clock,
+            settlements,
+            throttle,
+            metrics: metrics.relay.clone(),
+            main_runtime: Handle::current(),
+            low_priority: low_priority.handle(),
+            stop,
         };
-        // The settler ends when the last worker has.
-        tokio::join!(settler.run(), watching);
+        let workers = self.start_workers(&store, &context);
+        // Now only the workers can send to the settler, so it ends after the last of them.
+        drop(context);
+        tokio::join!(settler.run(), workers.join());
+    }
+
+    fn start_workers(&self, store: &Store, context: &WorkerContext) -> WorkerSet {
+        let alerts = Alerts::new(self.endpoints.alert_policy());
+        let subscribers = self.endpoints.subscribers().iter();
+        let subscribers = subscribers.map(|endpoint| (endpoint, alerts));
+        // An alert about an endpoint that receives alerts could cause the next one.
+        let alert_endpoints = self.endpoints.alert_endpoints().iter();
+        let alert_endpoints = alert_endpoints.map(|endpoint| (endpoint, Alerts::default()));
+
+        let mut workers = WorkerSet::default();
+        for (endpoint, alerts) in subscribers.chain(alert_endpoints) {
+            let wakeup = store.wakeup(&endpoint.name);
+            let worker = Worker::new(Arc::clone(endpoint), alerts, wakeup, context.clone());
+            workers.spawn(&endpoint.name, worker.run());
+        }
+        workers
     }
 }

@@ -42,8 +42,8 @@ pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, Limits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Attempt, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, Leased, NewAttempt,
-    Notice, Outbox, Settlement,
+    Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
+    LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,

@@ -60,9 +60,7 @@ impl App {
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         ];
         let environment: Environment = base.into_iter().chain(variables.iter().copied()).collect();
-        let settings = load(&environment, None)
-            .expect("the settings are right")
-            .settings;
+        let loaded = load(&environment, None).expect("the settings are right");
 
         let listen = || async {
             tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -82,7 +80,7 @@ impl App {
 
         let running = tokio::spawn({
             let (clock, stop) = (clock.clone(), stop.clone());
-            async move { run(&settings, clock, listeners, stop).await }
+            async move { run(&loaded, clock, listeners, stop).await }
         });
         let app = Self {
             database,

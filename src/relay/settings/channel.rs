@@ -1,36 +1,37 @@
-//! The channel on which Postgres says which images changed.
+//! The Postgres channel that announces changed images.
 
 use serde::Deserialize;
 
-/// The name of a channel, or none.
+/// The name of a channel. Empty if the channel is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Channel(String);
 
-/// The longest name that Postgres keeps whole (`NAMEDATALEN`, less its end).
-const MAX_NAME: usize = 63;
+/// The longest name that Postgres does not truncate: `NAMEDATALEN` without the final zero byte.
+const MAX_NAME_LENGTH: usize = 63;
 
 impl TryFrom<String> for Channel {
     type Error = String;
 
-    /// Takes only what `LISTEN` takes without quotes: it would make small letters of capitals, and hear nothing.
+    /// Accepts only names that `LISTEN` accepts without quotes. Postgres folds unquoted capitals to
+    /// lower case, so a listener would wait on another channel.
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let is_plain =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        let is_name = text.len() <= MAX_NAME
+        let is_name = text.len() <= MAX_NAME_LENGTH
             && text.bytes().all(is_plain)
             && !text.starts_with(|first: char| first.is_ascii_digit());
         is_name.then_some(Self(text)).ok_or_else(|| {
             format!(
-                "must be a name of up to {MAX_NAME} small letters, digits and _ that begins with no digit, or empty"
+                "must be a name of up to {MAX_NAME_LENGTH} small letters, digits and _ that begins with no digit, or empty"
             )
         })
     }
 }
 
 impl Channel {
-    /// The name.
-    pub(super) fn get(&self) -> Option<&str> {
+    /// Returns the name, if the channel is used.
+    pub(super) fn name(&self) -> Option<&str> {
         (!self.0.is_empty()).then_some(&self.0)
     }
 }

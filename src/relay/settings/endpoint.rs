@@ -1,4 +1,4 @@
-//! One endpoint's settings.
+//! The settings of one endpoint.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,23 +6,26 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
+use url::Url;
 
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
-use crate::relay::message::Form;
-use crate::relay::oauth2::ClientAuthentication;
-use crate::relay::program::Program;
-use crate::relay::shape::{Fields, Masks, Shapes};
 use crate::setting::{Bounded, Switch, Texts};
 use crate::signing::Scheme;
 
-/// One subscriber. Everything but its name and its URL has a default.
+/// Field names under a model's label, or under `*` for every model.
+pub(in crate::relay) type FieldNames = BTreeMap<String, Vec<String>>;
+
+/// Replacements for fields, by field name, under a model's label or under `*` for every model.
+pub(in crate::relay) type Redactions = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The settings of one endpoint. Every key except `name` and `url` has a default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::relay) struct EndpointSettings {
-    /// What it is called in tables, logs and commands.
+    /// The name in tables, logs and commands.
     pub(in crate::relay) name: String,
-    /// Where messages are sent to. As good as a secret: some have a token in their path.
+    /// The destination. Treated as a secret because some URLs have a token in their path.
     pub(in crate::relay) url: SecretString,
     #[serde(default)]
     secret: SecretString,
@@ -35,50 +38,52 @@ pub(in crate::relay) struct EndpointSettings {
     #[serde(default)]
     exclude_models: Texts,
     #[serde(default)]
-    include_fields: Fields,
+    pub(in crate::relay) include_fields: FieldNames,
     #[serde(default)]
-    exclude_fields: Fields,
+    pub(in crate::relay) exclude_fields: FieldNames,
     #[serde(default)]
-    redact_fields: Masks,
+    pub(in crate::relay) redact_fields: Redactions,
+    /// A jq program that decides whether an event is sent.
     #[serde(default)]
-    when: String,
+    pub(in crate::relay) when: String,
+    /// A jq program whose first output replaces the message.
     #[serde(default)]
-    transform: String,
-    /// What messages are published under, where that is asked.
+    pub(in crate::relay) transform: String,
+    /// The template of the NATS subject. Only for NATS endpoints.
     #[serde(default)]
     pub(in crate::relay) subject: String,
-    /// Sent with every message.
+    /// Headers that are sent with every message.
     #[serde(default)]
     pub(in crate::relay) headers: BTreeMap<String, SecretString>,
-    /// Whose token is sent with every message.
+    /// The credentials for a bearer token. Only for HTTP endpoints.
     #[serde(default)]
     pub(in crate::relay) auth: Option<AuthSettings>,
     #[serde(default)]
     signatures: Option<Texts>,
-    /// How long one call may take in all: to connect, to send, and to read the answer.
+    /// The deadline of one call: connecting, sending and reading the response.
     #[serde(default = "timeout")]
     pub(in crate::relay) timeout_secs: Bounded<1, 300>,
     #[serde(default)]
     retry: RetrySettings,
-    /// How many calls may be under way at once.
+    /// The limit of concurrent calls.
     #[serde(default = "max_in_flight")]
     pub(in crate::relay) max_in_flight: Bounded<1, 1000>,
-    /// How many calls may begin in a second; 0: any number.
+    /// The limit of calls per second. 0 means no limit.
     #[serde(default = "no_limit")]
     pub(in crate::relay) rate_limit_per_second: Bounded<0, 100_000>,
-    /// Whether messages about one image are sent one after another, in the order of their events.
+    /// Whether messages about one image are sent one at a time, in the order of their events.
     #[serde(default = "off")]
     pub(in crate::relay) ordered: Switch,
-    /// Whether messages wait until this is off again.
+    /// Whether deliveries wait until the setting is off again.
     #[serde(default = "off")]
     pub(in crate::relay) paused: Switch,
 }
 
-/// How an endpoint is told who we are, beside the signature.
+/// The service's credentials at an endpoint, in addition to the signature.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub(in crate::relay) enum AuthSettings {
-    /// By a token of OAuth 2.0's client credentials.
+    /// A token from OAuth 2.0 client credentials (RFC 6749, section 4.4).
     OAuth2 {
         client_id: String,
         client_secret: SecretString,
@@ -88,6 +93,17 @@ pub(in crate::relay) enum AuthSettings {
         #[serde(default)]
         client_authentication: ClientAuthentication,
     },
+}
+
+/// The place of the client's credentials in a token request (RFC 6749, section 2.3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::relay) enum ClientAuthentication {
+    /// The `Authorization` header, which every server supports.
+    #[default]
+    Basic,
+    /// The form.
+    Body,
 }
 
 fn timeout() -> Bounded<1, 300> {
@@ -106,7 +122,7 @@ fn off() -> Switch {
     Switch::Off
 }
 
-/// How often and when a delivery that failed is tried again. By default ten times over two and a half to three hours.
+/// The retries of a failed delivery. The default is ten retries over two and a half to three hours.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RetrySettings {
@@ -129,43 +145,48 @@ impl Default for RetrySettings {
     }
 }
 
-/// The longest name. It is in every row of the delivery log.
-const MAX_NAME: usize = 64;
+/// The longest name. Every row of the delivery log repeats it.
+const MAX_NAME_LENGTH: usize = 64;
 
-/// The schemes that an endpoint may be signed for, and both by default.
+/// The schemes that can sign messages. Both are the default.
 const SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
 impl EndpointSettings {
-    /// One with nothing but the defaults beside.
-    pub(in crate::relay) fn plain(name: &str, url: &SecretString, secret: &SecretString) -> Self {
+    /// Returns settings with this name, URL and secret, and the defaults for all other keys.
+    pub(in crate::relay) fn with_defaults(
+        name: &str,
+        url: &SecretString,
+        secret: &SecretString,
+    ) -> Self {
         let texts = [
             ("name", name),
             ("url", url.expose_secret()),
             ("secret", secret.expose_secret()),
         ];
         let texts = MapDeserializer::<_, serde::de::value::Error>::new(texts.into_iter());
-        Self::deserialize(texts).expect("they are texts, and all else has a default")
+        Self::deserialize(texts).expect("every key except name and url has a default")
     }
 
-    /// Checks the name: it stands in commands, and must not look like something else there.
+    /// Checks the name. Operators type it in commands, so it must not look like an option.
     pub(in crate::relay) fn check_name(&self) -> Result<(), String> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        let is_good = (1..=MAX_NAME).contains(&self.name.len())
+        let is_good = (1..=MAX_NAME_LENGTH).contains(&self.name.len())
             && self.name.bytes().all(is_plain)
             && !self.name.starts_with('-');
         is_good.then_some(()).ok_or_else(|| {
-            format!("must have a name of up to {MAX_NAME} letters, digits, -, _ and .")
+            format!("must have a name of up to {MAX_NAME_LENGTH} letters, digits, -, _ and .")
         })
     }
 
+    /// Returns the events that the endpoint receives.
     pub(in crate::relay) fn subscription(&self) -> Result<Subscription, String> {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
-            Some(names) => all(names, EventKind::named)
+            Some(names) => items_named(names, EventKind::named)
                 .ok_or("has events that are not created, updated or deleted")?,
         };
         let models = |labels: &Texts| {
-            all(labels, Model::labelled).ok_or(
+            items_named(labels, Model::labelled).ok_or(
                 "has models that are not cloudflare_images.CloudflareImage or cloudflare_images.ImageUploadLog",
             )
         };
@@ -186,32 +207,18 @@ impl EndpointSettings {
         })
     }
 
-    /// What is made of an event.
-    pub(in crate::relay) fn form(&self) -> Result<Form, String> {
-        let program = |name: &str, code: &str| {
-            let is_there = !code.trim().is_empty();
-            let program = is_there.then(|| Program::new(code)).transpose();
-            program.map_err(|problem| format!("has a `{name}` that {problem}"))
-        };
-        let (fields, excluded) = (&self.include_fields, &self.exclude_fields);
-        Ok(Form {
-            shapes: Shapes::new(fields, excluded, &self.redact_fields)?,
-            when: program("when", &self.when)?,
-            transform: program("transform", &self.transform)?,
-        })
-    }
-
-    /// Under which schemes messages are signed.
+    /// Returns the schemes that sign the messages.
     pub(in crate::relay) fn schemes(&self) -> Result<Vec<Scheme>, String> {
         let Some(names) = &self.signatures else {
             return Ok(SCHEMES.to_vec());
         };
-        let ours = |name: &str| Scheme::named(name).filter(|scheme| SCHEMES.contains(scheme));
-        all(names, ours)
+        let supported = |name: &str| Scheme::named(name).filter(|one| SCHEMES.contains(one));
+        items_named(names, supported)
             .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
     }
 
-    /// The secrets that sign, the first being the one that counts where there is room for one signature.
+    /// Returns the secrets that sign the messages. A scheme with one signature per message uses the
+    /// first.
     pub(in crate::relay) fn secrets(&self) -> Vec<SecretString> {
         let secrets = self.secrets.clone().into_vec();
         [self.secret.expose_secret().to_owned()]
@@ -223,6 +230,7 @@ impl EndpointSettings {
             .collect()
     }
 
+    /// Returns the retry policy.
     pub(in crate::relay) fn retry(&self) -> Result<RetryPolicy, String> {
         let retry = &self.retry;
         if !(1.0..=100.0).contains(&retry.backoff_factor) {
@@ -230,29 +238,36 @@ impl EndpointSettings {
         }
         let statuses = retry.on_status.iter();
         Ok(RetryPolicy {
-            max_retries: u32::try_from(retry.max_retries.count()).unwrap_or(u32::MAX),
+            max_retries: u32::try_from(retry.max_retries.count())
+                .expect("the setting is at most 1,000"),
             delay: retry.delay_secs.seconds(),
             backoff_factor: retry.backoff_factor,
             max_delay: retry.max_delay_secs.seconds(),
             on_status: statuses
-                .filter_map(|status| u16::try_from(status.count()).ok())
+                .map(|status| u16::try_from(status.count()).expect("a status is at most 599"))
                 .collect(),
         })
     }
 
-    /// How long one call may take.
+    /// Returns the deadline of one call.
     pub(in crate::relay) fn timeout(&self) -> Duration {
         self.timeout_secs.seconds()
     }
 }
 
-/// What all of the texts name, each once; `None` if one of them names nothing.
-fn all<T: PartialEq>(texts: &Texts, named: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+/// Returns the URL, if the text is one and has a host.
+pub(in crate::relay) fn parse_url(text: &SecretString) -> Option<Url> {
+    let url = Url::parse(text.expose_secret().trim()).ok();
+    url.filter(Url::has_host)
+}
+
+/// Returns the items with these names, without duplicates. `None` if a name is unknown.
+fn items_named<T: PartialEq>(names: &Texts, find: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
     let mut found = Vec::new();
-    for text in texts.clone().into_vec() {
-        let one = named(&text)?;
-        if !found.contains(&one) {
-            found.push(one);
+    for name in names.clone().into_vec() {
+        let item = find(&name)?;
+        if !found.contains(&item) {
+            found.push(item);
         }
     }
     Some(found)

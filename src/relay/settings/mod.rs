@@ -1,30 +1,38 @@
-//! The `relay` section of the configuration.
+//! The `relay` section of the configuration, as data.
+//!
+//! Nothing is built here. [`Endpoints::new`](super::endpoint::Endpoints::new) checks these values
+//! and builds the endpoints from them.
 
 mod channel;
 mod endpoint;
 
-use std::collections::HashSet;
-
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::endpoint::Endpoint;
-use super::guard::Guard;
-use super::notices::{ALERTS, Notices, ON_FAILURE};
-use crate::domain::event::Audience;
-use crate::setting::{Bounded, InvalidSetting, Switch};
+use crate::setting::{Bounded, Switch};
 use crate::store::NOTIFY_ENDPOINT;
 
 use channel::Channel;
-pub(super) use endpoint::{AuthSettings, EndpointSettings};
+pub(super) use endpoint::{
+    AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, Redactions, parse_url,
+};
 
-/// Who is told what.
+/// The endpoint that receives deliveries that were given up.
+pub(super) const ON_FAILURE: &str = "on_failure";
+
+/// The endpoint that receives the alerts about failing endpoints.
+pub(super) const ALERTS: &str = "alerts";
+
+/// The names that no entry of `relay.endpoints` may have.
+pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOINT];
+
+/// The relay's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    endpoints: Vec<EndpointSettings>,
-    /// Whether nothing is sent to private addresses.
-    pub deny_private: Switch,
+    pub(super) endpoints: Vec<EndpointSettings>,
+    /// Whether private addresses are denied, in addition to those of cloud metadata services.
+    pub(super) deny_private: Switch,
     on_failure: OnFailure,
     failure_url: SecretString,
     failure_secret: SecretString,
@@ -32,17 +40,17 @@ pub struct Settings {
     monitoring: Monitoring,
 }
 
-/// What becomes of a delivery that is given up, beside its row and its line in the log.
+/// The reaction to a delivery that is given up. It is logged and kept in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum OnFailure {
-    /// Nothing.
+    /// Nothing else.
     Log,
-    /// Somebody is told.
+    /// The delivery is reported to `failure_url`.
     Callback,
 }
 
-/// Who is told that an endpoint fails, and when.
+/// The settings of alerts about failing endpoints.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Monitoring {
@@ -54,111 +62,58 @@ struct Monitoring {
     secret: SecretString,
 }
 
-impl Settings {
-    /// Checks what no single setting can say of itself.
-    pub fn check(&self) -> Result<(), InvalidSetting> {
-        self.endpoints()?;
-        self.told_of_failures().map(drop)
-    }
-
-    /// What somebody is told of failures.
-    pub(super) fn notices(&self) -> Notices {
-        let after = self.monitoring.after_failures.count();
-        let after = u32::try_from(after).unwrap_or(u32::MAX);
-        let is_told = after > 0 && !is_empty(&self.monitoring.url);
-        Notices {
-            failures: self.on_failure == OnFailure::Callback,
-            alert_after: is_told.then_some(after),
-        }
-    }
-
-    /// Those who are told of failures.
-    pub(super) fn told_of_failures(&self) -> Result<Vec<Endpoint>, InvalidSetting> {
-        let notices = self.notices();
-        let monitoring = &self.monitoring;
-        let told = [
-            notices.failures.then_some((
-                ON_FAILURE,
-                "relay.failure_url",
-                &self.failure_url,
-                &self.failure_secret,
-            )),
-            notices.alert_after.map(|_| {
-                let (url, secret) = (&monitoring.url, &monitoring.secret);
-                (ALERTS, "relay.monitoring.alert_url", url, secret)
-            }),
-        ];
-        let guard = self.guard();
-        told.into_iter()
-            .flatten()
-            .map(|(name, key, url, secret)| {
-                let settings = EndpointSettings::plain(name, url, secret);
-                Endpoint::new(&settings, &guard).map_err(|problem| InvalidSetting {
-                    key,
-                    rule: format!("cannot be told: the endpoint {problem}"),
-                })
-            })
-            .collect()
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::new(self.deny_private == Switch::On)
-    }
-
-    /// Where Postgres says which images changed.
-    #[must_use]
-    pub fn notify_channel(&self) -> Option<&str> {
-        self.notify_channel.get()
-    }
-
-    /// Who is told what.
-    #[must_use]
-    pub fn audience(&self) -> Audience {
-        let subscriptions = self.endpoints.iter().map(EndpointSettings::subscription);
-        Audience {
-            subscriptions: subscriptions.filter_map(Result::ok).collect(),
-            channel: self.notify_channel().map(str::to_owned),
-        }
-    }
-
-    /// The endpoints' names, of those too that are told of failures.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let notices = self.notices();
-        let told = [
-            notices.failures.then_some(ON_FAILURE),
-            notices.alert_after.map(|_| ALERTS),
-        ];
-        let endpoints = self.endpoints.iter();
-        endpoints
-            .map(|endpoint| endpoint.name.as_str())
-            .chain(told.into_iter().flatten())
-    }
-
-    pub(super) fn endpoints(&self) -> Result<Vec<Endpoint>, InvalidSetting> {
-        let guard = self.guard();
-        let mut names = HashSet::from([ON_FAILURE, ALERTS, NOTIFY_ENDPOINT]);
-        self.endpoints
-            .iter()
-            .map(|settings| {
-                let is_new = names.insert(&*settings.name);
-                let endpoint = settings
-                    .subscription()
-                    .and_then(|_| Endpoint::new(settings, &guard));
-                endpoint
-                    .and_then(|endpoint| {
-                        is_new.then_some(endpoint).ok_or_else(|| {
-                            "has the name of another, or one of ours (on_failure, alerts, notify): each needs a name of its own".to_owned()
-                        })
-                    })
-                    .map_err(|problem| InvalidSetting {
-                        key: "relay.endpoints",
-                        rule: format!("has an endpoint {:?} that {problem}", settings.name),
-                    })
-            })
-            .collect()
-    }
+/// The failures that are reported to other endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct AlertPolicy {
+    /// Whether deliveries that are given up are reported to [`ON_FAILURE`].
+    pub(super) failed_deliveries: bool,
+    /// The number of consecutive failures after which an endpoint is reported to [`ALERTS`].
+    pub(super) after_failures: Option<u32>,
 }
 
-fn is_empty(secret: &SecretString) -> bool {
-    secret.expose_secret().trim().is_empty()
+/// The settings of an endpoint that receives alerts.
+pub(super) struct AlertEndpointSettings {
+    /// The key that an operator has to correct if the endpoint cannot be built.
+    pub(super) key: &'static str,
+    pub(super) endpoint: EndpointSettings,
+}
+
+impl Settings {
+    /// Returns the failures that are reported to other endpoints.
+    pub(super) fn alert_policy(&self) -> AlertPolicy {
+        let after_failures = self.monitoring.after_failures.count();
+        let has_url = !self.monitoring.url.expose_secret().trim().is_empty();
+        AlertPolicy {
+            failed_deliveries: self.on_failure == OnFailure::Callback,
+            after_failures: (after_failures > 0 && has_url)
+                .then(|| u32::try_from(after_failures).expect("the setting is at most 100,000")),
+        }
+    }
+
+    /// Returns the endpoints that receive alerts under the [`AlertPolicy`].
+    pub(super) fn alert_endpoints(&self) -> Vec<AlertEndpointSettings> {
+        let policy = self.alert_policy();
+        let mut endpoints = Vec::new();
+        if policy.failed_deliveries {
+            let (url, secret) = (&self.failure_url, &self.failure_secret);
+            endpoints.push(AlertEndpointSettings {
+                key: "relay.failure_url",
+                endpoint: EndpointSettings::with_defaults(ON_FAILURE, url, secret),
+            });
+        }
+        if policy.after_failures.is_some() {
+            let (url, secret) = (&self.monitoring.url, &self.monitoring.secret);
+            endpoints.push(AlertEndpointSettings {
+                key: "relay.monitoring.alert_url",
+                endpoint: EndpointSettings::with_defaults(ALERTS, url, secret),
+            });
+        }
+        endpoints
+    }
+
+    /// Returns the Postgres channel that announces changed images, if one is set.
+    #[must_use]
+    pub fn notify_channel(&self) -> Option<&str> {
+        self.notify_channel.name()
+    }
 }

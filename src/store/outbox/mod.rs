@@ -96,20 +96,50 @@ pub struct Leased {
 pub struct Settlement {
     /// The delivery's id.
     pub delivery: i64,
-    /// The lease under which it was worked on.
+    /// The lease under which the delivery was worked on.
     pub lease: Arc<str>,
-    /// Its state from now on.
-    pub status: DeliveryStatus,
-    /// When it is due again; `None` when it is completed.
-    pub due_at: Option<Timestamp>,
     /// The time of the result.
     pub now: Timestamp,
-    /// The attempt, if there was one.
-    pub attempt: Option<NewAttempt>,
-    /// The payload as it was sent, if the endpoint's settings changed it.
+    /// The result.
+    pub outcome: LeaseOutcome,
+}
+
+/// The end of the work under a lease.
+#[derive(Debug, Clone)]
+pub enum LeaseOutcome {
+    /// An attempt was made.
+    Attempted(Attempted),
+    /// The endpoint's settings leave the event out. Final, without an attempt.
+    Filtered,
+    /// No attempt was made. The delivery is due again at once.
+    Released {
+        /// The number of attempts before this lease.
+        earlier_attempts: u32,
+    },
+}
+
+/// An attempt and its consequences.
+#[derive(Debug, Clone)]
+pub struct Attempted {
+    /// The attempt.
+    pub attempt: NewAttempt,
+    /// The delivery's next state.
+    pub verdict: Verdict,
+    /// The message that was sent, if it differs from the event's payload.
     pub sent: Option<String>,
-    /// Notices for other endpoints, written in the same transaction.
+    /// The alerts that are written in the same transaction.
     pub notices: Vec<Notice>,
+}
+
+/// The state of a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint accepted the message. Final.
+    Delivered,
+    /// The attempt failed, and the next one is due at this time.
+    RetryAt(Timestamp),
+    /// The attempt failed, and there is no other. Final until the delivery is replayed.
+    GaveUp,
 }
 
 /// A notice about an endpoint, for another endpoint.
@@ -219,17 +249,70 @@ pub struct EndpointState {
 }
 
 impl Settlement {
-    /// Returns when the delivery was completed.
+    /// Returns the delivery's next status.
+    pub(super) fn status(&self) -> DeliveryStatus {
+        match &self.outcome {
+            LeaseOutcome::Attempted(attempted) => match attempted.verdict {
+                Verdict::Delivered => DeliveryStatus::Delivered,
+                Verdict::RetryAt(_) => DeliveryStatus::Retrying,
+                Verdict::GaveUp => DeliveryStatus::GaveUp,
+            },
+            LeaseOutcome::Filtered => DeliveryStatus::Filtered,
+            LeaseOutcome::Released {
+                earlier_attempts: 0,
+            } => DeliveryStatus::Pending,
+            LeaseOutcome::Released { .. } => DeliveryStatus::Retrying,
+        }
+    }
+
+    /// Returns the time of the next attempt, unless the status is final.
+    pub(super) fn due_at(&self) -> Option<Timestamp> {
+        match &self.outcome {
+            LeaseOutcome::Attempted(attempted) => match attempted.verdict {
+                Verdict::RetryAt(due_at) => Some(due_at),
+                Verdict::Delivered | Verdict::GaveUp => None,
+            },
+            LeaseOutcome::Filtered => None,
+            LeaseOutcome::Released { .. } => Some(self.now),
+        }
+    }
+
+    /// Returns the time of completion, if the status is final.
     pub(super) fn completed_at(&self) -> Option<Timestamp> {
-        self.due_at.is_none().then_some(self.now)
+        self.due_at().is_none().then_some(self.now)
     }
 
+    /// Returns the attempt, if one was made.
+    pub(super) fn attempt(&self) -> Option<&NewAttempt> {
+        self.attempted().map(|attempted| &attempted.attempt)
+    }
+
+    /// Returns the HTTP status of the response, if one arrived.
     pub(super) fn status_code(&self) -> Option<i32> {
-        self.attempt.as_ref()?.status_code.map(i32::from)
+        self.attempt()?.status_code.map(i32::from)
     }
 
+    /// Returns the problem. Empty if there was none.
     pub(super) fn error(&self) -> &str {
-        self.attempt.as_ref().map_or("", |attempt| &attempt.error)
+        self.attempt().map_or("", |attempt| &attempt.error)
+    }
+
+    /// Returns the message that was sent, if it differs from the event's payload.
+    pub(super) fn sent(&self) -> Option<&str> {
+        self.attempted()?.sent.as_deref()
+    }
+
+    /// Returns the alerts that are written in the same transaction.
+    pub(super) fn notices(&self) -> &[Notice] {
+        self.attempted()
+            .map_or(&[], |attempted| attempted.notices.as_slice())
+    }
+
+    fn attempted(&self) -> Option<&Attempted> {
+        match &self.outcome {
+            LeaseOutcome::Attempted(attempted) => Some(attempted),
+            LeaseOutcome::Filtered | LeaseOutcome::Released { .. } => None,
+        }
     }
 }
 

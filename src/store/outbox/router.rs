@@ -209,7 +209,7 @@ fn last_of_each_image(events: &[NewEvent]) -> HashSet<&str> {
 
 /// Returns the notices of these settlements as events, each with its endpoint.
 pub(in crate::store) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
-    let notices = settlements.iter().flat_map(|one| &one.notices);
+    let notices = settlements.iter().flat_map(Settlement::notices);
     notices
         .map(|notice| (NewEvent::notice(notice), notice.endpoint))
         .unzip()

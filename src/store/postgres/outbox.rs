@@ -112,7 +112,7 @@ pub(super) async fn settle(
     connection: &mut PgConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let attempt = |one: &Settlement| one.attempt.as_ref().map(|attempt| attempt.number);
+    let attempt = |one: &Settlement| one.attempt().map(|attempt| attempt.number);
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
@@ -130,13 +130,13 @@ pub(super) async fn settle(
     )
     .bind(column(settlements, |one| one.delivery))
     .bind(column(settlements, |one| &*one.lease))
-    .bind(column(settlements, |one| one.status.name()))
-    .bind(column(settlements, |one| one.due_at.map(bind_time)))
+    .bind(column(settlements, |one| one.status().name()))
+    .bind(column(settlements, |one| one.due_at().map(bind_time)))
     .bind(column(settlements, |one| one.completed_at().map(bind_time)))
     .bind(column(settlements, |one| attempt(one).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
-    .bind(column(settlements, |one| one.sent.as_deref()))
+    .bind(column(settlements, |one| one.sent()))
     .execute(connection)
     .await?
     .rows_affected();

@@ -23,7 +23,7 @@ impl Outbox for Backend {
             let settled = settle(tx, settlements).await?;
             let attempts: Vec<(i64, &NewAttempt)> = settlements
                 .iter()
-                .filter_map(|one| Some((one.delivery, one.attempt.as_ref()?)))
+                .filter_map(|one| Some((one.delivery, one.attempt()?)))
                 .collect();
             if !attempts.is_empty() {
                 insert_attempts(tx, &attempts).await?;

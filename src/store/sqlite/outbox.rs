@@ -177,13 +177,13 @@ pub(super) async fn settle(
             (
                 one.delivery,
                 &*one.lease,
-                one.status.name(),
-                one.due_at.map(|at| at.to_string()),
+                one.status().name(),
+                one.due_at().map(|at| at.to_string()),
                 one.completed_at().map(|at| at.to_string()),
-                one.attempt.as_ref().map(|attempt| attempt.number),
+                one.attempt().map(|attempt| attempt.number),
                 one.status_code(),
                 one.error(),
-                one.sent.as_deref(),
+                one.sent(),
             )
         })
         .collect();

@@ -9,7 +9,6 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::checkpoints::NOTIFICATIONS;
 use super::session::{LOG_BYTES, OPEN_RETRY, Sqlite};
-use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Audience;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Origin, UnknownImages};
@@ -19,7 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::inbox::Inbox;
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::EventRouter;
-use crate::store::outbox::{Claim, Outbox, Settlement};
+use crate::store::outbox::{Claim, LeaseOutcome, Outbox, Settlement};
 use crate::store::schema::Schema;
 use crate::store::settings::Settings;
 use crate::telemetry::chain;
@@ -106,12 +105,8 @@ async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
     let settlement = Settlement {
         delivery: leased.id,
         lease: "lease".into(),
-        status: DeliveryStatus::Delivered,
-        due_at: None,
         now,
-        attempt: None,
-        sent: None,
-        notices: Vec::new(),
+        outcome: LeaseOutcome::Filtered,
     };
     let lost = database.settle(&[settlement]).await.expect("it answers");
 

@@ -1,34 +1,35 @@
-//! Under which subject a message is published: a text with places in it, which the message fills.
+//! The NATS subject of a message: a template with placeholders for values of the message.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// The most characters that one place takes. An image's id can be longer; whoever needs it whole reads the message.
-const MAX_TOKEN: usize = 128;
+/// The longest value of a placeholder. Longer values, such as a long image id, are cut off. The
+/// message has the full value.
+const MAX_TOKEN_CHARACTERS: usize = 128;
 
-/// What stands for a value that is not there, that is empty, or that is no text, number or truth.
-const NOTHING: &str = "_";
+/// The token for a value that is missing, empty, an object or an array.
+const EMPTY_TOKEN: &str = "_";
 
-/// A template of subjects.
+/// A template for subjects.
 #[derive(Debug)]
-pub(super) struct Subject(Vec<Part>);
+pub(super) struct SubjectTemplate(Vec<Part>);
 
 #[derive(Debug)]
 enum Part {
     Text(String),
-    /// The names that lead to the value, from the outside in.
-    Place(Vec<String>),
+    /// The path of a value in the message.
+    Placeholder(Vec<String>),
 }
 
-impl Subject {
-    /// Fails with what is wrong, as the end of a sentence about the endpoint.
+impl SubjectTemplate {
+    /// Parses a template. The error is the end of a sentence about the endpoint.
     pub(super) fn parse(template: &str) -> Result<Self, String> {
         const RULE: &str = "must have a subject such as cloudflare_images.{model.name}.{event}: names between dots, without spaces, * \
                             and >, and each place in braces a path in the message";
         let mut parts = Vec::new();
-        let mut rest = template;
-        while let Some((text, after)) = rest.split_once('{') {
+        let mut remaining = template;
+        while let Some((text, after)) = remaining.split_once('{') {
             let (path, after) = after.split_once('}').ok_or(RULE)?;
             let names: Vec<String> = path.split('.').map(str::to_owned).collect();
             if names
@@ -37,92 +38,96 @@ impl Subject {
             {
                 return Err(RULE.to_owned());
             }
-            parts.extend([Part::Text(text.to_owned()), Part::Place(names)]);
-            rest = after;
+            parts.extend([Part::Text(text.to_owned()), Part::Placeholder(names)]);
+            remaining = after;
         }
-        parts.push(Part::Text(rest.to_owned()));
+        parts.push(Part::Text(remaining.to_owned()));
         let subject = Self(parts);
-        // With every place empty it is as bad as it can become.
-        let example = subject.filled(&Value::Null);
+        // Values cannot break a subject, so one with empty values shows whether the text is valid.
+        let example = subject.render(&Value::Null);
         let is_subject = example.split('.').all(|token| !token.is_empty())
             && !example.contains(|c: char| c.is_whitespace() || c.is_control() || "*>{}".contains(c))
-            // The server's own, which no stream takes.
+            // Subjects that begin with $ belong to the server. No stream stores them.
             && !template.starts_with('$');
         is_subject.then_some(subject).ok_or_else(|| RULE.to_owned())
     }
 
-    /// The subject of this message.
-    pub(super) fn of(&self, body: &[u8]) -> String {
-        let has_places = self.0.iter().any(|part| matches!(part, Part::Place(_)));
-        let message = has_places.then(|| serde_json::from_slice(body).ok());
-        self.filled(&message.flatten().unwrap_or_default())
+    /// Returns the subject of a message.
+    pub(super) fn for_body(&self, body: &[u8]) -> String {
+        let has_placeholders = self
+            .0
+            .iter()
+            .any(|part| matches!(part, Part::Placeholder(_)));
+        let message = has_placeholders.then(|| serde_json::from_slice(body).ok());
+        // A transformed message may be any JSON. Values that it does not have become `_`.
+        self.render(&message.flatten().unwrap_or(Value::Null))
     }
 
-    fn filled(&self, message: &Value) -> String {
+    fn render(&self, message: &Value) -> String {
         let texts = self.0.iter().map(|part| match part {
             Part::Text(text) => text.clone(),
-            Part::Place(names) => {
+            Part::Placeholder(names) => {
                 let value = names
                     .iter()
                     .try_fold(message, |value, name| value.get(name));
-                token(value.unwrap_or_default())
+                token(value.unwrap_or(&Value::Null))
             }
         });
         let mut subject: String = texts.collect();
         if subject.starts_with('$') {
-            // The server's own, which no message chooses.
-            subject.replace_range(..1, NOTHING);
+            // A message must not select one of the server's own subjects.
+            subject.replace_range(..1, EMPTY_TOKEN);
         }
         subject
     }
 }
 
-impl fmt::Display for Subject {
-    /// The template: no message's values belong into an error.
+impl fmt::Display for SubjectTemplate {
+    /// Writes the template. Errors show it instead of a subject with values of a message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
             Part::Text(text) => f.write_str(text),
-            Part::Place(names) => write!(f, "{{{}}}", names.join(".")),
+            Part::Placeholder(names) => write!(f, "{{{}}}", names.join(".")),
         })
     }
 }
 
-impl Default for Subject {
+impl Default for SubjectTemplate {
     fn default() -> Self {
-        Self::parse("cloudflare_images.{model.name}.{event}").expect("it is a template")
+        Self::parse("cloudflare_images.{model.name}.{event}").expect("the default is a template")
     }
 }
 
-/// One name within a subject: what separates names, or stands for several, does not come from a message.
+/// Returns a value as one token. Separators and wildcards are replaced.
 fn token(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
-        Value::Bool(truth) => truth.to_string(),
+        Value::Bool(value) => value.to_string(),
         Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
     };
     if text.is_empty() {
-        return NOTHING.to_owned();
+        return EMPTY_TOKEN.to_owned();
     }
-    let plain = |c: char| match c {
+    let safe = |c: char| match c {
         '.' | '*' | '>' => '_',
         c if c.is_whitespace() || c.is_control() => '_',
         c => c,
     };
-    text.chars().take(MAX_TOKEN).map(plain).collect()
+    text.chars().take(MAX_TOKEN_CHARACTERS).map(safe).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(template: &str, message: &Value) -> String {
-        let subject = Subject::parse(template).expect("a template");
-        subject.of(message.to_string().as_bytes())
+    fn render(template: &str, message: &Value) -> String {
+        let subject = SubjectTemplate::parse(template).expect("a template");
+        subject.for_body(message.to_string().as_bytes())
     }
 
     #[test]
-    fn a_subject_is_filled_from_the_message() {
+    fn renders_values_of_the_message() {
         let message = serde_json::json!({
             "event": "updated",
             "model": {"name": "CloudflareImage"},
@@ -141,23 +146,26 @@ mod tests {
                 "i._._._._",
             ),
         ] {
-            assert_eq!(of(template, &message), subject, "{template}");
+            assert_eq!(render(template, &message), subject, "{template}");
         }
-        assert_eq!(of("{event}", &long).len(), MAX_TOKEN);
+        assert_eq!(render("{event}", &long).len(), MAX_TOKEN_CHARACTERS);
         assert_eq!(
-            Subject::default().of(message.to_string().as_bytes()),
+            SubjectTemplate::default().for_body(message.to_string().as_bytes()),
             "cloudflare_images.CloudflareImage.updated"
         );
-        assert_eq!(Subject::default().of(b"no JSON"), "cloudflare_images._._");
+        assert_eq!(
+            SubjectTemplate::default().for_body(b"no JSON"),
+            "cloudflare_images._._"
+        );
     }
 
     #[test]
-    fn what_is_no_subject_is_refused() {
+    fn rejects_invalid_templates() {
         for template in [
             "", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "$JS.API", "{", "}", "{}", "{a",
             "a}", "{a.}", "{a{b}}", "\u{7}",
         ] {
-            assert!(Subject::parse(template).is_err(), "{template:?}");
+            assert!(SubjectTemplate::parse(template).is_err(), "{template:?}");
         }
     }
 }

@@ -1,41 +1,40 @@
-//! Which part of an event an endpoint gets: fields that are wanted, left out, or masked.
+//! The fields of an event that an endpoint may see: included, excluded or redacted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
 use crate::domain::event::Model;
+use crate::relay::settings::{FieldNames, Redactions};
 
-/// Stands for every model.
-pub(super) const ANY: &str = "*";
+/// The key for every model.
+const ANY: &str = "*";
 
-/// What is done to the fields of one model's events.
+/// The filter for the events of one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Only these; `None`: all.
+pub(super) struct FieldFilter {
+    /// The only fields that are sent. `None` means all fields.
     include: Option<BTreeSet<String>>,
-    /// Not these. A name may lead into a field, as `metadata.email`.
+    /// The paths that are removed. A path may lead into a field, as `metadata.email` does.
     exclude: Vec<Vec<String>>,
-    /// These, with a mask in the place of their values.
+    /// The paths whose values are replaced, with the replacements.
     redact: Vec<(Vec<String>, String)>,
 }
 
-/// The shapes of all models.
+/// The filters of one endpoint, by model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Shapes {
-    image: Shape,
-    log: Shape,
+pub(super) struct FieldFilters {
+    image: FieldFilter,
+    log: FieldFilter,
 }
 
-/// Fields for each model's label, or for `*`.
-pub(super) type Fields = BTreeMap<String, Vec<String>>;
-
-/// Masks for the fields of each model's label, or of `*`.
-pub(super) type Masks = BTreeMap<String, BTreeMap<String, String>>;
-
-impl Shapes {
-    /// Fails with what is wrong, as the end of a sentence about the endpoint.
-    pub(super) fn new(include: &Fields, exclude: &Fields, redact: &Masks) -> Result<Self, String> {
+impl FieldFilters {
+    /// Builds the filters. The error is the end of a sentence about the endpoint.
+    pub(in crate::relay) fn new(
+        include: &FieldNames,
+        exclude: &FieldNames,
+        redact: &Redactions,
+    ) -> Result<Self, String> {
         for (label, names) in include {
             if let Some(name) = names.iter().find(|name| name.contains('.')) {
                 return Err(format!(
@@ -47,12 +46,12 @@ impl Shapes {
         for (label, names) in exclude {
             check(label, names)?;
         }
-        for (label, masks) in redact {
-            check(label, masks.keys())?;
+        for (label, replacements) in redact {
+            check(label, replacements.keys())?;
         }
         let of = |model: Model| {
             let label = model.label();
-            Shape {
+            FieldFilter {
                 include: include
                     .get(label)
                     .or_else(|| include.get(ANY))
@@ -67,19 +66,20 @@ impl Shapes {
                     .iter()
                     .filter_map(|label| redact.get(*label))
                     .flatten()
-                    .map(|(name, mask)| (path(name), mask.clone()))
+                    .map(|(name, replacement)| (path(name), replacement.clone()))
                     .collect(),
             }
         };
         let (image, mut log) = (of(Model::Image), of(Model::ImageLog));
-        // The trail's `data` is the notification itself, which tells what the image's fields tell.
-        if !image.is_whole() && !log.names("data") {
+        // An audit entry's `data` is the raw notification, which repeats the image's fields.
+        if !image.is_identity() && !log.mentions("data") {
             log.exclude.push(path("data"));
         }
         Ok(Self { image, log })
     }
 
-    pub(super) fn of(&self, model: Model) -> &Shape {
+    /// Returns the filter for events about this model.
+    pub(super) fn for_model(&self, model: Model) -> &FieldFilter {
         match model {
             Model::Image => &self.image,
             Model::ImageLog => &self.log,
@@ -87,8 +87,8 @@ impl Shapes {
     }
 }
 
-/// Fails unless the label is a model's, or stands for all; and unless each name leads to a field of that model, for one that is misspelt would
-/// keep back nothing, and nobody would see. For all models, names can be given just in case, such as `password`.
+/// Checks that the label is a model's label or `*`, and that the model has these fields. A misspelt
+/// field would silently hide nothing. Under `*`, unknown fields such as `password` are allowed.
 fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
     let Some(model) = Model::labelled(label) else {
         return (label == ANY).then_some(()).ok_or_else(|| {
@@ -97,7 +97,7 @@ fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result
     };
     let is_known = |name: &String| {
         let field = name.split('.').next().unwrap_or_default();
-        // To keep back what nobody is told is no mistake.
+        // Hiding a column that is never sent is harmless.
         model.fields().contains(&field) || model.untold().contains(&field)
     };
     match names.into_iter().find(|name| !is_known(name)) {
@@ -113,14 +113,14 @@ fn path(name: &str) -> Vec<String> {
     name.split('.').map(str::to_owned).collect()
 }
 
-impl Shape {
-    /// Whether it leaves everything as it is.
-    pub(super) fn is_whole(&self) -> bool {
+impl FieldFilter {
+    /// Returns whether the filter changes nothing.
+    pub(super) fn is_identity(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether anything is said of this field.
-    fn names(&self, field: &str) -> bool {
+    /// Returns whether a setting mentions this field.
+    fn mentions(&self, field: &str) -> bool {
         let mut paths = self
             .exclude
             .iter()
@@ -132,15 +132,15 @@ impl Shape {
         includes || paths.any(|path| path.first().is_some_and(|first| first == field))
     }
 
-    /// Takes away and masks what is not for the endpoint: of the object, and of what was there before and after a change.
+    /// Filters an event: its object, and the old and new values of its changes.
     pub(super) fn apply(&self, event: &mut Value) {
         if let Some(object) = event.get_mut("object").and_then(Value::as_object_mut) {
             self.keep_included(object);
             for path in &self.exclude {
                 remove(object, path);
             }
-            for (path, mask) in &self.redact {
-                redact(object, path, mask);
+            for (path, replacement) in &self.redact {
+                redact(object, path, replacement);
             }
         }
         if let Some(changes) = event.get_mut("changes").and_then(Value::as_object_mut) {
@@ -148,15 +148,17 @@ impl Shape {
             for path in &self.exclude {
                 match path.as_slice() {
                     [field] => drop(changes.remove(field)),
-                    [field, within @ ..] => sides(changes, field, |side| {
+                    [field, within @ ..] => each_side(changes, field, |side| {
                         remove_within(side, within);
                     }),
                     [] => {}
                 }
             }
-            for (path, mask) in &self.redact {
+            for (path, replacement) in &self.redact {
                 if let [field, within @ ..] = path.as_slice() {
-                    sides(changes, field, |side| redact_value(side, within, mask));
+                    each_side(changes, field, |side| {
+                        redact_value(side, within, replacement);
+                    });
                 }
             }
         }
@@ -169,12 +171,12 @@ impl Shape {
     }
 }
 
-/// The old and the new value of a change.
-fn sides(changes: &mut Map<String, Value>, field: &str, change: impl Fn(&mut Value)) {
-    let Some(both) = changes.get_mut(field).and_then(Value::as_object_mut) else {
+/// Applies a function to the old and the new value of a changed field.
+fn each_side(changes: &mut Map<String, Value>, field: &str, change: impl Fn(&mut Value)) {
+    let Some(sides) = changes.get_mut(field).and_then(Value::as_object_mut) else {
         return;
     };
-    both.values_mut().for_each(change);
+    sides.values_mut().for_each(change);
 }
 
 fn remove(object: &mut Map<String, Value>, path: &[String]) {
@@ -189,36 +191,36 @@ fn remove(object: &mut Map<String, Value>, path: &[String]) {
     }
 }
 
-/// Of an array, from each of what is in it.
+/// Removes the path from the value. In an array, removes it from every element.
 fn remove_within(value: &mut Value, path: &[String]) {
     match value {
         Value::Object(object) => remove(object, path),
         Value::Array(values) => values
             .iter_mut()
             .for_each(|value| remove_within(value, path)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
-fn redact(object: &mut Map<String, Value>, path: &[String], mask: &str) {
+fn redact(object: &mut Map<String, Value>, path: &[String], replacement: &str) {
     if let [field, within @ ..] = path
         && let Some(value) = object.get_mut(field)
     {
-        redact_value(value, within, mask);
+        redact_value(value, within, replacement);
     }
 }
 
-/// What is null says nothing, and stays.
-fn redact_value(value: &mut Value, path: &[String], mask: &str) {
+/// Replaces the value at the path. A null stays, because it reveals nothing.
+fn redact_value(value: &mut Value, path: &[String], replacement: &str) {
     if path.is_empty() {
         if !value.is_null() {
-            *value = mask.into();
+            *value = replacement.into();
         }
     } else if let Some(object) = value.as_object_mut() {
-        redact(object, path, mask);
+        redact(object, path, replacement);
     } else if let Some(values) = value.as_array_mut() {
         for value in values {
-            redact_value(value, path, mask);
+            redact_value(value, path, replacement);
         }
     }
 }

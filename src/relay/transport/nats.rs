@@ -1,7 +1,9 @@
-//! Over NATS: one message a try, published to `JetStream`, and sent once a server says that a stream has stored it.
+//! NATS: one message per attempt, published to `JetStream`. An attempt succeeds once the server
+//! confirms that a stream has stored the message.
 //!
-//! A connection is ours to make, one at a time: a try on one that is lost fails at once and says why, and the next makes another.
-//! The stream is its owner's to make: what it keeps, and for how long, is not for a publisher to say.
+//! The sink reconnects itself instead of leaving that to the library. An attempt on a lost
+//! connection fails at once with the reason, and the next attempt connects again. The sink does not
+//! create streams: their owner decides about retention.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,39 +18,39 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::headers::{Headers, lines};
-use super::subject::Subject;
-use super::{Attempted, Sink};
+use super::address_policy::AddressPolicy;
+use super::headers::{MessageHeaders, redacted_lines};
+use super::nats_subject::SubjectTemplate;
+use super::sink::{Message, SendOutcome, Sink};
 use crate::domain::delivery::Tried;
 use crate::random;
-use crate::relay::guard::Guard;
-use crate::relay::message::Message;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
 
-/// What the server calls us.
-const CLIENT: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
+/// The name of the client in the server's monitoring.
+const CLIENT_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
-/// By this a stream knows a message that it has already, for as long as its `duplicate_window` is.
+/// The header by which a stream recognises duplicates within its `duplicate_window`.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// The port of NATS.
-const PORT: u16 = 4222;
+/// The default port of NATS.
+const DEFAULT_PORT: u16 = 4222;
 
-/// How long one address may take until we are connected.
+/// The timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a silent connection is asked whether it is there; it is lost when two have not been answered.
-const PING: Duration = Duration::from_secs(10);
+/// The interval of pings on an idle connection. The connection is lost after two unanswered pings.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Publishes messages to a NATS server.
 pub(super) struct NatsSink {
     /// The endpoint's name.
     name: String,
     server: Server,
-    subject: Subject,
-    headers: Headers,
+    subject: SubjectTemplate,
+    headers: MessageHeaders,
     timeout: Duration,
-    /// The last connection. Whoever wants one while it is made waits for it.
+    /// The last connection. Concurrent attempts wait while a new one is made.
     connection: Mutex<Option<Connection>>,
 }
 
@@ -59,18 +61,20 @@ struct Connection {
 }
 
 impl Connection {
-    /// The library may forget to tell of a loss when it has much to tell, but not to note it.
-    fn is_good(&self) -> bool {
+    /// Returns whether messages can be published. The library can drop its event about a loss under
+    /// load, so its state is checked too.
+    fn is_usable(&self) -> bool {
         let state = self.jetstream.client().connection_state();
         !self.is_lost.is_cancelled() && state == State::Connected
     }
 }
 
 impl NatsSink {
+    /// Checks the settings. The error is the end of a sentence about the endpoint.
     pub(super) fn new(
         settings: &EndpointSettings,
         url: &Url,
-        guard: &Guard,
+        policy: &AddressPolicy,
     ) -> Result<Self, String> {
         if settings.auth.is_some() {
             return Err(
@@ -79,35 +83,36 @@ impl NatsSink {
             );
         }
         let subject = match settings.subject.trim() {
-            "" => Subject::default(),
-            template => Subject::parse(template)?,
+            "" => SubjectTemplate::default(),
+            template => SubjectTemplate::parse(template)?,
         };
         Ok(Self {
             name: settings.name.clone(),
-            server: Server::new(url, guard)?,
+            server: Server::new(url, policy)?,
             subject,
-            headers: Headers::new(settings)?,
+            headers: MessageHeaders::new(settings)?,
             timeout: settings.timeout(),
             connection: Mutex::default(),
         })
     }
 
-    async fn connection(&self) -> Result<Connection, NotConnected> {
-        let mut kept = self.connection.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|one| one.is_good()) {
+    /// Returns the current connection, or makes a new one.
+    async fn connection(&self) -> Result<Connection, ConnectionError> {
+        let mut current = self.connection.lock().await;
+        if let Some(connection) = current.as_ref().filter(|one| one.is_usable()) {
             return Ok(connection.clone());
         }
-        *kept = None;
+        *current = None;
         let is_lost = CancellationToken::new();
         let client = self.server.connect(&self.name, &is_lost).await?;
         let jetstream = ContextBuilder::new().timeout(self.timeout).build(client);
         let connection = Connection { jetstream, is_lost };
-        Ok(kept.insert(connection).clone())
+        Ok(current.insert(connection).clone())
     }
 
-    /// Everything but the bytes.
+    /// Returns the headers of a message in the form of NATS.
     fn headers(&self, message: &Message) -> HeaderMap {
-        let own = self.headers.of(message);
+        let own = self.headers.for_message(message);
         let own = own.iter().filter_map(|(name, value)| {
             let value = std::str::from_utf8(value.as_bytes()).ok()?;
             Some((name.as_str(), value))
@@ -125,32 +130,32 @@ impl NatsSink {
 
 #[async_trait]
 impl Sink for NatsSink {
-    async fn send(&self, message: &Message) -> Attempted {
+    async fn send(&self, message: &Message) -> SendOutcome {
         let Connection { jetstream, is_lost } = match self.connection().await {
             Ok(connection) => connection,
-            Err(error) => return Attempted::unanswered(chain(&error)),
+            Err(error) => return SendOutcome::no_response(chain(&error)),
         };
         let published = PublishMessage::build()
             .headers(self.headers(message))
             .payload(message.body.clone());
         let stored = async {
-            let subject = self.subject.of(&message.body);
+            let subject = self.subject.for_body(&message.body);
             jetstream.send_publish(subject, published).await?.await
         };
         match is_lost.run_until_cancelled(stored).await {
-            Some(Ok(_stored_or_known)) => Attempted {
+            Some(Ok(_stored_or_duplicate)) => SendOutcome {
                 tried: Tried::Acknowledged,
                 status_code: None,
                 error: String::new(),
             },
             Some(Err(error)) if error.kind() == PublishErrorKind::StreamNotFound => {
-                Attempted::unanswered(format!(
+                SendOutcome::no_response(format!(
                     "no JetStream stream takes the subject {}",
                     self.subject
                 ))
             }
-            Some(Err(error)) => Attempted::unanswered(chain(&error)),
-            None => Attempted::unanswered(
+            Some(Err(error)) => SendOutcome::no_response(chain(&error)),
+            None => SendOutcome::no_response(
                 "the connection was lost before the server said that the message is stored"
                     .to_owned(),
             ),
@@ -158,53 +163,53 @@ impl Sink for NatsSink {
     }
 
     fn head(&self, message: &Message) -> Vec<String> {
-        let mut head = vec![format!("PUB {}", self.subject.of(&message.body))];
-        head.extend(lines(&self.headers.of(message)));
+        let mut head = vec![format!("PUB {}", self.subject.for_body(&message.body))];
+        head.extend(redacted_lines(&self.headers.for_message(message)));
         head.push(format!("{MESSAGE_ID}: {}", message.event_id));
         head
     }
 }
 
-/// Where the server is, and how we say who we are.
+/// The address of a server, and the credentials for it.
 struct Server {
     is_tls: bool,
     host: String,
     port: u16,
     user: String,
     password: Option<String>,
-    guard: Guard,
+    policy: AddressPolicy,
 }
 
-/// Why there is no connection.
+/// A failed connection.
 #[derive(Debug, thiserror::Error)]
-enum NotConnected {
+enum ConnectionError {
     #[error("the NATS server cannot be found")]
-    NotFound(#[from] std::io::Error),
+    Unresolved(#[from] std::io::Error),
     #[error("the NATS server cannot be connected to")]
     Refused(#[from] async_nats::ConnectError),
 }
 
 impl Server {
-    fn new(url: &Url, guard: &Guard) -> Result<Self, String> {
+    fn new(url: &Url, policy: &AddressPolicy) -> Result<Self, String> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        // Brackets are how URLs write an IPv6 address.
+        // A URL has an IPv6 address in brackets.
         let host = url.host_str().unwrap_or_default();
         let host = decoded(host.trim_start_matches('[').trim_end_matches(']'));
-        if host.parse().is_ok_and(|ip| guard.refuses(ip)) {
+        if host.parse().is_ok_and(|ip| policy.denies(ip)) {
             return Err("has a url to an address that nothing is sent to".to_owned());
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err("must have a url of NATS that ends with its port; what messages are published under is its subject".to_owned());
         }
-        // TLS asks for it. An error means that a provider is there already, which is all that is wanted.
-        let _already_there = rustls::crypto::ring::default_provider().install_default();
+        // TLS needs a provider. An error means that one is already installed, which is enough.
+        let _already_installed = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             is_tls: url.scheme() == "tls",
             host,
-            port: url.port().unwrap_or(PORT),
+            port: url.port().unwrap_or(DEFAULT_PORT),
             user: decoded(url.username()),
             password: url.password().map(decoded),
-            guard: guard.clone(),
+            policy: policy.clone(),
         })
     }
 
@@ -212,25 +217,25 @@ impl Server {
         &self,
         endpoint: &str,
         is_lost: &CancellationToken,
-    ) -> Result<async_nats::Client, NotConnected> {
-        let mut refused = None;
+    ) -> Result<async_nats::Client, ConnectionError> {
+        let mut last_error = None;
         let mut addresses = self.addresses().await?;
-        // A try may have time for the first alone, and that one may be dead.
+        // An attempt may only have time for one address, and that server may be down.
         random::shuffle(&mut addresses);
         for address in addresses {
             match self.options(endpoint, is_lost).connect(address).await {
                 Ok(client) => return Ok(client),
-                Err(error) => refused = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        let error = refused.expect("what is found has an address");
+        let error = last_error.expect("a resolved name has at least one address");
         Err(error.into())
     }
 
-    /// What was looked at is what is connected to. Over TLS the library needs the name and looks it up once more; there nothing is said
-    /// before the server has proved that name.
+    /// Resolves the host and returns the checked addresses. With TLS the library needs the name and
+    /// resolves it again. That is safe: nothing is sent before the server proves its name.
     async fn addresses(&self) -> std::io::Result<Vec<ServerAddr>> {
-        let found = self.guard.look_up(&self.host, self.port).await?;
+        let found = self.policy.resolve_allowed(&self.host, self.port).await?;
         if self.is_tls {
             let host = &self.host;
             let host = if host.contains(':') {
@@ -249,22 +254,22 @@ impl Server {
     fn options(&self, endpoint: &str, is_lost: &CancellationToken) -> ConnectOptions {
         let (endpoint, is_lost) = (endpoint.to_owned(), is_lost.clone());
         let options = ConnectOptions::new()
-            .name(CLIENT)
+            .name(CLIENT_NAME)
             .connection_timeout(CONNECT_TIMEOUT)
-            .ping_interval(PING)
-            // Other servers of its cluster would be connected to without being looked at.
+            .ping_interval(PING_INTERVAL)
+            // The library would connect to other servers of the cluster without the address check.
             .ignore_discovered_servers()
-            // The least that the library takes. It may connect to the same address once more, which nobody uses then.
+            // The lowest value that the library accepts. A reconnected client is not used.
             .max_reconnects(1)
             .event_callback(move |event| {
                 match event {
                     Event::Disconnected | Event::Closed => is_lost.cancel(),
-                    // Such as that this user may not publish here, which is said in no other way.
+                    // For example a missing permission, which the server reports only here.
                     Event::ServerError(error) => {
-                        // In quotes follows the subject, and what a message put into it.
+                        // A subject in quotes follows. It has values of the message.
                         let error = error.to_string();
                         let error = error.split('"').next().unwrap_or_default().trim_end();
-                        tracing::warn!(endpoint, error, "the NATS server complains");
+                        tracing::warn!(endpoint, error, "the NATS server reported an error");
                     }
                     _ => {}
                 }

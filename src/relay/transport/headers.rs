@@ -1,16 +1,17 @@
-//! What goes with a message beside its bytes: the endpoint's own headers, the event's id, and the signatures.
+//! The headers of a message: those in the settings, the event's id and the signatures.
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 
-use crate::relay::message::Message;
 use crate::relay::settings::EndpointSettings;
 use crate::signing::{self, Signer};
 
-/// The event's id, as the toolkit's own webhooks tell it.
+use super::sink::Message;
+
+/// The header with the event's id, as in the Django toolkit's webhooks.
 const EVENT_ID: HeaderName = HeaderName::from_static("x-webhook-event-id");
 
-/// Headers that are ours to set, or that the connection needs.
+/// The headers that settings cannot set, because the service or the connection sets them.
 const RESERVED: [&str; 13] = [
     "connection",
     "content-length",
@@ -27,13 +28,15 @@ const RESERVED: [&str; 13] = [
     "x-webhook-timestamp",
 ];
 
-pub(super) struct Headers {
-    /// The same for every message, our own content type included.
+/// The headers of an endpoint's messages.
+pub(super) struct MessageHeaders {
+    /// The headers that every message has.
     fixed: HeaderMap,
     signer: Signer,
 }
 
-impl Headers {
+impl MessageHeaders {
+    /// Checks the headers in the settings. The error is the end of a sentence about the endpoint.
     pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
         let signer = Signer::new(&settings.schemes()?, settings.secrets().into_iter())
             .map_err(|error| error.to_string())?;
@@ -53,28 +56,28 @@ impl Headers {
         Ok(Self { fixed, signer })
     }
 
-    /// Sends this one too, unless the settings set it.
-    pub(super) fn or(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    /// Adds a header, unless the settings set it.
+    pub(super) fn with_default(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.fixed.entry(name).or_insert(value);
         self
     }
 
-    /// Whether the settings set this one.
-    pub(super) fn contain(&self, name: &HeaderName) -> bool {
+    /// Returns whether every message has this header.
+    pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.fixed.contains_key(name)
     }
 
-    /// All headers of this message, signed for these bytes.
-    pub(super) fn of(&self, message: &Message) -> HeaderMap {
+    /// Returns the headers of a message, with the signatures of its body.
+    pub(super) fn for_message(&self, message: &Message) -> HeaderMap {
         let mut headers = self.fixed.clone();
         let signed = signing::Message {
             id: &message.event_id,
             sent_at: message.sent_at,
             body: &message.body,
         };
-        let texts = std::iter::once((EVENT_ID, message.event_id.clone()));
-        for (name, text) in texts.chain(self.signer.sign(&signed)) {
-            // An id that no header can carry is none of ours; its message goes without.
+        let event_id = std::iter::once((EVENT_ID, message.event_id.clone()));
+        for (name, text) in event_id.chain(self.signer.sign(&signed)) {
+            // Only an id from a previewed file can be unfit for a header. Its message has none.
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.insert(name, value);
             }
@@ -83,8 +86,8 @@ impl Headers {
     }
 }
 
-/// A line for each, for people; what may be secret, masked.
-pub(super) fn lines(headers: &HeaderMap) -> impl Iterator<Item = String> {
+/// Returns one line per header, for display. Secret values are redacted.
+pub(super) fn redacted_lines(headers: &HeaderMap) -> impl Iterator<Item = String> {
     headers.iter().map(|(name, value)| {
         let value = if value.is_sensitive() {
             "***".into()

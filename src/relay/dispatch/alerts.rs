@@ -1,0 +1,113 @@
+//! Alerts: events about deliveries that were given up and about failing endpoints.
+//!
+//! An alert is written in the transaction that settles its cause, and delivered like any other
+//! event. There are no alerts about the endpoints that receive alerts, because these would never
+//! end.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::circuit_breaker::Transition;
+use crate::domain::timestamp::Timestamp;
+use crate::random;
+use crate::relay::settings::{ALERTS, AlertPolicy, ON_FAILURE};
+use crate::store::Notice;
+
+/// Creates the alerts that the settings ask for. The default creates none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::relay) struct Alerts {
+    policy: AlertPolicy,
+}
+
+/// A delivery that was given up.
+#[derive(Serialize)]
+pub(super) struct FailedDelivery<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) error: &'a str,
+    pub(super) status_code: Option<u16>,
+    pub(super) attempts: u32,
+    /// The message of the last attempt, if it could be built.
+    pub(super) payload: Option<&'a RawValue>,
+}
+
+/// An endpoint that fails, or has recovered.
+#[derive(Serialize)]
+struct HealthAlert<'a> {
+    endpoint: &'a str,
+    consecutive_failures: u32,
+    error: &'a str,
+}
+
+/// The JSON of an alert.
+#[derive(Serialize)]
+struct AlertPayload<'a, T> {
+    id: &'a str,
+    event: &'a str,
+    timestamp: String,
+    #[serde(flatten)]
+    about: T,
+}
+
+impl Alerts {
+    /// Creates alerts under this policy.
+    pub(in crate::relay) fn new(policy: AlertPolicy) -> Self {
+        Self { policy }
+    }
+
+    /// Returns the alert about a delivery that was given up, if such alerts are wanted.
+    pub(super) fn on_failed_delivery(
+        self,
+        failed: &FailedDelivery<'_>,
+        now: Timestamp,
+    ) -> Option<Notice> {
+        self.policy
+            .failed_deliveries
+            .then(|| alert(ON_FAILURE, "gave_up", failed, now))
+    }
+
+    /// Returns the alert about an endpoint: one when it reaches the configured number of failures,
+    /// and one when it recovers after that.
+    pub(super) fn on_health_change(
+        self,
+        transition: Transition,
+        endpoint: &str,
+        error: &str,
+        now: Timestamp,
+    ) -> Option<Notice> {
+        let threshold = self.policy.after_failures?;
+        let (event, consecutive_failures) = match transition {
+            Transition::Failed(failures) if failures == threshold => ("failing", failures),
+            Transition::Recovered(failures) if failures >= threshold => ("recovered", failures),
+            Transition::Failed(_) | Transition::Recovered(_) => return None,
+        };
+        let about = HealthAlert {
+            endpoint,
+            consecutive_failures,
+            error,
+        };
+        Some(alert(ALERTS, event, &about, now))
+    }
+}
+
+fn alert(
+    endpoint: &'static str,
+    event: &'static str,
+    about: impl Serialize,
+    now: Timestamp,
+) -> Notice {
+    let id = format!("evt_{}", random::uuid_v7().simple());
+    let payload = AlertPayload {
+        id: &id,
+        event,
+        timestamp: now.to_string(),
+        about,
+    };
+    let payload = serde_json::to_string(&payload).expect("strings and numbers are valid JSON");
+    Notice {
+        id,
+        event,
+        endpoint,
+        payload,
+        at: now,
+    }
+}

@@ -1,0 +1,230 @@
+//! One attempt: build the message, send it, and decide what happens to the delivery.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::alerts::{Alerts, FailedDelivery};
+use super::circuit_breaker::{CircuitBreaker, Transition};
+use crate::clock::Clock;
+use crate::domain::delivery::Next;
+use crate::domain::timestamp::Timestamp;
+use crate::random;
+use crate::relay::endpoint::Endpoint;
+use crate::relay::payload::{BuildError, Built};
+use crate::relay::transport::{Message, SendOutcome};
+use crate::store::{
+    Attempted, LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
+};
+use crate::telemetry::chain;
+
+/// The reason of a pause after a 410 response.
+const PAUSED_BY_ENDPOINT: &str = "it answered 410 Gone";
+
+/// Makes the attempts for one endpoint.
+pub(super) struct AttemptRunner {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) breaker: Arc<CircuitBreaker>,
+    pub(super) alerts: Alerts,
+    pub(super) outbox: Arc<dyn Outbox>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The runtime for database operations. Attempts run on low-priority threads.
+    pub(super) main_runtime: Handle,
+}
+
+/// A call, or the failure to build its message.
+struct Call {
+    event_id: String,
+    /// The number of the attempt, from 1.
+    attempt: u32,
+    /// The body, if the message could be built.
+    body: Option<Bytes>,
+    outcome: SendOutcome,
+}
+
+impl AttemptRunner {
+    /// Returns a delivery without an attempt. It is due again at once.
+    pub(super) fn release(&self, leased: &Leased, lease: Arc<str>) -> Settlement {
+        Settlement {
+            delivery: leased.id,
+            lease,
+            now: self.clock.now(),
+            outcome: LeaseOutcome::Released {
+                earlier_attempts: leased.attempts,
+            },
+        }
+    }
+
+    /// Makes an attempt, unless `when` or `transform` leaves the event out.
+    pub(super) async fn attempt(&self, leased: Leased, lease: Arc<str>) -> Settlement {
+        let (started_at, started) = (self.clock.now(), Instant::now());
+        let delivery = leased.id;
+        let attempt = leased.attempts.saturating_add(1);
+        let event_id = leased.event_id;
+        let builder = &self.endpoint.message_builder;
+        let (body, sent) = match builder.build(leased.payload, leased.model).await {
+            Ok(Built::Filtered) => {
+                return Settlement {
+                    delivery,
+                    lease,
+                    now: self.clock.now(),
+                    outcome: LeaseOutcome::Filtered,
+                };
+            }
+            Ok(Built::Unchanged(text)) => (Ok(Bytes::from(text)), None),
+            Ok(Built::Transformed(text)) => (Ok(Bytes::from(text.clone())), Some(text)),
+            Err(error) => (Err(error), None),
+        };
+        let call = self.call(event_id, attempt, body).await;
+        let duration = started.elapsed();
+        let now = self.clock.now();
+        let (verdict, notices) = self.conclude(&call, now).await;
+        let attempt = NewAttempt {
+            number: call.attempt,
+            started_at,
+            duration,
+            status_code: call.outcome.status_code,
+            error: call.outcome.error,
+        };
+        Settlement {
+            delivery,
+            lease,
+            now,
+            outcome: LeaseOutcome::Attempted(Attempted {
+                attempt,
+                verdict,
+                sent,
+                notices,
+            }),
+        }
+    }
+
+    /// Sends the message, if it could be built.
+    async fn call(&self, event_id: String, attempt: u32, body: Result<Bytes, BuildError>) -> Call {
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                return Call {
+                    event_id,
+                    attempt,
+                    body: None,
+                    outcome: SendOutcome::no_response(error.to_string()),
+                };
+            }
+        };
+        let message = Message {
+            event_id,
+            sent_at: self.clock.now(),
+            body,
+        };
+        let outcome = self.endpoint.send(&message).await;
+        Call {
+            event_id: message.event_id,
+            attempt,
+            body: Some(message.body),
+            outcome,
+        }
+    }
+
+    /// Decides what happens to the delivery after a call, and which alerts are due.
+    async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Notice>) {
+        let (endpoint, outcome) = (&self.endpoint, &call.outcome);
+        let next = endpoint
+            .retry
+            .next(call.attempt, outcome.tried, random::fraction());
+        let transition = self.record(call, next);
+        let mut notices = Vec::new();
+        let verdict = match next {
+            Next::Delivered => Verdict::Delivered,
+            Next::Retry(wait) => {
+                self.log_retry(call, wait);
+                Verdict::RetryAt(now.saturating_add(wait))
+            }
+            Next::Pause => {
+                self.pause(call, now).await;
+                Verdict::RetryAt(now)
+            }
+            Next::GiveUp => {
+                notices.extend(self.give_up(call, now));
+                Verdict::GaveUp
+            }
+        };
+        if let Some(transition) = transition {
+            let (name, error) = (&endpoint.name, &outcome.error);
+            let alert = self.alerts.on_health_change(transition, name, error, now);
+            notices.extend(alert);
+        }
+        (verdict, notices)
+    }
+
+    /// Records the call with the circuit breaker. A message that could not be built is no evidence
+    /// about the endpoint.
+    fn record(&self, call: &Call, next: Next) -> Option<Transition> {
+        call.body.as_ref()?;
+        Some(match next {
+            Next::Delivered => self.breaker.record_success(),
+            Next::Retry(_) | Next::GiveUp | Next::Pause => self.breaker.record_failure(),
+        })
+    }
+
+    fn log_retry(&self, call: &Call, wait: Duration) {
+        tracing::info!(
+            endpoint = self.endpoint.name,
+            event = call.event_id,
+            attempt = call.attempt,
+            status = call.outcome.status_code,
+            error = call.outcome.error,
+            "delivery failed; retrying in {} s",
+            wait.as_secs()
+        );
+    }
+
+    /// Pauses the endpoint. If that fails, the next delivery gets the same response and retries.
+    async fn pause(&self, call: &Call, now: Timestamp) {
+        tracing::warn!(
+            endpoint = self.endpoint.name,
+            event = call.event_id,
+            attempt = call.attempt,
+            status = call.outcome.status_code,
+            "the endpoint answered 410 Gone and is paused; `endpoints resume` ends the pause"
+        );
+        let (outbox, name) = (Arc::clone(&self.outbox), self.endpoint.name.clone());
+        // A database connection that is opened on a low-priority thread would stay there.
+        let pausing = self.main_runtime.spawn(async move {
+            if let Err(error) = outbox.pause(&name, PAUSED_BY_ENDPOINT, now).await {
+                tracing::warn!(
+                    endpoint = name,
+                    error = chain(&error),
+                    "the endpoint could not be paused; retrying with the next delivery"
+                );
+            }
+        });
+        // A panic is logged by the panic hook, and counts as a failed pause.
+        let _ended = pausing.await;
+    }
+
+    /// Logs a delivery that is given up, and returns the alert about it.
+    fn give_up(&self, call: &Call, now: Timestamp) -> Option<Notice> {
+        let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
+        tracing::error!(
+            endpoint,
+            event = call.event_id,
+            attempt = call.attempt,
+            status = outcome.status_code,
+            error = outcome.error,
+            "delivery failed and is given up; `deliveries replay` sends it again"
+        );
+        let message = call.body.as_deref();
+        let failed = FailedDelivery {
+            endpoint,
+            error: &outcome.error,
+            status_code: outcome.status_code,
+            attempts: call.attempt,
+            payload: message.and_then(|body| serde_json::from_slice(body).ok()),
+        };
+        self.alerts.on_failed_delivery(&failed, now)
+    }
+}

@@ -1,0 +1,146 @@
+//! The circuit breaker of an endpoint.
+//!
+//! Five consecutive failures open it. While it is open, the worker sends one delivery at a time as
+//! a probe, each after a cooldown of 1 to 30 s. The first success closes it. The other deliveries
+//! wait meanwhile, so the outage does not use up their retries.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// The number of consecutive failures that opens the breaker.
+const OPEN_AFTER_FAILURES: u32 = 5;
+
+/// The first cooldown. Each further cooldown is twice as long.
+const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
+
+/// The longest cooldown.
+const MAX_COOLDOWN: Duration = Duration::from_secs(30);
+
+/// Counts the consecutive failures that this process has seen.
+#[derive(Debug, Default)]
+pub(super) struct CircuitBreaker {
+    failures: AtomicU32,
+    /// The number of failures at the end of the last cooldown.
+    cooled_down_at: AtomicU32,
+    /// Notified when the breaker opens.
+    opened: Notify,
+}
+
+/// The change that one attempt makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transition {
+    /// The attempt failed. The number includes it.
+    Failed(u32),
+    /// The attempt succeeded after this number of failures, which may be 0.
+    Recovered(u32),
+}
+
+impl CircuitBreaker {
+    /// Returns the cooldown before the next call: `None` while the breaker is closed, and zero if
+    /// the cooldown has passed since the last failure.
+    pub(super) fn cooldown(&self) -> Option<Duration> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        let doublings = failures.checked_sub(OPEN_AFTER_FAILURES)?;
+        if failures == self.cooled_down_at.load(Ordering::Relaxed) {
+            return Some(Duration::ZERO);
+        }
+        let cooldown = 2_u32
+            .checked_pow(doublings)
+            .and_then(|factor| FIRST_COOLDOWN.checked_mul(factor));
+        Some(cooldown.unwrap_or(MAX_COOLDOWN).min(MAX_COOLDOWN))
+    }
+
+    /// Records that the cooldown has passed. The claim after it may find no delivery to send. The
+    /// next claim then needs no further cooldown.
+    pub(super) fn mark_cooled_down(&self) {
+        let failures = self.failures.load(Ordering::Relaxed);
+        self.cooled_down_at.store(failures, Ordering::Relaxed);
+    }
+
+    /// Waits until the breaker is open.
+    pub(super) async fn opened(&self) {
+        let opened = self.opened.notified();
+        tokio::pin!(opened);
+        // Registered before the check, so an opening between check and wait is not missed.
+        opened.as_mut().enable();
+        if self.cooldown().is_none() {
+            opened.await;
+        }
+    }
+
+    /// Records a successful attempt. Closes the breaker.
+    pub(super) fn record_success(&self) -> Transition {
+        self.cooled_down_at.store(0, Ordering::Relaxed);
+        Transition::Recovered(self.failures.swap(0, Ordering::Relaxed))
+    }
+
+    /// Records a failed attempt. Opens the breaker if it is one too many.
+    pub(super) fn record_failure(&self) -> Transition {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let failures = before.saturating_add(1);
+        if failures == OPEN_AFTER_FAILURES {
+            self.opened.notify_waiters();
+        }
+        Transition::Failed(failures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cooldown_doubles_until_success() {
+        let breaker = CircuitBreaker::default();
+        let cooldowns: Vec<Option<u64>> = (0..12)
+            .map(|_| {
+                let cooldown = breaker.cooldown().map(|cooldown| cooldown.as_secs());
+                breaker.record_failure();
+                cooldown
+            })
+            .collect();
+
+        let none = [None; 5];
+        let some = [1, 2, 4, 8, 16, 30, 30].map(Some);
+        assert_eq!(cooldowns, [&none[..], &some[..]].concat());
+        assert_eq!(breaker.record_success(), Transition::Recovered(12));
+        assert_eq!(breaker.cooldown(), None);
+        assert_eq!(breaker.record_failure(), Transition::Failed(1));
+    }
+
+    #[test]
+    fn cools_down_once_per_call() {
+        let breaker = CircuitBreaker::default();
+        let cooldown = || breaker.cooldown().map(|cooldown| cooldown.as_secs());
+        for _ in 0..5 {
+            breaker.record_failure();
+        }
+        assert_eq!(cooldown(), Some(1));
+        breaker.mark_cooled_down();
+        assert_eq!(cooldown(), Some(0));
+        breaker.record_failure();
+        assert_eq!(cooldown(), Some(2));
+
+        breaker.mark_cooled_down();
+        breaker.record_success();
+        for _ in 0..6 {
+            breaker.record_failure();
+        }
+        assert_eq!(cooldown(), Some(2), "an earlier cooldown does not count");
+    }
+
+    #[tokio::test]
+    async fn opening_wakes_waiters() {
+        let breaker = CircuitBreaker::default();
+        let fail = async {
+            for _ in 0..5 {
+                breaker.record_failure();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(breaker.opened(), breaker.opened(), fail);
+        breaker.opened().await;
+    }
+}

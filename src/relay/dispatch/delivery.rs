@@ -1,0 +1,93 @@
+//! One leased delivery: wait for a free call, attempt or release, and hand over the result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::AttemptRunner;
+use super::circuit_breaker::CircuitBreaker;
+use super::settler::SettleRequest;
+use crate::relay::endpoint::Endpoint;
+use crate::store::Leased;
+
+/// The part of a lease that is reserved for the jq programs and for settling.
+const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
+
+/// A lease on one or more deliveries.
+#[derive(Clone)]
+pub(super) struct Lease {
+    pub(super) name: Arc<str>,
+    /// The end, on a monotonic clock.
+    pub(super) ends: Instant,
+    pub(super) purpose: Purpose,
+}
+
+/// The purpose of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To deliver while the circuit breaker is closed.
+    Deliver,
+    /// To find out, with one delivery, whether the endpoint has recovered.
+    Probe,
+}
+
+/// Works on the deliveries that an endpoint's worker has claimed.
+pub(super) struct Deliverer {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) breaker: Arc<CircuitBreaker>,
+    pub(super) attempts: AttemptRunner,
+    /// One permit per concurrent call.
+    pub(super) slots: Semaphore,
+    pub(super) settlements: mpsc::Sender<SettleRequest>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Deliverer {
+    /// Attempts or releases a delivery, and sends the result to the settler.
+    pub(super) async fn deliver(
+        &self,
+        leased: Leased,
+        lease: Lease,
+        claim_permit: OwnedSemaphorePermit,
+    ) {
+        let settlement = match self.acquire_slot(&lease).await {
+            Some(_slot) => self.attempts.attempt(leased, lease.name).await,
+            None => self.attempts.release(&leased, lease.name),
+        };
+        let request = SettleRequest {
+            settlement,
+            claim_permit,
+        };
+        // The settler runs until every sender is dropped, so this fails only if it panicked.
+        let _settler_panicked = self.settlements.send(request).await;
+    }
+
+    /// Waits until the call may start. `None` if it should not: the service stops, the lease would
+    /// expire during the call, or the circuit breaker opens.
+    async fn acquire_slot(&self, lease: &Lease) -> Option<SemaphorePermit<'_>> {
+        let slot = async {
+            let slot = self.slots.acquire().await;
+            let slot = slot.expect("the semaphore is never closed");
+            self.endpoint.wait_for_rate_limit().await;
+            slot
+        };
+        let latest_start = lease
+            .ends
+            .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
+        let slot = tokio::time::timeout_at(latest_start, slot);
+        let slot = async {
+            match lease.purpose {
+                Purpose::Probe => slot.await.ok(),
+                Purpose::Deliver => tokio::select! {
+                    biased;
+                    slot = slot => slot.ok().filter(|_| self.breaker.cooldown().is_none()),
+                    () = self.breaker.opened() => None,
+                },
+            }
+        };
+        self.stop.run_until_cancelled(slot).await?
+    }
+}

@@ -1,0 +1,64 @@
+//! A runtime with low-priority threads for calls to endpoints.
+//!
+//! Receiving has priority on a busy machine, because Cloudflare waits for a response and the
+//! endpoints do not. Claims and settlements run on the main runtime: a low-priority thread that
+//! holds a database lock would block all others (priority inversion).
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// The nice value that is added to the process's own (`man 7 sched`). On a busy processor such a
+/// thread gets about a tenth of the time of a normal one, on an idle processor all of it.
+#[cfg(target_os = "linux")]
+const NICE_INCREMENT: i32 = 10;
+
+/// The highest nice value.
+#[cfg(target_os = "linux")]
+const MAX_NICE: i32 = 19;
+
+/// A runtime with low-priority threads. Dropping it stops them without waiting.
+pub(in crate::relay) struct LowPriorityRuntime(Option<Runtime>);
+
+impl LowPriorityRuntime {
+    /// Starts one thread per processor.
+    pub(in crate::relay) fn start() -> io::Result<Self> {
+        let threads = available_parallelism().map_or(1, NonZeroUsize::get);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("relay")
+            .on_thread_start(lower_priority)
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Returns the handle that spawns tasks on these threads.
+    pub(in crate::relay) fn handle(&self) -> Handle {
+        let runtime = self.0.as_ref().expect("the runtime is taken only by drop");
+        runtime.handle().clone()
+    }
+}
+
+impl Drop for LowPriorityRuntime {
+    /// Does not wait for the threads, because a thread of another runtime must not block. All
+    /// deliveries have ended before.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Lowers the priority of the current thread. Linux only: elsewhere this would affect the whole
+/// process.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::getpriority_process(None).and_then(|now| {
+        rustix::process::setpriority_process(None, MAX_NICE.min(now + NICE_INCREMENT))
+    }) {
+        tracing::debug!(%error, "the relay's threads keep their normal priority");
+    }
+}

@@ -1,0 +1,30 @@
+//! Dispatch: when and how often a delivery is sent.
+//!
+//! One worker per endpoint claims deliveries under a lease and hands them to its deliverer. The
+//! deliverer waits for a free call, makes an attempt or releases the delivery, and hands the result
+//! to the settler. One settler records the results of all endpoints.
+//!
+//! ```text
+//! worker ──► delivery ──► attempt ──► alerts
+//!    │           │           │
+//!    │           └───────────┴──► circuit_breaker
+//!    └──► throttle ◄── settler ◄── delivery
+//! ```
+
+mod alerts;
+mod attempt;
+mod circuit_breaker;
+mod delivery;
+mod low_priority_runtime;
+mod settler;
+mod throttle;
+mod worker;
+mod worker_set;
+
+pub(super) use alerts::Alerts;
+pub(super) use low_priority_runtime::LowPriorityRuntime;
+pub(super) use settler::Settler;
+pub(super) use throttle::RelayThrottle;
+pub(crate) use worker::PAUSED_BY_SETTING;
+pub(super) use worker::{Worker, WorkerContext};
+pub(super) use worker_set::WorkerSet;

@@ -1,0 +1,143 @@
+//! The settler: records the results of deliveries, many in one transaction.
+//!
+//! There is no timer. A transaction takes the results that arrived during the one before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::throttle::RelayThrottle;
+use crate::store::{LeaseOutcome, Outbox, Settlement, StoreError, Verdict};
+use crate::telemetry::chain;
+use crate::telemetry::metrics::RelayMetrics;
+
+/// The limit of settlements in one transaction.
+const BATCH: usize = 256;
+
+/// The limit of queued settlements. A full queue makes the deliverers wait. Each queued settlement
+/// keeps its claim permit, so an endpoint cannot exceed its own limit.
+const QUEUE: usize = 1024;
+
+/// The wait before the next try while the database is unavailable. A delivery whose lease expires
+/// before it is settled is delivered again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// A request to record the result of a delivery.
+pub(in crate::relay) struct SettleRequest {
+    pub(super) settlement: Settlement,
+    /// Allows the worker to claim another delivery. Released once the settlement is recorded.
+    pub(super) claim_permit: OwnedSemaphorePermit,
+}
+
+/// Some settlements were not recorded.
+struct SettleFailed;
+
+/// Records the results of all endpoints' deliveries.
+pub(in crate::relay) struct Settler {
+    outbox: Arc<dyn Outbox>,
+    throttle: Arc<RelayThrottle>,
+    metrics: RelayMetrics,
+    requests: mpsc::Receiver<SettleRequest>,
+    stop: CancellationToken,
+}
+
+impl Settler {
+    /// Creates a settler and the queue to it.
+    pub(in crate::relay) fn new(
+        outbox: Arc<dyn Outbox>,
+        throttle: Arc<RelayThrottle>,
+        metrics: RelayMetrics,
+        stop: CancellationToken,
+    ) -> (Self, mpsc::Sender<SettleRequest>) {
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let settler = Self {
+            outbox,
+            throttle,
+            metrics,
+            requests,
+            stop,
+        };
+        (settler, sender)
+    }
+
+    /// Settles until every sender of the queue is dropped.
+    pub(in crate::relay) async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.requests.recv_many(&mut batch, BATCH).await > 0 {
+            let (settlements, claim_permits): (Vec<_>, Vec<_>) = batch
+                .drain(..)
+                .map(|request| (request.settlement, request.claim_permit))
+                .unzip();
+            if let Err(SettleFailed) = self.settle(&settlements).await {
+                for settlement in &settlements {
+                    // A failure is logged. The delivery is sent again when its lease expires.
+                    let _failed = self.settle(std::slice::from_ref(settlement)).await;
+                }
+            }
+            drop(claim_permits);
+        }
+    }
+
+    /// Records the settlements in one transaction, and waits while the database is unavailable.
+    /// Fails if one settlement is invalid, if the batch is too slow, or during shutdown.
+    async fn settle(&self, settlements: &[Settlement]) -> Result<(), SettleFailed> {
+        loop {
+            let settling = self.outbox.settle(settlements);
+            let error = match self.throttle.run(settling).await {
+                Ok(lost) => {
+                    self.count(settlements);
+                    if lost > 0 {
+                        tracing::warn!(
+                            lost,
+                            "leases expired before their deliveries were settled; these are sent again"
+                        );
+                    }
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let deliveries = settlements.len();
+            // During shutdown the leases expire, and the next process delivers again.
+            let is_final = self.stop.is_cancelled()
+                || !error.is_systemic()
+                || is_too_slow(&error, settlements);
+            if is_final {
+                tracing::error!(
+                    error = chain(&error),
+                    deliveries,
+                    "deliveries could not be settled; unsettled ones are sent again"
+                );
+                return Err(SettleFailed);
+            }
+            tracing::warn!(
+                error = chain(&error),
+                deliveries,
+                "deliveries could not be settled; retrying"
+            );
+            let _cancelled = tokio::time::timeout(RETRY_DELAY, self.stop.cancelled()).await;
+        }
+    }
+
+    fn count(&self, settlements: &[Settlement]) {
+        for settlement in settlements {
+            let attempted = match &settlement.outcome {
+                LeaseOutcome::Attempted(attempted) => attempted,
+                LeaseOutcome::Filtered | LeaseOutcome::Released { .. } => continue,
+            };
+            self.metrics.attempts.inc();
+            match attempted.verdict {
+                Verdict::Delivered => drop(self.metrics.delivered.inc()),
+                Verdict::GaveUp => drop(self.metrics.gave_up.inc()),
+                Verdict::RetryAt(_) => {}
+            }
+        }
+    }
+}
+
+/// Returns whether the batch timed out. The same batch would time out again, but its settlements
+/// may succeed one by one.
+fn is_too_slow(error: &StoreError, settlements: &[Settlement]) -> bool {
+    settlements.len() > 1 && matches!(error, StoreError::OperationTimeout { .. })
+}

@@ -1,0 +1,105 @@
+//! Throttles the relay's use of the database while webhooks wait to be recorded.
+//!
+//! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a
+//! table and lose nothing.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::metrics::InboxMetrics;
+
+/// The longest backoff after an operation, in multiples of its duration. At 19 the relay gets one
+/// twentieth of the time.
+const MAX_BACKOFF_FACTOR: u32 = 19;
+
+/// The number of waiting webhooks from which the full backoff applies. Fewer shorten it in
+/// proportion.
+const FULL_THROTTLE_AT: u32 = 4;
+
+/// The longest backoff, for any number of endpoints.
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Runs the relay's database operations, with pauses between them while webhooks wait.
+pub(in crate::relay) struct RelayThrottle {
+    inbox: InboxMetrics,
+    /// Ends every pause.
+    stop: CancellationToken,
+    backoff_until: Mutex<Instant>,
+}
+
+impl RelayThrottle {
+    /// Creates a throttle that watches this inbox.
+    pub(in crate::relay) fn new(inbox: InboxMetrics, stop: CancellationToken) -> Self {
+        Self {
+            inbox,
+            stop,
+            backoff_until: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Runs a database operation once the backoff of earlier ones has passed.
+    pub(super) async fn run<T>(&self, operation: impl Future<Output = T>) -> T {
+        let backoff_until = *self.backoff_until();
+        if backoff_until > Instant::now() {
+            let backoff = tokio::time::sleep_until(backoff_until);
+            let _cancelled = self.stop.run_until_cancelled(backoff).await;
+        }
+        let started = Instant::now();
+        let result = operation.await;
+        let waiting = u32::try_from(self.inbox.waiting.get()).unwrap_or_default();
+        if waiting > 0 {
+            let now = Instant::now();
+            let backoff = (now - started) * MAX_BACKOFF_FACTOR * waiting.min(FULL_THROTTLE_AT)
+                / FULL_THROTTLE_AT;
+            let mut backoff_until = self.backoff_until();
+            *backoff_until = ((*backoff_until).max(now) + backoff).min(now + MAX_BACKOFF);
+        }
+        result
+    }
+
+    fn backoff_until(&self) -> MutexGuard<'_, Instant> {
+        self.backoff_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    /// Returns the wait of the next operation after one of this duration.
+    async fn wait_after(work: Duration, webhooks_waiting: i64) -> Duration {
+        let inbox = Metrics::default().inbox;
+        inbox.waiting.set(webhooks_waiting);
+        let throttle = RelayThrottle::new(inbox, CancellationToken::new());
+        throttle.run(tokio::time::sleep(work)).await;
+        let started = Instant::now();
+        throttle.run(async {}).await;
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gets_one_twentieth_while_webhooks_wait() {
+        let work = Duration::from_millis(10);
+        assert_eq!(wait_after(work, 64).await, 19 * work);
+        assert_eq!(wait_after(work, 0).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fewer_webhooks_shorten_the_backoff() {
+        let work = Duration::from_millis(8);
+        assert_eq!(wait_after(work, 1).await, 19 * work / 4);
+        assert_eq!(wait_after(work, 4).await, 19 * work);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_the_backoff() {
+        let work = Duration::from_secs(10);
+        assert_eq!(wait_after(work, 64).await, MAX_BACKOFF);
+    }
+}

@@ -1,0 +1,260 @@
+//! The worker of one endpoint: claims due deliveries under a lease and starts them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::alerts::Alerts;
+use super::attempt::AttemptRunner;
+use super::circuit_breaker::CircuitBreaker;
+use super::delivery::{Deliverer, Lease, Purpose};
+use super::settler::SettleRequest;
+use super::throttle::RelayThrottle;
+use crate::clock::Clock;
+use crate::random;
+use crate::relay::endpoint::Endpoint;
+use crate::setting::Switch;
+use crate::store::{Claim, Leased, Outbox, StoreError};
+use crate::telemetry::chain;
+use crate::telemetry::metrics::RelayMetrics;
+
+/// The reason of a pause by the settings, as the table shows it.
+pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";
+
+/// The interval between claims without a wake-up. Another process may have recorded events.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The wait before the next try while the database is unavailable.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The part of a lease in addition to two calls: time to settle.
+const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// The claimed deliveries per concurrent call. The next ones are ready when a call ends.
+const CLAIMED_PER_CALL: usize = 2;
+
+/// The parts that all workers share.
+#[derive(Clone)]
+pub(in crate::relay) struct WorkerContext {
+    pub(in crate::relay) outbox: Arc<dyn Outbox>,
+    pub(in crate::relay) clock: Arc<dyn Clock>,
+    pub(in crate::relay) settlements: mpsc::Sender<SettleRequest>,
+    pub(in crate::relay) throttle: Arc<RelayThrottle>,
+    pub(in crate::relay) metrics: RelayMetrics,
+    /// The runtime for claims and other database operations.
+    pub(in crate::relay) main_runtime: Handle,
+    /// The runtime for calls.
+    pub(in crate::relay) low_priority: Handle,
+    pub(in crate::relay) stop: CancellationToken,
+}
+
+/// Claims one endpoint's deliveries.
+pub(in crate::relay) struct Worker {
+    endpoint: Arc<Endpoint>,
+    breaker: Arc<CircuitBreaker>,
+    deliverer: Arc<Deliverer>,
+    outbox: Arc<dyn Outbox>,
+    clock: Arc<dyn Clock>,
+    /// Notified when this process has recorded events for the endpoint.
+    wakeup: Arc<Notify>,
+    throttle: Arc<RelayThrottle>,
+    metrics: RelayMetrics,
+    low_priority: Handle,
+    stop: CancellationToken,
+}
+
+impl Worker {
+    /// Creates the worker of an endpoint.
+    pub(in crate::relay) fn new(
+        endpoint: Arc<Endpoint>,
+        alerts: Alerts,
+        wakeup: Arc<Notify>,
+        context: WorkerContext,
+    ) -> Self {
+        let breaker = Arc::new(CircuitBreaker::default());
+        let attempts = AttemptRunner {
+            endpoint: Arc::clone(&endpoint),
+            breaker: Arc::clone(&breaker),
+            alerts,
+            outbox: Arc::clone(&context.outbox),
+            clock: Arc::clone(&context.clock),
+            main_runtime: context.main_runtime,
+        };
+        let deliverer = Deliverer {
+            endpoint: Arc::clone(&endpoint),
+            breaker: Arc::clone(&breaker),
+            attempts,
+            slots: Semaphore::new(endpoint.max_in_flight),
+            settlements: context.settlements,
+            stop: context.stop.clone(),
+        };
+        Self {
+            endpoint,
+            breaker,
+            deliverer: Arc::new(deliverer),
+            outbox: context.outbox,
+            clock: context.clock,
+            wakeup,
+            throttle: context.throttle,
+            metrics: context.metrics,
+            low_priority: context.low_priority,
+            stop: context.stop,
+        }
+    }
+
+    /// Works until the service stops and the deliveries in progress have ended.
+    pub(in crate::relay) async fn run(self) {
+        let deliveries = TaskTracker::new();
+        self.claim_until_stopped(&deliveries).await;
+        deliveries.close();
+        deliveries.wait().await;
+    }
+
+    /// Claims until the service stops. A stop interrupts waits but no claim, so every claimed
+    /// delivery is attempted or released.
+    async fn claim_until_stopped(&self, deliveries: &TaskTracker) {
+        while self.sync_pause().await.is_err() {
+            let delay = tokio::time::sleep(RETRY_DELAY);
+            if self.or_cancelled(delay).await.is_none() {
+                return;
+            }
+        }
+        if self.endpoint.paused == Switch::On {
+            return self.stop.cancelled().await;
+        }
+        let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
+        let claim_permits = Arc::new(Semaphore::new(capacity));
+        while let Some(permits) = self.or_cancelled(acquire_available(&claim_permits)).await {
+            let mut limit = permits.num_permits();
+            let mut purpose = Purpose::Deliver;
+            if let Some(cooldown) = self.breaker.cooldown() {
+                if limit < capacity {
+                    // A call in progress may close the breaker or prolong the cooldown.
+                    drop(permits);
+                    self.or_cancelled(acquire_all(&claim_permits, capacity))
+                        .await;
+                    continue;
+                }
+                self.or_cancelled(tokio::time::sleep(cooldown)).await;
+                self.breaker.mark_cooled_down();
+                (limit, purpose) = (1, Purpose::Probe);
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            self.claim_once(limit, purpose, permits, deliveries).await;
+        }
+    }
+
+    /// Claims up to `limit` deliveries and starts to deliver them. Waits if there are no more.
+    async fn claim_once(
+        &self,
+        limit: usize,
+        purpose: Purpose,
+        mut permits: OwnedSemaphorePermit,
+        deliveries: &TaskTracker,
+    ) {
+        let (lease, leased) = match self.throttle.run(self.claim(limit, purpose)).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                tracing::warn!(
+                    endpoint = self.endpoint.name,
+                    error = chain(&error),
+                    "deliveries could not be claimed; retrying"
+                );
+                self.or_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
+                return;
+            }
+        };
+        let is_drained = leased.len() < limit;
+        for leased in leased {
+            let permit = permits.split(1).expect("a claim returns at most `limit`");
+            let (deliverer, lease) = (Arc::clone(&self.deliverer), lease.clone());
+            let delivery = async move { deliverer.deliver(leased, lease, permit).await };
+            deliveries.spawn_on(delivery, &self.low_priority);
+        }
+        drop(permits);
+        if is_drained {
+            let wakeup = tokio::time::timeout(POLL_INTERVAL, self.wakeup.notified());
+            self.or_cancelled(wakeup).await;
+        }
+    }
+
+    /// Waits for a future. `None` if the service stops first.
+    async fn or_cancelled<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(future).await
+    }
+
+    /// Records whether the settings pause the endpoint. `endpoints list` shows it.
+    async fn sync_pause(&self) -> Result<(), StoreError> {
+        let name = &self.endpoint.name;
+        let synced = match self.endpoint.paused {
+            Switch::On => {
+                let now = self.clock.now();
+                self.outbox.pause(name, PAUSED_BY_SETTING, now).await
+            }
+            Switch::Off => {
+                let resumed = self.outbox.resume(name, Some(PAUSED_BY_SETTING)).await;
+                resumed.map(drop)
+            }
+        };
+        if let Err(error) = &synced {
+            tracing::warn!(
+                endpoint = name,
+                error = chain(error),
+                "the endpoint's pause could not be recorded; retrying"
+            );
+        }
+        synced
+    }
+
+    /// Leases due deliveries. The lease starts here, after all waits.
+    async fn claim(
+        &self,
+        limit: usize,
+        purpose: Purpose,
+    ) -> Result<(Lease, Vec<Leased>), StoreError> {
+        // One call's time to wait for a slot, one for the call itself, and a margin.
+        let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
+        let lease = Lease {
+            name: random::uuid_v7().simple().to_string().into(),
+            ends: Instant::now() + duration,
+            purpose,
+        };
+        let now = self.clock.now();
+        let claim = Claim {
+            endpoint: &self.endpoint.name,
+            limit,
+            ordered: self.endpoint.ordered,
+            now,
+            until: now.saturating_add(duration),
+            lease: &lease.name,
+        };
+        let leased = self.outbox.claim(&claim).await?;
+        self.metrics.claims.inc();
+        Ok((lease, leased))
+    }
+}
+
+/// Waits until all permits are available.
+async fn acquire_all(permits: &Semaphore, capacity: usize) {
+    let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+    drop(permits.acquire_many(capacity).await);
+}
+
+/// Takes every available permit. Waits until there is at least one.
+async fn acquire_available(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let first = Arc::clone(permits).acquire_owned().await;
+    let mut acquired = first.expect("the semaphore is never closed");
+    let available = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX);
+    // Only this task takes permits, so available ones stay available.
+    if let Ok(more) = Arc::clone(permits).try_acquire_many_owned(available) {
+        acquired.merge(more);
+    }
+    acquired
+}

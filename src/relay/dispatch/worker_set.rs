@@ -1,0 +1,92 @@
+//! The running workers, by endpoint.
+
+use std::collections::HashMap;
+
+use tokio::task::{Id, JoinSet};
+
+/// Runs workers and remembers which endpoint each one serves.
+#[derive(Default)]
+pub(in crate::relay) struct WorkerSet {
+    tasks: JoinSet<()>,
+    endpoints: HashMap<Id, String>,
+}
+
+impl WorkerSet {
+    /// Starts the worker of an endpoint.
+    pub(in crate::relay) fn spawn(
+        &mut self,
+        endpoint: &str,
+        worker: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let id = self.tasks.spawn(worker).id();
+        self.endpoints.insert(id, endpoint.to_owned());
+    }
+
+    /// Waits until every worker has ended.
+    ///
+    /// # Panics
+    ///
+    /// Passes on the panic of a worker, and with it ends the relay and the service. Otherwise its
+    /// endpoint would silently get no more deliveries.
+    pub(in crate::relay) async fn join(mut self) {
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            let Err(error) = ended else {
+                continue;
+            };
+            let endpoint = self.endpoints.get(&error.id());
+            let endpoint = endpoint.expect("every task has an endpoint");
+            tracing::error!(endpoint, "the worker of the endpoint panicked");
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Log {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_on_a_panic_and_names_the_endpoint() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(log.clone())
+            .with_ansi(false)
+            .finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let mut workers = WorkerSet::default();
+        workers.spawn("idle", std::future::pending());
+        workers.spawn("crm", async { panic!("on purpose") });
+
+        let joined = tokio::spawn(workers.join()).await;
+
+        assert!(joined.expect_err("a panic").is_panic());
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).expect("text");
+        assert!(log.contains("endpoint=\"crm\""), "{log}");
+    }
+}

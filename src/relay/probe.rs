@@ -1,0 +1,98 @@
+//! A probe of an endpoint by hand: a preview of a message, or one test call.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::endpoint::{Endpoint, Endpoints};
+use super::payload::Built;
+use super::transport::Message;
+use crate::clock::Clock;
+use crate::domain::delivery::Tried;
+use crate::domain::event::Model;
+use crate::random;
+
+/// A sample event, of the type `test`, about an image that does not exist.
+const SAMPLE: &str = include_str!("sample.json");
+
+/// Previews and sends single messages, without a database.
+pub(crate) struct EndpointProbe {
+    endpoint: Arc<Endpoint>,
+    clock: Arc<dyn Clock>,
+}
+
+/// A message as an endpoint would receive it.
+pub(crate) struct Preview {
+    /// The request line and the headers. Values that may hold secrets are redacted.
+    pub(crate) head: Vec<String>,
+    /// The exact body.
+    pub(crate) body: String,
+}
+
+/// An event that does not become a message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    /// The message could not be built.
+    #[error("the endpoint gets nothing of this event: {0}")]
+    NotBuilt(String),
+    /// `when` or `transform` leaves the event out.
+    #[error("the endpoint does not want this event: its `when` or its `transform` leaves it out")]
+    Filtered,
+}
+
+impl EndpointProbe {
+    /// Returns a probe of the endpoint with this name. `None` if there is no such endpoint.
+    pub(crate) fn new(endpoints: &Endpoints, name: &str, clock: Arc<dyn Clock>) -> Option<Self> {
+        let endpoint = endpoints.find(name)?;
+        Some(Self { endpoint, clock })
+    }
+
+    /// Returns a sample event with a new id.
+    pub(crate) fn sample(&self) -> String {
+        let id = format!("evt_{}", random::uuid_v7().simple());
+        SAMPLE
+            .trim_end()
+            .replace("evt_sample", &id)
+            .replace("2026-01-15T10:30:45.000000Z", &self.clock.now().to_string())
+    }
+
+    /// Returns the message that the endpoint would receive for this event.
+    pub(crate) async fn preview(&self, event: &str) -> Result<Preview, ProbeError> {
+        let message = self.message(event).await?;
+        Ok(Preview {
+            head: self.endpoint.sink.head(&message),
+            body: String::from_utf8_lossy(&message.body).into_owned(),
+        })
+    }
+
+    /// Sends this event once. The inner result is the endpoint's response, or the problem. Nothing
+    /// is recorded.
+    pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, ProbeError> {
+        let message = self.message(event).await?;
+        let outcome = self.endpoint.send(&message).await;
+        Ok(match outcome.tried {
+            Tried::Answered { status, .. } if (200..300).contains(&status) => {
+                Ok(format!("it answered {status}"))
+            }
+            Tried::Acknowledged => Ok("it acknowledged the message".to_owned()),
+            Tried::Answered { .. } | Tried::Unanswered => Err(outcome.error),
+        })
+    }
+
+    async fn message(&self, event: &str) -> Result<Message, ProbeError> {
+        // A text that is not JSON has neither a model nor an id.
+        let fields = serde_json::from_str(event).unwrap_or(Value::Null);
+        let model = fields["model"]["label"].as_str().and_then(Model::labelled);
+        let built = self.endpoint.message_builder.build(event.to_owned(), model);
+        let body = match built.await {
+            Ok(Built::Unchanged(text) | Built::Transformed(text)) => text,
+            Ok(Built::Filtered) => return Err(ProbeError::Filtered),
+            Err(error) => return Err(ProbeError::NotBuilt(error.to_string())),
+        };
+        Ok(Message {
+            event_id: fields["id"].as_str().unwrap_or("evt_none").to_owned(),
+            sent_at: self.clock.now(),
+            body: body.into(),
+        })
+    }
+}

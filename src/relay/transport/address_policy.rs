@@ -1,0 +1,171 @@
+//! The addresses that no endpoint may have, whatever its host name resolves to.
+//!
+//! Cloud metadata services are always denied, because they hand out a machine's credentials.
+//! Private addresses are denied if the settings say so.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use crate::setting::{Networks, Switch};
+
+/// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway
+/// over IPv6, Alibaba, Azure and Oracle. The last network is for local translation (RFC 8215) and
+/// can lead to any of the others.
+const METADATA: [&str; 9] = [
+    "169.254.0.0/16",
+    "fe80::/10",
+    "fd00:ec2::254/128",
+    "fd20:ce::254/128",
+    "fd00:42::42/128",
+    "100.100.100.200/32",
+    "168.63.129.16/32",
+    "192.0.0.192/32",
+    "64:ff9b:1::/48",
+];
+
+/// The addresses of this machine and of private networks (RFC 6890).
+const PRIVATE: [&str; 14] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",
+    "::/128",
+    "::1/128",
+    "fc00::/7",
+    "fec0::/10",
+    "ff00::/8",
+];
+
+/// The denied addresses. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::relay) struct AddressPolicy(Arc<Networks>);
+
+impl AddressPolicy {
+    /// Denies metadata services, and private addresses on request.
+    pub(in crate::relay) fn new(deny_private: Switch) -> Self {
+        let private: &[&str] = match deny_private {
+            Switch::On => &PRIVATE,
+            Switch::Off => &[],
+        };
+        let denied = METADATA.iter().chain(private).copied();
+        let denied = Networks::parse(denied).expect("the constants are networks");
+        Self(Arc::new(denied))
+    }
+
+    /// Returns whether the address is denied. An IPv6 address is also denied if it embeds a denied
+    /// IPv4 address (RFC 4291, RFC 6052).
+    pub(super) fn denies(&self, ip: IpAddr) -> bool {
+        let embedded_ip = match ip {
+            IpAddr::V6(ip) => embedded_ipv4(ip.octets()),
+            IpAddr::V4(_) => None,
+        };
+        self.0.contain(ip) || embedded_ip.is_some_and(|ip| self.0.contain(ip.into()))
+    }
+
+    /// Resolves a host name to the addresses that are allowed. Fails if there are none.
+    pub(super) async fn resolve_allowed(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let found = tokio::net::lookup_host((host, port)).await?;
+        let allowed: Vec<SocketAddr> = found.filter(|address| !self.denies(address.ip())).collect();
+        if allowed.is_empty() {
+            return Err(io::Error::other(AllDenied));
+        }
+        Ok(allowed)
+    }
+}
+
+/// Returns the IPv4 address within an IPv6 address: behind a translating gateway (`64:ff9b::/96`),
+/// a 6to4 tunnel (`2002::/16`), or in another notation (`::/96`, `::ffff:0:0:0/96`).
+fn embedded_ipv4(octets: [u8; 16]) -> Option<Ipv4Addr> {
+    const PREFIXES: [[u8; 12]; 3] = [
+        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0; 12],
+        [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
+    ];
+    if let [0x20, 0x02, ip @ ..] = octets {
+        return ip.first_chunk().map(|ip: &[u8; 4]| Ipv4Addr::from(*ip));
+    }
+    let (prefix, ip) = octets.split_first_chunk()?;
+    let ip = <[u8; 4]>::try_from(ip).ok()?;
+    PREFIXES.contains(prefix).then(|| Ipv4Addr::from(ip))
+}
+
+/// Every address of the host is denied.
+#[derive(Debug, thiserror::Error)]
+#[error("the host has only addresses that nothing is sent to")]
+struct AllDenied;
+
+impl Resolve for AddressPolicy {
+    /// Resolves for the HTTP client. The client connects to the checked addresses without resolving
+    /// the name again.
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = self.clone();
+        Box::pin(async move {
+            let allowed = policy.resolve_allowed(name.as_str(), 0).await?;
+            let addresses: Addrs = Box::new(allowed.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denies_metadata_always_and_private_on_request() {
+        let always = [
+            "169.254.169.254",
+            "169.254.0.1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2002:a9fe:a9fe::1",
+            "::169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "100.100.100.200",
+            "168.63.129.16",
+        ];
+        let private = [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "fd12::1",
+            "255.255.255.255",
+            "64:ff9b::7f00:1",
+            "::127.0.0.1",
+            "fec0::1",
+        ];
+        let public = ["203.0.113.7", "1.1.1.1", "2606:4700::1", "64:ff9b::101:101"];
+        let denied = |deny_private: Switch, ip: &str| {
+            AddressPolicy::new(deny_private).denies(ip.parse().expect("an address"))
+        };
+        for ip in always {
+            assert!(denied(Switch::Off, ip) && denied(Switch::On, ip), "{ip}");
+        }
+        for ip in private {
+            assert!(!denied(Switch::Off, ip) && denied(Switch::On, ip), "{ip}");
+        }
+        for ip in public {
+            assert!(!denied(Switch::Off, ip) && !denied(Switch::On, ip), "{ip}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! HTTP: one POST per attempt.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, header};
+use url::Url;
+
+use super::address_policy::AddressPolicy;
+use super::headers::{MessageHeaders, redacted_lines};
+use super::http_client::{self, USER_AGENT, check_url, read_capped};
+use super::oauth2::TokenCache;
+use super::sink::{Message, SendOutcome, Sink};
+use crate::domain::delivery::Tried;
+use crate::domain::timestamp::Timestamp;
+use crate::relay::settings::EndpointSettings;
+use crate::telemetry::chain;
+
+/// The part of a response's body that is read. A connection can be reused once its body is read.
+/// The content does not matter.
+const MAX_RESPONSE_BYTES: usize = 16 * 1024;
+
+/// Sends messages to an HTTP endpoint.
+pub(super) struct HttpSink {
+    url: Url,
+    headers: MessageHeaders,
+    client: Client,
+    /// The source of bearer tokens, if the endpoint requires them.
+    tokens: Option<TokenCache>,
+}
+
+impl HttpSink {
+    /// Checks the settings. The error is the end of a sentence about the endpoint.
+    pub(super) fn new(
+        settings: &EndpointSettings,
+        url: Url,
+        policy: &AddressPolicy,
+    ) -> Result<Self, String> {
+        check_url(&url, "a url", policy)?;
+        if !settings.subject.is_empty() {
+            return Err("has a subject, which only a url of NATS takes".to_owned());
+        }
+        // The client adds these itself. A preview shows only headers that are set here.
+        let headers = MessageHeaders::new(settings)?
+            .with_default(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))
+            .with_default(ACCEPT, HeaderValue::from_static("*/*"));
+        let client = http_client::client(policy, settings.max_in_flight.count())?;
+        let auth = settings.auth.as_ref();
+        if auth.is_some() && headers.contains(&AUTHORIZATION) {
+            return Err("has auth and sets the header authorization: keep one of them".to_owned());
+        }
+        let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), policy));
+        Ok(Self {
+            url,
+            headers,
+            client,
+            tokens: tokens.transpose()?,
+        })
+    }
+}
+
+#[async_trait]
+impl Sink for HttpSink {
+    async fn send(&self, message: &Message) -> SendOutcome {
+        let mut headers = self.headers.for_message(message);
+        let mut token = None;
+        if let Some(tokens) = &self.tokens {
+            match tokens.bearer().await {
+                Ok(bearer) => {
+                    headers.insert(AUTHORIZATION, bearer.clone());
+                    token = Some((tokens, bearer));
+                }
+                Err(error) => return SendOutcome::no_response(error.to_string()),
+            }
+        }
+        let request = self.client.post(self.url.clone()).headers(headers);
+        match request.body(message.body.clone()).send().await {
+            Ok(response) => {
+                if let Some((tokens, bearer)) = token
+                    && response.status() == StatusCode::UNAUTHORIZED
+                {
+                    // The next attempt fetches a new token.
+                    tokens.invalidate(&bearer).await;
+                }
+                read_outcome(response, message.sent_at).await
+            }
+            // The URL is dropped because it can hold a secret.
+            Err(error) => SendOutcome::no_response(chain(&error.without_url())),
+        }
+    }
+
+    fn head(&self, message: &Message) -> Vec<String> {
+        let origin = self.url.origin().ascii_serialization();
+        let mut head = vec![
+            format!("POST {origin}/***"),
+            format!("host: {}", self.url.authority()),
+        ];
+        head.extend(redacted_lines(&self.headers.for_message(message)));
+        if self.tokens.is_some() {
+            head.push("authorization: ***".to_owned());
+        }
+        head.push(format!("content-length: {}", message.body.len()));
+        head
+    }
+}
+
+/// Reads a response. Only the status and `Retry-After` matter.
+async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
+    let status = response.status();
+    let status_code = Some(status.as_u16());
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
+    if let Err(error) = read_capped(response, MAX_RESPONSE_BYTES).await {
+        let error = chain(&error.without_url());
+        return SendOutcome {
+            status_code,
+            ..SendOutcome::no_response(format!("the answer broke off: {error}"))
+        };
+    }
+    let error = if status.is_success() {
+        String::new()
+    } else if status.is_redirection() {
+        format!("answered {status}, and redirects are not followed")
+    } else {
+        format!("answered {status}")
+    };
+    SendOutcome {
+        tried: Tried::Answered {
+            status: status.as_u16(),
+            retry_after,
+        },
+        status_code,
+        error,
+    }
+}
+
+/// Parses a number of seconds or a date (RFC 9110, section 10.2.3).
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text.trim()).ok()?;
+    let date = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let now = Duration::from_secs(u64::try_from(now.unix_seconds()).ok()?);
+    Some(date.saturating_sub(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_seconds_and_dates() {
+        let now = Timestamp::parse_rfc3339("2015-10-21T07:27:00Z").expect("a time");
+        for (text, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(60)),
+            ("Wed, 21 Oct 2015 07:26:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let parsed = parse_retry_after(text, now);
+            assert_eq!(parsed, seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Transport: one call to an endpoint, over HTTP or NATS.
+//!
+//! A new protocol is one more file with a [`Sink`], and one more arm in [`open`].
+
+mod address_policy;
+mod headers;
+mod http;
+mod http_client;
+mod nats;
+mod nats_subject;
+mod oauth2;
+mod sink;
+
+use std::sync::Arc;
+
+use super::settings::{EndpointSettings, parse_url};
+
+use http::HttpSink;
+use nats::NatsSink;
+
+pub(super) use address_policy::AddressPolicy;
+pub(super) use sink::{Message, SendOutcome, Sink};
+
+/// Creates the sink for the endpoint's URL. Connects to nothing yet.
+///
+/// The error is the end of a sentence about the endpoint. It never repeats the URL, which may hold
+/// a secret.
+pub(super) fn open(
+    settings: &EndpointSettings,
+    policy: &AddressPolicy,
+) -> Result<Arc<dyn Sink>, String> {
+    const RULE: &str =
+        "must have a url such as https://app.example/webhooks/ or nats://nats.example:4222";
+    let url = parse_url(&settings.url).ok_or(RULE)?;
+    match url.scheme() {
+        "http" | "https" => Ok(Arc::new(HttpSink::new(settings, url, policy)?)),
+        "nats" | "tls" => Ok(Arc::new(NatsSink::new(settings, &url, policy)?)),
+        _ => Err(RULE.to_owned()),
+    }
+}

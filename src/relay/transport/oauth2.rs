@@ -1,0 +1,215 @@
+//! Bearer tokens from OAuth 2.0 client credentials (RFC 6749, section 4.4).
+//!
+//! Written by hand, because it is one form and one response. The `oauth2` crate would add second
+//! versions of six dependencies.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Client;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use url::Url;
+use url::form_urlencoded::{Serializer, byte_serialize};
+
+use super::address_policy::AddressPolicy;
+use super::http_client::{check_url, read_capped};
+use crate::relay::settings::{AuthSettings, ClientAuthentication, parse_url};
+use crate::telemetry::chain;
+
+/// The longest response of a token server.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+
+/// The lifetime of a token whose server does not state it.
+const DEFAULT_TTL: Duration = Duration::from_mins(5);
+
+/// The time before its expiry at which a token is replaced, or a tenth of its lifetime if that is
+/// less.
+const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
+
+/// The service's account at the token server.
+struct Credentials {
+    token_url: Url,
+    client_id: String,
+    client_secret: SecretString,
+    scope: String,
+    client_authentication: ClientAuthentication,
+}
+
+/// Fetches tokens, one request at a time, and caches the last one until it is about to expire.
+pub(super) struct TokenCache {
+    credentials: Credentials,
+    client: Client,
+    cached: Mutex<Option<Token>>,
+}
+
+#[derive(Clone)]
+struct Token {
+    header: HeaderValue,
+    replace_at: Instant,
+}
+
+/// A missing token. Without a token, the message is not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokenError {
+    /// The call to the token server failed.
+    #[error("there is no token: {}", chain(.0))]
+    Unreachable(reqwest::Error),
+    /// The token server returned an error status.
+    #[error("there is no token: the token server answered {0}")]
+    Refused(reqwest::StatusCode),
+    /// The response is too long, malformed, or has no bearer token.
+    #[error("there is no token: the token server's answer is no bearer token")]
+    Unusable,
+}
+
+#[derive(Deserialize)]
+struct TokenResponse {
+    access_token: SecretString,
+    #[serde(default)]
+    token_type: String,
+    expires_in: Option<Seconds>,
+}
+
+/// A number of seconds. Some servers send it as a string.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(f64),
+    Text(String),
+}
+
+impl TokenCache {
+    /// Checks the settings. The error is the end of a sentence about the endpoint.
+    pub(super) fn new(
+        auth: &AuthSettings,
+        client: Client,
+        policy: &AddressPolicy,
+    ) -> Result<Self, String> {
+        let AuthSettings::OAuth2 {
+            client_id,
+            client_secret,
+            token_url,
+            scope,
+            client_authentication,
+        } = auth.clone();
+        let token_url = parse_url(&token_url)
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .ok_or("must have an auth.token_url such as https://login.example/oauth/token")?;
+        check_url(&token_url, "an auth.token_url", policy)?;
+        Ok(Self {
+            credentials: Credentials {
+                token_url,
+                client_id,
+                client_secret,
+                scope,
+                client_authentication,
+            },
+            client,
+            cached: Mutex::default(),
+        })
+    }
+
+    /// Returns the value of the `Authorization` header. Concurrent callers share one request to the
+    /// token server.
+    pub(super) async fn bearer(&self) -> Result<HeaderValue, TokenError> {
+        let mut cached = self.cached.lock().await;
+        if let Some(token) = cached
+            .as_ref()
+            .filter(|token| Instant::now() < token.replace_at)
+        {
+            return Ok(token.header.clone());
+        }
+        *cached = None;
+        let token = self.fetch().await?;
+        let header = token.header.clone();
+        *cached = Some(token);
+        Ok(header)
+    }
+
+    /// Drops a token that the endpoint refused, unless it has already been replaced.
+    pub(super) async fn invalidate(&self, header: &HeaderValue) {
+        let mut cached = self.cached.lock().await;
+        if cached.as_ref().is_some_and(|token| token.header == header) {
+            *cached = None;
+        }
+    }
+
+    async fn fetch(&self) -> Result<Token, TokenError> {
+        let requested_at = Instant::now();
+        let unreachable = |error: reqwest::Error| TokenError::Unreachable(error.without_url());
+        let response = self.request().send().await.map_err(unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(TokenError::Refused(status));
+        }
+        let body = read_capped(response, MAX_RESPONSE_BYTES).await;
+        let body = body.map_err(unreachable)?.ok_or(TokenError::Unusable)?;
+        let response = serde_json::from_slice(&body).map_err(|_| TokenError::Unusable)?;
+        token(&response, requested_at).ok_or(TokenError::Unusable)
+    }
+
+    fn request(&self) -> reqwest::RequestBuilder {
+        let Credentials {
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+            client_authentication,
+        } = &self.credentials;
+        let mut form = Serializer::new(String::new());
+        form.append_pair("grant_type", "client_credentials");
+        if !scope.is_empty() {
+            form.append_pair("scope", scope);
+        }
+        let mut request = self.client.post(token_url.clone());
+        match client_authentication {
+            ClientAuthentication::Basic => {
+                let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+                let pair = format!(
+                    "{}:{}",
+                    encoded(client_id),
+                    encoded(client_secret.expose_secret())
+                );
+                let value = format!("Basic {}", STANDARD.encode(pair));
+                let mut value = HeaderValue::try_from(value).expect("base64 is visible ASCII");
+                value.set_sensitive(true);
+                request = request.header(AUTHORIZATION, value);
+            }
+            ClientAuthentication::Body => {
+                form.append_pair("client_id", client_id);
+                form.append_pair("client_secret", client_secret.expose_secret());
+            }
+        }
+        request
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.finish())
+    }
+}
+
+/// Returns the token in a response, if it is a bearer token with a valid lifetime.
+fn token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
+    let is_bearer =
+        response.token_type.is_empty() || response.token_type.eq_ignore_ascii_case("bearer");
+    let header = format!("Bearer {}", response.access_token.expose_secret());
+    let mut header = HeaderValue::try_from(header).ok().filter(|_| is_bearer)?;
+    header.set_sensitive(true);
+    let seconds = match &response.expires_in {
+        None => None,
+        Some(Seconds::Number(seconds)) => Some(*seconds),
+        Some(Seconds::Text(text)) => text.parse().ok(),
+    };
+    let lifetime = seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .unwrap_or(DEFAULT_TTL);
+    let margin = REFRESH_BEFORE_EXPIRY.min(lifetime / 10);
+    Some(Token {
+        header,
+        replace_at: requested_at.checked_add(lifetime.saturating_sub(margin))?,
+    })
+}

@@ -1,0 +1,51 @@
+//! The interface of every transport.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::domain::delivery::Tried;
+use crate::domain::timestamp::Timestamp;
+
+/// A message to an endpoint.
+pub(in crate::relay) struct Message {
+    /// The event's id. It is the same for every endpoint, attempt and replay.
+    pub(in crate::relay) event_id: String,
+    /// The time of the attempt, which the signature covers.
+    pub(in crate::relay) sent_at: Timestamp,
+    /// The exact bytes that are signed and sent.
+    pub(in crate::relay) body: Bytes,
+}
+
+/// Sends messages to one endpoint.
+#[async_trait]
+pub(in crate::relay) trait Sink: Send + Sync {
+    /// Sends a message once. The future may be dropped at any point. The attempt then counts as
+    /// failed.
+    async fn send(&self, message: &Message) -> SendOutcome;
+
+    /// Returns the lines that precede the message's body, for display. Values that may hold
+    /// secrets are redacted.
+    fn head(&self, message: &Message) -> Vec<String>;
+}
+
+/// The outcome of one call.
+#[derive(Debug)]
+pub(in crate::relay) struct SendOutcome {
+    /// The part that decides whether the delivery is retried.
+    pub(in crate::relay) tried: Tried,
+    /// The HTTP status of the response, if one arrived.
+    pub(in crate::relay) status_code: Option<u16>,
+    /// The problem, for display. Empty if there was none. Never holds a secret or a body.
+    pub(in crate::relay) error: String,
+}
+
+impl SendOutcome {
+    /// Returns the outcome of a call without a usable response.
+    pub(in crate::relay) fn no_response(error: String) -> Self {
+        Self {
+            tried: Tried::Unanswered,
+            status_code: None,
+            error,
+        }
+    }
+}
