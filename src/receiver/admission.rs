@@ -1,4 +1,4 @@
-//! The door before the gate: from where, how often, and how many at once. Nothing of a request is read here but where it comes from.
+//! Admission: the address allow-list, the rate limits and the number of requests in flight. Of a request only the client address counts.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -13,92 +13,91 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use crate::setting::{InvalidSetting, Networks};
 
-/// How often clients are forgotten that have not sent for a while, so that the memory of them is bounded.
-const FORGET_EVERY: Duration = Duration::from_secs(1);
+/// The time between two sweeps of the idle clients. They bound the memory of the rate limiter.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is let in.
+/// Decides which requests are admitted.
 pub(crate) struct Admission {
-    /// From where webhooks are taken; from everywhere, if these are none.
+    /// The networks that may send webhooks; empty: every network.
     allowed: Networks,
-    /// By what stands for a client.
-    each: Option<DefaultKeyedRateLimiter<u128>>,
-    all: Option<DefaultDirectRateLimiter>,
+    per_client: Option<DefaultKeyedRateLimiter<u128>>,
+    total: Option<DefaultDirectRateLimiter>,
     in_flight: Arc<Semaphore>,
     clock: DefaultClock,
 }
 
-/// Why somebody is not let in.
+/// Why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotAdmitted {
-    /// The address may not send webhooks.
-    FromElsewhere,
-    /// This client sent too many lately; its next would be let in after so long.
-    ClientTooOften(Duration),
-    /// There were too many lately from all clients together; the next would be let in after so long.
-    TooOften(Duration),
-    /// There are too many at this moment.
-    TooManyAtOnce,
+pub(super) enum AdmissionError {
+    /// The client address is in none of the allowed networks.
+    AddressNotAllowed,
+    /// This client is over its rate limit. Its next request is admitted after this time.
+    ClientRateLimited(Duration),
+    /// All clients together are over the rate limit. The next request is admitted after this time.
+    RateLimited(Duration),
+    /// Too many requests are in flight.
+    Overloaded,
 }
 
 impl Admission {
     pub(super) fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
-        let each = per_second(settings.client_rate_limit_per_second.count());
-        let all = per_second(settings.rate_limit_per_second.count());
+        let per_client = per_second(settings.client_rate_limit_per_second.count());
+        let total = per_second(settings.rate_limit_per_second.count());
         Ok(Self {
             allowed: settings.allowed()?,
-            each: each.map(RateLimiter::keyed),
-            all: all.map(RateLimiter::direct),
+            per_client: per_client.map(RateLimiter::keyed),
+            total: total.map(RateLimiter::direct),
             in_flight: Arc::new(Semaphore::new(settings.max_in_flight.count())),
             clock: DefaultClock::default(),
         })
     }
 
-    /// Lets a request in, which has its place until the permit is dropped. One that its own client sends too often takes nothing from
-    /// what all others may send.
+    /// Admits a request until the permit is dropped. A request over its client's rate limit does not count against the total.
     pub(super) fn admit(
         &self,
         client: Option<IpAddr>,
-    ) -> Result<OwnedSemaphorePermit, NotAdmitted> {
+    ) -> Result<OwnedSemaphorePermit, AdmissionError> {
         let is_allowed =
             self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contain(client));
         if !is_allowed {
-            return Err(NotAdmitted::FromElsewhere);
+            return Err(AdmissionError::AddressNotAllowed);
         }
-        if let (Some(each), Some(client)) = (&self.each, client) {
-            each.check_key(&key(client)).map_err(|until| {
-                NotAdmitted::ClientTooOften(until.wait_time_from(self.clock.now()))
+        if let (Some(per_client), Some(client)) = (&self.per_client, client) {
+            per_client.check_key(&key(client)).map_err(|until| {
+                AdmissionError::ClientRateLimited(until.wait_time_from(self.clock.now()))
             })?;
         }
-        if let Some(all) = &self.all {
-            all.check()
-                .map_err(|until| NotAdmitted::TooOften(until.wait_time_from(self.clock.now())))?;
+        if let Some(total) = &self.total {
+            total.check().map_err(|until| {
+                AdmissionError::RateLimited(until.wait_time_from(self.clock.now()))
+            })?;
         }
         Arc::clone(&self.in_flight)
             .try_acquire_owned()
-            .map_err(|_| NotAdmitted::TooManyAtOnce)
+            .map_err(|_| AdmissionError::Overloaded)
     }
 
-    /// Forgets who has not sent for a while, until it is asked to stop.
+    /// Removes idle clients from the rate limiter, until shutdown.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop
-            .run_until_cancelled(tokio::time::sleep(FORGET_EVERY))
+            .run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL))
             .await
             .is_some()
         {
-            if let Some(each) = &self.each {
-                each.retain_recent();
+            if let Some(per_client) = &self.per_client {
+                per_client.retain_recent();
             }
         }
     }
 }
 
-/// So many in a second, and as many at once; 0: any number.
+/// Returns a quota of `count` requests a second, with bursts of as many; `None` for 0, which means no limit.
 fn per_second(count: usize) -> Option<Quota> {
     let count = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))?;
     Some(Quota::per_second(count))
 }
 
-/// What stands for a client: its address, or the 64 bits of IPv6 that one client has for itself (RFC 6177).
+/// Returns the key of a client: its IPv4 address, or the /64 network of its IPv6 address, which one client owns (RFC 6177).
 fn key(client: IpAddr) -> u128 {
     match client {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),

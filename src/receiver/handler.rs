@@ -1,4 +1,4 @@
-//! What happens to a verified webhook.
+//! Records an authenticated webhook, and answers it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use super::gate::Verified;
+use super::gate::AuthenticatedBody;
 use super::{Receiver, answer, payload};
 use crate::domain::json::Json;
 use crate::domain::notification::{Broken, Content, Notification};
@@ -15,35 +15,38 @@ use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
 use crate::web::{Problem, ProblemType};
 
-/// Parses the body, records what it says, and answers what that came to. A body that breaks a rule is recorded too, for somebody to
-/// look at.
-pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Verified) -> Response {
-    let _in_flight = verified.in_flight;
-    let (content, payload, error) = match payload::parse(&verified.body, &receiver.envelope) {
+/// Parses the body, records the notification, and answers with its outcome. A body that breaks a rule is recorded too, so
+/// that an operator can look at it.
+pub(super) async fn receive(
+    State(receiver): State<Arc<Receiver>>,
+    body: AuthenticatedBody,
+) -> Response {
+    let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
         Ok((content, payload)) => (content, payload, None),
         Err(error) => {
             let broken = Broken {
-                body: verified.body[..].into(),
+                body: body.bytes().into(),
                 problem: error.to_string(),
             };
             (Content::Broken(broken), Json::empty_object(), Some(error))
         }
     };
+    let (receipt, large_body_permit) = body.into_parts();
     let notification = Notification {
         content,
         payload,
-        received_at: verified.received_at,
-        origin: verified.origin,
+        received_at: receipt.received_at,
+        origin: receipt.origin,
     };
     let id = notification.image().cloned();
-    let recorded = record(receiver, notification, verified.room).await;
+    let recorded = record(receiver, notification, large_body_permit).await;
 
     match (error, recorded) {
         (None, Ok(outcome)) => answer::answer(outcome, id),
         (None, Err(problem)) => answer::problem(problem, id),
         (Some(error), Ok(_)) => Problem::from(error).into_response(),
         (Some(error), Err(problem)) => {
-            // What is wrong with it stays wrong, whether or not we could write it down.
+            // The body stays invalid, whether or not it could be kept.
             tracing::error!(
                 cause = problem.cause(),
                 "a refused webhook could not be kept"
@@ -53,16 +56,16 @@ pub(super) async fn receive(State(receiver): State<Arc<Receiver>>, verified: Ver
     }
 }
 
-/// From its first poll on, the notification is the inbox's: the client may go away at any moment, and this future with it.
+/// Records a notification. From the first poll on it is in the inbox: the client may go away at any moment, and this future with it.
 async fn record(
     receiver: Arc<Receiver>,
     notification: Notification,
-    room: Option<OwnedSemaphorePermit>,
+    large_body_permit: Option<OwnedSemaphorePermit>,
 ) -> Result<Outcome, Problem> {
     let notifications = [Arc::new(notification)];
-    let recorded = match room {
+    let recorded = match large_body_permit {
         None => receiver.inbox.record(&notifications).await,
-        Some(room) => record_holding(room, receiver, notifications).await?,
+        Some(permit) => record_holding(permit, receiver, notifications).await?,
     };
     recorded
         .map_err(problem)?
@@ -71,15 +74,15 @@ async fn record(
         .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NoResult))
 }
 
-/// A large body keeps its place in memory until it is recorded, whether or not the client waits for that.
+/// Records a large body's notification and keeps its permit until then, whether or not the client waits.
 async fn record_holding(
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     receiver: Arc<Receiver>,
     notifications: [Arc<Notification>; 1],
 ) -> Result<Result<Vec<Outcome>, StoreError>, Problem> {
     let tasks = receiver.tasks.clone();
     let recording = async move {
-        let _room = room;
+        let _permit = permit;
         receiver.inbox.record(&notifications).await
     };
     let recording = tasks.spawn(recording.in_current_span());
@@ -97,7 +100,7 @@ fn problem(error: StoreError) -> Problem {
     Problem::of(problem_type).caused_by(error)
 }
 
-/// The inbox broke its promise of one result for each notification.
+/// An inbox that broke its contract of one result for each notification.
 #[derive(Debug, thiserror::Error)]
 #[error("the inbox returned no result for the notification")]
 struct NoResult;

@@ -1,16 +1,17 @@
 //! Cloudflare to us: from the bytes of a webhook to an answer that says what became of it.
 //!
 //! ```text
-//! gate (reads once, verifies) ──► Verified ──► payload ──► Notification ──► handler ──► store::Inbox
-//!                                                                              │
-//!                                                     answer ◄── Outcome ◄─────┘
+//! gate (admission, body, signing) ──► AuthenticatedBody ──► handler ──► payload ──► Notification ──► store::Inbox
+//!                                                              │
+//!                                     answer ◄── Outcome ◄─────┘
 //!
-//! parking ──► store::Rejections: what came before its image's row
-//! gate ──► refusal_counter ──► store::Rejections: how many requests were not authenticated
+//! parking ──► store::Rejections: applies notifications that came before their image's row
+//! gate ──► refusal_counter ──► store::Rejections: counts unauthenticated requests and those from addresses that are not allowed
 //! ```
 
 mod admission;
 mod answer;
+mod body;
 mod gate;
 mod handler;
 mod parking;
@@ -21,7 +22,6 @@ mod settings;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::post;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
@@ -29,6 +29,8 @@ use crate::setting::InvalidSetting;
 use crate::signing::Verifier;
 use crate::store::Inbox;
 use crate::web;
+
+use body::BodyReader;
 
 pub(crate) use admission::Admission;
 pub(crate) use parking::{Parking, Reprocessed};
@@ -38,7 +40,7 @@ pub use settings::{Settings, WebhookPath};
 /// What receiving needs.
 pub struct Receiver {
     pub(crate) verifier: Arc<Verifier>,
-    pub(crate) gate: gate::Limits,
+    pub(crate) body: BodyReader,
     pub(crate) envelope: payload::Pointers,
     pub(crate) inbox: Arc<dyn Inbox>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -60,7 +62,7 @@ impl Receiver {
     ) -> Result<Self, InvalidSetting> {
         Ok(Self {
             verifier: Arc::new(settings.verifier()?),
-            gate: gate::Limits::new(
+            body: BodyReader::new(
                 server.body_limit_bytes.count(),
                 server.read_timeout_secs.seconds(),
             ),
@@ -79,8 +81,8 @@ impl Receiver {
         path.spellings()
             .into_iter()
             .fold(Router::new(), |router, path| {
-                router.route(&path, post(handler::receive))
+                let route = gate::protect(handler::receive, Arc::clone(&receiver));
+                router.route(&path, route)
             })
-            .with_state(receiver)
     }
 }

@@ -1,0 +1,88 @@
+//! The way to a handler: through the gate, or not at all. What the gate admits is specified through HTTP.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::http::StatusCode;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::domain::notification::Notification;
+use crate::domain::outcome::Outcome;
+use crate::receiver::Settings;
+use crate::store::{Inbox, StoreError};
+use crate::web;
+
+/// The sections of the default configuration that a receiver needs.
+#[derive(Deserialize)]
+struct Defaults {
+    webhook: Settings,
+    server: web::Settings,
+}
+
+/// An inbox that these tests do not reach.
+struct Unreached;
+
+#[async_trait]
+impl Inbox for Unreached {
+    async fn record(&self, _: &[Arc<Notification>]) -> Result<Vec<Outcome>, StoreError> {
+        Err(StoreError::Stopped)
+    }
+}
+
+/// A receiver with the default settings, which have no secret.
+fn receiver() -> Arc<Receiver> {
+    let defaults: Defaults = toml::from_str(include_str!("../../../config/default.toml"))
+        .expect("the defaults are valid");
+    let clock = ManualClock::at(Timestamp::from_unix_seconds(0).expect("a time"));
+    let receiver = Receiver::new(
+        &defaults.webhook,
+        &defaults.server,
+        Arc::new(Unreached),
+        Arc::new(clock),
+        TaskTracker::new(),
+    );
+    Arc::new(receiver.unwrap_or_else(|problem| panic!("{} {}", problem.key, problem.rule)))
+}
+
+async fn post_to(route: MethodRouter) -> Response {
+    let request = Request::post("/").body(Body::from("the body"));
+    let router = Router::new().route("/", route);
+    let response = router.oneshot(request.expect("a request")).await;
+    response.unwrap_or_else(|never| match never {})
+}
+
+#[tokio::test]
+async fn handler_without_gate_never_runs() {
+    static HAS_RUN: AtomicBool = AtomicBool::new(false);
+    let handler = async |_: AuthenticatedBody| HAS_RUN.store(true, Ordering::Relaxed);
+
+    // Only this file can write this: outside of it no `Gated` can be made.
+    let response = post_to(post(handler).with_state(Gated(receiver()))).await;
+
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let cause = response.extensions().get::<web::Cause>();
+    assert!(cause.is_some(), "the log says why");
+    assert!(!HAS_RUN.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn handler_behind_gate_gets_body() {
+    let handler = async |body: AuthenticatedBody| body.bytes().to_vec();
+
+    let response = post_to(protect(handler, receiver())).await;
+
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = response
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    assert_eq!(&bytes[..], b"the body");
+}
