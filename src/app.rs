@@ -1,42 +1,47 @@
-//! The composition root: settings in, a running service out.
+//! The composition root: makes the parts of the service from the settings, and runs each as a named task.
 
+mod tasks;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Loaded, Settings};
 use crate::ops::Ops;
-use crate::receiver::{Parking, Receiver};
+use crate::receiver::Receiver;
 use crate::relay::Relay;
 use crate::retention::Pruner;
 use crate::setting::{InvalidSetting, Switch};
-use crate::shutdown::{Ending, Stop};
-use crate::store::{GroupCommit, Store};
+use crate::shutdown::{ExitReason, Shutdown};
+use crate::store::{GroupCommit, Store, Writer};
 use crate::telemetry::metrics::Metrics;
-use crate::web::{self, Limits, Proxies, behind_layers};
+use crate::web::{Limits, Server, TrustedProxies, with_middleware};
 
-/// How many probes are answered at once.
-const MAX_OPS_CONNECTIONS: usize = 64;
+use tasks::Tasks;
 
-/// How long a probe may take to ask, and how long its connection is kept.
-const OPS_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The limits of the ops listener: probes are few and fast.
+const OPS_LIMITS: Limits = Limits {
+    max_connections: 64,
+    head_timeout: Duration::from_secs(5),
+    keep_alive: Duration::from_secs(5),
+};
 
-/// The sockets of a run: whoever starts it owns the ports.
+/// The sockets of a run. The caller owns the ports.
 pub struct Listeners {
     /// For webhooks.
     pub webhook: TcpListener,
-    /// For the platform.
+    /// For probes and metrics.
     pub ops: TcpListener,
 }
 
 impl Listeners {
-    /// Listens where the settings say.
+    /// Listens on the addresses of the settings.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let (webhook, ops) = (settings.server.listen.get(), settings.ops.listen.get());
         Ok(Self {
@@ -50,220 +55,200 @@ impl Listeners {
     }
 }
 
-/// Runs the service until it is asked to stop, or until a part of it ends by itself.
+/// Runs the service until it is asked to shut down, or until one of its tasks ends by itself.
 ///
-/// Fails when it cannot start. Whatever it is at, starting and closing included, it ends within the deadline.
+/// Fails when it cannot start. After a request to shut down it ends within the deadline, even while it starts or closes.
 pub async fn run(
     loaded: &Loaded,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
-    stop: Stop,
-) -> anyhow::Result<Ending> {
+    shutdown: Shutdown,
+) -> anyhow::Result<ExitReason> {
     let deadline = loaded.settings.shutdown.deadline_secs.seconds();
-    let ending = tokio::select! {
-        ending = run_to_the_end(loaded, clock, listeners, &stop) => ending?,
-        () = stop.expired(deadline) => Ending::Forced,
+    let exit_reason = tokio::select! {
+        exit_reason = run_service(loaded, clock, listeners, &shutdown) => exit_reason?,
+        () = shutdown.deadline_reached(deadline) => ExitReason::Forced,
     };
-    match ending {
-        Ending::Clean => tracing::info!("stopped"),
-        Ending::Crashed => tracing::error!("stopped because a part of the service ended by itself"),
-        Ending::Forced => tracing::error!("stopped before everything in flight was finished"),
+    match exit_reason {
+        ExitReason::Clean => tracing::info!("stopped"),
+        ExitReason::Crashed => tracing::error!("stopped because a task ended by itself"),
+        ExitReason::Forced => tracing::error!("stopped before everything in flight was finished"),
     }
-    Ok(ending)
+    Ok(exit_reason)
 }
 
-async fn run_to_the_end(
+async fn run_service(
     loaded: &Loaded,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
-    stop: &Stop,
-) -> anyhow::Result<Ending> {
-    let (settings, endpoints) = (&loaded.settings, &loaded.endpoints);
-    let store = tokio::select! {
-        opened = Store::open(&settings.database, settings.webhook.unknown_images(), endpoints.audience().clone()) => opened?,
-        () = stop.gently.cancelled() => return Ok(Ending::Clean),
-    };
-    let metrics = Arc::new(Metrics::default());
-    let limits = settings.database.limits();
-    let (inbox, writers) = GroupCommit::new(&store.inbox, limits, &metrics.inbox);
-    let in_flight = TaskTracker::new();
-    let invalid = |problem: InvalidSetting| anyhow::anyhow!("{} {}", problem.key, problem.rule);
-    let receiver = Receiver::new(
-        &settings.webhook,
-        &settings.server,
-        Arc::new(inbox),
-        Arc::clone(&clock),
-        in_flight.clone(),
-    )
-    .map_err(invalid)?;
-    let relay_metrics = Arc::clone(&metrics);
-    let parking_metrics = metrics.parking.clone();
-    let mut parts = JoinSet::new();
-
-    // The platform is answered while we migrate, and until the last webhook is done.
-    let ops_stop = CancellationToken::new();
-    let ops = Ops {
-        schema: store.schema.clone(),
-        accepts_everybody: receiver.verifier.is_open(),
-        stopping: stop.gently.clone(),
-        metrics,
-    };
-    let ops_limits = Limits {
-        max_connections: MAX_OPS_CONNECTIONS,
-        head_timeout: OPS_HEAD_TIMEOUT,
-        keep_alive: OPS_HEAD_TIMEOUT,
-    };
-    let ops_address = listeners.ops.local_addr()?;
-    parts.spawn(web::serve(
-        listeners.ops,
-        behind_layers(ops.router()),
-        ops_limits,
-        Proxies::default(),
-        ops_stop.clone(),
-        TaskTracker::new(),
-    ));
-
-    if settings.database.migrate_on_start == Switch::On {
-        tokio::select! {
-            migrated = store.schema.migrate() => migrated?,
-            () = stop.gently.cancelled() => return Ok(Ending::Clean),
+    shutdown: &Shutdown,
+) -> anyhow::Result<ExitReason> {
+    let settings = &loaded.settings;
+    let unknown_images = settings.webhook.unknown_images();
+    let audience = loaded.endpoints.audience().clone();
+    let opening = Store::open(&settings.database, unknown_images, audience);
+    match shutdown.graceful.run_until_cancelled(opening).await {
+        Some(store) => {
+            let service = Service::build(loaded, clock, store?, shutdown)?;
+            service.run(listeners).await
         }
+        None => Ok(ExitReason::Clean),
     }
-
-    // They stop last: what was taken in is written.
-    let writers_stop = CancellationToken::new();
-    for writer in writers {
-        parts.spawn(writer.run(writers_stop.clone()));
-    }
-
-    let pruner = Pruner::new(
-        store.retention.clone(),
-        &settings.retention,
-        Arc::clone(&clock),
-    );
-    parts.spawn(pruner.run(stop.gently.clone()));
-    let relaying = Relay::new(endpoints.clone()).run(
-        store.clone(),
-        Arc::clone(&clock),
-        relay_metrics,
-        stop.gently.clone(),
-    );
-    parts.spawn(relaying);
-    let parking = Parking::new(store.rejections.clone(), &settings.webhook, clock);
-    parts.spawn(parking.run(parking_metrics, stop.gently.clone()));
-
-    parts.spawn(Arc::clone(&receiver.admission).run(stop.gently.clone()));
-    let refusal_counter = Arc::clone(&receiver.refusal_counter);
-    parts.spawn(refusal_counter.run(store.rejections.clone(), writers_stop.clone()));
-
-    let address = listeners.webhook.local_addr()?;
-    announce(settings, address, ops_address, receiver.verifier.is_open());
-    let limits = Limits {
-        max_connections: settings.server.max_connections.count(),
-        head_timeout: settings.server.read_timeout_secs.seconds(),
-        keep_alive: settings.server.keep_alive_secs.seconds(),
-    };
-    let router = behind_layers(receiver.router(&settings.webhook.path));
-    parts.spawn(web::serve(
-        listeners.webhook,
-        router,
-        limits,
-        settings.server.proxies(),
-        stop.gently.clone(),
-        in_flight.clone(),
-    ));
-
-    let ending = until_stopped(&mut parts, stop).await;
-    in_flight.close();
-    in_flight.wait().await;
-    writers_stop.cancel();
-    ops_stop.cancel();
-    let ending = if any_panicked(&mut parts).await {
-        Ending::Crashed
-    } else {
-        ending
-    };
-    store.close().await;
-    Ok(ending)
 }
 
-fn announce(
-    settings: &Settings,
-    webhook: std::net::SocketAddr,
-    ops: std::net::SocketAddr,
-    accepts_everybody: bool,
-) {
-    if accepts_everybody {
-        tracing::warn!(
-            "no webhook secret is configured: every well-formed webhook is believed; set CLOUDFLARE_WEBHOOK_SECRET"
+/// The parts of the service. None of them runs yet.
+struct Service<'a> {
+    settings: &'a Settings,
+    clock: Arc<dyn Clock>,
+    shutdown: &'a Shutdown,
+    store: Store,
+    metrics: Arc<Metrics>,
+    writers: Vec<Writer>,
+    receiver: Receiver,
+    relay: Relay,
+    /// The connections of the webhook listener, and what outlives them.
+    requests: TaskTracker,
+    /// Cancelled after the last request. The writers and the ops listener stop then.
+    requests_ended: CancellationToken,
+}
+
+impl<'a> Service<'a> {
+    fn build(
+        loaded: &'a Loaded,
+        clock: Arc<dyn Clock>,
+        store: Store,
+        shutdown: &'a Shutdown,
+    ) -> anyhow::Result<Self> {
+        let settings = &loaded.settings;
+        let metrics = Arc::new(Metrics::default());
+        let limits = settings.database.limits();
+        let (inbox, writers) = GroupCommit::new(&store.inbox, limits, &metrics.inbox);
+        let requests = TaskTracker::new();
+        let invalid = |problem: InvalidSetting| anyhow::anyhow!("{} {}", problem.key, problem.rule);
+        let receiver = Receiver::new(
+            &settings.webhook,
+            &settings.server,
+            Arc::new(inbox),
+            Arc::clone(&clock),
+            requests.clone(),
+        )
+        .map_err(invalid)?;
+        Ok(Self {
+            settings,
+            clock,
+            shutdown,
+            store,
+            metrics,
+            writers,
+            receiver,
+            relay: Relay::new(loaded.endpoints.clone()),
+            requests,
+            requests_ended: CancellationToken::new(),
+        })
+    }
+
+    /// Runs every task until shutdown. The requests end first, then the writers, which commit what is queued, and the ops listener.
+    async fn run(self, listeners: Listeners) -> anyhow::Result<ExitReason> {
+        let ops_address = listeners.ops.local_addr()?;
+        let mut tasks = Tasks::default();
+        // Probes are answered during the migrations, and until the last request has ended.
+        let ops_server = self.ops_server(listeners.ops);
+        tasks.spawn(
+            "ops listener",
+            ops_server.run(self.requests_ended.clone(), TaskTracker::new()),
+        );
+        if self.settings.database.migrate_on_start == Switch::On {
+            let migrating = self.store.schema.migrate();
+            match self.shutdown.graceful.run_until_cancelled(migrating).await {
+                Some(migrated) => migrated?,
+                None => return Ok(ExitReason::Clean),
+            }
+        }
+        self.log_startup(&listeners.webhook, ops_address)?;
+        let (shutdown, store) = (self.shutdown, self.store.clone());
+        let (requests, requests_ended) = (self.requests.clone(), self.requests_ended.clone());
+        self.spawn_tasks(&mut tasks, listeners.webhook);
+
+        let exit_reason = tasks.wait_for_shutdown(shutdown).await;
+        requests.close();
+        requests.wait().await;
+        requests_ended.cancel();
+        let any_panicked = tasks.any_panicked().await;
+        store.close().await;
+        Ok(if any_panicked {
+            ExitReason::Crashed
+        } else {
+            exit_reason
+        })
+    }
+
+    fn spawn_tasks(self, tasks: &mut Tasks, webhook: TcpListener) {
+        let stop = &self.shutdown.graceful;
+        for (number, writer) in self.writers.into_iter().enumerate() {
+            let name = format!("writer {}", number + 1);
+            tasks.spawn(name, writer.run(self.requests_ended.clone()));
+        }
+        let pruner = Pruner::new(
+            self.store.retention.clone(),
+            &self.settings.retention,
+            Arc::clone(&self.clock),
+        );
+        tasks.spawn("retention", pruner.run(stop.clone()));
+        let relaying = self.relay.run(
+            self.store.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.metrics),
+            stop.clone(),
+        );
+        tasks.spawn("relay", relaying);
+
+        let (settings, server) = (&self.settings.webhook, &self.settings.server);
+        let background_tasks = self.receiver.background_tasks(
+            settings,
+            &self.store.rejections,
+            &self.metrics.parking,
+            stop,
+        );
+        for (name, task) in background_tasks {
+            tasks.spawn(name, task);
+        }
+        let webhook_server = Server {
+            listener: webhook,
+            router: with_middleware(self.receiver.router(&settings.path)),
+            limits: server.limits(),
+            proxies: server.proxies(),
+        };
+        tasks.spawn(
+            "webhook listener",
+            webhook_server.run(stop.clone(), self.requests),
         );
     }
-    let path = settings.webhook.path.canonical();
-    let database = &settings.database.url;
-    tracing::info!(%webhook, %ops, path, ?database, "listening for webhooks on http://{webhook}{path}");
-}
 
-/// Waits until the run is asked to stop. A part that ends by itself before that has crashed, and takes the others along.
-async fn until_stopped(parts: &mut JoinSet<()>, stop: &Stop) -> Ending {
-    // A part that was asked to stop may end before this task looks: being asked comes first.
-    let ended = tokio::select! {
-        biased;
-        () = stop.gently.cancelled() => return Ending::Clean,
-        ended = parts.join_next() => ended,
-    };
-    tracing::error!(?ended, "a part of the service ended by itself; stopping");
-    stop.gently.cancel();
-    Ending::Crashed
-}
-
-/// Waits for the parts, all of which have been asked to stop.
-async fn any_panicked(parts: &mut JoinSet<()>) -> bool {
-    let mut any_panicked = false;
-    while let Some(ended) = parts.join_next().await {
-        any_panicked |= ended.is_err();
-    }
-    any_panicked
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_part_that_panics_or_just_ends_stops_the_others_and_makes_the_run_a_failure() {
-        for crash in [true, false] {
-            let stop = Stop::default();
-            let mut parts = JoinSet::new();
-            let asked = stop.gently.clone();
-            parts.spawn(async move { asked.cancelled().await });
-            parts.spawn(async move { assert!(!crash, "on purpose") });
-
-            let ending = until_stopped(&mut parts, &stop).await;
-
-            assert_eq!((ending, ending.exit_code()), (Ending::Crashed, 1));
-            assert!(
-                !any_panicked(&mut parts).await,
-                "the other was asked to stop, and did"
-            );
+    fn ops_server(&self, listener: TcpListener) -> Server {
+        let ops = Ops {
+            schema: self.store.schema.clone(),
+            authentication_disabled: self.receiver.authentication_disabled(),
+            stopping: self.shutdown.graceful.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        Server {
+            listener,
+            router: with_middleware(ops.router()),
+            limits: OPS_LIMITS,
+            proxies: TrustedProxies::default(),
         }
     }
 
-    #[tokio::test]
-    async fn a_part_that_ends_because_it_was_asked_to_has_not_crashed() {
-        let stop = Stop::default();
-        let mut parts = JoinSet::new();
-        parts.spawn(async {});
-        stop.gently.cancel();
-        tokio::task::yield_now().await;
-
-        assert_eq!(until_stopped(&mut parts, &stop).await, Ending::Clean);
-    }
-
-    #[tokio::test]
-    async fn a_panic_while_stopping_is_not_overlooked() {
-        let mut parts = JoinSet::new();
-        parts.spawn(async { panic!("on purpose") });
-
-        assert!(any_panicked(&mut parts).await);
+    fn log_startup(&self, webhook: &TcpListener, ops: SocketAddr) -> std::io::Result<()> {
+        if self.receiver.authentication_disabled() {
+            tracing::warn!(
+                "no webhook secret is configured: every well-formed webhook is believed; set CLOUDFLARE_WEBHOOK_SECRET"
+            );
+        }
+        let webhook = webhook.local_addr()?;
+        let path = self.settings.webhook.path.canonical();
+        let database = &self.settings.database.url;
+        tracing::info!(%webhook, %ops, path, ?database, "listening for webhooks on http://{webhook}{path}");
+        Ok(())
     }
 }

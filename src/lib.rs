@@ -6,7 +6,7 @@
 //! ```text
 //! main
 //! cli          the commands
-//! app          the composition root: run(loaded, clock, listeners, stop)
+//! app          the composition root: run(loaded, clock, listeners, shutdown)
 //! application  the actions of an operator, for every surface
 //! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
 //! receiver     Cloudflare to us                                    ops         the platform to us

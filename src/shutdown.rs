@@ -1,4 +1,4 @@
-//! Stopping: signals ask, tasks are tracked, a deadline forces.
+//! Shutdown: signals request it, a deadline forces it, the exit code tells how it went.
 
 use std::time::Duration;
 
@@ -12,23 +12,24 @@ use crate::setting::Bounded;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How long what is in flight may take to end.
+    /// How long the work in flight may take after the first request to shut down.
     pub deadline_secs: Bounded<0, 3600>,
 }
 
-/// How a run ended, as the process's exit code says it.
+/// Why a run of the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Everything in flight was finished. 0.
+pub enum ExitReason {
+    /// A graceful shutdown: all work in flight was finished. Exit code 0.
     Clean,
-    /// A part of the service ended by itself. 1.
+    /// A task ended before it was asked to, or panicked. Exit code 1.
     Crashed,
-    /// A second signal, or the deadline, cut off what was in flight. 3. (2 is a wrong command line or configuration.)
+    /// A forced shutdown: a second signal or the deadline cut off the work in flight. Exit code 3, since 2 is a wrong command
+    /// line or configuration.
     Forced,
 }
 
-impl Ending {
-    /// The process's exit code.
+impl ExitReason {
+    /// Returns the process's exit code.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
@@ -39,29 +40,29 @@ impl Ending {
     }
 }
 
-/// What asks a run to stop: gently, and then at once.
+/// The two requests to shut down, as tokens that a run waits for.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
-    /// Take nothing new in, and finish what is in flight.
-    pub gently: CancellationToken,
-    /// Do not wait any longer.
-    pub at_once: CancellationToken,
+pub struct Shutdown {
+    /// Cancelled to stop gracefully: accept nothing new, and finish the work in flight.
+    pub graceful: CancellationToken,
+    /// Cancelled to stop now, whatever is in flight.
+    pub forced: CancellationToken,
 }
 
-impl Stop {
-    /// Turns SIGTERM and SIGINT into requests to stop: the first gently, the second at once.
+impl Shutdown {
+    /// Turns signals into requests: the first SIGTERM or SIGINT is graceful, the second one forced.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let (terminate, interrupt) = (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
         );
-        // Not tracked: it has no end of its own, and waits for nothing but signals.
+        // Not tracked: the task never ends, and only waits for signals.
         tokio::spawn(self.clone().listen(terminate, interrupt));
         Ok(())
     }
 
     async fn listen(self, mut terminate: Signal, mut interrupt: Signal) {
-        for token in [&self.gently, &self.at_once] {
+        for token in [&self.graceful, &self.forced] {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
@@ -71,11 +72,11 @@ impl Stop {
         }
     }
 
-    /// Returns when nobody waits any longer: that long after the first request to stop, or at the second.
-    pub async fn expired(&self, deadline: Duration) {
-        self.gently.cancelled().await;
+    /// Waits until the work in flight is cut off: `deadline` after the graceful request, or at the forced one.
+    pub async fn deadline_reached(&self, deadline: Duration) {
+        self.graceful.cancelled().await;
         tokio::select! {
-            () = self.at_once.cancelled() => {}
+            () = self.forced.cancelled() => {}
             () = tokio::time::sleep(deadline) => {}
         }
     }

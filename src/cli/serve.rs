@@ -6,16 +6,16 @@ use std::sync::Arc;
 use crate::app::{Listeners, run as run_app};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
-use crate::shutdown::Stop;
+use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_profile()?;
     telemetry::start(&loaded.settings.log);
 
-    let stop = Stop::default();
-    stop.on_signals()?;
+    let shutdown = Shutdown::default();
+    shutdown.on_signals()?;
     let listeners = Listeners::bind(&loaded.settings).await?;
-    let ending = run_app(loaded, Arc::new(SystemClock), listeners, stop).await?;
-    Ok(ExitCode::from(ending.exit_code()))
+    let exit_reason = run_app(loaded, Arc::new(SystemClock), listeners, shutdown).await?;
+    Ok(ExitCode::from(exit_reason.exit_code()))
 }

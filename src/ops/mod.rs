@@ -1,4 +1,4 @@
-//! The platform to us, on a listener of its own: is the process alive, and is it ready?
+//! Liveness, readiness and metrics, on a listener of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,28 +18,28 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::web::{Cause, LogFields, LogLevel};
 
-/// How long readiness waits for the database. Probes give up after a few seconds, and want to hear why.
+/// How long readiness waits for the database. It is shorter than the timeout of most probes, so that they get the reason.
 const READINESS_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The path that healthchecks ask.
+/// The path for health checks.
 pub const READINESS_PATH: &str = "/readyz";
 
 /// The `ops` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where the platform asks.
+    /// The address that answers probes.
     pub listen: ListenAddress,
 }
 
-/// What the answers depend on.
+/// The state of the answers.
 pub(crate) struct Ops {
     pub(crate) schema: Arc<dyn Schema>,
-    /// Whether everybody is believed, which operators should hear of.
-    pub(crate) accepts_everybody: bool,
+    /// Whether webhooks are taken without authentication, which readiness warns of.
+    pub(crate) authentication_disabled: bool,
     /// Cancelled when the service is stopping.
     pub(crate) stopping: CancellationToken,
-    /// What the service counts.
+    /// The metrics of the run.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -60,7 +60,7 @@ struct Check {
 }
 
 impl Ops {
-    /// `/livez`, `/readyz` and `/metrics`.
+    /// Returns the routes `/livez`, `/readyz` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/livez", get(live))
@@ -81,7 +81,7 @@ async fn count(State(ops): State<Arc<Ops>>) -> Response {
     ))
 }
 
-/// An answer that comes every few seconds, and that nobody looks for in the log.
+/// Returns an answer that is logged at debug, because it is given every few seconds.
 fn routine(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     let fields = LogFields {
@@ -94,7 +94,7 @@ fn routine(answer: impl IntoResponse) -> Response {
 
 async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     let (database, migrations, cause) =
-        match tokio::time::timeout(READINESS_DEADLINE, look(&*ops.schema)).await {
+        match tokio::time::timeout(READINESS_DEADLINE, check(&*ops.schema)).await {
             Ok(Ok(pending)) if pending.is_empty() => (Check::passed(), Check::passed(), None),
             Ok(Ok(pending)) => {
                 let problem = format!("these have not run: {pending:?}; run `migrate`");
@@ -141,12 +141,12 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     response
 }
 
-async fn look(schema: &dyn Schema) -> Result<Vec<i64>, StoreError> {
+async fn check(schema: &dyn Schema) -> Result<Vec<i64>, StoreError> {
     schema.check_writable().await?;
     schema.pending().await
 }
 
-/// Why the service is not ready, where no error says so.
+/// The cause in the log when the service is not ready without an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotReady(String);
@@ -154,7 +154,7 @@ struct NotReady(String);
 impl Ops {
     fn warnings(&self) -> Vec<&'static str> {
         let open = self
-            .accepts_everybody
+            .authentication_disabled
             .then_some("no webhook secret is configured: every well-formed webhook is believed");
         open.into_iter().collect()
     }

@@ -17,7 +17,7 @@ use crate::setting::{InvalidSetting, Networks};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Decides which requests are admitted.
-pub(crate) struct Admission {
+pub(super) struct Admission {
     /// The networks that may send webhooks; empty: every network.
     allowed: Networks,
     per_client: Option<DefaultKeyedRateLimiter<u128>>,
@@ -78,7 +78,7 @@ impl Admission {
     }
 
     /// Removes idle clients from the rate limiter, until shutdown.
-    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+    pub(super) async fn sweep(self: Arc<Self>, stop: CancellationToken) {
         while stop
             .run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL))
             .await

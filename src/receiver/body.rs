@@ -28,7 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const DRAINED_TIMES_LIMIT: usize = 4;
 
 /// Reads bodies under the limits of the settings.
-pub(crate) struct BodyReader {
+pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,
     large_body_permits: Arc<Semaphore>,

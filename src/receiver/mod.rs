@@ -1,4 +1,4 @@
-//! Cloudflare to us: from the bytes of a webhook to an answer that says what became of it.
+//! Receives webhooks from Cloudflare: from the bytes of a request to the outcome in its answer.
 //!
 //! ```text
 //! gate (admission, body, signing) ──► AuthenticatedBody ──► handler ──► payload ──► Notification ──► store::Inbox
@@ -22,37 +22,42 @@ mod settings;
 use std::sync::Arc;
 
 use axum::Router;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::setting::InvalidSetting;
 use crate::signing::Verifier;
-use crate::store::Inbox;
+use crate::store::{Inbox, Rejections};
+use crate::telemetry::metrics::ParkingMetrics;
 use crate::web;
 
+use admission::Admission;
 use body::BodyReader;
+use refusal_counter::RefusalCounter;
 
-pub(crate) use admission::Admission;
 pub(crate) use parking::{Parking, Reprocessed};
-pub(crate) use refusal_counter::RefusalCounter;
 pub use settings::{Settings, WebhookPath};
 
-/// What receiving needs.
+/// Receives webhooks.
 pub struct Receiver {
-    pub(crate) verifier: Arc<Verifier>,
-    pub(crate) body: BodyReader,
-    pub(crate) envelope: payload::Pointers,
-    pub(crate) inbox: Arc<dyn Inbox>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) refusal_counter: Arc<RefusalCounter>,
-    pub(crate) admission: Arc<Admission>,
+    admission: Arc<Admission>,
+    body: BodyReader,
+    verifier: Arc<Verifier>,
+    refusal_counter: Arc<RefusalCounter>,
+    envelope: payload::Pointers,
+    inbox: Arc<dyn Inbox>,
+    clock: Arc<dyn Clock>,
+    /// The tasks of requests: the connections, and what outlives them.
+    tasks: TaskTracker,
 }
 
 impl Receiver {
-    /// A receiver that writes into this inbox. The inbox must go on with what it was given when the caller goes away, as
-    /// [`GroupCommit`](crate::store::GroupCommit) does. What has to outlive a request is a task of this tracker. Fails on a setting
-    /// that cannot be used.
+    /// Makes a receiver that records in this inbox. The inbox must finish a call whose caller has gone away, as
+    /// [`GroupCommit`](crate::store::GroupCommit) does. The tasks of requests are spawned on the tracker. Fails on an invalid
+    /// setting.
     pub fn new(
         settings: &Settings,
         server: &web::Settings,
@@ -75,7 +80,41 @@ impl Receiver {
         })
     }
 
-    /// The route, with and without the slash at its end.
+    /// Returns whether webhooks are taken without authentication, because no secret is configured.
+    pub(crate) fn authentication_disabled(&self) -> bool {
+        self.verifier.is_disabled()
+    }
+
+    /// Returns the tasks that run beside the requests, with their names. They run until `stop`; the refusal counter runs until the
+    /// last request has ended, and then writes its last minute.
+    pub(crate) fn background_tasks(
+        &self,
+        settings: &Settings,
+        rejections: &Arc<dyn Rejections>,
+        metrics: &ParkingMetrics,
+        stop: &CancellationToken,
+    ) -> [(&'static str, BoxFuture<'static, ()>); 3] {
+        let parking = Parking::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
+        let admission = Arc::clone(&self.admission);
+        let refusal_counter = Arc::clone(&self.refusal_counter);
+        let requests = self.tasks.clone();
+        let last_request = async move { requests.wait().await };
+        [
+            (
+                "parked notifications",
+                parking.run(metrics.clone(), stop.clone()).boxed(),
+            ),
+            ("rate limits", admission.sweep(stop.clone()).boxed()),
+            (
+                "refusal counter",
+                refusal_counter
+                    .run(Arc::clone(rejections), last_request)
+                    .boxed(),
+            ),
+        ]
+    }
+
+    /// Returns the route, with and without the slash at its end.
     pub fn router(self, path: &WebhookPath) -> Router {
         let receiver = Arc::new(self);
         path.spellings()

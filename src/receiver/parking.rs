@@ -1,4 +1,4 @@
-//! Notifications that came before their image's row: they are parked, and applied when it is there, whoever has inserted it.
+//! Parked notifications: they came before their image's row, and are applied when an app has inserted it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::ParkingMetrics;
 
-/// How long to wait before looking again.
+/// The time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Where looking takes long, because much is parked, the pause is so many times as long.
+/// The pause after a long sweep, in multiples of the sweep. Sweeps are long when many notifications are parked.
 const PAUSE_TIMES_SWEEP: u32 = 10;
 
-/// How many are looked at at once. Each has up to 64 KiB.
+/// How many parked notifications are read at once. Each has up to 64 KiB.
 const PAGE: u32 = 500;
 
-/// How many are applied in one transaction.
+/// How many notifications are applied in one transaction.
 const BATCH: usize = 100;
 
-/// Why what came while no secret was configured is not applied when one is.
+/// Why an unauthenticated notification is not applied once a secret is configured.
 const UNPROVED: &str = "it came without proof, while no secret was configured";
 
 /// The outcome of a notification whose image has no row.
@@ -44,7 +44,7 @@ pub(crate) struct Parking {
 }
 
 impl Parking {
-    /// Applies what was parked for no longer than the settings say, and with proof where they ask for one.
+    /// Applies notifications within `webhook.park_days`; only authenticated ones if a secret is configured.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &super::Settings,
@@ -59,7 +59,7 @@ impl Parking {
         }
     }
 
-    /// Looks every other second, until it is asked to stop. What it is at then is rolled back, and stays parked.
+    /// Sweeps every other second until `stop`. A sweep that is under way is rolled back, and its notifications stay parked.
     pub(crate) async fn run(self, metrics: ParkingMetrics, stop: CancellationToken) {
         let sweeping = async {
             let mut pause = PAUSE;
@@ -84,17 +84,17 @@ impl Parking {
         stop.run_until_cancelled(sweeping).await;
     }
 
-    /// Applies all that can be applied now; how many that were. What is parked for too long is merely kept from now on.
+    /// Applies all that can be applied now, and returns how many. A notification that is parked for too long is unparked and kept.
     pub(crate) async fn sweep(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
         let since = if self.kept_for.is_zero() {
-            // Nothing waits, not even what is parked at this moment.
+            // With 0 days nothing stays parked, not even a notification of this moment.
             now.saturating_add(Duration::from_micros(1))
         } else {
             now.saturating_sub(self.kept_for)
         };
         let (mut after, mut applied) = (i64::MIN, 0);
-        let mut waiting = Waiting::default();
+        let mut blocked = BlockedImages::default();
         loop {
             let query = ParkedQuery {
                 after,
@@ -112,12 +112,12 @@ impl Parking {
             }
             after = page.last_id;
             for batch in page.rejections.chunks(BATCH) {
-                applied += self.apply(batch, &mut waiting).await?;
+                applied += self.apply(batch, &mut blocked).await?;
             }
         }
     }
 
-    /// Applies a rejection now, whatever it was rejected for, after a pointer or a row was mended.
+    /// Applies a rejection now, whatever its reason, after an operator has mended a pointer or a row.
     pub(crate) async fn reprocess(&self, rejection: &Rejection) -> Result<Reprocessed, StoreError> {
         if rejection.is_applied() {
             return Ok(Reprocessed::AlreadyApplied);
@@ -146,17 +146,21 @@ impl Parking {
         }
     }
 
-    async fn apply(&self, due: &[Rejection], waiting: &mut Waiting) -> Result<usize, StoreError> {
+    async fn apply(
+        &self,
+        due: &[Rejection],
+        blocked: &mut BlockedImages,
+    ) -> Result<usize, StoreError> {
         let mut readable = Vec::with_capacity(due.len());
         for parked in due {
-            if waiting.contains(&parked.cloudflare_id) {
+            if blocked.contains(&parked.cloudflare_id) {
                 continue;
             }
             match self.read(parked) {
                 Ok(notification) => readable.push((parked.id, Arc::new(notification))),
-                // The pointers were changed since it was parked.
+                // The pointers have changed since it was parked.
                 Err(problem) => {
-                    waiting.insert(parked.cloudflare_id.clone());
+                    blocked.insert(parked.cloudflare_id.clone());
                     self.failed(parked.id, &problem).await?;
                 }
             }
@@ -172,7 +176,7 @@ impl Parking {
                     error = chain(&error),
                     "parked notifications are applied one by one"
                 );
-                self.apply_one_by_one(&readable, waiting).await
+                self.apply_one_by_one(&readable, blocked).await
             }
         }
     }
@@ -180,12 +184,12 @@ impl Parking {
     async fn apply_one_by_one(
         &self,
         readable: &[(i64, Arc<Notification>)],
-        waiting: &mut Waiting,
+        blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
         let (mut applied, mut in_a_row) = (0, 0);
         for parked in readable {
             let image = parked.1.image().map(|id| id.as_str().to_owned());
-            if waiting.contains(&image) {
+            if blocked.contains(&image) {
                 continue;
             }
             match self
@@ -197,18 +201,18 @@ impl Parking {
                     applied += count(&recorded);
                     in_a_row = 0;
                 }
-                // One that takes too long may do so by itself, because of an app's trigger say. With two it is the database.
+                // One timeout can be the notification's own, for example because of an app's trigger. Two are the database's.
                 Err(error) if error.is_timeout() && in_a_row == 0 => {
                     in_a_row += 1;
                     self.failed(parked.0, &chain(&error)).await?;
-                    waiting.insert(image);
+                    blocked.insert(image);
                 }
                 Err(error) if error.is_systemic() => return Err(error),
                 Err(error) => {
                     if !error.is_transient() {
                         self.failed(parked.0, &chain(&error)).await?;
                     }
-                    waiting.insert(image);
+                    blocked.insert(image);
                 }
             }
         }
@@ -236,16 +240,16 @@ impl Parking {
             content,
             payload,
             received_at: rejection.received_at,
-            // Only what is refused for the first time is written down with its origin.
+            // The origin is written with a new rejection only.
             origin: Origin::default(),
         })
     }
 }
 
-/// The images whose notifications wait, since one that came before could not be applied: what came later waits for what came first.
-type Waiting = HashSet<Option<String>>;
+/// The images with a notification that could not be applied. Their later notifications wait for it.
+type BlockedImages = HashSet<Option<String>>;
 
-/// How many of these were applied.
+/// Returns how many of these were applied.
 fn count(recorded: &[(i64, Outcome)]) -> usize {
     let applied = recorded
         .iter()
@@ -253,15 +257,15 @@ fn count(recorded: &[(i64, Outcome)]) -> usize {
     applied.count()
 }
 
-/// What became of a rejection that was applied by somebody's wish.
+/// The result of reprocessing a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
-    /// It is recorded, as if it came now for the first time.
+    /// It is recorded, as if it were received now.
     Recorded(Outcome),
     /// Its image has no row yet. It is parked.
     Parked(CloudflareId),
-    /// It is refused still, for this reason.
+    /// It is still refused, for this reason.
     Refused(String),
-    /// It was applied before, or somebody else is applying it.
+    /// It is applied already, or another process is applying it.
     AlreadyApplied,
 }

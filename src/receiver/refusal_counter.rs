@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::outcome::RejectionReason;
@@ -39,7 +40,7 @@ const OTHER_NETWORKS: &str = "*";
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Counts refused requests.
-pub(crate) struct RefusalCounter {
+pub(super) struct RefusalCounter {
     counts: Mutex<Counts>,
     clock: Arc<dyn Clock>,
 }
@@ -73,7 +74,7 @@ struct CounterKey {
 }
 
 impl RefusalCounter {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             counts: Mutex::default(),
             clock,
@@ -101,17 +102,14 @@ impl RefusalCounter {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes each minute when it is over, and the last one on shutdown.
-    pub(crate) async fn run(
+    /// Writes each minute when it is over, and the last one after the last request.
+    pub(super) async fn run(
         self: Arc<Self>,
         rejections: Arc<dyn Rejections>,
-        stop: CancellationToken,
+        last_request: impl Future<Output = ()>,
     ) {
-        while stop
-            .run_until_cancelled(tokio::time::sleep(PAUSE))
-            .await
-            .is_some()
-        {
+        let mut last_request = pin!(last_request);
+        while timeout(PAUSE, &mut last_request).await.is_err() {
             self.write(&*rejections, minute(self.clock.now())).await;
         }
         self.write(&*rejections, i64::MAX).await;

@@ -158,7 +158,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts these schemes, with any of these secrets. With no secret at all, everybody is believed.
+    /// Accepts these schemes, with any of these secrets. Without a secret, authentication is disabled.
     pub fn new(
         schemes: &[Scheme],
         secrets: impl Iterator<Item = SecretString>,
@@ -173,9 +173,9 @@ impl Verifier {
         })
     }
 
-    /// Whether everybody is believed.
+    /// Returns whether authentication is disabled, because there is no secret.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub fn is_disabled(&self) -> bool {
         self.keys.is_empty()
     }
 
@@ -192,7 +192,7 @@ impl Verifier {
                 self.is_recent(sent_at, now)
             }),
         });
-        self.is_open() || bool::from(any_holds(proofs))
+        self.is_disabled() || bool::from(any_holds(proofs))
     }
 
     fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {

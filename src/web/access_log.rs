@@ -1,4 +1,4 @@
-//! One line for each request, with everything that somebody who looks for it knows.
+//! The access log: one line for each request, with everything that an operator looks for.
 
 use std::time::{Duration, Instant};
 
@@ -12,34 +12,34 @@ use super::client::ClientAddress;
 use super::problem::{Cause, LoggedProblem};
 use super::request_id::RequestId;
 
-/// What a surface adds to the line of its request. It travels beside the answer.
+/// What a surface adds to the line of its request, as an extension of the response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogFields {
-    /// What the request came to.
+    /// The outcome, where it is not the name of a problem.
     pub(crate) outcome: Option<&'static str>,
-    /// Which image it was about.
+    /// The image that the request was about.
     pub(crate) image_id: Option<String>,
     /// The level of the line.
     pub(crate) level: LogLevel,
 }
 
-/// The level of a line. A server error is always logged as an error.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LogLevel {
-    /// The level of an ordinary request.
+    /// The level of an ordinary request. A server error is logged as an error instead.
     #[default]
     Info,
-    /// The level of a successful probe, which comes every few seconds.
+    /// The level of a probe that needs no attention. Probes come every few seconds.
     Debug,
 }
 
-/// What the log says in the place of a status when there was nobody left to answer; nginx's word for it.
+/// The status in the log when the client has gone before the answer. nginx uses the same one.
 const CLIENT_GONE: u16 = 499;
 
-/// Writes the line when the answer is there, or when the client has gone before that.
+/// Writes the line when there is an answer, or when the client has gone before that.
 pub(super) async fn log(request: Request, next: Next) -> Response {
     let mut line = Line::begin(&request);
-    // Whatever else is logged on behalf of the request bears its id too.
+    // All other lines that are logged for the request have its id too.
     let span = tracing::info_span!("request", request_id = line.request_id());
     let response = next.run(request).instrument(span).await;
     line.is_answered = true;
@@ -47,6 +47,39 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
     response
 }
 
+/// The result of a request, as its line shows it.
+#[derive(Default)]
+struct LoggedResult<'a> {
+    status: u16,
+    outcome: &'a str,
+    detail: Option<&'a str>,
+    image_id: Option<&'a str>,
+    cause: Option<&'a str>,
+}
+
+/// Writes a line at a level. A field without a value is left out. The message is made only if the level is logged.
+macro_rules! write_line {
+    ($level:ident, $line:ident, $result:ident, $($message:tt)+) => {
+        tracing::$level!(
+            method = $line.method.as_str(),
+            path = $line.uri.path(),
+            status = $result.status,
+            outcome = $result.outcome,
+            detail = $result.detail,
+            image_id = $result.image_id,
+            duration_ms = milliseconds($line.started.elapsed()),
+            request_id = $line.request_id(),
+            client = $line.client(),
+            cause = $result.cause,
+            "{} {} {}",
+            $line.method,
+            $line.uri.path(),
+            format_args!($($message)+)
+        )
+    };
+}
+
+/// A request, from its head to its line.
 struct Line {
     method: Method,
     uri: Uri,
@@ -69,69 +102,30 @@ impl Line {
     }
 
     fn write(&self, response: &Response) {
-        let status = response.status();
-        let fields = response
-            .extensions()
-            .get::<LogFields>()
-            .cloned()
-            .unwrap_or_default();
-        let problem = response.extensions().get::<LoggedProblem>();
-        let outcome = fields
-            .outcome
-            .or(problem.map(|problem| problem.name))
-            .unwrap_or("ok");
-        let detail = problem.and_then(|problem| problem.detail.as_deref());
-        let image_id = fields.image_id.as_deref();
-        let (method, path) = (self.method.as_str(), self.uri.path());
-        let (request_id, client, duration_ms) = (
-            self.request_id(),
-            self.client(),
-            milliseconds(self.started.elapsed()),
-        );
-        let status_code = status.as_u16();
-
-        if fields.level == LogLevel::Debug {
-            tracing::debug!(
-                method,
-                path,
-                status = status_code,
-                outcome,
-                duration_ms,
-                request_id,
-                client,
-                "{method} {path} answered {status_code} {outcome}"
-            );
-        } else if status.is_server_error() {
-            let cause = response
-                .extensions()
-                .get::<Cause>()
-                .map(Cause::chain)
-                .unwrap_or_default();
-            tracing::error!(
-                method,
-                path,
-                status = status_code,
-                outcome,
-                image_id,
-                duration_ms,
-                request_id,
-                client,
-                cause,
-                "{method} {path} failed with {status_code}"
-            );
-        } else {
-            tracing::info!(
-                method,
-                path,
-                status = status_code,
-                outcome,
-                detail,
-                image_id,
-                duration_ms,
-                request_id,
-                client,
-                "{method} {path} answered {status_code} {outcome}"
-            );
+        let extensions = response.extensions();
+        let fields = extensions.get::<LogFields>().cloned().unwrap_or_default();
+        let problem = extensions.get::<LoggedProblem>();
+        let status = response.status().as_u16();
+        let outcome = fields.outcome.or(problem.map(|problem| problem.name));
+        let outcome = outcome.unwrap_or("ok");
+        let mut result = LoggedResult {
+            status,
+            outcome,
+            ..LoggedResult::default()
+        };
+        match fields.level {
+            LogLevel::Debug => write_line!(debug, self, result, "answered {status} {outcome}"),
+            LogLevel::Info if response.status().is_server_error() => {
+                let cause = extensions.get().map(Cause::chain).unwrap_or_default();
+                result.image_id = fields.image_id.as_deref();
+                result.cause = Some(&cause);
+                write_line!(error, self, result, "failed with {status}");
+            }
+            LogLevel::Info => {
+                result.image_id = fields.image_id.as_deref();
+                result.detail = problem.and_then(|problem| problem.detail.as_deref());
+                write_line!(info, self, result, "answered {status} {outcome}");
+            }
         }
     }
 
@@ -153,29 +147,24 @@ impl Drop for Line {
         if self.is_answered {
             return;
         }
-        let (method, path) = (self.method.as_str(), self.uri.path());
-        tracing::info!(
-            method,
-            path,
-            status = CLIENT_GONE,
-            outcome = "client-gone",
-            duration_ms = milliseconds(self.started.elapsed()),
-            request_id = self.request_id(),
-            client = self.client(),
-            "{method} {path} was left by its client"
-        );
+        let result = LoggedResult {
+            status: CLIENT_GONE,
+            outcome: "client-gone",
+            ..LoggedResult::default()
+        };
+        write_line!(info, self, result, "was left by its client");
     }
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "how long a request took is no product behaviour, and needs a clock that nobody sets"
+    reason = "a duration needs a monotonic clock, and no product behaviour depends on it"
 )]
 fn monotonic_now() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds with three digits behind the point.
+/// Returns milliseconds, rounded to three decimals.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0
 }

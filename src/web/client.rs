@@ -1,4 +1,4 @@
-//! Who is at the other end: the address of the connection, or, where that is a trusted proxy's, the address that the proxy tells.
+//! The client address: the address of the connection, or the one that a trusted proxy forwards.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,16 +12,16 @@ use crate::setting::Networks;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
 
-/// Where a request came from.
+/// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress {
     peer: SocketAddr,
-    /// What a trusted proxy told.
+    /// The address in a trusted proxy's header.
     forwarded: Option<IpAddr>,
 }
 
 impl ClientAddress {
-    /// The address, as one of IPv4 if it can be.
+    /// Returns the address. An IPv4-mapped one is returned as IPv4.
     pub(crate) fn ip(&self) -> IpAddr {
         self.forwarded.unwrap_or(self.peer.ip()).to_canonical()
     }
@@ -36,7 +36,7 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// In which header a proxy tells its client's address.
+/// The header in which a proxy forwards its client's address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum ForwardedHeader {
@@ -59,15 +59,15 @@ impl TryFrom<String> for ForwardedHeader {
     }
 }
 
-/// The proxies whose word on their clients' addresses is taken. Nobody else's is: anybody can send such a header.
+/// The proxies whose forwarding header is used. From other addresses the header is ignored: any client can send one.
 #[derive(Debug, Clone, Default)]
-pub struct Proxies {
+pub struct TrustedProxies {
     pub(crate) trusted: Networks,
     pub(crate) header: ForwardedHeader,
 }
 
-impl Proxies {
-    /// The client behind this connection.
+impl TrustedProxies {
+    /// Returns the client behind a connection.
     #[must_use]
     pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let forwarded = self
@@ -90,17 +90,17 @@ impl Proxies {
         }
     }
 
-    /// Each proxy adds an address at the end, so that what stands before the last one that is not trusted may be anybody's invention.
-    /// What is no address ends the search too: the last trusted proxy is the client then.
+    /// Returns the last address that is no trusted proxy's. Each proxy appends an address, so a client can forge all before that one.
+    /// A value that is no address ends the search, and the last trusted proxy counts as the client.
     fn last_untrusted(&self, values: &[&HeaderValue]) -> Option<IpAddr> {
         let mut client = None;
         for value in values.iter().rev() {
-            for told in value.as_bytes().rsplit(|byte| *byte == b',') {
-                let Some(told) = std::str::from_utf8(told).ok().and_then(address) else {
+            for address_text in value.as_bytes().rsplit(|byte| *byte == b',') {
+                let Some(ip) = std::str::from_utf8(address_text).ok().and_then(address) else {
                     return client;
                 };
-                client = Some(told);
-                if !self.trusted.contain(told) {
+                client = Some(ip);
+                if !self.trusted.contain(ip) {
                     return client;
                 }
             }
@@ -109,7 +109,7 @@ impl Proxies {
     }
 }
 
-/// An address, with or without a port, one of IPv6 in brackets or not.
+/// Parses an address, with or without a port. An IPv6 address may have brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn client(header: ForwardedHeader, peer: &str, headers: &[(HeaderName, &str)]) -> String {
-        let proxies = Proxies {
+        let proxies = TrustedProxies {
             trusted: Networks::parse(["10.0.0.0/8"]).expect("a network"),
             header,
         };
@@ -168,7 +168,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name, value.parse().expect("a header"));
         }
-        let proxies = Proxies {
+        let proxies = TrustedProxies {
             trusted: Networks::parse(["10.0.0.0/8"]).expect("a network"),
             header: ForwardedHeader::XForwardedFor,
         };

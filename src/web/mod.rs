@@ -1,7 +1,7 @@
-//! What our HTTP surfaces share: how they are served, which layers they stand behind, and how they say no.
+//! The base of both HTTP surfaces: serving, the middleware, client addresses and problem documents.
 //!
 //! ```text
-//! serve ──► request_id ──► access_log ──► catch panics ──► a surface's router ──► problem
+//! serve ──► request_id ──► access_log ──► catch panics ──► the surface's router ──► problem
 //! ```
 
 mod access_log;
@@ -20,44 +20,53 @@ use crate::setting::{Bounded, ListenAddress, Networks};
 use client::ForwardedHeader;
 
 pub(crate) use access_log::{LogFields, LogLevel};
-pub use client::{ClientAddress, Proxies};
+pub use client::{ClientAddress, TrustedProxies};
 pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;
-pub(crate) use serve::{Limits, serve};
+pub(crate) use serve::{Limits, Server};
 
 /// The `server` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where webhooks are received.
+    /// The address that receives webhooks.
     pub listen: ListenAddress,
     /// The largest body that is read.
     pub body_limit_bytes: Bounded<1, 67_108_864>,
     /// How long a client may take to send its first request's head, and each request's body.
     pub read_timeout_secs: Bounded<1, 300>,
-    /// How long a connection is kept on which nothing happens.
+    /// How long an idle connection is kept.
     pub keep_alive_secs: Bounded<1, 3600>,
     /// How many connections are served at once.
     pub max_connections: Bounded<1, 1_000_000>,
-    /// The proxies whose word on their clients' addresses is taken.
+    /// The proxies whose forwarding header is used.
     pub trusted_proxies: Networks,
-    /// In which header they tell it.
+    /// The header in which they forward their client's address.
     pub client_address_header: ForwardedHeader,
 }
 
 impl Settings {
-    /// Whose word is taken on where a request came from.
+    /// Returns the limits of the webhook listener.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            max_connections: self.max_connections.count(),
+            head_timeout: self.read_timeout_secs.seconds(),
+            keep_alive: self.keep_alive_secs.seconds(),
+        }
+    }
+
+    /// Returns the trusted proxies.
     #[must_use]
-    pub fn proxies(&self) -> Proxies {
-        Proxies {
+    pub fn proxies(&self) -> TrustedProxies {
+        TrustedProxies {
             trusted: self.trusted_proxies.clone(),
             header: self.client_address_header,
         }
     }
 }
 
-/// Puts a surface behind the layers that all of them share. The outermost is the last.
-pub fn behind_layers(surface: Router) -> Router {
+/// Wraps a surface in the middleware that every surface has. The last one is the outermost.
+pub fn with_middleware(surface: Router) -> Router {
     surface
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -74,7 +83,7 @@ async fn no_such_method() -> Problem {
     Problem::of(ProblemType::MethodNotAllowed)
 }
 
-/// The panic itself was logged by the panic hook, with its place.
+/// Answers 500. The panic hook has logged the panic and its location.
 fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
     Problem::of(ProblemType::Internal).into_response()
 }

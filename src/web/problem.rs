@@ -1,4 +1,4 @@
-//! Answers that say no: `application/problem+json`, RFC 9457.
+//! Error responses as problem documents: `application/problem+json`, RFC 9457.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl ProblemType {
     }
 }
 
-/// An answer that says no, and what the log says about it beside.
+/// An error response, and its cause for the log.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: ProblemType,
@@ -108,17 +108,17 @@ pub(crate) struct Problem {
     retry_after: Option<u64>,
 }
 
-/// Why, for the log alone: it travels beside the answer, and never in it.
+/// Why, for the log alone: an extension of the response, and never in its body.
 #[derive(Debug, Clone)]
 pub(crate) struct Cause(Arc<dyn Error + Send + Sync>);
 
 impl Cause {
-    /// The cause of an answer that is no problem document.
+    /// Makes the cause of a response that is no problem document.
     pub(crate) fn of(cause: impl Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(cause))
     }
 
-    /// The error and what caused it.
+    /// Returns the error and its sources, for the log.
     pub(super) fn chain(&self) -> String {
         chain(&*self.0)
     }
@@ -167,7 +167,7 @@ impl Problem {
         }
     }
 
-    /// Adds how long a client does well to wait before it tries again, in whole seconds.
+    /// Adds how long a client should wait before it retries, rounded up to whole seconds.
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self {
@@ -181,7 +181,7 @@ impl Problem {
         Self { field, ..self }
     }
 
-    /// Adds the cause, which goes to the log and to nobody else.
+    /// Adds the cause, which only the log shows.
     pub(crate) fn caused_by(self, cause: impl Error + Send + Sync + 'static) -> Self {
         Self {
             cause: Some(Cause::of(cause)),
@@ -191,7 +191,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// The cause and what caused it, for the log.
+    /// Returns the cause and its sources, for the log.
     pub(crate) fn cause(&self) -> Option<String> {
         self.cause.as_ref().map(Cause::chain)
     }

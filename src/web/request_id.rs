@@ -1,4 +1,4 @@
-//! `X-Request-Id`: taken over from the client or the proxy, else made, and put on every answer and log line.
+//! `X-Request-Id`: the id of the client or the proxy, or a new one. Every answer and log line has it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id that is taken over: it is repeated in every log line.
+/// The longest id that is accepted, because every log line repeats it.
 const MAX_LENGTH: usize = 128;
 
 /// The id of a request.
@@ -20,12 +20,12 @@ const MAX_LENGTH: usize = 128;
 pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// The id's text.
+    /// Returns the text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id's text, for who keeps it.
+    /// Returns the shared text, for a caller that keeps it.
     pub(crate) fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
@@ -35,7 +35,7 @@ impl RequestId {
     }
 }
 
-/// Gives the request its id, and the answer too.
+/// Sets the id of the request and of its answer.
 pub(super) async fn set(mut request: Request, next: Next) -> Response {
     let id = request
         .headers()

@@ -1,4 +1,4 @@
-//! Accepting connections and serving HTTP/1.1 and cleartext HTTP/2 on them, under limits, until asked to stop.
+//! Accepts connections and serves HTTP/1.1 and cleartext HTTP/2 on them, under limits, until shutdown.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::client::{ClientAddress, Proxies};
+use super::client::{ClientAddress, TrustedProxies};
 
-/// How long to wait after the system would not accept a connection, for instance for want of file descriptors.
-const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
+/// How long to wait after the system has failed to accept a connection, for example without a free file descriptor.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
-/// The most that is kept of a request's head: its line and its headers.
+/// The largest head of a request: its line and its headers.
 const MAX_HEAD_BYTES: u16 = u16::MAX;
 
 /// How many requests one HTTP/2 connection may have in flight. Cloudflare and proxies open further connections.
@@ -39,101 +39,114 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     /// How long a client may take to send its first request's head.
     pub(crate) head_timeout: Duration,
-    /// How long a connection is kept on which nothing happens; at the most twice that long.
+    /// How long an idle connection is kept; at most twice that long.
     pub(crate) keep_alive: Duration,
 }
 
-/// Serves until asked to stop: then accepts no more, and lets each connection finish the request it is in.
-///
-/// Returns when it accepts no more. The connections are tasks of the tracker.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limits: Limits,
-    proxies: Proxies,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    let proxies = Arc::new(proxies);
-    let places = Arc::new(Semaphore::new(limits.max_connections));
-    loop {
-        let place = tokio::select! {
-            () = stop.cancelled() => return,
-            place = Arc::clone(&places).acquire_owned() => place.expect("nobody closes the semaphore"),
-        };
-        let (stream, client) = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted: {error}");
-                    pause(&stop).await;
-                    continue;
-                }
-            },
-        };
-        tasks.spawn(serve_connection(
-            stream,
-            client,
-            router.clone(),
-            limits,
-            Arc::clone(&proxies),
-            stop.clone(),
-            place,
-        ));
+/// A listener, and what is served on it.
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
+    pub(crate) router: Router,
+    pub(crate) limits: Limits,
+    pub(crate) proxies: TrustedProxies,
+}
+
+impl Server {
+    /// Serves until `stop`: then it accepts no more, and each connection finishes the request it is in.
+    ///
+    /// Returns when it accepts no more. The connections are tasks of the tracker.
+    pub(crate) async fn run(self, stop: CancellationToken, connections: TaskTracker) {
+        let permits = Arc::new(Semaphore::new(self.limits.max_connections));
+        let listener = self.listener;
+        let shared = Arc::new(Shared {
+            router: self.router,
+            limits: self.limits,
+            proxies: self.proxies,
+            stop,
+        });
+        let stop = &shared.stop;
+        loop {
+            let permit = tokio::select! {
+                () = stop.cancelled() => return,
+                permit = Arc::clone(&permits).acquire_owned() => permit.expect("the semaphore is never closed"),
+            };
+            let (stream, peer) = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted: {error}");
+                        pause(stop).await;
+                        continue;
+                    }
+                },
+            };
+            connections.spawn(serve_connection(Arc::clone(&shared), stream, peer, permit));
+        }
     }
 }
 
 async fn pause(stop: &CancellationToken) {
-    // Whether the pause or the stop ends it, the loop looks again.
-    let _stopped = tokio::time::timeout(PAUSE_AFTER_REFUSAL, stop.cancelled()).await;
+    // After the pause and after the stop alike, the loop continues.
+    let _stopped = tokio::time::timeout(PAUSE_AFTER_ERROR, stop.cancelled()).await;
+}
+
+/// What the connections of a listener share.
+struct Shared {
+    router: Router,
+    limits: Limits,
+    proxies: TrustedProxies,
+    stop: CancellationToken,
 }
 
 async fn serve_connection(
+    shared: Arc<Shared>,
     stream: TcpStream,
-    client: SocketAddr,
-    router: Router,
-    limits: Limits,
-    proxies: Arc<Proxies>,
-    stop: CancellationToken,
-    _place: OwnedSemaphorePermit,
+    peer: SocketAddr,
+    _permit: OwnedSemaphorePermit,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, %client, "the connection was lost before it was served");
+        tracing::debug!(%error, client = %peer, "the connection was lost before it was served");
         return;
     }
-    let activity = Arc::new(Activity::default());
+    let limits = shared.limits;
+    let requests = Arc::new(RequestCounter::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let client = proxies.client(client, request.headers());
-        answer(router.clone(), request, client, Arc::clone(&activity))
+        let client = shared.proxies.client(peer, request.headers());
+        answer(
+            shared.router.clone(),
+            request,
+            client,
+            Arc::clone(&requests),
+        )
     });
     let builder = builder(limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
 
-    let mut look = pin!(tokio::time::sleep(limits.head_timeout));
+    let mut idle_check = pin!(tokio::time::sleep(limits.head_timeout));
     let (mut is_stopping, mut last_seen) = (false, 0);
     loop {
         tokio::select! {
-            // First, so that what has arrived counts as such however late we look.
+            // First, so that what has arrived counts as such however late the check is.
             biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, %client, "the connection broke: {error}");
+                    tracing::debug!(%error, client = %peer, "the connection broke: {error}");
                 }
                 return;
             }
-            () = stop.cancelled(), if !is_stopping => {
+            () = shared.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
-                look.as_mut().reset(Instant::now() + limits.head_timeout);
+                idle_check.as_mut().reset(Instant::now() + limits.head_timeout);
             }
             // Covers what HTTP's own timeouts do not: a client that has not said which HTTP it speaks, one that never reads
             // its answers, and one that keeps an idle connection alive.
-            () = look.as_mut() => match activity.since(last_seen) {
+            () = idle_check.as_mut() => match requests.since(last_seen) {
                 Some(seen) => {
                     last_seen = seen;
                     let patience = if is_stopping { limits.head_timeout } else { limits.keep_alive };
-                    look.as_mut().reset(Instant::now() + patience);
+                    idle_check.as_mut().reset(Instant::now() + patience);
                 }
                 None => return,
             },
@@ -146,7 +159,7 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // Runs while a connection is idle too, so it cannot be shorter than that may last.
+        // This timer runs on idle connections too, so it cannot be shorter than their time.
         .header_read_timeout(limits.keep_alive.max(limits.head_timeout))
         .max_buf_size(MAX_HEAD_BYTES.into());
     builder
@@ -158,15 +171,15 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// What happens on a connection.
+/// Counts the requests of a connection.
 #[derive(Default)]
-struct Activity {
+struct RequestCounter {
     begun: AtomicU64,
     ended: AtomicU64,
 }
 
-impl Activity {
-    /// How many requests have begun, unless none is in flight and none has begun since that many had.
+impl RequestCounter {
+    /// Returns how many requests have begun; `None` if no request is in flight and none has begun since `last_seen`.
     fn since(&self, last_seen: u64) -> Option<u64> {
         let (ended, begun) = (
             self.ended.load(Ordering::Acquire),
@@ -181,8 +194,8 @@ impl Activity {
     }
 }
 
-/// A request, from its head to its answer; dropped with it, however it ends.
-struct InFlight(Arc<Activity>);
+/// A request in flight. Dropping it counts the request as ended, however it ends.
+struct InFlight(Arc<RequestCounter>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -194,9 +207,9 @@ async fn answer(
     router: Router,
     request: Request<Incoming>,
     client: ClientAddress,
-    activity: Arc<Activity>,
+    requests: Arc<RequestCounter>,
 ) -> Result<axum::response::Response, Infallible> {
-    let _in_flight = activity.begin();
+    let _in_flight = requests.begin();
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(client);
     router.oneshot(request).await

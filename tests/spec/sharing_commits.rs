@@ -9,7 +9,7 @@ use cloudflare_images_webhook::domain::notification::{
     Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::shutdown::Ending;
+use cloudflare_images_webhook::shutdown::ExitReason;
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -312,7 +312,7 @@ async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
         .find(|(id, _)| id == "stays")
         .expect("it was sent");
     assert_eq!(stays.1.outcome(), (200, "applied"));
-    assert_eq!(ending, Ending::Clean);
+    assert_eq!(ending, ExitReason::Clean);
     assert_eq!(
         database.image("gone").await["status"],
         "uploaded",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use cloudflare_images_webhook::shutdown::Ending;
+use cloudflare_images_webhook::shutdown::ExitReason;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -222,7 +222,7 @@ async fn a_replay_comes_under_the_same_id(database: Database) {
     let messages = nats.wait_for("cloudflare_images", 1).await;
     assert_eq!(messages.len(), 1, "by its id the stream knows what it has");
     let (ending, _) = app.stop().await;
-    assert_eq!(ending, Ending::Clean);
+    assert_eq!(ending, ExitReason::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloudflare_images_webhook::shutdown::Ending;
+use cloudflare_images_webhook::shutdown::ExitReason;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -984,7 +984,7 @@ async fn a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_
 
     let (ending, database) = app.stop().await;
 
-    assert_eq!(ending, Ending::Clean);
+    assert_eq!(ending, ExitReason::Clean);
     assert_eq!(states(&database).await, ["retrying", "pending"]);
     assert_eq!(subscriber.received().len(), 1);
 }

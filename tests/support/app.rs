@@ -8,7 +8,7 @@ use cloudflare_images_webhook::app::{Listeners, run};
 use cloudflare_images_webhook::clock::ManualClock;
 use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::shutdown::{Ending, Stop};
+use cloudflare_images_webhook::shutdown::{ExitReason, Shutdown};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -34,8 +34,8 @@ pub(crate) struct App {
     /// Its clock.
     pub(crate) clock: Arc<ManualClock>,
     /// Asks it to stop.
-    pub(crate) stop: Stop,
-    running: JoinHandle<anyhow::Result<Ending>>,
+    pub(crate) shutdown: Shutdown,
+    running: JoinHandle<anyhow::Result<ExitReason>>,
     client: Client,
 }
 
@@ -76,18 +76,18 @@ impl App {
         let clock = Arc::new(ManualClock::at(
             Timestamp::from_unix_seconds(NOW).expect("a time"),
         ));
-        let stop = Stop::default();
+        let shutdown = Shutdown::default();
 
         let running = tokio::spawn({
-            let (clock, stop) = (clock.clone(), stop.clone());
-            async move { run(&loaded, clock, listeners, stop).await }
+            let (clock, shutdown) = (clock.clone(), shutdown.clone());
+            async move { run(&loaded, clock, listeners, shutdown).await }
         });
         let app = Self {
             database,
             address,
             ops,
             clock,
-            stop,
+            shutdown,
             running,
             client: client(),
         };
@@ -140,8 +140,8 @@ impl App {
     }
 
     /// Asks the service to stop, and returns how it ended and what it leaves behind.
-    pub(crate) async fn stop(self) -> (Ending, Database) {
-        self.stop.gently.cancel();
+    pub(crate) async fn stop(self) -> (ExitReason, Database) {
+        self.shutdown.graceful.cancel();
         let ending = self
             .running
             .await

@@ -1,0 +1,181 @@
+//! The tasks of a run. Each has a name, so that the log says which one ended.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use tokio::task::{Id, JoinError, JoinSet};
+
+use crate::shutdown::{ExitReason, Shutdown};
+
+/// The running tasks.
+#[derive(Default)]
+pub(super) struct Tasks {
+    set: JoinSet<()>,
+    names: HashMap<Id, Cow<'static, str>>,
+}
+
+/// A task that has ended.
+struct Ended {
+    task: Cow<'static, str>,
+    result: Result<(), JoinError>,
+}
+
+impl Tasks {
+    pub(super) fn spawn(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let handle = self.set.spawn(task);
+        self.names.insert(handle.id(), name.into());
+    }
+
+    /// Waits for a request to shut down. A task that ends before that has crashed: then the other tasks are asked to stop.
+    pub(super) async fn wait_for_shutdown(&mut self, shutdown: &Shutdown) -> ExitReason {
+        // A task that was asked to stop may have ended already, so the request is looked at first.
+        let ended = tokio::select! {
+            biased;
+            () = shutdown.graceful.cancelled() => return ExitReason::Clean,
+            Some(ended) = self.next_ended() => ended,
+        };
+        match &ended.result {
+            Ok(()) => tracing::error!(task = &*ended.task, "a task ended by itself; stopping"),
+            Err(error) => tracing::error!(task = &*ended.task, %error, "a task panicked; stopping"),
+        }
+        shutdown.graceful.cancel();
+        ExitReason::Crashed
+    }
+
+    /// Waits for all tasks, which have been asked to stop. Returns whether any of them panicked.
+    pub(super) async fn any_panicked(&mut self) -> bool {
+        let mut any_panicked = false;
+        while let Some(ended) = self.next_ended().await {
+            if let Err(error) = ended.result {
+                tracing::error!(task = &*ended.task, %error, "a task panicked during shutdown");
+                any_panicked = true;
+            }
+        }
+        any_panicked
+    }
+
+    async fn next_ended(&mut self) -> Option<Ended> {
+        let (id, result) = match self.set.join_next_with_id().await? {
+            Ok((id, ())) => (id, Ok(())),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let task = self.names.remove(&id).unwrap_or_default();
+        Some(Ended { task, result })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io;
+    use std::sync::Once;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    thread_local! {
+        /// The lines that the tests of this thread have logged.
+        static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Writes to the log of the current thread.
+    struct ThreadLog;
+
+    impl io::Write for ThreadLog {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            LOG.with_borrow_mut(|log| log.write(bytes))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Runs a future, and returns its output and the lines that it logs.
+    ///
+    /// The subscriber is the process's: with one for each test, a line that two tests log at once can be lost to both.
+    async fn logged<T>(future: impl Future<Output = T>) -> (T, Vec<Value>) {
+        static START: Once = Once::new();
+        START.call_once(|| {
+            let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
+            let subscriber = subscriber.with_writer(|| ThreadLog).finish();
+            tracing::subscriber::set_global_default(subscriber).expect("it is the only one");
+        });
+        LOG.take();
+
+        let output = future.await;
+
+        let text = String::from_utf8(LOG.take()).expect("it is text");
+        let lines = text.lines().map(serde_json::from_str);
+        (output, lines.collect::<Result<_, _>>().expect("JSON"))
+    }
+
+    #[tokio::test]
+    async fn task_that_ends_early_stops_others_with_exit_1() {
+        for crash in [true, false] {
+            let shutdown = Shutdown::default();
+            let mut tasks = Tasks::default();
+            let asked = shutdown.graceful.clone();
+            tasks.spawn("other", async move { asked.cancelled().await });
+            tasks.spawn("relay", async move { assert!(!crash, "on purpose") });
+
+            let exit_reason = tasks.wait_for_shutdown(&shutdown).await;
+
+            assert_eq!(
+                (exit_reason, exit_reason.exit_code()),
+                (ExitReason::Crashed, 1)
+            );
+            assert!(
+                !tasks.any_panicked().await,
+                "the other was asked to stop, and did"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn log_names_task_that_ended() {
+        for crash in [true, false] {
+            let shutdown = Shutdown::default();
+            let mut tasks = Tasks::default();
+            tasks.spawn("retention", std::future::pending());
+            tasks.spawn("relay", async move { assert!(!crash, "on purpose") });
+
+            let (_, lines) = logged(tasks.wait_for_shutdown(&shutdown)).await;
+
+            let [line] = &lines[..] else {
+                panic!("one line is logged: {lines:?}")
+            };
+            assert_eq!(
+                (&line["level"], &line["task"]),
+                (&"ERROR".into(), &"relay".into())
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn task_that_was_asked_to_end_has_not_crashed() {
+        let shutdown = Shutdown::default();
+        let mut tasks = Tasks::default();
+        tasks.spawn("relay", async {});
+        shutdown.graceful.cancel();
+        tokio::task::yield_now().await;
+
+        assert_eq!(tasks.wait_for_shutdown(&shutdown).await, ExitReason::Clean);
+    }
+
+    #[tokio::test]
+    async fn panic_during_shutdown_is_noticed_and_named() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("relay", async { panic!("on purpose") });
+
+        let (any_panicked, lines) = logged(tasks.any_panicked()).await;
+
+        assert!(any_panicked);
+        assert_eq!(lines[0]["task"], "relay");
+    }
+}
