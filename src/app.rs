@@ -13,11 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Loaded, Settings};
+use crate::config_types::InvalidSetting;
 use crate::ops::Ops;
 use crate::receiver::Receiver;
 use crate::relay::Relay;
 use crate::retention::Pruner;
-use crate::setting::{InvalidSetting, Switch};
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
 use crate::telemetry::metrics::Metrics;
@@ -157,7 +157,7 @@ impl<'a> Service<'a> {
             "ops listener",
             ops_server.run(self.requests_ended.clone(), TaskTracker::new()),
         );
-        if self.settings.database.migrate_on_start == Switch::On {
+        if self.settings.database.migrate_on_start {
             let migrating = self.store.schema.migrate();
             match self.shutdown.graceful.run_until_cancelled(migrating).await {
                 Some(migrated) => migrated?,

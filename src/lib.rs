@@ -17,7 +17,7 @@
 //! telemetry    logging and counting                                clock       where the time comes from
 //! random       random numbers and unique ids
 //! signing      proofs that a sender knows a secret, checked and made
-//! setting      values of settings that cannot be wrong
+//! config_types the types of settings' values
 //! events       events as other apps receive them
 //! domain       the rules, pure
 //! ```
@@ -27,6 +27,7 @@ pub mod application;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod config_types;
 pub mod domain;
 pub mod events;
 pub mod ops;
@@ -34,7 +35,6 @@ pub mod random;
 pub mod receiver;
 pub mod relay;
 pub mod retention;
-pub mod setting;
 pub mod shutdown;
 pub mod signing;
 pub mod store;

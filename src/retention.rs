@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::setting::Bounded;
+use crate::config_types::Days;
 use crate::store::{PageQuery, PrunableTable, PruneMode, Retention, StoreError};
 use crate::telemetry::chain;
 
@@ -25,11 +25,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The retention period of the audit log.
-    pub logs_days: Bounded<0, 36_500>,
+    pub logs_days: Days<0, 36_500>,
     /// The retention period of rejections.
-    pub rejections_days: Bounded<0, 36_500>,
+    pub rejections_days: Days<0, 36_500>,
     /// The retention period of deliveries.
-    pub deliveries_days: Bounded<0, 36_500>,
+    pub deliveries_days: Days<0, 36_500>,
 }
 
 impl Settings {

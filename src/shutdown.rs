@@ -6,14 +6,14 @@ use serde::Deserialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::setting::Bounded;
+use crate::config_types::Seconds;
 
 /// The `shutdown` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How long the work in flight may take after the first request to shut down.
-    pub deadline_secs: Bounded<0, 3600>,
+    pub deadline_secs: Seconds<0, 3600>,
 }
 
 /// Why a run of the service ended.

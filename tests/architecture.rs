@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and what each may import. An import goes only downwards.
@@ -26,7 +27,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "telemetry",
             "clock",
             "random",
-            "setting",
+            "config_types",
             "domain",
         ],
     ),
@@ -43,7 +44,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "web",
             "telemetry",
             "clock",
-            "setting",
+            "config_types",
             "domain",
         ],
     ),
@@ -56,7 +57,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "store",
             "telemetry",
             "clock",
-            "setting",
+            "config_types",
             "domain",
         ],
     ),
@@ -71,10 +72,10 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "web",
             "telemetry",
             "shutdown",
-            "setting",
+            "config_types",
         ],
     ),
-    ("shutdown", &["setting"]),
+    ("shutdown", &["config_types"]),
     (
         "receiver",
         &[
@@ -83,7 +84,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "signing",
             "telemetry",
             "clock",
-            "setting",
+            "config_types",
             "domain",
         ],
     ),
@@ -95,23 +96,23 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "telemetry",
             "clock",
             "random",
-            "setting",
+            "config_types",
             "domain",
         ],
     ),
     (
         "retention",
-        &["store", "telemetry", "clock", "setting", "domain"],
+        &["store", "telemetry", "clock", "config_types", "domain"],
     ),
-    ("ops", &["store", "web", "telemetry", "setting"]),
-    ("store", &["events", "telemetry", "setting", "domain"]),
-    ("web", &["telemetry", "setting", "random", "domain"]),
+    ("ops", &["store", "web", "telemetry", "config_types"]),
+    ("store", &["events", "telemetry", "config_types", "domain"]),
+    ("web", &["telemetry", "config_types", "random", "domain"]),
     ("signing", &["domain"]),
     ("telemetry", &[]),
     ("clock", &["domain"]),
     ("events", &["random", "domain"]),
     ("random", &[]),
-    ("setting", &[]),
+    ("config_types", &[]),
     ("domain", &[]),
 ];
 
@@ -121,7 +122,7 @@ const CONFINED: [(&str, &[&str]); 20] = [
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
     ("httpdate", &["relay"]),
-    ("ipnet", &["setting"]),
+    ("ipnet", &["config_types"]),
     ("jaq_core", &["relay"]),
     ("jaq_json", &["relay"]),
     ("jaq_std", &["relay"]),
@@ -151,7 +152,7 @@ const CONFINED: [(&str, &[&str]); 20] = [
             "events",
             "web",
             "telemetry",
-            "setting",
+            "config_types",
         ],
     ),
 ];
@@ -361,6 +362,30 @@ fn only_the_configuration_reads_environment_variables() {
             source.path.display()
         );
     }
+}
+
+/// By its name alone a setting is redacted, and may be read from a file.
+#[test]
+fn secret_settings_have_secret_names() {
+    let mut found = 0;
+    for source in sources() {
+        let is_settings = source.path.to_string_lossy().contains("settings");
+        let lines = source
+            .code
+            .lines()
+            .filter(|line| is_settings && line.ends_with(','));
+        for (field, kind) in lines.filter_map(|line| line.split_once(": ")) {
+            if ["Secret", "DatabaseUrl"]
+                .iter()
+                .any(|name| kind.starts_with(name))
+            {
+                let name = field.split_whitespace().next_back().unwrap_or_default();
+                assert!(is_secret(name), "{}: {name}", source.path.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 10, "the settings were found");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::application::Context;
 use crate::application::endpoints::{self, EndpointView, Resumed};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
-use crate::setting::read_file;
+use crate::config_types::read_file;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Endpoints {

@@ -25,7 +25,6 @@ use crate::application::{ActionError, Context, schema};
 use crate::clock::SystemClock;
 use crate::config::{self, ConfigError, Environment, Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
-use crate::setting::Switch;
 use crate::store::{DatabaseUrl, Store};
 use crate::telemetry::chain;
 
@@ -188,11 +187,10 @@ async fn prepare_tables(
     settings: &Settings,
 ) -> Result<(), ActionError> {
     match opening {
-        Opening::Existing => schema::require_current(context).await,
-        Opening::Create => match settings.database.migrate_on_start {
-            Switch::On => schema::migrate(context).await.map(drop),
-            Switch::Off => schema::require_current(context).await,
-        },
+        Opening::Create if settings.database.migrate_on_start => {
+            schema::migrate(context).await.map(drop)
+        }
+        Opening::Existing | Opening::Create => schema::require_current(context).await,
         Opening::Migrate => Ok(()),
     }
 }

@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use super::output::{print_error, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
+use crate::config_types::read_file;
 use crate::domain::timestamp::Timestamp;
-use crate::setting::read_file;
 use crate::signing::{Finding, examine};
 
 /// The largest body that is read from standard input, as that of a file.

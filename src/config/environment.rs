@@ -1,17 +1,17 @@
-//! The environment as a source: `APP__SECTION__KEY` for every key, and the short names that people expect.
+//! The environment as a source: `APP__SECTION__KEY` for every key, and common short names such as `DATABASE_URL`.
 
 use std::collections::BTreeMap;
 
-use ::config::{Map, Value, ValueKind};
+use ::config::{Value, ValueKind};
 
-use super::endpoints::ENDPOINTS;
 use super::error::ConfigError;
-use super::layer::{KnownKeys, Layer};
+use super::layer::Layer;
+use crate::config_types::is_secret;
 
 const PREFIX: &str = "APP__";
 
-/// The short names and the keys they set. An `APP__…` variable for the same key wins, being the more exact. `PORT` is no
-/// alias: it sets a part of a value.
+/// The short names and the keys they set. An `APP__…` variable for the same key wins. `PORT` is not here: it sets a part of a
+/// value.
 const SHORT_NAMES: [(&str, &str); 7] = [
     ("DATABASE_URL", "database.url"),
     ("DATABASE_URL_FILE", "database.url_file"),
@@ -28,7 +28,7 @@ const SHORT_NAMES: [(&str, &str); 7] = [
     ("RUST_LOG", "log.filter"),
 ];
 
-/// Environment variables, taken once, so that a test can bring its own.
+/// A copy of the environment variables, so that a test can have its own.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
@@ -56,7 +56,7 @@ impl Environment {
         environment
     }
 
-    /// A variable's value. A variable that is set to nothing counts as not set, as compose files and platforms mean it.
+    /// Returns a variable's value. An empty variable counts as not set, as in compose files.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
@@ -64,7 +64,7 @@ impl Environment {
             .filter(|value| !value.is_empty())
     }
 
-    /// The port in `PORT`.
+    /// Returns the port in `PORT`.
     pub(super) fn port(&self) -> Result<Option<u16>, ConfigError> {
         let Some(port) = self.get("PORT") else {
             return Ok(None);
@@ -76,36 +76,33 @@ impl Environment {
         })
     }
 
-    /// The values that the environment sets.
-    pub(super) fn layer(&self, known: &KnownKeys) -> Result<Layer, ConfigError> {
+    /// Returns the values that the environment sets. The defaults tell which of them are lists.
+    pub(super) fn layer(&self, defaults: &Layer) -> Result<Layer, ConfigError> {
         self.check_unicode()?;
-        let mut layer = Layer::default();
+        let mut layer = Layer::new("the environment");
         for (name, key) in SHORT_NAMES {
             let Some(value) = self.get(name) else {
                 continue;
             };
-            let value = if key == "webhook.secrets" {
-                vec![Value::from(value)].into()
+            let kind = if defaults.is_list(key) {
+                vec![value].into()
             } else {
                 ValueKind::from(value)
             };
-            layer.set(key, value, &origin(name));
+            layer.set(key, kind, &origin(name));
         }
         for name in self.variables.keys() {
             let (Some(path), Some(value)) = (name.strip_prefix(PREFIX), self.get(name)) else {
                 continue;
             };
             let key = path.to_lowercase().replace("__", ".");
-            let value = if key == ENDPOINTS {
-                tables(name, value)?
-            } else if known.is_list(&key) {
+            let kind = if defaults.is_list(&key) {
                 list(&key, name, value)?
             } else {
                 ValueKind::from(value)
             };
-            layer.set(&key, value, &origin(name));
+            layer.set(&key, kind, &origin(name));
         }
-        layer.read_secret_files("the environment")?;
         Ok(layer)
     }
 
@@ -138,7 +135,7 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
 }
 
 impl std::fmt::Debug for Environment {
-    /// The names alone: values can be secret.
+    /// Writes the names alone: values can be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.variables.keys()).finish()
     }
@@ -148,64 +145,23 @@ fn origin(name: &str) -> String {
     format!("the environment variable {name}")
 }
 
-/// A list of tables is a JSON array of objects.
-fn tables(name: &str, value: &str) -> Result<ValueKind, ConfigError> {
-    let tables: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(value)
-        .map_err(|_| ConfigError::Setting {
-            key: ENDPOINTS.to_owned(),
-            origin: origin(name),
-            problem: "must be a JSON array of objects".to_owned(),
-        })?;
-    let tables = tables
-        .into_iter()
-        .map(|table| of_json(serde_json::Value::Object(table), name));
-    Ok(tables.collect::<Vec<_>>().into())
-}
-
-fn of_json(value: serde_json::Value, name: &str) -> Value {
-    let kind: ValueKind = match value {
-        serde_json::Value::Null => ValueKind::Nil,
-        serde_json::Value::Bool(truth) => truth.into(),
-        serde_json::Value::Number(number) => match number.as_i64() {
-            Some(whole) => whole.into(),
-            None => number.as_f64().unwrap_or(f64::NAN).into(),
-        },
-        serde_json::Value::String(text) => text.into(),
-        serde_json::Value::Array(values) => values
-            .into_iter()
-            .map(|value| of_json(value, name))
-            .collect::<Vec<_>>()
-            .into(),
-        serde_json::Value::Object(fields) => fields
-            .into_iter()
-            .map(|(key, value)| (key, of_json(value, name)))
-            .collect::<Map<_, _>>()
-            .into(),
-    };
-    Value::new(Some(&origin(name)), kind)
-}
-
-/// A list is a JSON array of texts, or texts between commas; for secrets, a JSON array or one secret.
+/// Reads a list: a JSON array of texts or of objects, or texts between commas. A secret can have commas.
 fn list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
-    let texts: Vec<String> = if key == "webhook.secrets" && !value.starts_with('[') {
-        // A secret may have commas, and a part of one must never be one.
-        vec![value.to_owned()]
-    } else if value.trim_start().starts_with('[') {
-        serde_json::from_str(value).map_err(|_| ConfigError::Setting {
+    if value.trim_start().starts_with('[') {
+        let is_item =
+            |item: &Value| matches!(item.kind, ValueKind::String(_) | ValueKind::Table(_));
+        let items: Option<Vec<Value>> = serde_json::from_str(value).ok();
+        let items = items.filter(|items| items.iter().all(is_item));
+        return items.map(Into::into).ok_or_else(|| ConfigError::Setting {
             key: key.to_owned(),
             origin: origin(name),
-            problem: "must be a JSON array of texts, or texts between commas".to_owned(),
-        })?
-    } else {
-        value
-            .split(',')
-            .map(|text| text.trim().to_owned())
-            .filter(|text| !text.is_empty())
-            .collect()
-    };
-    Ok(texts
-        .into_iter()
-        .map(Value::from)
-        .collect::<Vec<_>>()
-        .into())
+            problem: "must be a JSON array of texts, or texts between commas; a list of tables must be a JSON array of objects".to_owned(),
+        });
+    }
+    if is_secret(key) {
+        return Ok(vec![value].into());
+    }
+    let texts = value.split(',').map(str::trim);
+    let texts = texts.filter(|text| !text.is_empty());
+    Ok(texts.collect::<Vec<_>>().into())
 }

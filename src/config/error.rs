@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use ::config::{Config, ConfigError as Foreign};
+use ::config::ConfigError as CrateError;
+
+use super::shown::EffectiveSetting;
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +29,9 @@ pub enum ConfigError {
         /// The keys there are.
         known: String,
     },
-    /// A secret and its file are both given.
+    /// A secret and its file are both set.
     #[error("{key} and {key}_file are both set in {origin}: keep one of them")]
-    Twice {
+    ValueAndFile {
         /// The key of the secret itself.
         key: String,
         /// The file or the environment.
@@ -40,20 +42,20 @@ pub enum ConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// The system's own words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file of a secret cannot be read. Its name is not repeated: a secret may stand where its file's name should be.
+    /// The file of a secret cannot be read. Its name is not repeated: it can be the secret itself, put there by mistake.
     #[error("the file for {key}, named by {origin}, cannot be read: {source}")]
     SecretFile {
         /// The key of the secret.
         key: String,
         /// Where the file's name came from.
         origin: String,
-        /// The system's own words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file of a secret has nothing in it. It was made to hold one, so that going on without would let everybody in.
+    /// The file of a secret is empty. Without a secret, authentication would be off.
     #[error("the file {path} for {key}, named by {origin}, is empty")]
     EmptySecretFile {
         /// The key of the secret.
@@ -63,7 +65,7 @@ pub enum ConfigError {
         /// Where the file's name came from.
         origin: String,
     },
-    /// A file is no TOML.
+    /// A file is not valid TOML.
     #[error("{file}, line {line}, is not TOML: {problem}")]
     NotToml {
         /// The file.
@@ -73,7 +75,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: String,
     },
-    /// An environment variable is no Unicode.
+    /// An environment variable is not UTF-8.
     #[error("the environment variable {name} must be UTF-8")]
     NotUnicode {
         /// The variable.
@@ -87,44 +89,61 @@ pub enum ConfigError {
     SecretRequired,
 }
 
-/// Puts the config crate's error into our sentence. The value itself is left out: it can be a secret under the wrong key.
-pub(super) fn explain(error: &Foreign, merged: &Config) -> ConfigError {
-    let (key, problem) = key_and_problem(error);
-    // The crate leaves the point out between a list's place and a name.
-    let key = key.replace(']', "].").replace("..", ".");
-    let key = key.trim_end_matches('.').to_owned();
-    let setting = key.split('[').next().unwrap_or(&key).to_owned();
-    ConfigError::Setting {
-        origin: super::origin(merged, &setting),
-        key,
-        problem,
+impl ConfigError {
+    /// An error with the origin of the setting. All values in a list of tables have one origin.
+    pub(super) fn wrong(key: String, problem: String, settings: &[EffectiveSetting]) -> Self {
+        let list = key.split('[').next().unwrap_or_default();
+        let is_it = |name: &str| {
+            let rest = name.strip_prefix(list);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        };
+        let setting = settings.iter().find(|setting| is_it(&setting.key));
+        let origin = setting.map_or("the configuration", |setting| &*setting.origin);
+        Self::Setting {
+            origin: origin.to_owned(),
+            key,
+            problem,
+        }
     }
 }
 
-/// The words of serde's own errors have the value in them: only what was expected is kept.
+/// Converts serde's error. The value is left out: it can be a secret under the wrong key.
+pub(super) fn explain(
+    error: &serde_path_to_error::Error<CrateError>,
+    settings: &[EffectiveSetting],
+) -> ConfigError {
+    let mut key = error.path().to_string();
+    let mut inner = error.inner();
+    while let CrateError::At { error, .. } = inner {
+        inner = error;
+    }
+    let problem = match inner {
+        CrateError::NotFound(path) => {
+            let field = path.rsplit(['.', ']']).next().unwrap_or_default();
+            key = format!("{key}.{field}");
+            "is missing".to_owned()
+        }
+        CrateError::Type { expected, .. } => format!("must be {expected}"),
+        CrateError::Message(message) => without_value(message),
+        _ => "cannot be used".to_owned(),
+    };
+    ConfigError::wrong(key, problem, settings)
+}
+
+/// Removes the value from a message of serde or of the config crate. What was expected is kept.
 fn without_value(message: &str) -> String {
-    let has_value = ["invalid type: ", "invalid value: ", "invalid length "]
-        .iter()
-        .any(|words| message.contains(words));
+    let has_value = [
+        "invalid type: ",
+        "invalid value: ",
+        "invalid length ",
+        "unknown variant ",
+        "variant constructor ",
+    ]
+    .iter()
+    .any(|words| message.contains(words));
     match message.rsplit_once(", expected ") {
         Some((_, expected)) if has_value => format!("must be {expected}"),
         None if has_value => "has a value of another kind than it must be".to_owned(),
         _ => message.to_owned(),
-    }
-}
-
-fn key_and_problem(error: &Foreign) -> (String, String) {
-    match error {
-        Foreign::At { error, key, .. } => {
-            let (inner, problem) = key_and_problem(error);
-            (key.clone().unwrap_or(inner), problem)
-        }
-        Foreign::Type { key, expected, .. } => (
-            key.clone().unwrap_or_default(),
-            format!("must be {expected}"),
-        ),
-        Foreign::NotFound(key) => (key.clone(), "is missing".to_owned()),
-        Foreign::Message(message) => (String::new(), without_value(message)),
-        other => (String::new(), format!("cannot be used: {other}")),
     }
 }

@@ -1,21 +1,21 @@
 //! The configuration: `config/default.toml` < the profile's file or `--config` < the environment.
 //!
-//! The modules own their settings; this one sums them up, finds their values, and names the key and the source of one that is
-//! wrong. It is the only place that reads environment variables.
+//! Each module owns its settings and their types. This module loads the values, and names the key and the source of a wrong
+//! one. No other module reads environment variables.
 
-mod endpoints;
 mod environment;
 mod error;
 mod layer;
+mod references;
 mod shown;
 
 use std::path::{Path, PathBuf};
 
-use ::config::{Config, Source};
+use ::config::Config;
 use serde::Deserialize;
 
+use crate::config_types::{InvalidSetting, ListenAddress, read_file};
 use crate::relay::Endpoints;
-use crate::setting::{InvalidSetting, ListenAddress, read_file};
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
 use error::explain;
@@ -23,7 +23,7 @@ use layer::Layer;
 
 pub use environment::Environment;
 pub use error::ConfigError;
-pub use shown::Shown;
+pub use shown::EffectiveSetting;
 
 /// Every setting of the service.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,9 +37,9 @@ pub struct Settings {
     pub database: store::Settings,
     /// Receiving webhooks.
     pub webhook: receiver::Settings,
-    /// Telling other apps.
+    /// Publishing events to other apps.
     pub relay: relay::Settings,
-    /// How long what is kept.
+    /// How long rows are kept.
     pub retention: retention::Settings,
     /// Logging.
     pub log: telemetry::Settings,
@@ -48,8 +48,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what no section can say of itself.
+    /// Checks what no single setting can say of itself.
     fn check(&self) -> Result<(), InvalidSetting> {
+        self.webhook.check()?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {
             return Err(InvalidSetting {
@@ -68,16 +69,16 @@ impl Settings {
     }
 }
 
-/// Which defaults apply, and how much is refused.
+/// A set of defaults, chosen by `APP_PROFILE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// For trying things out.
+    /// For development.
     Development,
-    /// For real use: refuses to start without a secret.
+    /// For production: `serve` refuses to start without a secret.
     Production,
 }
 
-/// The settings, what was built from them, and where each came from.
+/// The settings, what was built from them, and the source of each value.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
@@ -86,66 +87,61 @@ pub struct Loaded {
     pub endpoints: Endpoints,
     /// The profile they were loaded under.
     pub profile: Profile,
-    merged: Config,
+    shown: Vec<EffectiveSetting>,
 }
 
-/// Finds the settings. `file` takes the place of the profile's file.
+/// Loads the settings. `file` replaces the profile's file.
 pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, ConfigError> {
     let profile = profile(environment)?;
-    let defaults = Layer::of_toml(
-        include_str!("../../config/default.toml"),
-        "config/default.toml",
-    )?;
-    let known = defaults.keys();
-
-    let mut builder = Config::builder().add_source(defaults);
-    for mut layer in [file_layer(profile, file)?, environment.layer(&known)?] {
-        layer.check_keys(&known)?;
-        endpoints::resolve(&mut layer, environment)?;
-        builder = builder.add_source(layer);
+    let defaults = include_str!("../../config/default.toml");
+    let defaults = Layer::of_toml(defaults, "config/default.toml")?;
+    let mut layers = vec![file_layer(profile, file)?, environment.layer(&defaults)?];
+    for layer in &mut layers {
+        layer.check_keys(&defaults)?;
+        references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
-    let mut merged = builder
-        .build_cloned()
-        .map_err(|error| explain(&error, &Config::default()))?;
+    layers.insert(0, defaults);
     if let Some(port) = environment.port()? {
-        let listen: ListenAddress = merged
-            .get("server.listen")
-            .map_err(|error| explain(&error, &merged))?;
-        let listen = listen.with_port(port).to_string();
-        let layer = Layer::single("server.listen", listen, "the environment variable PORT");
-        merged = builder
-            .add_source(layer)
-            .build()
-            .map_err(|error| explain(&error, &merged))?;
+        // A wrong address is refused below, like any other wrong value.
+        let listen = merged(&layers).get::<ListenAddress>("server.listen");
+        if let Ok(listen) = listen {
+            let listen = listen.with_port(port).to_string();
+            let mut layer = Layer::new("the environment");
+            layer.set("server.listen", listen, "the environment variable PORT");
+            layers.push(layer);
+        }
     }
 
-    let settings: Settings = merged
-        .clone()
-        .try_deserialize()
-        .map_err(|error| explain(&error, &merged))?;
-    let endpoints = build(&settings).map_err(|problem| ConfigError::Setting {
-        key: problem.key.to_owned(),
-        origin: origin(&merged, problem.key),
-        problem: problem.rule,
-    })?;
+    let merged = merged(&layers);
+    let shown = shown::all(&merged.cache);
+    let settings: Settings =
+        serde_path_to_error::deserialize(merged).map_err(|error| explain(&error, &shown))?;
+    let endpoints = build(&settings)
+        .map_err(|invalid| ConfigError::wrong(invalid.key.to_owned(), invalid.rule, &shown))?;
     Ok(Loaded {
         settings,
         endpoints,
         profile,
-        merged,
+        shown,
     })
 }
 
-/// Checks the settings and builds the endpoints from them.
+/// Checks the settings, and builds the endpoints from them.
 fn build(settings: &Settings) -> Result<Endpoints, InvalidSetting> {
-    settings.webhook.check()?;
-    let endpoints = Endpoints::new(&settings.relay)?;
     settings.check()?;
-    Ok(endpoints)
+    Endpoints::new(&settings.relay)
+}
+
+/// Merges the layers, of which a later one wins.
+fn merged(layers: &[Layer]) -> Config {
+    let builder = layers.iter().fold(Config::builder(), |builder, layer| {
+        builder.add_source(layer.clone())
+    });
+    builder.build().expect("a layer always has its values")
 }
 
 impl Loaded {
-    /// Refuses what the profile forbids to serve with.
+    /// Fails if the profile requires a secret and there is none.
     pub fn check_profile(&self) -> Result<(), ConfigError> {
         let is_open = self.settings.webhook.secrets().next().is_none();
         match self.profile {
@@ -154,11 +150,10 @@ impl Loaded {
         }
     }
 
-    /// Every key with its value and its source, secrets redacted.
+    /// Returns every key with its value and its source, secrets redacted.
     #[must_use]
-    pub fn shown(&self) -> Vec<Shown> {
-        let merged = self.merged.collect().unwrap_or_default();
-        shown::all(&merged)
+    pub fn shown(&self) -> &[EffectiveSetting] {
+        &self.shown
     }
 }
 
@@ -174,7 +169,7 @@ fn profile(environment: &Environment) -> Result<Profile, ConfigError> {
     }
 }
 
-/// The file that was asked for; else the profile's, from the working directory, or as it was when this was built.
+/// Reads the given file, or the profile's from the working directory. If there is none, the built-in one is used.
 fn file_layer(profile: Profile, file: Option<&Path>) -> Result<Layer, ConfigError> {
     let read = |path: &Path| {
         let text = read_file(path).map_err(|source| ConfigError::File {
@@ -199,15 +194,4 @@ fn file_layer(profile: Profile, file: Option<&Path>) -> Result<Layer, ConfigErro
     } else {
         Layer::of_toml(built_in, &format!("{name} (built in)"))
     }
-}
-
-/// Where the value of a key came from.
-fn origin(merged: &Config, key: &str) -> String {
-    let values = shown::all(&merged.collect().unwrap_or_default());
-    // Of a list of tables, its first value.
-    let within = format!("{key}[");
-    let value = values
-        .into_iter()
-        .find(|value| value.key == key || value.key.starts_with(&within));
-    value.map_or_else(|| "the configuration".to_owned(), |value| value.origin)
 }

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::setting::ListenAddress;
+use crate::config_types::ListenAddress;
 use crate::store::{Schema, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Metrics};

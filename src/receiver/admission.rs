@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
-use crate::setting::{InvalidSetting, Networks};
+use crate::config_types::{InvalidSetting, Networks};
 
 /// The time between two sweeps of the idle clients. They bound the memory of the rate limiter.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

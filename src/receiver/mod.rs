@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::setting::InvalidSetting;
+use crate::config_types::InvalidSetting;
 use crate::signing::Verifier;
 use crate::store::{Inbox, Rejections};
 use crate::telemetry::metrics::ParkingMetrics;

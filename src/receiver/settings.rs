@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
+use crate::config_types::{
+    Bounded, Days, InvalidSetting, Networks, Seconds, Secret, SecretList, StringList, read_file,
+};
 use crate::domain::notification::UnknownImages;
-use crate::setting::{Bounded, InvalidSetting, Networks, Texts, read_file};
 use crate::signing::{Scheme, Verifier};
 
 /// The word for Cloudflare's networks.
@@ -22,15 +24,15 @@ const CLOUDFLARE_ADDRESSES: &str = include_str!("../../config/cloudflare-address
 pub struct Settings {
     /// Where Cloudflare posts to.
     pub path: WebhookPath,
-    secrets: Secrets,
-    previous_secret: SecretString,
+    secrets: SecretList,
+    previous_secret: Secret,
     /// How a sender may prove that it knows a secret.
     pub schemes: Schemes,
     /// How far a proof's timestamp may be from now, either way.
-    pub tolerance_secs: Bounded<1, 86_400>,
+    pub tolerance_secs: Seconds<1, 86_400>,
     unknown_images: UnknownImagesPolicy,
     /// For how long a notification waits for its image's row.
-    pub park_days: Bounded<0, 365>,
+    pub park_days: Days<0, 365>,
     allowed_addresses: AllowedAddresses,
     cloudflare_addresses_file: PathBuf,
     /// How many webhooks a second one client may send; 0: any number.
@@ -44,14 +46,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The secrets that are accepted, the current ones first. An empty one counts as none; white space around one, which no
-    /// header can carry, is none of it.
+    /// The secrets that are accepted, the current ones first.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
-        let secrets = self.secrets.0.iter().chain([&self.previous_secret]);
-        secrets
-            .map(|secret| secret.expose_secret().trim())
-            .filter(|secret| !secret.is_empty())
-            .map(SecretString::from)
+        let secrets = self.secrets.iter().chain(self.previous_secret.get());
+        secrets.cloned()
     }
 
     /// What to do with a notification for an unknown image.
@@ -111,16 +109,16 @@ impl Settings {
 
 /// From where webhooks are taken.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Texts")]
+#[serde(try_from = "StringList")]
 struct AllowedAddresses {
     networks: Networks,
     with_cloudflares: bool,
 }
 
-impl TryFrom<Texts> for AllowedAddresses {
+impl TryFrom<StringList> for AllowedAddresses {
     type Error = String;
 
-    fn try_from(texts: Texts) -> Result<Self, String> {
+    fn try_from(texts: StringList) -> Result<Self, String> {
         let texts = texts.into_vec();
         let (names, networks): (Vec<_>, Vec<_>) =
             texts.iter().partition(|text| text.trim() == CLOUDFLARE);
@@ -130,29 +128,6 @@ impl TryFrom<Texts> for AllowedAddresses {
             networks,
             with_cloudflares: !names.is_empty(),
         })
-    }
-}
-
-/// The secrets of the list.
-#[derive(Clone, Deserialize)]
-#[serde(from = "Texts")]
-struct Secrets(Vec<SecretString>);
-
-impl From<Texts> for Secrets {
-    fn from(texts: Texts) -> Self {
-        Self(
-            texts
-                .into_vec()
-                .into_iter()
-                .map(SecretString::from)
-                .collect(),
-        )
-    }
-}
-
-impl std::fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} secrets", self.0.len())
     }
 }
 
@@ -193,13 +168,13 @@ impl WebhookPath {
 
 /// The schemes that are on, at least one.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Texts")]
+#[serde(try_from = "StringList")]
 pub struct Schemes(Vec<Scheme>);
 
-impl TryFrom<Texts> for Schemes {
+impl TryFrom<StringList> for Schemes {
     type Error = &'static str;
 
-    fn try_from(names: Texts) -> Result<Self, Self::Error> {
+    fn try_from(names: StringList) -> Result<Self, Self::Error> {
         const RULE: &str =
             "must be a list of at least one of cf-webhook-auth, hmac, timestamped, standard";
         let schemes: Option<Vec<Scheme>> = names
@@ -267,13 +242,13 @@ impl EnvelopeSettings {
 
 /// JSON pointers, RFC 6901, at least one.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Texts")]
+#[serde(try_from = "StringList")]
 struct JsonPointers(Vec<Pointer>);
 
-impl TryFrom<Texts> for JsonPointers {
+impl TryFrom<StringList> for JsonPointers {
     type Error = &'static str;
 
-    fn try_from(pointers: Texts) -> Result<Self, Self::Error> {
+    fn try_from(pointers: StringList) -> Result<Self, Self::Error> {
         let pointers: Option<Vec<_>> = pointers
             .into_vec()
             .iter()

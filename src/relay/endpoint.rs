@@ -16,9 +16,9 @@ use super::settings::{
     AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings,
 };
 use super::transport::{self, AddressPolicy, Message, SendOutcome, Sink};
+use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{Audience, Subscription};
-use crate::setting::{InvalidSetting, Switch};
 
 /// Every endpoint of the configuration. Cheap to clone.
 #[derive(Clone)]
@@ -142,7 +142,7 @@ pub(super) struct Endpoint {
     /// Whether messages about one image are sent one at a time, in the order of their events.
     pub(super) ordered: bool,
     /// Whether the settings pause the endpoint.
-    pub(super) paused: Switch,
+    pub(super) paused: bool,
     /// The deadline of one call.
     pub(super) timeout: Duration,
     rate_limiter: Option<DefaultDirectRateLimiter>,
@@ -158,7 +158,7 @@ impl Endpoint {
             sink: transport::open(settings, policy)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),
-            ordered: settings.ordered == Switch::On,
+            ordered: settings.ordered,
             paused: settings.paused,
             timeout: settings.timeout(),
             rate_limiter: rate_limiter(settings.rate_limit_per_second.count()),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::inbox::group_commit::Limits;
 use super::url::DatabaseUrl;
-use crate::setting::{Bounded, Switch};
+use crate::config_types::{Bounded, Seconds, strict_bool};
 
 /// Which database, and how much of it.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,12 +21,13 @@ pub struct Settings {
     /// How many webhooks may wait to be recorded, in all; each writer has its share.
     pub queue_limit: Bounded<1, 1_000_000>,
     /// How long to wait for a free or a new connection. A database that is back within this time is waited for.
-    pub acquire_timeout_secs: Bounded<1, 300>,
+    pub acquire_timeout_secs: Seconds<1, 300>,
     /// How long one operation may take in all: the wait for a connection and for locks, and its statements; and how long a
     /// webhook may wait for it to begin.
-    pub timeout_secs: Bounded<1, 300>,
+    pub timeout_secs: Seconds<1, 300>,
     /// Whether `serve` brings the tables up to date before it listens.
-    pub migrate_on_start: Switch,
+    #[serde(deserialize_with = "strict_bool")]
+    pub migrate_on_start: bool,
 }
 
 impl Settings {

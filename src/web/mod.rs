@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::setting::{Bounded, ListenAddress, Networks};
+use crate::config_types::{Bounded, ListenAddress, Networks, Seconds};
 use client::ForwardedHeader;
 
 pub(crate) use access_log::{LogFields, LogLevel};
@@ -34,9 +34,9 @@ pub struct Settings {
     /// The largest body that is read.
     pub body_limit_bytes: Bounded<1, 67_108_864>,
     /// How long a client may take to send its first request's head, and each request's body.
-    pub read_timeout_secs: Bounded<1, 300>,
+    pub read_timeout_secs: Seconds<1, 300>,
     /// How long an idle connection is kept.
-    pub keep_alive_secs: Bounded<1, 3600>,
+    pub keep_alive_secs: Seconds<1, 3600>,
     /// How many connections are served at once.
     pub max_connections: Bounded<1, 1_000_000>,
     /// The proxies whose forwarding header is used.

@@ -187,6 +187,34 @@ fn a_list_is_a_json_array_or_has_commas() {
 }
 
 #[test]
+fn a_duration_can_have_a_unit() {
+    for (variable, value, key) in [
+        (
+            "APP__WEBHOOK__TOLERANCE_SECS",
+            "24h",
+            "webhook.tolerance_secs",
+        ),
+        ("APP__WEBHOOK__PARK_DAYS", "12h", "webhook.park_days"),
+        (
+            "APP__SHUTDOWN__DEADLINE_SECS",
+            "0",
+            "shutdown.deadline_secs",
+        ),
+    ] {
+        assert!(line(&[(variable, value)], key).contains(&format!("= \"{value}\"")));
+    }
+    for value in ["25h", "0s", "1.5h", "5 m"] {
+        let output = check(&[("APP__WEBHOOK__TOLERANCE_SECS", value)]);
+
+        assert_eq!(
+            stderr(&output),
+            "error: webhook.tolerance_secs, from the environment variable APP__WEBHOOK__TOLERANCE_SECS, must be a whole number \
+             from 1 to 86400, in seconds, or a text with a unit from \"1s\" to \"86400s\" (s, m, h or d)\n"
+        );
+    }
+}
+
+#[test]
 fn every_secret_can_be_read_from_a_file() {
     let folder = TempDir::new().expect("a folder");
     fs::write(

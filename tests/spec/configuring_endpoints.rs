@@ -186,6 +186,63 @@ fn a_wrong_authentication_ends_the_start_with_one_sentence() {
 }
 
 #[test]
+fn a_wrong_word_is_not_repeated() {
+    let folder = TempDir::new().expect("a folder");
+    let good = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
+    for (file, key, says) in [
+        (
+            "[relay]\non_failure = \"SECRET\"\n",
+            "relay.on_failure",
+            "must be log or callback",
+        ),
+        (
+            &format!("{good}auth = {{ type = \"SECRET\" }}\n"),
+            "relay.endpoints[0].auth",
+            "must be `oauth2`",
+        ),
+        (
+            &format!("{good}paused = \"SECRET\"\n"),
+            "relay.endpoints[0].paused",
+            "must be true or false",
+        ),
+        (
+            "[relay]\nendpoints = [\"SECRET\"]\n",
+            "relay.endpoints[0]",
+            "must be a table with a name and a url",
+        ),
+    ] {
+        let (code, said) = check(&folder, file, &[]);
+
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(key) && said.contains(says), "{said}");
+        assert!(!said.contains("SECRET"), "{said}");
+    }
+}
+
+#[test]
+fn an_endpoints_durations_can_have_units() {
+    let folder = TempDir::new().expect("a folder");
+    let with = |settings: &str| {
+        let good = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
+        check(&folder, &format!("{good}{settings}\n"), &[]).0
+    };
+
+    for settings in [
+        "timeout_secs = \"5m\"",
+        "retry = { delay_secs = \"1d\", max_delay_secs = \"7d\" }",
+    ] {
+        assert_eq!(with(settings), Some(0), "{settings}");
+    }
+    for settings in [
+        "timeout_secs = \"6m\"",
+        "retry = { delay_secs = \"25h\" }",
+        "retry = { max_delay_secs = \"8d\" }",
+    ] {
+        assert_eq!(with(settings), Some(2), "{settings}");
+    }
+}
+
+#[test]
 fn the_example_is_right_whether_its_choices_are_taken_or_not() {
     let folder = TempDir::new().expect("a folder");
     let example = include_str!("../../config/relay.toml");

@@ -18,7 +18,6 @@ use super::throttle::RelayThrottle;
 use crate::clock::Clock;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
-use crate::setting::Switch;
 use crate::store::{Claim, Leased, Outbox, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
@@ -124,7 +123,7 @@ impl Worker {
                 return;
             }
         }
-        if self.endpoint.paused == Switch::On {
+        if self.endpoint.paused {
             return self.stop.cancelled().await;
         }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
@@ -193,15 +192,12 @@ impl Worker {
     /// Records whether the settings pause the endpoint. `endpoints list` shows it.
     async fn sync_pause(&self) -> Result<(), StoreError> {
         let name = &self.endpoint.name;
-        let synced = match self.endpoint.paused {
-            Switch::On => {
-                let now = self.clock.now();
-                self.outbox.pause(name, PAUSED_BY_SETTING, now).await
-            }
-            Switch::Off => {
-                let resumed = self.outbox.resume(name, Some(PAUSED_BY_SETTING)).await;
-                resumed.map(drop)
-            }
+        let synced = if self.endpoint.paused {
+            let now = self.clock.now();
+            self.outbox.pause(name, PAUSED_BY_SETTING, now).await
+        } else {
+            let resumed = self.outbox.resume(name, Some(PAUSED_BY_SETTING)).await;
+            resumed.map(drop)
         };
         if let Err(error) = &synced {
             tracing::warn!(

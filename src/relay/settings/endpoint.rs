@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use url::Url;
 
+use crate::config_types::{Bounded, Seconds, Secret, SecretList, StringList, strict_bool};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
-use crate::setting::{Bounded, Switch, Texts};
+
 use crate::signing::Scheme;
 
 /// Field names under a model's label, or under `*` for every model.
@@ -21,22 +22,22 @@ pub(in crate::relay) type Redactions = BTreeMap<String, BTreeMap<String, String>
 
 /// The settings of one endpoint. Every key except `name` and `url` has a default.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with a name and a url")]
 pub(in crate::relay) struct EndpointSettings {
     /// The name in tables, logs and commands.
     pub(in crate::relay) name: String,
     /// The destination. Treated as a secret because some URLs have a token in their path.
     pub(in crate::relay) url: SecretString,
     #[serde(default)]
-    secret: SecretString,
+    secret: Secret,
     #[serde(default)]
-    secrets: Texts,
+    secrets: SecretList,
     #[serde(default)]
-    events: Option<Texts>,
+    events: Option<StringList>,
     #[serde(default)]
-    include_models: Option<Texts>,
+    include_models: Option<StringList>,
     #[serde(default)]
-    exclude_models: Texts,
+    exclude_models: StringList,
     #[serde(default)]
     pub(in crate::relay) include_fields: FieldNames,
     #[serde(default)]
@@ -59,10 +60,10 @@ pub(in crate::relay) struct EndpointSettings {
     #[serde(default)]
     pub(in crate::relay) auth: Option<AuthSettings>,
     #[serde(default)]
-    signatures: Option<Texts>,
+    signatures: Option<StringList>,
     /// The deadline of one call: connecting, sending and reading the response.
     #[serde(default = "timeout")]
-    pub(in crate::relay) timeout_secs: Bounded<1, 300>,
+    pub(in crate::relay) timeout_secs: Seconds<1, 300>,
     #[serde(default)]
     retry: RetrySettings,
     /// The limit of concurrent calls.
@@ -72,11 +73,11 @@ pub(in crate::relay) struct EndpointSettings {
     #[serde(default = "no_limit")]
     pub(in crate::relay) rate_limit_per_second: Bounded<0, 100_000>,
     /// Whether messages about one image are sent one at a time, in the order of their events.
-    #[serde(default = "off")]
-    pub(in crate::relay) ordered: Switch,
+    #[serde(default, deserialize_with = "strict_bool")]
+    pub(in crate::relay) ordered: bool,
     /// Whether deliveries wait until the setting is off again.
-    #[serde(default = "off")]
-    pub(in crate::relay) paused: Switch,
+    #[serde(default, deserialize_with = "strict_bool")]
+    pub(in crate::relay) paused: bool,
 }
 
 /// The service's credentials at an endpoint, in addition to the signature.
@@ -106,20 +107,16 @@ pub(in crate::relay) enum ClientAuthentication {
     Body,
 }
 
-fn timeout() -> Bounded<1, 300> {
-    Bounded::constant(30)
+fn timeout() -> Seconds<1, 300> {
+    Seconds::new_const(30)
 }
 
 fn max_in_flight() -> Bounded<1, 1000> {
-    Bounded::constant(16)
+    Bounded::new_const(16)
 }
 
 fn no_limit() -> Bounded<0, 100_000> {
-    Bounded::constant(0)
-}
-
-fn off() -> Switch {
-    Switch::Off
+    Bounded::new_const(0)
 }
 
 /// The retries of a failed delivery. The default is ten retries over two and a half to three hours.
@@ -127,19 +124,19 @@ fn off() -> Switch {
 #[serde(deny_unknown_fields, default)]
 struct RetrySettings {
     max_retries: Bounded<0, 1000>,
-    delay_secs: Bounded<0, 86_400>,
+    delay_secs: Seconds<0, 86_400>,
     backoff_factor: f64,
-    max_delay_secs: Bounded<0, 604_800>,
+    max_delay_secs: Seconds<0, 604_800>,
     on_status: Vec<Bounded<100, 599>>,
 }
 
 impl Default for RetrySettings {
     fn default() -> Self {
         Self {
-            max_retries: Bounded::constant(10),
-            delay_secs: Bounded::constant(10),
+            max_retries: Bounded::new_const(10),
+            delay_secs: Seconds::new_const(10),
             backoff_factor: 2.0,
-            max_delay_secs: Bounded::constant(3600),
+            max_delay_secs: Seconds::new_const(3600),
             on_status: Vec::new(),
         }
     }
@@ -153,18 +150,14 @@ const SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
 impl EndpointSettings {
     /// Returns settings with this name, URL and secret, and the defaults for all other keys.
-    pub(in crate::relay) fn with_defaults(
-        name: &str,
-        url: &SecretString,
-        secret: &SecretString,
-    ) -> Self {
-        let texts = [
-            ("name", name),
-            ("url", url.expose_secret()),
-            ("secret", secret.expose_secret()),
-        ];
+    pub(in crate::relay) fn with_defaults(name: &str, url: &Secret, secret: &Secret) -> Self {
+        let url = url.get().map_or("", ExposeSecret::expose_secret);
+        let texts = [("name", name), ("url", url)];
         let texts = MapDeserializer::<_, serde::de::value::Error>::new(texts.into_iter());
-        Self::deserialize(texts).expect("every key except name and url has a default")
+        Self {
+            secret: secret.clone(),
+            ..Self::deserialize(texts).expect("every key except name and url has a default")
+        }
     }
 
     /// Checks the name. Operators type it in commands, so it must not look like an option.
@@ -185,7 +178,7 @@ impl EndpointSettings {
             Some(names) => items_named(names, EventKind::named)
                 .ok_or("has events that are not created, updated or deleted")?,
         };
-        let models = |labels: &Texts| {
+        let models = |labels: &StringList| {
             items_named(labels, Model::labelled).ok_or(
                 "has models that are not cloudflare_images.CloudflareImage or cloudflare_images.ImageUploadLog",
             )
@@ -203,7 +196,7 @@ impl EndpointSettings {
             endpoint: self.name.clone(),
             kinds,
             models: included,
-            ordered: self.ordered == Switch::On,
+            ordered: self.ordered,
         })
     }
 
@@ -220,14 +213,8 @@ impl EndpointSettings {
     /// Returns the secrets that sign the messages. A scheme with one signature per message uses the
     /// first.
     pub(in crate::relay) fn secrets(&self) -> Vec<SecretString> {
-        let secrets = self.secrets.clone().into_vec();
-        [self.secret.expose_secret().to_owned()]
-            .into_iter()
-            .chain(secrets)
-            .map(|secret| secret.trim().to_owned())
-            .filter(|secret| !secret.is_empty())
-            .map(SecretString::from)
-            .collect()
+        let secrets = self.secret.get().into_iter().chain(self.secrets.iter());
+        secrets.cloned().collect()
     }
 
     /// Returns the retry policy.
@@ -262,7 +249,10 @@ pub(in crate::relay) fn parse_url(text: &SecretString) -> Option<Url> {
 }
 
 /// Returns the items with these names, without duplicates. `None` if a name is unknown.
-fn items_named<T: PartialEq>(names: &Texts, find: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+fn items_named<T: PartialEq>(
+    names: &StringList,
+    find: impl Fn(&str) -> Option<T>,
+) -> Option<Vec<T>> {
     let mut found = Vec::new();
     for name in names.clone().into_vec() {
         let item = find(&name)?;

@@ -6,10 +6,9 @@
 mod channel;
 mod endpoint;
 
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::setting::{Bounded, Switch};
+use crate::config_types::{Bounded, Secret, strict_bool};
 use crate::store::NOTIFY_ENDPOINT;
 
 use channel::Channel;
@@ -32,22 +31,35 @@ pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOIN
 pub struct Settings {
     pub(super) endpoints: Vec<EndpointSettings>,
     /// Whether private addresses are denied, in addition to those of cloud metadata services.
-    pub(super) deny_private: Switch,
+    #[serde(deserialize_with = "strict_bool")]
+    pub(super) deny_private: bool,
     on_failure: OnFailure,
-    failure_url: SecretString,
-    failure_secret: SecretString,
+    failure_url: Secret,
+    failure_secret: Secret,
     notify_channel: Channel,
     monitoring: Monitoring,
 }
 
 /// The reaction to a delivery that is given up. It is logged and kept in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 enum OnFailure {
     /// Nothing else.
     Log,
     /// The delivery is reported to `failure_url`.
     Callback,
+}
+
+impl TryFrom<String> for OnFailure {
+    type Error = &'static str;
+
+    fn try_from(word: String) -> Result<Self, Self::Error> {
+        match word.as_str() {
+            "log" => Ok(Self::Log),
+            "callback" => Ok(Self::Callback),
+            _ => Err("must be log or callback"),
+        }
+    }
 }
 
 /// The settings of alerts about failing endpoints.
@@ -57,9 +69,9 @@ struct Monitoring {
     #[serde(rename = "alert_on_consecutive_failures")]
     after_failures: Bounded<0, 100_000>,
     #[serde(rename = "alert_url")]
-    url: SecretString,
+    url: Secret,
     #[serde(rename = "alert_secret")]
-    secret: SecretString,
+    secret: Secret,
 }
 
 /// The failures that are reported to other endpoints.
@@ -79,10 +91,13 @@ pub(super) struct AlertEndpointSettings {
 }
 
 impl Settings {
+    /// The keys of programs, in which a dollar sign is their own.
+    pub const VERBATIM_KEYS: [&str; 2] = ["when", "transform"];
+
     /// Returns the failures that are reported to other endpoints.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
         let after_failures = self.monitoring.after_failures.count();
-        let has_url = !self.monitoring.url.expose_secret().trim().is_empty();
+        let has_url = self.monitoring.url.get().is_some();
         AlertPolicy {
             failed_deliveries: self.on_failure == OnFailure::Callback,
             after_failures: (after_failures > 0 && has_url)

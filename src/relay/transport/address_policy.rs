@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::setting::{Networks, Switch};
+use crate::config_types::Networks;
 
 /// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway
 /// over IPv6, Alibaba, Azure and Oracle. The last network is for local translation (RFC 8215) and
@@ -50,11 +50,8 @@ pub(in crate::relay) struct AddressPolicy(Arc<Networks>);
 
 impl AddressPolicy {
     /// Denies metadata services, and private addresses on request.
-    pub(in crate::relay) fn new(deny_private: Switch) -> Self {
-        let private: &[&str] = match deny_private {
-            Switch::On => &PRIVATE,
-            Switch::Off => &[],
-        };
+    pub(in crate::relay) fn new(deny_private: bool) -> Self {
+        let private: &[&str] = if deny_private { &PRIVATE } else { &[] };
         let denied = METADATA.iter().chain(private).copied();
         let denied = Networks::parse(denied).expect("the constants are networks");
         Self(Arc::new(denied))
@@ -155,17 +152,17 @@ mod tests {
             "fec0::1",
         ];
         let public = ["203.0.113.7", "1.1.1.1", "2606:4700::1", "64:ff9b::101:101"];
-        let denied = |deny_private: Switch, ip: &str| {
+        let denied = |deny_private: bool, ip: &str| {
             AddressPolicy::new(deny_private).denies(ip.parse().expect("an address"))
         };
         for ip in always {
-            assert!(denied(Switch::Off, ip) && denied(Switch::On, ip), "{ip}");
+            assert!(denied(false, ip) && denied(true, ip), "{ip}");
         }
         for ip in private {
-            assert!(!denied(Switch::Off, ip) && denied(Switch::On, ip), "{ip}");
+            assert!(!denied(false, ip) && denied(true, ip), "{ip}");
         }
         for ip in public {
-            assert!(!denied(Switch::Off, ip) && !denied(Switch::On, ip), "{ip}");
+            assert!(!denied(false, ip) && !denied(true, ip), "{ip}");
         }
     }
 }

@@ -5,17 +5,17 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::Texts;
+use super::StringList;
 
 /// Some networks: `203.0.113.0/24`, `2001:db8::/32`, or a single address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Texts")]
+#[serde(try_from = "StringList")]
 pub struct Networks(Vec<IpNet>);
 
-impl TryFrom<Texts> for Networks {
+impl TryFrom<StringList> for Networks {
     type Error = String;
 
-    fn try_from(texts: Texts) -> Result<Self, String> {
+    fn try_from(texts: StringList) -> Result<Self, String> {
         Self::parse(texts.into_vec().iter().map(String::as_str))
     }
 }

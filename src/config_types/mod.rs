@@ -1,0 +1,147 @@
+//! Types of settings' values. A value of such a type was checked when it was read.
+//!
+//! Numbers and switches can be texts, because an environment variable is a text. The errors say what is allowed. They never
+//! repeat the value: it can be a secret under the wrong key.
+
+mod duration;
+mod file;
+mod networks;
+mod secret;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+
+pub use duration::{Days, Seconds};
+pub use file::read_file;
+pub use networks::Networks;
+pub use secret::{Secret, SecretList, is_secret, redacted, secret_of_file};
+
+/// A setting is not allowed, though it has the right type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidSetting {
+    /// The setting's key.
+    pub key: &'static str,
+    /// What is allowed.
+    pub rule: String,
+}
+
+/// A number, a switch, or a text that stands for one of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Bool(bool),
+    Number(u64),
+    Text(String),
+}
+
+/// A whole number from `MIN` to `MAX`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
+    /// A number that is known to be within the bounds.
+    #[must_use]
+    pub const fn new_const(number: u64) -> Self {
+        assert!(MIN <= number && number <= MAX, "out of bounds");
+        Self(number)
+    }
+
+    /// The number as a size or a count.
+    #[must_use]
+    pub fn count(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = match Scalar::deserialize(deserializer) {
+            Ok(Scalar::Number(number)) => Some(number),
+            Ok(Scalar::Text(text)) => text.parse().ok(),
+            Ok(Scalar::Bool(_)) | Err(_) => None,
+        };
+        number
+            .filter(|number| (MIN..=MAX).contains(number))
+            .map(Self)
+            .ok_or_else(|| {
+                D::Error::custom(format_args!("must be a whole number from {MIN} to {MAX}"))
+            })
+    }
+}
+
+/// Reads true or false, or one of these words. The config crate would also read 1, "on" and 2.5 as true.
+pub fn strict_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let switch = match Scalar::deserialize(deserializer) {
+        Ok(Scalar::Bool(switch)) => Some(switch),
+        Ok(Scalar::Text(text)) => text.parse().ok(),
+        Ok(Scalar::Number(_)) | Err(_) => None,
+    };
+    switch.ok_or_else(|| D::Error::custom("must be true or false"))
+}
+
+/// Where to listen: an IP address and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ListenAddress(SocketAddr);
+
+impl TryFrom<String> for ListenAddress {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")
+    }
+}
+
+impl ListenAddress {
+    /// The address.
+    #[must_use]
+    pub fn get(self) -> SocketAddr {
+        self.0
+    }
+
+    /// The same address with another port.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.0.ip(), port)
+    }
+}
+
+/// A list of texts; a single text is a list of one. Its `Debug` has only their number: they can be secrets.
+#[derive(Clone, Default, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub struct StringList(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a list of texts")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for StringList {
+    fn from(texts: OneOrMany) -> Self {
+        match texts {
+            OneOrMany::One(text) => Self(vec![text]),
+            OneOrMany::Many(texts) => Self(texts),
+        }
+    }
+}
+
+impl StringList {
+    /// The texts.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<String> {
+        self.0
+    }
+}
+
+impl fmt::Debug for StringList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StringList({})", self.0.len())
+    }
+}

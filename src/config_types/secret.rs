@@ -1,0 +1,171 @@
+//! Secrets, and what may be shown of them.
+//!
+//! A key's name says whether its value is secret. `tests/architecture.rs` checks that secret types have such names.
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use super::StringList;
+
+/// A secret, or none if the text is blank. White space around a secret is removed: no header can carry it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(from = "SecretString")]
+pub struct Secret(Option<SecretString>);
+
+impl From<SecretString> for Secret {
+    fn from(secret: SecretString) -> Self {
+        let text = secret.expose_secret().trim();
+        Self((!text.is_empty()).then(|| text.into()))
+    }
+}
+
+impl Secret {
+    /// The secret.
+    #[must_use]
+    pub fn get(&self) -> Option<&SecretString> {
+        self.0.as_ref()
+    }
+}
+
+/// A list of secrets, without blank ones.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(from = "StringList")]
+pub struct SecretList(Vec<Secret>);
+
+impl From<StringList> for SecretList {
+    fn from(texts: StringList) -> Self {
+        let texts = texts.into_vec().into_iter();
+        Self(texts.map(|text| SecretString::from(text).into()).collect())
+    }
+}
+
+impl SecretList {
+    /// The secrets.
+    pub fn iter(&self) -> impl Iterator<Item = &SecretString> {
+        self.0.iter().filter_map(Secret::get)
+    }
+}
+
+/// The last words of the names of keys with secret values. A URL can have a password or a token in it.
+const SECRET_WORDS: [&str; 4] = ["secret", "secrets", "url", "headers"];
+
+/// Returns whether a key's values are secret: `previous_secret`, `relay.endpoints[0].headers.Authorization`.
+#[must_use]
+pub fn is_secret(key: &str) -> bool {
+    key.split('.')
+        .any(|name| SECRET_WORDS.contains(&last_word(name)))
+}
+
+/// The end of a key that names the file of a secret.
+const FILE: &str = "_file";
+
+/// Returns the key of the secret whose file this key names.
+#[must_use]
+pub fn secret_of_file(key: &str) -> Option<&str> {
+    key.strip_suffix(FILE).filter(|key| is_secret(key))
+}
+
+/// Returns what may be shown of a secret text: of a URL its host, of all others nothing.
+#[must_use]
+pub fn redacted(key: &str, text: &str) -> String {
+    let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
+    if text.is_empty() {
+        String::new()
+    } else if last_word(name) == "url" && !is_secret(table) {
+        redacted_url(text)
+    } else {
+        "***".to_owned()
+    }
+}
+
+fn last_word(name: &str) -> &str {
+    name.rsplit('_').next().unwrap_or_default()
+}
+
+/// Keeps the user, the host and the name of a database. Of other URLs it keeps the host: the path can be a token.
+///
+/// A URL parser would refuse a password that is not percent-encoded, and such a password must not be shown either.
+fn redacted_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return "***".to_owned();
+    };
+    let Some(rest) = rest.strip_prefix("//").filter(|_| scheme != "sqlite") else {
+        return if scheme == "sqlite" { url } else { "***" }.to_owned();
+    };
+    if !["postgres", "postgresql"].contains(&scheme) {
+        let place = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
+        let host = place.rsplit('@').next().unwrap_or_default();
+        return format!("{scheme}://{host}/***");
+    }
+    let (address, parameters) = match rest.split_once('?') {
+        // The question mark can be a part of the password.
+        Some((_, after)) if after.contains('@') => return format!("{scheme}://***"),
+        Some((address, _)) => (address, "?***"),
+        None => (rest, ""),
+    };
+    match address.rsplit_once('@') {
+        Some((credentials, place)) => {
+            let user = credentials.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{place}{parameters}")
+        }
+        None => format!("{scheme}://{address}{parameters}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_databases_url_everything_is_shown_that_cannot_be_a_password() {
+        for (url, shown) in [
+            ("sqlite://data/images.db", "sqlite://data/images.db"),
+            ("postgres://db/app", "postgres://db/app"),
+            ("postgres://app@db/app", "postgres://app:***@db/app"),
+            (
+                "postgres://app:SECRET@db:5432/app",
+                "postgres://app:***@db:5432/app",
+            ),
+            (
+                "postgres://app:SECRET@SECRET/SECRET#SECRET@db/app",
+                "postgres://app:***@db/app",
+            ),
+            (
+                "postgres://db/app?user=x&password=SECRET",
+                "postgres://db/app?***",
+            ),
+            (
+                "postgres://db/app?user=x&password=SEC@RET",
+                "postgres://***",
+            ),
+            ("postgres://app:SEC?RET@db/app", "postgres://***"),
+            ("SECRET", "***"),
+        ] {
+            assert_eq!(redacted_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn shows_only_the_host_of_other_urls() {
+        for (url, shown) in [
+            (
+                "https://SECRET:SECRET@app.example:8443/SECRET?SECRET",
+                "https://app.example:8443/***",
+            ),
+            ("https:SECRET", "***"),
+        ] {
+            assert_eq!(redacted("relay.endpoints[0].token_url", url), shown);
+        }
+        assert_eq!(redacted("headers.x_url", "https://app.example/"), "***");
+    }
+
+    #[test]
+    fn a_webhooks_secret_is_never_shown_whatever_it_looks_like() {
+        for secret in ["sqlite:SECRET", "postgres://SECRET", "SECRET"] {
+            for key in ["webhook.secrets", "webhook.previous_secret"] {
+                assert!(is_secret(key));
+                assert_eq!(redacted(key, secret), "***");
+            }
+        }
+    }
+}
