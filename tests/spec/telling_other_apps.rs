@@ -668,6 +668,11 @@ async fn an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_e
     assert!(tried <= 5 + rests, "{tried} calls in {seconds} s");
     assert!(tried < 10, "{tried} calls");
     subscriber.answer(Answer::Status(200));
+    // A failure that is settled after the clock has moved on would be due too late.
+    wait::until_async("the failures are settled", async || {
+        app.database.attempts().await.len() >= tried
+    })
+    .await;
     app.clock.advance(Duration::from_secs(75));
     wait_until_states_are(&app.database, &vec!["delivered"; ids.len()]).await;
 }
