@@ -55,6 +55,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "relay",
             "retention",
             "store",
+            "events",
             "telemetry",
             "clock",
             "config_types",

@@ -1,13 +1,14 @@
 //! The actions on images.
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{ActionError, Context, raw_json};
+use crate::domain::detail::{ImageDetails, Value};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
+use crate::events::FieldValue;
 use crate::store::{DeleteOutcome, InsertOutcome};
 
 /// Inserts a row for an upload that is expected.
@@ -50,7 +51,8 @@ pub(crate) async fn list(
 
 /// Parses the app's own metadata of a new image.
 pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
-    let metadata: Value = serde_json::from_str(text).map_err(InvalidMetadata::NotJson)?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(text).map_err(InvalidMetadata::NotJson)?;
     if !metadata.is_object() {
         return Err(InvalidMetadata::NotAnObject);
     }
@@ -71,14 +73,16 @@ pub(crate) enum InvalidMetadata {
     ContainsNul,
 }
 
-fn contains_nul(value: &Value) -> bool {
+fn contains_nul(value: &serde_json::Value) -> bool {
     match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(contains_nul),
-        Value::Object(fields) => fields
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(contains_nul),
+        serde_json::Value::Object(fields) => fields
             .iter()
             .any(|(name, value)| name.contains('\0') || contains_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {
+            false
+        }
     }
 }
 
@@ -91,11 +95,8 @@ pub(crate) struct ImageView {
     pub(crate) status_at: Option<String>,
     pub(crate) uploaded_at: Option<String>,
     pub(crate) error: String,
-    pub(crate) filename: String,
-    pub(crate) creator: String,
-    pub(crate) require_signed_urls: bool,
-    pub(crate) variants: Box<RawValue>,
-    pub(crate) cloudflare_metadata: Box<RawValue>,
+    #[serde(flatten)]
+    pub(crate) details: DetailsView,
     pub(crate) metadata: Box<RawValue>,
     pub(crate) created_at: String,
     pub(crate) updated_at: String,
@@ -104,7 +105,6 @@ pub(crate) struct ImageView {
 impl From<Image> for ImageView {
     fn from(image: Image) -> Self {
         let state = image.state;
-        let details = state.details;
         Self {
             cloudflare_id: image.cloudflare_id.to_string(),
             id: image.id.to_string(),
@@ -112,14 +112,34 @@ impl From<Image> for ImageView {
             status_at: state.status_at.map(|time| time.to_string()),
             uploaded_at: state.uploaded_at.map(|time| time.to_string()),
             error: state.error,
-            filename: details.filename.value,
-            creator: details.creator.value,
-            require_signed_urls: details.require_signed_urls.value,
-            variants: raw_json(details.variants.value.as_str()),
-            cloudflare_metadata: raw_json(details.cloudflare_metadata.value.as_str()),
+            details: DetailsView(state.details),
             metadata: raw_json(image.metadata.as_str()),
             created_at: image.created_at.to_string(),
             updated_at: image.updated_at.to_string(),
+        }
+    }
+}
+
+/// The details of an image, with fields named after their columns.
+#[derive(Debug)]
+pub(crate) struct DetailsView(pub(crate) ImageDetails);
+
+impl Serialize for DetailsView {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = ImageDetails::NAMES.into_iter().zip(self.0.values());
+        serializer.collect_map(values.map(|(name, value)| (name, DetailView(value))))
+    }
+}
+
+/// A detail. Stored JSON is shown as it is, and text that is not JSON as text.
+struct DetailView<'a>(Value<'a>);
+
+impl Serialize for DetailView<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Value::Json(json) = self.0 {
+            raw_json(json.as_str()).serialize(serializer)
+        } else {
+            FieldValue(self.0).serialize(serializer)
         }
     }
 }

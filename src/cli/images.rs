@@ -134,8 +134,8 @@ fn print_list(images: Vec<ImageView>) {
             image.cloudflare_id,
             image.status.to_owned(),
             image.status_at.unwrap_or_default(),
-            image.filename,
-            image.creator,
+            image.details.0.filename.value,
+            image.details.0.creator.value,
             image.error,
         ]
     });

@@ -9,34 +9,97 @@ use super::json::Json;
 use super::telling::{Effect, Fullness, Told, compare};
 use super::timestamp::Timestamp;
 
-/// The details that one notification tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ToldDetails {
-    /// The file's name.
-    pub filename: Option<String>,
-    /// Who uploaded it, as the app told Cloudflare.
-    pub creator: Option<String>,
-    /// Whether only signed URLs show the image.
-    pub require_signed_urls: Option<bool>,
-    /// The URLs at which the image is served: an array of texts.
-    pub variants: Option<Json>,
-    /// The metadata that Cloudflare keeps with the image: an object.
-    pub cloudflare_metadata: Option<Json>,
+/// Declares the details: for each its documentation, name, type and initial value.
+macro_rules! details {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $initial:expr;)*) => {
+        /// The details that one notification reports.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct ToldDetails {
+            $($(#[$doc])* pub $name: Option<$type>,)*
+        }
+
+        /// The values of the details of an image's row.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct DetailValues {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        /// The details of an image's row, each with the time of the notification that it is from.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct ImageDetails {
+            $($(#[$doc])* pub $name: Detail<$type>,)*
+        }
+
+        impl ImageDetails {
+            /// The names of the details, which are their columns.
+            pub const NAMES: [&str; COUNT] = [$(stringify!($name)),*];
+
+            /// Returns the details of an image that was just registered.
+            #[must_use]
+            pub fn initial() -> Self {
+                Self { $($name: Detail { value: $initial, told: None },)* }
+            }
+
+            /// Returns details with these values, and these times in the order of [`Self::NAMES`].
+            #[must_use]
+            pub fn new(values: DetailValues, times: [Option<Standing>; COUNT]) -> Self {
+                let [$($name),*] = times;
+                Self { $($name: Detail { value: values.$name, told: $name },)* }
+            }
+
+            /// Returns the time of each detail, in the order of [`Self::NAMES`].
+            #[must_use]
+            pub fn times(&self) -> [Option<Standing>; COUNT] {
+                [$(self.$name.told),*]
+            }
+
+            /// Returns the value of each detail, in the order of [`Self::NAMES`].
+            #[must_use]
+            pub fn values(&self) -> [Value<'_>; COUNT] {
+                [$(Value::from(&self.$name.value)),*]
+            }
+
+            /// Takes over what is news, field by field.
+            pub(super) fn tell(
+                &mut self,
+                details: &ToldDetails,
+                told: Told,
+                standing: fn(Timestamp) -> Standing,
+            ) -> Effect {
+                let effects = [$(self.$name.tell(details.$name.as_ref(), told, standing)),*];
+                effects.into_iter().fold(Effect::Duplicate, Effect::and)
+            }
+        }
+    };
 }
 
-/// The details of an image's row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageDetails {
-    /// See [`ToldDetails::filename`].
-    pub filename: Detail<String>,
-    /// See [`ToldDetails::creator`].
-    pub creator: Detail<String>,
-    /// See [`ToldDetails::require_signed_urls`].
-    pub require_signed_urls: Detail<bool>,
-    /// See [`ToldDetails::variants`].
-    pub variants: Detail<Json>,
-    /// See [`ToldDetails::cloudflare_metadata`].
-    pub cloudflare_metadata: Detail<Json>,
+/// The number of details.
+const COUNT: usize = 5;
+
+details! {
+    /// The file's name.
+    filename: String = String::new();
+    /// Who uploaded it, as the app told Cloudflare.
+    creator: String = String::new();
+    /// Whether only signed URLs show the image.
+    require_signed_urls: bool = false;
+    /// The URLs at which the image is served: an array of texts.
+    variants: Json = Json::empty_array();
+    /// The metadata that Cloudflare keeps with the image: an object.
+    cloudflare_metadata: Json = Json::empty_object();
+}
+
+/// A field's value, as events and commands show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Yes or no.
+    Bool(bool),
+    /// A time, or none.
+    Time(Option<Timestamp>),
+    /// An array or an object.
+    Json(&'a Json),
 }
 
 /// One field of a row, and the time of the notification that told it.
@@ -57,35 +120,21 @@ pub enum Standing {
     Settled(Timestamp),
 }
 
-impl ImageDetails {
-    /// Takes over what is news, field by field.
-    pub(super) fn tell(
-        &mut self,
-        details: &ToldDetails,
-        told: Told,
-        standing: fn(Timestamp) -> Standing,
-    ) -> Effect {
-        [
-            self.filename
-                .tell(details.filename.as_ref(), told, standing),
-            self.creator.tell(details.creator.as_ref(), told, standing),
-            self.require_signed_urls
-                .tell(details.require_signed_urls.as_ref(), told, standing),
-            self.variants
-                .tell(details.variants.as_ref(), told, standing),
-            self.cloudflare_metadata
-                .tell(details.cloudflare_metadata.as_ref(), told, standing),
-        ]
-        .into_iter()
-        .fold(Effect::Duplicate, Effect::and)
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
     }
 }
 
-impl<T> Detail<T> {
-    /// A value that no notification has told.
-    #[must_use]
-    pub fn untold(value: T) -> Self {
-        Self { value, told: None }
+impl From<&bool> for Value<'_> {
+    fn from(value: &bool) -> Self {
+        Self::Bool(*value)
+    }
+}
+
+impl<'a> From<&'a Json> for Value<'a> {
+    fn from(json: &'a Json) -> Self {
+        Self::Json(json)
     }
 }
 

@@ -1,8 +1,7 @@
 //! A fact in our words, and who wants to hear of it.
 
+use super::detail::{ImageDetails, Value};
 use super::image::ImageState;
-use super::json::Json;
-use super::timestamp::Timestamp;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,36 +69,33 @@ impl Model {
         }
     }
 
-    /// The fields that its events have, in their order.
+    /// The columns of an image that only its events show, in their order. They come last.
+    pub const EXTRA_IMAGE_FIELDS: [&str; 12] = [
+        "user_id",
+        "original_filename",
+        "content_type",
+        "file_size",
+        "metadata",
+        "width",
+        "height",
+        "format",
+        "created_at",
+        "expires_at",
+        "last_referenced_at",
+        "updated_at",
+    ];
+
+    /// Returns the fields that its events have, in their order.
     #[must_use]
-    pub fn fields(self) -> &'static [&'static str] {
+    pub fn fields(self) -> Vec<&'static str> {
         match self {
-            Self::Image => &[
-                "id",
-                "cloudflare_id",
-                "status",
-                "status_at",
-                "uploaded_at",
-                "error",
-                "filename",
-                "creator",
-                "require_signed_urls",
-                "variants",
-                "cloudflare_metadata",
-                "user_id",
-                "original_filename",
-                "content_type",
-                "file_size",
-                "metadata",
-                "width",
-                "height",
-                "format",
-                "created_at",
-                "expires_at",
-                "last_referenced_at",
-                "updated_at",
-            ],
-            Self::ImageLog => &[
+            Self::Image => ["id", "cloudflare_id"]
+                .into_iter()
+                .chain(STATUS_FIELDS)
+                .chain(ImageDetails::NAMES)
+                .chain(Self::EXTRA_IMAGE_FIELDS)
+                .collect(),
+            Self::ImageLog => vec![
                 "id",
                 "image_id",
                 "cloudflare_id",
@@ -157,19 +153,6 @@ pub struct Audience {
     pub channel: Option<String>,
 }
 
-/// A field's value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// Text.
-    Text(&'a str),
-    /// Yes or no.
-    Truth(bool),
-    /// A time, or none.
-    Time(Option<Timestamp>),
-    /// An array or an object.
-    Json(&'a Json),
-}
-
 /// A field that has another value than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
@@ -181,37 +164,29 @@ pub struct Change<'a> {
     pub new: Value<'a>,
 }
 
-/// The fields that differ, in the order of [`fields`].
+/// Returns the fields that differ, in the order of [`fields`].
 #[must_use]
 pub fn changes<'a>(before: &'a ImageState, after: &'a ImageState) -> Vec<Change<'a>> {
-    let pairs = fields(before).into_iter().zip(fields(after));
-    pairs
+    fields(before)
+        .zip(fields(after))
         .filter(|((_, old), (_, new))| old != new)
         .map(|((field, old), (_, new))| Change { field, old, new })
         .collect()
 }
 
-/// What notifications change of an image, each under its column's name.
-#[must_use]
-pub fn fields(state: &ImageState) -> [(&'static str, Value<'_>); 9] {
-    let details = &state.details;
-    [
-        ("status", Value::Text(state.status.as_str())),
-        ("status_at", Value::Time(state.status_at)),
-        ("uploaded_at", Value::Time(state.uploaded_at)),
-        ("error", Value::Text(&state.error)),
-        ("filename", Value::Text(&details.filename.value)),
-        ("creator", Value::Text(&details.creator.value)),
-        (
-            "require_signed_urls",
-            Value::Truth(details.require_signed_urls.value),
-        ),
-        ("variants", Value::Json(&details.variants.value)),
-        (
-            "cloudflare_metadata",
-            Value::Json(&details.cloudflare_metadata.value),
-        ),
-    ]
+/// The columns of an image's status.
+const STATUS_FIELDS: [&str; 4] = ["status", "status_at", "uploaded_at", "error"];
+
+/// Returns the fields of an image that notifications change, each with its column's name.
+pub fn fields(state: &ImageState) -> impl Iterator<Item = (&'static str, Value<'_>)> {
+    let status = [
+        Value::Text(state.status.as_str()),
+        Value::Time(state.status_at),
+        Value::Time(state.uploaded_at),
+        Value::Text(&state.error),
+    ];
+    let details = ImageDetails::NAMES.into_iter().zip(state.details.values());
+    STATUS_FIELDS.into_iter().zip(status).chain(details)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use super::detail::{Detail, ImageDetails};
+use super::detail::ImageDetails;
 use super::id::CloudflareId;
 use super::json::Json;
 use super::timestamp::Timestamp;
@@ -94,13 +94,7 @@ impl ImageState {
             status_at: None,
             uploaded_at: None,
             error: String::new(),
-            details: ImageDetails {
-                filename: Detail::untold(String::new()),
-                creator: Detail::untold(String::new()),
-                require_signed_urls: Detail::untold(false),
-                variants: Detail::untold(Json::empty_array()),
-                cloudflare_metadata: Detail::untold(Json::empty_object()),
-            },
+            details: ImageDetails::initial(),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::domain::image::{ImageState, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 
+pub(crate) use payload::FieldValue;
 use payload::{ImageObject, LogObject, payload};
 
 /// An image's row, as its events show it.

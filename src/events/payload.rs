@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use super::ImageRow;
 use crate::domain::audit::AuditEntry;
-use crate::domain::event::{Change, EventKind, Model, Value, fields};
+use crate::domain::detail::Value;
+use crate::domain::event::{Change, EventKind, Model, fields};
 use crate::domain::timestamp::Timestamp;
 
 /// Returns the payload of an event with this id.
@@ -68,13 +69,14 @@ impl Serialize for Changes<'_> {
     }
 }
 
-struct FieldValue<'a>(Value<'a>);
+/// A value as JSON.
+pub(crate) struct FieldValue<'a>(pub(crate) Value<'a>);
 
 impl Serialize for FieldValue<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             Value::Text(text) => serializer.serialize_str(text),
-            Value::Truth(truth) => serializer.serialize_bool(truth),
+            Value::Bool(value) => serializer.serialize_bool(value),
             Value::Time(time) => time.map(|time| time.to_string()).serialize(serializer),
             Value::Json(json) => raw(json.as_str()).serialize(serializer),
         }
@@ -114,17 +116,15 @@ impl Serialize for ImageObject<'_> {
         let mut object = serializer.serialize_map(None)?;
         object.serialize_entry("id", &image.id.to_string())?;
         object.serialize_entry("cloudflare_id", image.cloudflare_id.as_str())?;
-        let reported = fields(image.state);
-        let columns = Model::Image.fields().iter().skip(IDS + reported.len());
-        for (name, value) in reported {
+        for (name, value) in fields(image.state) {
             object.serialize_entry(name, &FieldValue(value))?;
         }
         let extra: Vec<&RawValue> = image
             .extra_columns
             .and_then(|extra| serde_json::from_str(extra).ok())
             .unwrap_or_default();
-        for (column, value) in columns.zip(extra) {
-            let changed_at = self.updated_at.filter(|_| *column == "updated_at");
+        for (column, value) in Model::EXTRA_IMAGE_FIELDS.into_iter().zip(extra) {
+            let changed_at = self.updated_at.filter(|_| column == "updated_at");
             let is_time = column.ends_with("_at");
             match changed_at.or_else(|| is_time.then(|| time(value)).flatten()) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
@@ -134,9 +134,6 @@ impl Serialize for ImageObject<'_> {
         object.end()
     }
 }
-
-/// The number of ids among its fields. After the ids come the fields of notifications, and then the extra columns.
-const IDS: usize = 2;
 
 /// Parses a time as either database writes it into JSON.
 fn time(value: &RawValue) -> Option<Timestamp> {

@@ -21,10 +21,12 @@ pub enum PayloadError {
     /// It is none of the shapes.
     #[error(
         "The body is none of the payloads known here: a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
-         \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with \"uploaded\", \
-         \"draft\", \"variants\", \"metadata\", \"meta\", \"requireSignedURLs\", \"filename\", \"creator\", \"error\" or \"timestamp\")."
+         \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with {flat_fields})."
     )]
-    UnknownShape,
+    UnknownShape {
+        /// The fields that make an object a flat report.
+        flat_fields: String,
+    },
     /// A field breaks its rule.
     #[error("The field {field} {rule}.")]
     Field {
@@ -41,7 +43,7 @@ impl PayloadError {
         match self {
             Self::Field { field, .. } => Some(field.clone()),
             Self::Nul { field } => field.clone(),
-            Self::Empty | Self::NotJson(_) | Self::NotAnObject | Self::UnknownShape => None,
+            Self::Empty | Self::NotJson(_) | Self::NotAnObject | Self::UnknownShape { .. } => None,
         }
     }
 }

@@ -10,6 +10,16 @@ use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
 
+/// The fields of the details.
+pub(super) const DETAILS: [&str; 6] = [
+    "variants",
+    "metadata",
+    "meta",
+    "requireSignedURLs",
+    "filename",
+    "creator",
+];
+
 /// An object of the body, and where it is.
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
@@ -82,7 +92,12 @@ impl<'a> Fields<'a> {
         parse_id(self.get(name)).map_err(|rule| self.broken(name, rule))
     }
 
-    /// Everything that is told beside the status.
+    /// Returns whether any detail is there.
+    pub(super) fn has_details(&self) -> bool {
+        DETAILS.into_iter().any(|name| self.has(name))
+    }
+
+    /// Returns the details.
     pub(super) fn details(&self) -> Result<ToldDetails, PayloadError> {
         Ok(ToldDetails {
             filename: self.text("filename")?.map(str::to_owned),

@@ -1,25 +1,22 @@
 //! `{"id":…,"uploaded":…,…}`: an image as Cloudflare's API describes it, or why its upload failed.
 
 use super::PayloadError;
-use super::field::Fields;
+use super::field::{DETAILS, Fields};
 use crate::domain::notification::{Report, ReportedStatus};
 
-/// The fields that make an object a report. An id alone reports nothing.
-const TELLING: [&str; 10] = [
-    "uploaded",
-    "draft",
-    "variants",
-    "metadata",
-    "meta",
-    "requireSignedURLs",
-    "filename",
-    "creator",
-    "error",
-    "timestamp",
-];
+/// The fields that make an object a report, besides the details. An id alone reports nothing.
+const REPORTS: [&str; 4] = ["uploaded", "draft", "error", "timestamp"];
+
+/// Returns the fields that make an object a report, as a phrase.
+pub(super) fn report_fields() -> String {
+    let [first @ .., last] = REPORTS;
+    let fields = first.into_iter().chain(DETAILS);
+    let fields: Vec<String> = fields.map(|name| format!("{name:?}")).collect();
+    format!("{} or {last:?}", fields.join(", "))
+}
 
 pub(super) fn is_flat(fields: &Fields<'_>) -> bool {
-    TELLING.into_iter().any(|name| fields.has(name))
+    REPORTS.into_iter().any(|name| fields.has(name)) || fields.has_details()
 }
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {

@@ -49,7 +49,9 @@ fn content(
     } else if flat::is_flat(&fields) {
         flat::parse(&fields).map(Content::Report)
     } else {
-        Err(PayloadError::UnknownShape)
+        Err(PayloadError::UnknownShape {
+            flat_fields: flat::report_fields(),
+        })
     }
 }
 

@@ -1,11 +1,13 @@
 //! The columns of `cloudflare_images`, and their decoding into the domain's types.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::domain::detail::{Detail, ImageDetails, Standing};
+use crate::domain::detail::{DetailValues, ImageDetails, Standing};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, ImageState, Status};
 use crate::domain::json::Json;
@@ -21,11 +23,7 @@ pub(in crate::store) struct StateColumns {
     pub(in crate::store) status_at: Option<Timestamp>,
     pub(in crate::store) uploaded_at: Option<Timestamp>,
     pub(in crate::store) error: String,
-    pub(in crate::store) filename: String,
-    pub(in crate::store) creator: String,
-    pub(in crate::store) require_signed_urls: bool,
-    pub(in crate::store) variants: String,
-    pub(in crate::store) cloudflare_metadata: String,
+    pub(in crate::store) details: DetailValues,
     pub(in crate::store) details_at: String,
     /// The columns that only events show, if they were read: a JSON array of [`extra_columns`].
     pub(in crate::store) extra_columns: Option<String>,
@@ -74,19 +72,62 @@ macro_rules! extra_columns {
 }
 pub(in crate::store) use extra_columns;
 
-/// The column `details_at`: the time of the notification that each detail is from.
-#[derive(Default, Serialize, Deserialize)]
-struct DetailsAt {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filename: Option<DetailTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    creator: Option<DetailTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    require_signed_urls: Option<DetailTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    variants: Option<DetailTime>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cloudflare_metadata: Option<DetailTime>,
+/// The columns of [`DetailValues`]; `$as_text` is how a JSON column is read as text.
+macro_rules! detail_columns {
+    ($as_text:literal) => {
+        concat!(
+            "filename, creator, require_signed_urls, variants",
+            $as_text,
+            ", cloudflare_metadata",
+            $as_text
+        )
+    };
+}
+pub(in crate::store) use detail_columns;
+
+/// The columns of [`detail_columns`], as a row of either database and as a JSON array.
+#[derive(sqlx::FromRow, Deserialize)]
+pub(in crate::store) struct DetailColumns {
+    filename: String,
+    creator: String,
+    #[serde(deserialize_with = "flag")]
+    require_signed_urls: bool,
+    variants: String,
+    cloudflare_metadata: String,
+}
+
+impl From<DetailColumns> for DetailValues {
+    fn from(columns: DetailColumns) -> Self {
+        Self {
+            filename: columns.filename,
+            creator: columns.creator,
+            require_signed_urls: columns.require_signed_urls,
+            variants: Json::as_stored(columns.variants),
+            cloudflare_metadata: Json::as_stored(columns.cloudflare_metadata),
+        }
+    }
+}
+
+/// Reads a boolean as SQLite writes it into JSON: a number.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(i64::deserialize(deserializer)? != 0)
+}
+
+/// The column `details_at`: the time of the notification that each detail is from, in the order of [`ImageDetails::NAMES`].
+struct DetailsAt([Option<DetailTime>; ImageDetails::NAMES.len()]);
+
+impl Serialize for DetailsAt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let times = ImageDetails::NAMES.into_iter().zip(self.0);
+        serializer.collect_map(times.filter_map(|(name, time)| Some((name, time?))))
+    }
+}
+
+impl<'de> Deserialize<'de> for DetailsAt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut times = HashMap::<Cow<'de, str>, DetailTime>::deserialize(deserializer)?;
+        Ok(Self(ImageDetails::NAMES.map(|name| times.remove(name))))
+    }
 }
 
 /// The time of a notification in microseconds since 1970; a draft's as `{"draft": …}`.
@@ -123,11 +164,13 @@ impl StateColumns {
 
         let details_at: DetailsAt = serde_json::from_str(&self.details_at)
             .map_err(|error| cannot("details_at", format!("must map details to times: {error}")))?;
-        let told = |time: Option<DetailTime>| {
-            time.map(DetailTime::standing)
+        let mut times = [None; ImageDetails::NAMES.len()];
+        for (time, stored) in times.iter_mut().zip(details_at.0) {
+            *time = stored
+                .map(DetailTime::standing)
                 .transpose()
-                .map_err(|error| cannot("details_at", error.to_string()))
-        };
+                .map_err(|error| cannot("details_at", error.to_string()))?;
+        }
 
         Ok(StoredImage {
             id,
@@ -139,28 +182,7 @@ impl StateColumns {
                 status_at: self.status_at,
                 uploaded_at: self.uploaded_at,
                 error: self.error,
-                details: ImageDetails {
-                    filename: Detail {
-                        value: self.filename,
-                        told: told(details_at.filename)?,
-                    },
-                    creator: Detail {
-                        value: self.creator,
-                        told: told(details_at.creator)?,
-                    },
-                    require_signed_urls: Detail {
-                        value: self.require_signed_urls,
-                        told: told(details_at.require_signed_urls)?,
-                    },
-                    variants: Detail {
-                        value: Json::as_stored(self.variants),
-                        told: told(details_at.variants)?,
-                    },
-                    cloudflare_metadata: Detail {
-                        value: Json::as_stored(self.cloudflare_metadata),
-                        told: told(details_at.cloudflare_metadata)?,
-                    },
-                },
+                details: ImageDetails::new(self.details, times),
             },
             extra_columns,
         })
@@ -188,18 +210,8 @@ impl ImageColumns {
 
 /// Returns the text of the column `details_at`.
 pub(in crate::store) fn details_at(details: &ImageDetails) -> String {
-    fn time<T>(detail: &Detail<T>) -> Option<DetailTime> {
-        detail.told.map(DetailTime::of)
-    }
-
-    let times = DetailsAt {
-        filename: time(&details.filename),
-        creator: time(&details.creator),
-        require_signed_urls: time(&details.require_signed_urls),
-        variants: time(&details.variants),
-        cloudflare_metadata: time(&details.cloudflare_metadata),
-    };
-    serde_json::to_string(&times).expect("integers under fixed names are JSON")
+    let times = details.times().map(|time| time.map(DetailTime::of));
+    serde_json::to_string(&DetailsAt(times)).expect("integers under names are JSON")
 }
 
 /// Returns the canonical form of a stored JSON column, since Postgres and other programs write JSON in forms of their own. Text

@@ -2,12 +2,12 @@
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef};
-use sqlx::{Decode, Postgres as Database, Row as _, Type};
+use sqlx::{Decode, FromRow, Postgres as Database, Row as _, Type};
 use time::OffsetDateTime;
 
 use crate::domain::image::Image;
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
-use crate::store::inbox::columns::{ImageColumns, StateColumns, undecodable};
+use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
 use crate::store::session::OperationError;
 
 pub(super) use super::session::Postgres as Backend;
@@ -36,8 +36,10 @@ pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_de
 /// The columns of [`StateColumns`]. `jsonb` is read as text, as the shared decoding needs it.
 macro_rules! state_columns {
     () => {
-        "id, cloudflare_id, status, status_at, uploaded_at, error, filename, creator, require_signed_urls,
-         variants::text AS variants, cloudflare_metadata::text AS cloudflare_metadata, details_at"
+        concat!(
+            "id, cloudflare_id, status, status_at, uploaded_at, error, details_at, ",
+            $crate::store::inbox::columns::detail_columns!("::text")
+        )
     };
 }
 pub(super) use state_columns;
@@ -85,11 +87,7 @@ pub(super) fn read_state(row: &PgRow) -> Result<StateColumns, OperationError> {
         status_at: read_image_time(row, "status_at")?,
         uploaded_at: read_image_time(row, "uploaded_at")?,
         error: row.try_get("error")?,
-        filename: row.try_get("filename")?,
-        creator: row.try_get("creator")?,
-        require_signed_urls: row.try_get("require_signed_urls")?,
-        variants: row.try_get("variants")?,
-        cloudflare_metadata: row.try_get("cloudflare_metadata")?,
+        details: DetailColumns::from_row(row)?.into(),
         details_at: row.try_get("details_at")?,
         extra_columns: None,
     })

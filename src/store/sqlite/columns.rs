@@ -1,14 +1,14 @@
 //! Columns in SQLite: binding values, decoding rows, and the names that the shared statements use.
 
 use serde::Serialize;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
 use crate::domain::image::Image;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
-use crate::store::inbox::columns::{ImageColumns, StateColumns, undecodable};
+use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
 use crate::store::session::OperationError;
 
 pub(super) use super::session::Sqlite as Backend;
@@ -25,21 +25,12 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
 pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
      DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL";
 
-/// The columns of [`StateColumns`].
-macro_rules! state_columns {
-    () => {
-        "id, cloudflare_id, status, status_at, uploaded_at, error, filename, creator, require_signed_urls,
-         variants, cloudflare_metadata, details_at"
-    };
-}
-pub(super) use state_columns;
-
 /// The columns of [`ImageColumns`].
 macro_rules! image_columns {
     () => {
         concat!(
-            $crate::store::sqlite::columns::state_columns!(),
-            ", metadata, created_at, updated_at"
+            "id, cloudflare_id, status, status_at, uploaded_at, error, details_at, metadata, created_at, updated_at, ",
+            $crate::store::inbox::columns::detail_columns!("")
         )
     };
 }
@@ -68,11 +59,7 @@ pub(super) fn read_image(row: &SqliteRow) -> Result<Image, OperationError> {
         status_at: time("status_at")?,
         uploaded_at: time("uploaded_at")?,
         error: row.try_get("error")?,
-        filename: row.try_get("filename")?,
-        creator: row.try_get("creator")?,
-        require_signed_urls: row.try_get("require_signed_urls")?,
-        variants: row.try_get("variants")?,
-        cloudflare_metadata: row.try_get("cloudflare_metadata")?,
+        details: DetailColumns::from_row(row)?.into(),
         details_at: row.try_get("details_at")?,
         extra_columns: None,
     };

@@ -5,11 +5,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
-use super::columns::{json, parse_time, parse_uuid, state_columns};
+use super::columns::{json, parse_time, parse_uuid};
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::inbox::columns::{StateColumns, details_at, extra_columns};
+use crate::store::inbox::columns::{
+    DetailColumns, StateColumns, detail_columns, details_at, extra_columns,
+};
 use crate::store::inbox::image_update::ChangedImage;
 use crate::store::session::OperationError;
 use crate::store::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
@@ -43,9 +45,9 @@ impl ImageStatements for SqliteConnection {
     ) -> Result<Vec<StateColumns>, OperationError> {
         let images: String = sqlx::query_scalar(concat!(
             "-- inbox_lock_images
-             SELECT json_group_array(json_array(",
-            state_columns!(),
-            ", CASE WHEN $2 THEN json_array(",
+             SELECT json_group_array(json_array(id, cloudflare_id, status, status_at, uploaded_at, error, details_at, json_array(",
+            detail_columns!(""),
+            "), CASE WHEN $2 THEN json_array(",
             extra_columns!("CASE WHEN json_valid(metadata) THEN json(metadata) END"),
             ") END)) FROM cloudflare_images WHERE cloudflare_id IN (SELECT value FROM json_each($1))",
         ))
@@ -203,11 +205,7 @@ struct JsonColumns(
     Option<String>,
     String,
     String,
-    String,
-    i64,
-    String,
-    String,
-    String,
+    DetailColumns,
     Option<Box<RawValue>>,
 );
 
@@ -226,13 +224,9 @@ impl JsonColumns {
             status_at: parse_time(self.3, "status_at", id)?,
             uploaded_at: parse_time(self.4, "uploaded_at", id)?,
             error: self.5,
-            filename: self.6,
-            creator: self.7,
-            require_signed_urls: self.8 != 0,
-            variants: self.9,
-            cloudflare_metadata: self.10,
-            details_at: self.11,
-            extra_columns: self.12.map(|extra| Box::<str>::from(extra).into()),
+            details_at: self.6,
+            details: self.7.into(),
+            extra_columns: self.8.map(|extra| Box::<str>::from(extra).into()),
         })
     }
 }
