@@ -1,5 +1,10 @@
 //! The product's specification: what it promises, through HTTP and the wire, on both databases.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test that is a table of cases is as long as the table"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
