@@ -23,7 +23,10 @@ CREATE TABLE IF NOT EXISTS webhook_rejections (
     attempts integer NOT NULL DEFAULT 0,
     settled_at timestamptz,
     outcome text NOT NULL DEFAULT '',
-    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed', 'counted'))
+    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed', 'counted')),
+    CONSTRAINT webhook_rejections_times_check CHECK (
+        (state <> 'parked' OR parked_at IS NOT NULL) AND (state NOT IN ('applied', 'failed') OR settled_at IS NOT NULL)
+    )
 );
 
 -- One row for each minute and network.

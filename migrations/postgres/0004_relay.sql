@@ -30,7 +30,11 @@ CREATE TABLE IF NOT EXISTS relay_deliveries (
     payload text,
     created_at timestamptz NOT NULL,
     completed_at timestamptz,
-    CONSTRAINT relay_deliveries_status_check CHECK (status IN ('pending', 'leased', 'delivered', 'retrying', 'gave_up', 'filtered'))
+    CONSTRAINT relay_deliveries_status_check CHECK (status IN ('pending', 'leased', 'delivered', 'retrying', 'gave_up', 'filtered')),
+    CONSTRAINT relay_deliveries_times_check CHECK (
+        (due_at IS NOT NULL) = (status IN ('pending', 'leased', 'retrying')) AND (completed_at IS NOT NULL) = (due_at IS NULL)
+        AND (lease IS NOT NULL) = (status = 'leased')
+    )
 );
 
 -- Finds what is due, and finds at once that nothing is.

@@ -1,9 +1,11 @@
 //! Bringing the tables up to date, and what an app may count on in them.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::process::{Child, Stdio};
 
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
+use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
@@ -48,6 +50,7 @@ on_both_databases!(
     an_app_registers_an_upload_with_an_insert_of_one_column,
     images_that_are_registered_one_after_another_have_ids_in_that_order,
     a_status_that_does_not_exist_cannot_be_written,
+    a_state_without_its_time_cannot_be_written,
     migrating_twice_is_the_same_as_once,
     many_processes_may_migrate_at_once,
     a_database_that_a_newer_release_has_migrated_is_still_ready,
@@ -140,6 +143,67 @@ async fn a_status_that_does_not_exist_cannot_be_written(database: Database) {
             .downcast_ref::<String>()
             .is_some_and(|text| text.contains("cloudflare_images_status_check"))
     );
+}
+
+async fn a_state_without_its_time_cannot_be_written(database: Database) {
+    let app = App::start(database).await;
+    let time = if app.database.is_postgres() {
+        "'2024-01-01 12:00:00+00'"
+    } else {
+        "'2024-01-01T12:00:00.000000Z'"
+    };
+    app.database
+        .execute_script(&format!(
+            "INSERT INTO webhook_rejections (received_at, status, reason) VALUES ({time}, 404, 'unknown-image');
+             INSERT INTO relay_events (id, event, model, payload, created_at) VALUES ('evt_1', 'updated', 'm', '{{}}', {time});
+             INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', {time}, {time});"
+        ))
+        .await;
+
+    for (table, values, constraint) in [
+        (
+            "webhook_rejections",
+            "state = 'parked'",
+            "webhook_rejections_times_check",
+        ),
+        (
+            "webhook_rejections",
+            "state = 'applied'",
+            "webhook_rejections_times_check",
+        ),
+        (
+            "webhook_rejections",
+            "state = 'failed'",
+            "webhook_rejections_times_check",
+        ),
+        (
+            "relay_deliveries",
+            "status = 'leased'",
+            "relay_deliveries_times_check",
+        ),
+        (
+            "relay_deliveries",
+            "status = 'delivered'",
+            "relay_deliveries_times_check",
+        ),
+        (
+            "relay_deliveries",
+            "due_at = NULL",
+            "relay_deliveries_times_check",
+        ),
+        (
+            "relay_deliveries",
+            "lease = 'mine'",
+            "relay_deliveries_times_check",
+        ),
+    ] {
+        let sql = format!("UPDATE {table} SET {values}");
+        let updating = AssertUnwindSafe(app.database.execute(&sql, &[]));
+
+        let panic = updating.catch_unwind().await.expect_err(values);
+        let message = panic.downcast_ref::<String>().expect("a message");
+        assert!(message.contains(constraint), "{values}: {message}");
+    }
 }
 
 async fn migrating_twice_is_the_same_as_once(database: Database) {
