@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::arguments::parse_time;
+use super::database::{Opening, with_store};
 use super::output::{fields, print_fields, print_json, print_line, print_table};
-use super::{Opening, parse_time, with_store};
 use crate::application::Context;
 use crate::application::deliveries::{self, AttemptView, DeliveryDetails, DeliveryView};
 use crate::config::Loaded;

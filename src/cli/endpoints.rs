@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Subcommand;
 
+use super::database::{Opening, with_store};
 use super::output::{print_json, print_line, print_table};
-use super::{Opening, with_store};
 use crate::application::Context;
 use crate::application::endpoints::{self, EndpointView, Resumed};
 use crate::clock::SystemClock;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Subcommand;
 
+use super::database::{Opening, with_store};
 use super::output::{print_json, print_line, print_table, print_view};
-use super::{Opening, with_store};
 use crate::application::images::{self, ImageView};
 use crate::application::{Context, rejections};
 use crate::config::Loaded;

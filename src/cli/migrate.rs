@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use super::database::{Opening, with_store};
 use super::output::print_line;
-use super::{Opening, with_store};
 use crate::application::schema;
 use crate::config::Loaded;
 

@@ -1,7 +1,9 @@
 //! The commands. A command's file has its options, calls actions of [`application`](crate::application)
 //! and prints the results. This file has the names and the exit codes.
 
+mod arguments;
 mod check_config;
+mod database;
 mod deliveries;
 mod endpoints;
 mod healthcheck;
@@ -17,15 +19,10 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::application::{ActionError, Context, schema};
-use crate::clock::SystemClock;
-use crate::config::{self, ConfigError, Environment, Loaded, Settings};
-use crate::domain::timestamp::Timestamp;
-use crate::store::{DatabaseUrl, Store};
+use crate::config::{self, ConfigError, Environment};
 use crate::telemetry::chain;
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
@@ -125,72 +122,4 @@ impl Cli {
 fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
     output::print_error(&format!("error: {}", chain(error)));
     ExitCode::from(code)
-}
-
-/// Parses a time on the command line.
-fn parse_time(text: &str) -> Result<Timestamp, String> {
-    Timestamp::parse_rfc3339(text).map_err(|error| error.to_string())
-}
-
-/// The state of the database that a command needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opening {
-    /// The database exists and its tables are up to date, so that reading never creates a database.
-    Existing,
-    /// A missing database is created. Its tables are migrated if `database.migrate_on_start` is on,
-    /// and must be up to date otherwise.
-    Create,
-    /// A missing database is created. The command itself migrates the tables.
-    Migrate,
-}
-
-/// Opens the database, runs an action on it, and closes it in every case.
-async fn with_store<T>(
-    loaded: &Loaded,
-    opening: Opening,
-    action: impl AsyncFnOnce(&Context) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let settings = &loaded.settings;
-    if opening == Opening::Existing {
-        require_database(&settings.database.url)?;
-    }
-    let unknown_images = settings.webhook.unknown_images();
-    let audience = loaded.endpoints.audience().clone();
-    let context = Context {
-        store: Store::open(&settings.database, unknown_images, audience).await?,
-        clock: Arc::new(SystemClock),
-        webhook: settings.webhook.clone(),
-        endpoints: loaded.endpoints.clone(),
-        retention: settings.retention.clone(),
-    };
-    let result = match prepare_tables(&context, opening, settings).await {
-        Ok(()) => action(&context).await,
-        Err(error) => Err(error.into()),
-    };
-    context.store.close().await;
-    result
-}
-
-fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
-    match url {
-        DatabaseUrl::Sqlite(file) if !file.exists() => anyhow::bail!(
-            "there is no database at {} (database.url); `serve` and `migrate` make it",
-            file.display()
-        ),
-        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
-    }
-}
-
-async fn prepare_tables(
-    context: &Context,
-    opening: Opening,
-    settings: &Settings,
-) -> Result<(), ActionError> {
-    match opening {
-        Opening::Create if settings.database.migrate_on_start => {
-            schema::migrate(context).await.map(drop)
-        }
-        Opening::Existing | Opening::Create => schema::require_current(context).await,
-        Opening::Migrate => Ok(()),
-    }
 }

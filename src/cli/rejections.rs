@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::arguments::parse_time;
+use super::database::{Opening, with_store};
 use super::output::{escape_control, print_json, print_line, print_table, print_view};
-use super::{Opening, parse_time, with_store};
 use crate::application::Context;
 use crate::application::rejections::{self, RejectionView};
 use crate::config::Loaded;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::database::{Opening, with_store};
 use super::output::print_line;
-use super::{Opening, with_store};
 use crate::application::retention;
 use crate::config::Loaded;
 use crate::store::PruneMode;

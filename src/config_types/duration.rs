@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-use super::Scalar;
+use super::scalar::Scalar;
 
 const DAY: u64 = 86_400;
 

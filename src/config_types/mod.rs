@@ -6,9 +6,10 @@
 mod duration;
 mod file;
 mod networks;
+mod scalar;
 mod secret;
+mod string_list;
 
-use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
@@ -17,7 +18,10 @@ use serde::de::{Deserializer, Error};
 pub use duration::{Days, Seconds};
 pub use file::read_file;
 pub use networks::Networks;
+use scalar::Scalar;
+
 pub use secret::{Secret, SecretList, is_secret, redacted, secret_of_file};
+pub use string_list::StringList;
 
 /// A setting is not allowed, though it has the right type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,15 +30,6 @@ pub struct InvalidSetting {
     pub key: &'static str,
     /// What is allowed.
     pub rule: String,
-}
-
-/// A number, a switch, or a text that stands for one of them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Scalar {
-    Bool(bool),
-    Number(u64),
-    Text(String),
 }
 
 /// A whole number from `MIN` to `MAX`, both included.
@@ -108,40 +103,5 @@ impl ListenAddress {
     #[must_use]
     pub fn with_port(self, port: u16) -> SocketAddr {
         SocketAddr::new(self.0.ip(), port)
-    }
-}
-
-/// A list of texts; a single text is a list of one. Its `Debug` has only their number: they can be secrets.
-#[derive(Clone, Default, Deserialize)]
-#[serde(from = "OneOrMany")]
-pub struct StringList(Vec<String>);
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a list of texts")]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl From<OneOrMany> for StringList {
-    fn from(texts: OneOrMany) -> Self {
-        match texts {
-            OneOrMany::One(text) => Self(vec![text]),
-            OneOrMany::Many(texts) => Self(texts),
-        }
-    }
-}
-
-impl StringList {
-    /// The texts.
-    #[must_use]
-    pub fn into_vec(self) -> Vec<String> {
-        self.0
-    }
-}
-
-impl fmt::Debug for StringList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StringList({})", self.0.len())
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::StringList;
+use super::string_list::StringList;
 
 /// Some networks: `203.0.113.0/24`, `2001:db8::/32`, or a single address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -5,7 +5,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::StringList;
+use super::string_list::StringList;
 
 /// A secret, or none if the text is blank. White space around a secret is removed: no header can carry it.
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -10,25 +10,13 @@ use uuid::Uuid;
 use crate::domain::audit::AuditEntry;
 use crate::domain::event::{Change, EventKind, Model};
 use crate::domain::id::CloudflareId;
-use crate::domain::image::{ImageState, Status};
+use crate::domain::image::Status;
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 
 pub(crate) use payload::FieldValue;
+pub use payload::ImageRow;
 use payload::{ImageObject, LogObject, payload};
-
-/// An image's row, as its events show it.
-#[derive(Debug, Clone, Copy)]
-pub struct ImageRow<'a> {
-    /// The row's id.
-    pub id: Uuid,
-    /// Cloudflare's id.
-    pub cloudflare_id: &'a CloudflareId,
-    /// The columns that notifications change.
-    pub state: &'a ImageState,
-    /// The columns that only events show: a JSON array, in the order of the last of [`Model::fields`].
-    pub extra_columns: Option<&'a str>,
-}
 
 /// Returns an id that no event has had, and that sorts after those before it: `evt_` and a `UUIDv7` in hexadecimal.
 #[must_use]

@@ -2,11 +2,13 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use super::ImageRow;
 use crate::domain::audit::AuditEntry;
 use crate::domain::detail::Value;
 use crate::domain::event::{Change, EventKind, Model, fields};
+use crate::domain::id::CloudflareId;
+use crate::domain::image::ImageState;
 use crate::domain::timestamp::Timestamp;
 
 /// Returns the payload of an event with this id.
@@ -86,6 +88,19 @@ impl Serialize for FieldValue<'_> {
 /// Returns stored JSON as it is; `None` if another program wrote something else there.
 fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
+}
+
+/// An image's row, as its events show it.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageRow<'a> {
+    /// The row's id.
+    pub id: Uuid,
+    /// Cloudflare's id.
+    pub cloudflare_id: &'a CloudflareId,
+    /// The columns that notifications change.
+    pub state: &'a ImageState,
+    /// The columns that only events show: a JSON array, in the order of the last of [`Model::fields`].
+    pub extra_columns: Option<&'a str>,
 }
 
 /// A row of `cloudflare_images`, with the columns of notifications and those of the app. Two columns are left out: `upload_url`,
@@ -188,7 +203,7 @@ mod tests {
     #[test]
     fn object_has_the_fields_of_its_model() {
         let image = ImageRow {
-            id: uuid::Uuid::nil(),
+            id: Uuid::nil(),
             cloudflare_id: &CloudflareId::parse("image").expect("an id"),
             state: &ImageState::registered(),
             extra_columns: Some("[0,1,2,3,4,5,6,7,8,9,10,11]"),

@@ -10,7 +10,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
+use super::settings::Settings;
 use crate::config_types::{InvalidSetting, Networks};
 
 /// The time between two sweeps of the idle clients. They bound the memory of the rate limiter.

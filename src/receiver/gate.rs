@@ -20,10 +20,10 @@ use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Receiver;
 use super::admission::AdmissionError;
 use super::answer::rejection;
 use super::body::ReadBody;
+use super::state::Receiver;
 use crate::domain::notification::Origin;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;

@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::gate::AuthenticatedBody;
-use super::{Receiver, answer, payload};
+use super::state::Receiver;
+use super::{answer, payload};
 use crate::domain::json::Json;
 use crate::domain::notification::{Broken, Content, Notification};
 use crate::domain::outcome::Outcome;

@@ -18,6 +18,7 @@ mod parking;
 pub mod payload;
 mod refusal_counter;
 mod settings;
+mod state;
 
 use std::sync::Arc;
 
@@ -25,61 +26,15 @@ use axum::Router;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
-use crate::config_types::InvalidSetting;
-use crate::signing::Verifier;
-use crate::store::{Inbox, Rejections};
+use crate::store::Rejections;
 use crate::telemetry::metrics::ParkingMetrics;
-use crate::web;
-
-use admission::Admission;
-use body::BodyReader;
-use refusal_counter::RefusalCounter;
 
 pub(crate) use parking::{Parking, Reprocessed};
 pub use settings::{Settings, WebhookPath};
-
-/// Receives webhooks.
-pub struct Receiver {
-    admission: Arc<Admission>,
-    body: BodyReader,
-    verifier: Arc<Verifier>,
-    refusal_counter: Arc<RefusalCounter>,
-    envelope: payload::Pointers,
-    inbox: Arc<dyn Inbox>,
-    clock: Arc<dyn Clock>,
-    /// The tasks of requests: the connections, and what outlives them.
-    tasks: TaskTracker,
-}
+pub use state::Receiver;
 
 impl Receiver {
-    /// Makes a receiver that records in this inbox. The inbox must finish a call whose caller has gone away, as
-    /// [`GroupCommit`](crate::store::GroupCommit) does. The tasks of requests are spawned on the tracker. Fails on an invalid
-    /// setting.
-    pub fn new(
-        settings: &Settings,
-        server: &web::Settings,
-        inbox: Arc<dyn Inbox>,
-        clock: Arc<dyn Clock>,
-        tasks: TaskTracker,
-    ) -> Result<Self, InvalidSetting> {
-        Ok(Self {
-            verifier: Arc::new(settings.verifier()?),
-            body: BodyReader::new(
-                server.body_limit_bytes.count(),
-                server.read_timeout_secs.seconds(),
-            ),
-            envelope: settings.envelope.pointers(),
-            inbox,
-            admission: Arc::new(Admission::new(settings)?),
-            refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
-            clock,
-            tasks,
-        })
-    }
-
     /// Returns whether webhooks are taken without authentication, because no secret is configured.
     pub(crate) fn authentication_disabled(&self) -> bool {
         self.verifier.is_disabled()

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::payload::{self, Pointers};
+use super::settings::Settings;
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Notification, Origin};
@@ -47,7 +48,7 @@ impl Parking {
     /// Applies notifications within `webhook.park_days`; only authenticated ones if a secret is configured.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
-        settings: &super::Settings,
+        settings: &Settings,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {

@@ -4,7 +4,8 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use subtle::Choice;
 
-use super::{Digest, Key, any_holds, digest, is_among, parse_hex, texts};
+use super::claims::{any_holds, is_among, parse_hex, texts};
+use super::key::{Digest, Key, digest};
 
 pub(super) const HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-signature"),

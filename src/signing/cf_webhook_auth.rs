@@ -5,7 +5,8 @@ use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{Key, any_holds, digest};
+use super::claims::any_holds;
+use super::key::{Key, digest};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
 

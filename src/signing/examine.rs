@@ -7,10 +7,11 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    InvalidSecret, Key, Scheme, Verifier, body_hmac, only, parse_hex, parse_seconds, standard,
-    texts, timestamped,
-};
+use super::claims::{only, parse_hex, parse_seconds, texts};
+use super::key::{InvalidSecret, Key, SECRET_PREFIX, decode_secret, digest, keyed};
+use super::scheme::Scheme;
+use super::verifier::Verifier;
+use super::{body_hmac, standard, timestamped};
 use crate::domain::timestamp::Timestamp;
 
 /// What a scheme says of a request.
@@ -216,12 +217,12 @@ impl Key {
     /// The key that a sender has who takes a secret of Standard Webhooks for text, or the other way round.
     fn swapped(secret: &SecretString) -> Option<Self> {
         let text = secret.expose_secret();
-        let encoded = text.strip_prefix(standard::SECRET_PREFIX)?;
-        let decoded = super::keyed(&standard::decode_secret(encoded).ok()?);
-        let digest = super::digest(&decoded, &[text.as_bytes()]);
+        let encoded = text.strip_prefix(SECRET_PREFIX)?;
+        let decoded = keyed(&decode_secret(encoded).ok()?);
+        let digest = digest(&decoded, &[text.as_bytes()]);
         Some(Self {
             plain: decoded,
-            standard: super::keyed(text.as_bytes()),
+            standard: keyed(text.as_bytes()),
             digest,
         })
     }

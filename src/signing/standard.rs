@@ -7,31 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::Choice;
 
-use super::{
-    Digest, InvalidSecret, Key, Message, any_holds, digest, is_among, only, parse_seconds, texts,
-};
+use super::claims::{any_holds, is_among, only, parse_seconds, texts};
+use super::key::{Digest, Key, digest};
+use super::message::Message;
 use crate::domain::timestamp::Timestamp;
-
-/// What a secret of Standard Webhooks begins with ("Signature scheme").
-pub(super) const SECRET_PREFIX: &str = "whsec_";
-
-/// The length of a secret in bytes ("between 24 bytes (192 bits) and 64 bytes (512 bits)").
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 pub(super) const ID: HeaderName = HeaderName::from_static("webhook-id");
 pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-
-pub(super) fn decode_secret(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {
-    let secret = STANDARD
-        .decode(encoded.trim_end())
-        .map_err(|_| InvalidSecret)?;
-    if SECRET_BYTES.contains(&secret.len()) {
-        Ok(secret)
-    } else {
-        Err(InvalidSecret)
-    }
-}
 
 pub(super) fn holds(
     keys: &[Key],

@@ -3,7 +3,14 @@
 use axum::http::HeaderValue;
 use proptest::prelude::*;
 
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use secrecy::SecretString;
+
 use super::*;
+use crate::domain::timestamp::Timestamp;
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds).expect("a time")

@@ -5,9 +5,9 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use subtle::Choice;
 
-use super::{
-    Digest, Key, Message, any_holds, digest, is_among, only, parse_hex, parse_seconds, texts,
-};
+use super::claims::{any_holds, is_among, only, parse_hex, parse_seconds, texts};
+use super::key::{Digest, Key, digest};
+use super::message::Message;
 use crate::domain::timestamp::Timestamp;
 
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");

@@ -23,7 +23,6 @@ mod schema;
 mod session;
 mod settings;
 mod sqlite;
-mod statements;
 mod url;
 
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::PayloadError;
+use super::error::PayloadError;
 use super::field::{Fields, parse_id};
 use super::pointer::Pointer;
 use crate::domain::detail::ToldDetails;

@@ -1,6 +1,6 @@
 //! `{"event":"image.uploaded","image":{…}}`.
 
-use super::PayloadError;
+use super::error::PayloadError;
 use super::field::Fields;
 use crate::domain::notification::{Report, ReportedStatus};
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::PayloadError;
+use super::error::PayloadError;
 use super::json::canonical;
 use crate::domain::detail::ToldDetails;
 use crate::domain::id::CloudflareId;

@@ -1,6 +1,6 @@
 //! `{"id":…,"uploaded":…,…}`: an image as Cloudflare's API describes it, or why its upload failed.
 
-use super::PayloadError;
+use super::error::PayloadError;
 use super::field::{DETAILS, Fields};
 use crate::domain::notification::{Report, ReportedStatus};
 

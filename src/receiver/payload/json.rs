@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::PayloadError;
+use super::error::PayloadError;
 use crate::domain::json::Json;
 
 /// The longest name of a field that an error repeats.

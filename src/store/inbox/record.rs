@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use super::columns::{StateColumns, StoredImage};
 use super::plan::{Snapshot, WritePlan, decide};
+use super::statements::{
+    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, Written,
+};
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
@@ -18,9 +21,6 @@ use crate::store::error::StoreError;
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{EventRouter, Wakeups};
 use crate::store::session::OperationError;
-use crate::store::statements::{
-    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, Written,
-};
 
 /// What a store does with an image that has no row, and which endpoints get its events.
 pub(in crate::store) struct RecordPolicy {

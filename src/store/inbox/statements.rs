@@ -4,17 +4,17 @@
 
 use uuid::Uuid;
 
-use super::inbox::columns::StateColumns;
-use super::inbox::image_update::ChangedImage;
-use super::outbox::router::OutboxBatch;
-use super::rejections::NewRejection;
-use super::session::OperationError;
+use super::columns::StateColumns;
+use super::image_update::ChangedImage;
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
+use crate::store::outbox::router::OutboxBatch;
+use crate::store::rejections::NewRejection;
+use crate::store::session::OperationError;
 
 /// The statements about images and their audit log.
-pub(super) trait ImageStatements: Send {
+pub(in crate::store) trait ImageStatements: Send {
     /// Inserts the missing rows of these images in the given order, and returns the ids of the new rows.
     fn insert_missing_images(
         &mut self,
@@ -52,7 +52,7 @@ pub(super) trait ImageStatements: Send {
 }
 
 /// The statement about events.
-pub(super) trait EventStatements: Send {
+pub(in crate::store) trait EventStatements: Send {
     /// Inserts events and deliveries in the given order, and has Postgres announce changes at the commit.
     fn insert_events(
         &mut self,
@@ -61,7 +61,7 @@ pub(super) trait EventStatements: Send {
 }
 
 /// The statements about rejections.
-pub(super) trait RejectionStatements: Send {
+pub(in crate::store) trait RejectionStatements: Send {
     /// Inserts rejections in the given order.
     fn insert_rejections(
         &mut self,
@@ -84,7 +84,7 @@ pub(super) trait RejectionStatements: Send {
 
 /// The columns of an image that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ColumnSet {
+pub(in crate::store) enum ColumnSet {
     /// The columns that notifications change.
     State,
     /// Also the columns that only events show.
@@ -92,26 +92,26 @@ pub(super) enum ColumnSet {
 }
 
 impl ColumnSet {
-    pub(super) fn has_extra(self) -> bool {
+    pub(in crate::store) fn has_extra(self) -> bool {
         self == Self::StateAndExtra
     }
 }
 
 /// What was written.
 #[derive(Default)]
-pub(super) struct Written {
+pub(in crate::store) struct Written {
     /// The number of images that were updated.
-    pub(super) images: u64,
+    pub(in crate::store) images: u64,
     /// The row ids of the audit log's new entries, in their order, if they were asked for.
-    pub(super) entry_ids: Vec<i64>,
+    pub(in crate::store) entry_ids: Vec<i64>,
 }
 
 /// A report without a time of its own, for an image that has a row.
-pub(super) struct UndatedReport<'a> {
-    pub(super) image_id: Uuid,
-    pub(super) cloudflare_id: &'a CloudflareId,
+pub(in crate::store) struct UndatedReport<'a> {
+    pub(in crate::store) image_id: Uuid,
+    pub(in crate::store) cloudflare_id: &'a CloudflareId,
     /// The column `data` of its entry in the audit log.
-    pub(super) data: String,
+    pub(in crate::store) data: String,
 }
 
 /// The SQL condition for rejections that can still be applied.
@@ -120,4 +120,4 @@ macro_rules! is_unapplied {
         "state IN ('parked', 'kept', 'failed')"
     };
 }
-pub(super) use is_unapplied;
+pub(in crate::store) use is_unapplied;

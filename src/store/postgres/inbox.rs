@@ -9,8 +9,8 @@ use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::inbox::columns::{StateColumns, details_at, extra_columns};
 use crate::store::inbox::image_update::ChangedImage;
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
 use crate::store::session::OperationError;
-use crate::store::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
 
 /// Inserts `$13` to `$17` into the audit log, in order, so that the row ids ascend. Updates the images `$1` from `$2` to `$12`. Both
 /// parts can return something.

@@ -8,10 +8,10 @@ use super::session::Postgres;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::store::error::StoreError;
+use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::OperationError;
-use crate::store::statements::EventStatements;
 
 /// Leases due deliveries. Skips locked rows: another worker is about to lease them. Does not wait for the disk, since a claim that a
 /// power failure loses is made again.

@@ -10,10 +10,10 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::catalog::{Catalog, DeleteOutcome, InsertOutcome};
 use crate::store::error::StoreError;
 use crate::store::inbox::record::{publish, suppressed};
+use crate::store::inbox::statements::{ColumnSet, ImageStatements};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::Wakeups;
 use crate::store::session::TransactionMode;
-use crate::store::statements::{ColumnSet, ImageStatements};
 
 #[async_trait]
 impl Catalog for Backend {

@@ -6,10 +6,10 @@ use super::columns::{Backend, bind_time};
 use super::outbox_statements::{claim, insert_attempts, settle};
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
+use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{OutboxBatch, Wakeups, notices};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
 use crate::store::session::TransactionMode;
-use crate::store::statements::EventStatements;
 
 #[async_trait]
 impl Outbox for Backend {

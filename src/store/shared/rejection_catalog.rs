@@ -8,11 +8,11 @@ use crate::domain::notification::Body;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::rejection::RejectionState;
 use crate::store::error::StoreError;
+use crate::store::inbox::statements::is_unapplied;
 use crate::store::rejections::{
     Rejection, RejectionCatalog, RejectionFilter, StoredOrigin, rejection_state,
 };
 use crate::store::session::OperationError;
-use crate::store::statements::is_unapplied;
 
 /// The columns of a [`Rejection`].
 macro_rules! rejection_columns {

@@ -13,11 +13,11 @@ use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::record::record_rejected;
+use crate::store::inbox::statements::is_unapplied;
 use crate::store::rejections::{
     MAX_ATTEMPTS, ParkedPage, ParkedQuery, RefusalCount, Rejection, Rejections,
 };
 use crate::store::session::{OperationError, TransactionMode};
-use crate::store::statements::is_unapplied;
 
 #[async_trait]
 impl Rejections for Backend {

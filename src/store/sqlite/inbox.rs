@@ -13,8 +13,8 @@ use crate::store::inbox::columns::{
     DetailColumns, StateColumns, detail_columns, details_at, extra_columns,
 };
 use crate::store::inbox::image_update::ChangedImage;
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
 use crate::store::session::OperationError;
-use crate::store::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
 
 impl ImageStatements for SqliteConnection {
     async fn insert_missing_images(

@@ -8,10 +8,10 @@ use super::session::Sqlite;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
 use crate::store::error::StoreError;
+use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{OutboxBatch, Wakeups};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
-use crate::store::statements::EventStatements;
 
 /// The deliveries to the endpoint `$1` that are due at `$2`; in order if `$3`.
 macro_rules! due {

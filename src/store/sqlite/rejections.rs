@@ -5,9 +5,9 @@ use sqlx::SqliteConnection;
 use super::columns::{bind_time, json};
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
+use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
-use crate::store::statements::{RejectionStatements, is_unapplied};
 
 /// Adds to the counts of refused requests.
 pub(super) async fn count(

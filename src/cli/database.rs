@@ -1,0 +1,71 @@
+//! Opening the database for a command.
+
+use std::sync::Arc;
+
+use crate::application::{ActionError, Context, schema};
+use crate::clock::SystemClock;
+use crate::config::{Loaded, Settings};
+use crate::store::{DatabaseUrl, Store};
+
+/// The state of the database that a command needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The database exists and its tables are up to date, so that reading never creates a database.
+    Existing,
+    /// A missing database is created. Its tables are migrated if `database.migrate_on_start` is on,
+    /// and must be up to date otherwise.
+    Create,
+    /// A missing database is created. The command itself migrates the tables.
+    Migrate,
+}
+
+/// Opens the database, runs an action on it, and closes it in every case.
+pub(super) async fn with_store<T>(
+    loaded: &Loaded,
+    opening: Opening,
+    action: impl AsyncFnOnce(&Context) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let settings = &loaded.settings;
+    if opening == Opening::Existing {
+        require_database(&settings.database.url)?;
+    }
+    let unknown_images = settings.webhook.unknown_images();
+    let audience = loaded.endpoints.audience().clone();
+    let context = Context {
+        store: Store::open(&settings.database, unknown_images, audience).await?,
+        clock: Arc::new(SystemClock),
+        webhook: settings.webhook.clone(),
+        endpoints: loaded.endpoints.clone(),
+        retention: settings.retention.clone(),
+    };
+    let result = match prepare_tables(&context, opening, settings).await {
+        Ok(()) => action(&context).await,
+        Err(error) => Err(error.into()),
+    };
+    context.store.close().await;
+    result
+}
+
+fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
+    match url {
+        DatabaseUrl::Sqlite(file) if !file.exists() => anyhow::bail!(
+            "there is no database at {} (database.url); `serve` and `migrate` make it",
+            file.display()
+        ),
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
+    }
+}
+
+async fn prepare_tables(
+    context: &Context,
+    opening: Opening,
+    settings: &Settings,
+) -> Result<(), ActionError> {
+    match opening {
+        Opening::Create if settings.database.migrate_on_start => {
+            schema::migrate(context).await.map(drop)
+        }
+        Opening::Existing | Opening::Create => schema::require_current(context).await,
+        Opening::Migrate => Ok(()),
+    }
+}

@@ -1,0 +1,56 @@
+//! What receiving a webhook needs.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::admission::Admission;
+use super::body::BodyReader;
+use super::payload::Pointers;
+use super::refusal_counter::RefusalCounter;
+use super::settings::Settings;
+use crate::clock::Clock;
+use crate::config_types::InvalidSetting;
+use crate::signing::Verifier;
+use crate::store::Inbox;
+use crate::web;
+
+/// Receives webhooks.
+pub struct Receiver {
+    pub(super) admission: Arc<Admission>,
+    pub(super) body: BodyReader,
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) refusal_counter: Arc<RefusalCounter>,
+    pub(super) envelope: Pointers,
+    pub(super) inbox: Arc<dyn Inbox>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The tasks of requests: the connections, and what outlives them.
+    pub(super) tasks: TaskTracker,
+}
+
+impl Receiver {
+    /// Makes a receiver that records in this inbox. The inbox must finish a call whose caller has gone away, as
+    /// [`GroupCommit`](crate::store::GroupCommit) does. The tasks of requests are spawned on the tracker. Fails on an invalid
+    /// setting.
+    pub fn new(
+        settings: &Settings,
+        server: &web::Settings,
+        inbox: Arc<dyn Inbox>,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+    ) -> Result<Self, InvalidSetting> {
+        Ok(Self {
+            verifier: Arc::new(settings.verifier()?),
+            body: BodyReader::new(
+                server.body_limit_bytes.count(),
+                server.read_timeout_secs.seconds(),
+            ),
+            envelope: settings.envelope.pointers(),
+            inbox,
+            admission: Arc::new(Admission::new(settings)?),
+            refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
+            clock,
+            tasks,
+        })
+    }
+}

@@ -1,0 +1,64 @@
+//! Making proofs.
+
+use axum::http::header::HeaderName;
+use secrecy::SecretString;
+
+use super::key::{InvalidSecret, Key};
+use super::message::Message;
+use super::scheme::Scheme;
+use super::{body_hmac, cf_webhook_auth, standard, timestamped};
+
+/// Signs messages, with keys that are made once.
+pub struct Signer {
+    schemes: Vec<Scheme>,
+    keys: Vec<Key>,
+}
+
+impl Signer {
+    /// Signs under these schemes. The secrets come with the one that counts first; the others sign beside it where a scheme has room for
+    /// several signatures. [`Scheme::CfWebhookAuth`] has no signature to make.
+    pub fn new(
+        schemes: &[Scheme],
+        secrets: impl Iterator<Item = SecretString>,
+    ) -> Result<Self, InvalidSecret> {
+        Ok(Self {
+            schemes: schemes.to_vec(),
+            keys: secrets
+                .map(|secret| Key::new(&secret, schemes))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The headers that prove where the message comes from; none without a secret.
+    #[must_use]
+    pub fn sign(&self, message: &Message<'_>) -> Vec<(HeaderName, String)> {
+        let Some(first) = self.keys.first() else {
+            return Vec::new();
+        };
+        let mut headers = Vec::new();
+        for scheme in &self.schemes {
+            match scheme {
+                Scheme::CfWebhookAuth => {}
+                Scheme::Hmac => headers.push(body_hmac::prove(first, message.body)),
+                Scheme::Timestamped => headers.extend(timestamped::prove(first, message)),
+                Scheme::Standard => headers.extend(standard::prove(&self.keys, message)),
+            }
+        }
+        headers
+    }
+}
+
+impl Scheme {
+    /// Returns the headers that prove that the sender of this message knows the secret.
+    pub fn prove(
+        self,
+        secret: &SecretString,
+        message: &Message<'_>,
+    ) -> Result<Vec<(HeaderName, String)>, InvalidSecret> {
+        if self == Self::CfWebhookAuth {
+            return Ok(vec![cf_webhook_auth::prove(secret)]);
+        }
+        let signer = Signer::new(&[self], std::iter::once(secret.clone()))?;
+        Ok(signer.sign(message))
+    }
+}

@@ -1,0 +1,93 @@
+//! Checking proofs.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+use secrecy::SecretString;
+
+use super::claims::any_holds;
+use super::key::{InvalidSecret, Key};
+use super::scheme::Scheme;
+use super::{body_hmac, cf_webhook_auth, standard, timestamped};
+use crate::domain::timestamp::Timestamp;
+
+/// Checks proofs.
+pub struct Verifier {
+    pub(super) schemes: Vec<Scheme>,
+    pub(super) keys: Vec<Key>,
+    pub(super) tolerance: Duration,
+}
+
+impl Verifier {
+    /// Accepts these schemes, with any of these secrets. Without a secret, authentication is disabled.
+    pub fn new(
+        schemes: &[Scheme],
+        secrets: impl Iterator<Item = SecretString>,
+        tolerance: Duration,
+    ) -> Result<Self, InvalidSecret> {
+        Ok(Self {
+            schemes: schemes.to_vec(),
+            keys: secrets
+                .map(|secret| Key::new(&secret, schemes))
+                .collect::<Result<_, _>>()?,
+            tolerance,
+        })
+    }
+
+    /// Returns whether authentication is disabled, because there is no secret.
+    #[must_use]
+    pub fn is_disabled(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Whether a request with these headers and this body shows that its sender knows a secret.
+    #[must_use]
+    pub fn accepts(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> bool {
+        let proofs = self.schemes.iter().map(|scheme| match scheme {
+            Scheme::CfWebhookAuth => cf_webhook_auth::holds(&self.keys, headers),
+            Scheme::Hmac => body_hmac::holds(&self.keys, headers, body),
+            Scheme::Timestamped => timestamped::holds(&self.keys, headers, body, |sent_at| {
+                self.is_recent(sent_at, now)
+            }),
+            Scheme::Standard => standard::holds(&self.keys, headers, body, |sent_at| {
+                self.is_recent(sent_at, now)
+            }),
+        });
+        self.is_disabled() || bool::from(any_holds(proofs))
+    }
+
+    pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {
+        sent_at - now <= self.tolerance
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("schemes", &self.schemes)
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scheme {
+    /// Returns the first scheme that a request with these headers tries, accepted or not.
+    #[must_use]
+    pub fn tried(headers: &HeaderMap) -> Option<Self> {
+        Self::all_tried(headers).next()
+    }
+
+    /// Returns every scheme that a request with these headers tries.
+    pub(super) fn all_tried(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|scheme| {
+            let names: &[HeaderName] = match scheme {
+                Self::CfWebhookAuth => &[cf_webhook_auth::HEADER],
+                Self::Hmac => &body_hmac::HEADERS,
+                Self::Timestamped => &[timestamped::SIGNATURE],
+                Self::Standard => &[standard::SIGNATURE],
+            };
+            names.iter().any(|name| headers.contains_key(name))
+        })
+    }
+}
