@@ -1,0 +1,340 @@
+//! `DeliveryCatalog`: showing and replaying deliveries.
+
+use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
+use cloudflare_images_webhook::domain::event::Model;
+use cloudflare_images_webhook::store::{
+    Delivery, DeliveryFilter, EndpointState, LeaseOutcome, Store, Verdict,
+};
+use serde_json::Value;
+
+use crate::fixture::{Fixture, on_every_backend};
+use crate::notifications::{at, record, uploaded};
+use crate::outbox::{attempted, claim, due, find, settle, settlement};
+
+on_every_backend!(
+    finds_delivery_with_its_event,
+    finds_no_delivery_for_unknown_id,
+    shows_message_that_was_sent,
+    lists_newest_without_payloads_up_to_limit,
+    filters_by_each_field,
+    shows_waiting_deliveries_of_paused_endpoint,
+    lists_attempts_in_order_up_to_limit,
+    replays_completed_deliveries_only,
+    replays_deliveries_of_filter,
+    counts_deliveries_of_endpoints_by_name,
+    names_row_with_unknown_status,
+);
+
+async fn finds_delivery_with_its_event(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+
+    let delivery = find(&store, 1).await;
+
+    let event = fixture.database.events().await.remove(0);
+    assert_eq!(delivery.event_id, event["id"]);
+    assert_eq!(delivery.event, "created");
+    assert_eq!(delivery.model, Model::Image.label());
+    assert_eq!(delivery.image.as_deref(), Some("a"));
+    assert_eq!(delivery.endpoint, "app");
+    assert_eq!(delivery.status, DeliveryStatus::Pending);
+    assert_eq!(delivery.status_code, None);
+    assert_eq!(delivery.error, "");
+    assert_eq!(delivery.attempts, 0);
+    assert_eq!(delivery.due_at, Some(at(10)));
+    assert_eq!(delivery.created_at, at(10));
+    assert_eq!(delivery.completed_at, None);
+    assert_eq!(delivery.payload, event["payload"]);
+}
+
+async fn finds_no_delivery_for_unknown_id(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+
+    let found = store.delivery_catalog.find_delivery(2).await;
+
+    assert!(found.expect("it answers").is_none());
+}
+
+async fn shows_message_that_was_sent(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, due("app", 100)).await;
+
+    settle(&store, &[settlement(1, sent("{}"))]).await;
+
+    assert_eq!(find(&store, 1).await.payload, "{}");
+}
+
+/// Four deliveries: to `app` at 10, 20 and 30, and to `archive` at 10. The first is delivered, and the third is given up.
+async fn four_deliveries(fixture: &Fixture) -> Store {
+    let archived = fixture.open_for(&["app", "archive"]).await;
+    record(&archived, [uploaded("a", 10)]).await;
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("b", 20), uploaded("c", 30)]).await;
+    claim(&store, due("app", 100)).await;
+    let released = LeaseOutcome::Released {
+        earlier_attempts: 0,
+    };
+    settle(
+        &store,
+        &[
+            settlement(1, sent("{}")),
+            settlement(3, released),
+            settlement(4, attempted(3, Verdict::GaveUp)),
+        ],
+    )
+    .await;
+    store
+}
+
+async fn lists_newest_without_payloads_up_to_limit(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+
+    let all = list(&store, &DeliveryFilter::default(), 10).await;
+    let two = list(&store, &DeliveryFilter::default(), 2).await;
+
+    assert_eq!(ids(&all), [4, 3, 2, 1]);
+    assert_eq!(ids(&two), [4, 3]);
+    assert!(all.iter().all(|delivery| delivery.payload.is_empty()));
+}
+
+async fn filters_by_each_field(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+
+    for (filter, expected) in [
+        (id(2), vec![2]),
+        (id(5), vec![]),
+        (endpoint("app"), vec![4, 3, 1]),
+        (endpoint("other"), vec![]),
+        (status(DeliveryStatus::Pending), vec![3, 2]),
+        (status(DeliveryStatus::Paused), vec![]),
+        (since(20), vec![4, 3]),
+        (since(31), vec![]),
+        (
+            DeliveryFilter {
+                endpoint: Some("app".to_owned()),
+                status: Some(DeliveryStatus::Pending),
+                ..since(20)
+            },
+            vec![3],
+        ),
+        (
+            DeliveryFilter {
+                id: Some(2),
+                ..endpoint("app")
+            },
+            vec![],
+        ),
+    ] {
+        let listed = list(&store, &filter, 10).await;
+
+        assert_eq!(ids(&listed), expected, "{filter:?}");
+    }
+}
+
+async fn shows_waiting_deliveries_of_paused_endpoint(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+
+    let pausing = store.outbox.pause("app", "operator", at(300)).await;
+    pausing.expect("it answers");
+
+    let paused = list(&store, &status(DeliveryStatus::Paused), 10).await;
+    let pending = list(&store, &status(DeliveryStatus::Pending), 10).await;
+    let gave_up = list(&store, &status(DeliveryStatus::GaveUp), 10).await;
+    assert_eq!(ids(&paused), [3]);
+    assert_eq!(paused[0].status, DeliveryStatus::Paused);
+    assert_eq!(ids(&pending), [2]);
+    assert_eq!(ids(&gave_up), [4]);
+}
+
+async fn lists_attempts_in_order_up_to_limit(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
+    for number in 1..=3 {
+        claim(&store, due("app", 100)).await;
+        let retry = |id| settlement(id, attempted(number, Verdict::RetryAt(at(50))));
+        settle(&store, &[retry(1), retry(2)]).await;
+    }
+
+    let all = store.delivery_catalog.attempts(1, 10).await;
+    let two = store.delivery_catalog.attempts(1, 2).await;
+
+    let (all, two) = (all.expect("it answers"), two.expect("it answers"));
+    let numbers: Vec<_> = all.iter().map(|attempt| attempt.number).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    assert_eq!(two.len(), 2);
+    assert_eq!(two[1].number, 2);
+    assert_eq!(two[0].started_at, at(150));
+    assert_eq!(two[0].duration_ms, 250);
+    assert_eq!(two[0].status_code, Some(503));
+    assert_eq!(two[0].error, "unavailable");
+}
+
+async fn replays_completed_deliveries_only(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+    let event = fixture.database.events().await.remove(0);
+
+    let replayed = replay(&store, &DeliveryFilter::default()).await;
+    let again = replay(&store, &DeliveryFilter::default()).await;
+
+    assert_eq!([replayed, again], [2, 0]);
+    let delivery = find(&store, 1).await;
+    assert_eq!(delivery.status, DeliveryStatus::Pending);
+    assert_eq!(delivery.due_at, Some(at(500)));
+    assert_eq!(delivery.attempts, 0);
+    assert_eq!(delivery.completed_at, None);
+    assert_eq!(delivery.payload, event["payload"]);
+    assert_eq!(find(&store, 2).await.due_at, Some(at(10)));
+}
+
+async fn replays_deliveries_of_filter(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+    let completed = fixture.database.deliveries().await;
+
+    for (filter, expected) in [
+        (id(4), vec![4]),
+        (id(2), vec![]),
+        (endpoint("app"), vec![1, 4]),
+        (endpoint("archive"), vec![]),
+        (status(DeliveryStatus::GaveUp), vec![4]),
+        (status(DeliveryStatus::Paused), vec![]),
+        (since(30), vec![4]),
+        (since(31), vec![]),
+        (
+            DeliveryFilter {
+                endpoint: Some("app".to_owned()),
+                status: Some(DeliveryStatus::Delivered),
+                ..since(10)
+            },
+            vec![1],
+        ),
+        (
+            DeliveryFilter {
+                id: Some(4),
+                ..status(DeliveryStatus::Delivered)
+            },
+            vec![],
+        ),
+    ] {
+        let replayed = replay(&store, &filter).await;
+
+        assert_eq!(changed(fixture, &completed).await, expected, "{filter:?}");
+        assert_eq!(replayed, expected.len() as u64, "{filter:?}");
+        complete_again(fixture).await;
+    }
+}
+
+/// Returns the ids of the deliveries that are not as they were.
+async fn changed(fixture: &Fixture, before: &[Value]) -> Vec<i64> {
+    let now = fixture.database.deliveries().await;
+    let pairs = now.iter().zip(before);
+    let changed = pairs.filter(|(now, before)| now["due_at"] != before["due_at"]);
+    let ids = changed.map(|(now, _)| now["id"].as_i64());
+    ids.map(|id| id.expect("a number")).collect()
+}
+
+/// Undoes what a replay of [`four_deliveries`] changes.
+async fn complete_again(fixture: &Fixture) {
+    let sql = "UPDATE relay_deliveries SET due_at = NULL,
+        status = CASE id WHEN 1 THEN 'delivered' ELSE 'gave_up' END
+        WHERE id IN (1, 4)";
+    fixture.database.execute(sql, &[]).await;
+}
+
+async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
+    let store = four_deliveries(fixture).await;
+    let pausing = store.outbox.pause("backup", "operator", at(300)).await;
+    pausing.expect("it answers");
+    claim(&store, due("archive", 100)).await;
+
+    let states = store.delivery_catalog.endpoint_states().await;
+
+    let unpaused = |name: &str, waiting, gave_up| EndpointState {
+        name: name.to_owned(),
+        paused_at: None,
+        paused_because: String::new(),
+        waiting,
+        gave_up,
+    };
+    let backup = EndpointState {
+        paused_at: Some(at(300)),
+        paused_because: "operator".to_owned(),
+        ..unpaused("backup", 0, 0)
+    };
+    // A leased delivery waits as well.
+    assert_eq!(
+        states.expect("it answers"),
+        [unpaused("app", 1, 1), unpaused("archive", 1, 0), backup]
+    );
+}
+
+async fn names_row_with_unknown_status(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    let table = "relay_deliveries";
+    fixture.write_unchecked(table, "status", "lost").await;
+    let all = DeliveryFilter::default();
+
+    let found = store.delivery_catalog.find_delivery(1).await;
+    let listed = store.delivery_catalog.newest_deliveries(&all, 10).await;
+
+    for result in [found.map(|_| ()), listed.map(|_| ())] {
+        let error = result.expect_err("the word is no status").to_string();
+        let named = "relay_deliveries.status of row 1 ";
+        assert!(error.starts_with(named), "{error}");
+    }
+}
+
+/// A successful attempt that sent this message.
+fn sent(message: &str) -> LeaseOutcome {
+    let LeaseOutcome::Attempted(mut attempted) = attempted(1, Verdict::Delivered) else {
+        unreachable!("it is an attempt");
+    };
+    attempted.sent = Some(message.to_owned());
+    LeaseOutcome::Attempted(attempted)
+}
+
+fn id(id: i64) -> DeliveryFilter {
+    DeliveryFilter {
+        id: Some(id),
+        ..DeliveryFilter::default()
+    }
+}
+
+fn endpoint(name: &str) -> DeliveryFilter {
+    DeliveryFilter {
+        endpoint: Some(name.to_owned()),
+        ..DeliveryFilter::default()
+    }
+}
+
+fn status(status: DeliveryStatus) -> DeliveryFilter {
+    DeliveryFilter {
+        status: Some(status),
+        ..DeliveryFilter::default()
+    }
+}
+
+fn since(seconds: i64) -> DeliveryFilter {
+    DeliveryFilter {
+        since: Some(at(seconds)),
+        ..DeliveryFilter::default()
+    }
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<i64> {
+    deliveries.iter().map(|delivery| delivery.id).collect()
+}
+
+async fn list(store: &Store, filter: &DeliveryFilter, limit: u32) -> Vec<Delivery> {
+    let catalog = &store.delivery_catalog;
+    let listing = catalog.newest_deliveries(filter, limit).await;
+    listing.expect("it answers")
+}
+
+/// Replays deliveries at the second 500.
+async fn replay(store: &Store, filter: &DeliveryFilter) -> u64 {
+    let replaying = store.delivery_catalog.replay(filter, at(500)).await;
+    replaying.expect("it answers")
+}

@@ -1,0 +1,18 @@
+//! The conformance suite of the store: each trait's contract, on every backend.
+
+#[expect(dead_code, reason = "only the databases are needed here")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod catalog;
+mod deliveries;
+mod fixture;
+mod inbox;
+mod notifications;
+mod outbox;
+mod pauses;
+mod rejection_catalog;
+mod rejections;
+mod retention;
+mod schema;
+mod statements;

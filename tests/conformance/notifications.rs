@@ -1,0 +1,101 @@
+//! The notifications that the tests record.
+
+use std::sync::Arc;
+
+use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::id::CloudflareId;
+use cloudflare_images_webhook::domain::json::Json;
+use cloudflare_images_webhook::domain::notification::{
+    Body, Broken, Content, Notification, Origin, Report, ReportedStatus,
+};
+use cloudflare_images_webhook::domain::outcome::Outcome;
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
+use cloudflare_images_webhook::store::Store;
+
+/// Returns a time in seconds since 1970.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_seconds(seconds).expect("a time")
+}
+
+/// Returns an image's id.
+pub(crate) fn image(id: &str) -> CloudflareId {
+    CloudflareId::parse(id).expect("an id")
+}
+
+/// Records notifications in one batch.
+pub(crate) async fn record<const N: usize>(
+    store: &Store,
+    notifications: [Notification; N],
+) -> Vec<Outcome> {
+    let recording = store.inbox.record(&notifications.map(Arc::new)).await;
+    recording.expect("it is recorded")
+}
+
+/// A report that an image was uploaded, made and received at this second.
+pub(crate) fn uploaded(id: &str, seconds: i64) -> Notification {
+    report(id, seconds, ReportedStatus::Uploaded { uploaded_at: None })
+}
+
+/// A report that an upload failed, made and received at this second.
+pub(crate) fn failed(id: &str, seconds: i64) -> Notification {
+    let error = "too large".to_owned();
+    report(id, seconds, ReportedStatus::Failed { error })
+}
+
+fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
+    let report = Report {
+        cloudflare_id: image(id),
+        status: Some(status),
+        reported_at: Some(at(seconds)),
+        details: ToldDetails::default(),
+    };
+    received(Content::Report(report), seconds)
+}
+
+/// A report without a time of its own.
+pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
+    let report = Report {
+        cloudflare_id: image(id),
+        status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
+        reported_at: None,
+        details: ToldDetails::default(),
+    };
+    Notification {
+        payload: Json::from_canonical(payload.to_owned()),
+        ..received(Content::Report(report), seconds)
+    }
+}
+
+/// A notification whose body breaks a rule.
+pub(crate) fn broken(body: &[u8], seconds: i64) -> Notification {
+    let broken = Broken {
+        body: Body::from(body),
+        problem: "the body must be JSON".to_owned(),
+    };
+    received(Content::Broken(broken), seconds)
+}
+
+/// The same notification from a sender who did not authenticate.
+pub(crate) fn unauthenticated(notification: Notification) -> Notification {
+    let origin = Origin {
+        scheme: None,
+        ..notification.origin
+    };
+    Notification {
+        origin,
+        ..notification
+    }
+}
+
+fn received(content: Content, seconds: i64) -> Notification {
+    Notification {
+        content,
+        payload: Json::from_canonical(r#"{"event":"upload"}"#.to_owned()),
+        received_at: at(seconds),
+        origin: Origin {
+            request_id: Some("request-1".into()),
+            client: Some([192, 0, 2, 1].into()),
+            scheme: Some("hmac"),
+        },
+    }
+}

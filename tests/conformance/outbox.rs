@@ -1,0 +1,336 @@
+//! `Outbox`: claiming and settling deliveries. See `pauses.rs` for its pauses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
+use cloudflare_images_webhook::domain::event::{Audience, Model, Subscription};
+use cloudflare_images_webhook::domain::notification::UnknownImages;
+use cloudflare_images_webhook::store::{
+    Attempted, Claim, Delivery, LeaseOutcome, Leased, NewAttempt, Notice, Settlement, Store,
+    Verdict,
+};
+
+use crate::fixture::{Fixture, on_every_backend, subscription};
+use crate::notifications::{at, failed, record, uploaded};
+
+on_every_backend!(
+    claims_longest_due_first_up_to_limit,
+    claims_nothing_before_due_time,
+    claims_only_for_endpoint,
+    leases_until_given_time,
+    leases_event_with_its_payload,
+    claims_one_delivery_of_image_in_order,
+    claims_all_deliveries_without_order,
+    leases_each_delivery_to_one_process,
+    settles_each_outcome,
+    released_delivery_keeps_last_answer,
+    lost_lease_keeps_delivery_and_stores_attempt,
+    publishes_notices_of_settlements,
+);
+
+/// The name of the lease, unless a test has several.
+pub(crate) const LEASE: &str = "lease";
+
+async fn claims_longest_due_first_up_to_limit(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    let reports = [("a", 30), ("b", 10), ("c", 20), ("d", 20)];
+    record(&store, reports.map(|(id, seconds)| uploaded(id, seconds))).await;
+    let two = Claim {
+        limit: 2,
+        ..due("app", 100)
+    };
+
+    let first = claim(&store, under("first", two)).await;
+    let second = claim(&store, under("second", two)).await;
+    let third = claim(&store, under("third", two)).await;
+
+    assert_eq!(ids(&first), [2, 3]);
+    assert_eq!(ids(&second), [1, 4]);
+    assert!(third.is_empty());
+}
+
+async fn claims_nothing_before_due_time(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+
+    let before = claim(&store, due("app", 9)).await;
+    let then = claim(&store, due("app", 10)).await;
+
+    assert!(before.is_empty());
+    assert_eq!(ids(&then), [1]);
+}
+
+async fn claims_only_for_endpoint(fixture: &Fixture) {
+    let store = fixture.open_for(&["app", "archive"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+
+    let archive = claim(&store, due("archive", 100)).await;
+    let other = claim(&store, due("other", 100)).await;
+
+    assert_eq!(ids(&archive), [2]);
+    assert!(other.is_empty());
+}
+
+async fn leases_until_given_time(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, due("app", 100)).await;
+
+    let leased = find(&store, 1).await;
+    let during = claim(&store, under("second", due("app", 159))).await;
+    let after = claim(&store, under("third", due("app", 160))).await;
+
+    assert_eq!(leased.status, DeliveryStatus::Leased);
+    assert_eq!(leased.due_at, Some(at(160)));
+    assert!(during.is_empty());
+    assert_eq!(ids(&after), [1]);
+}
+
+async fn leases_event_with_its_payload(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+
+    let leased = claim(&store, due("app", 100)).await.remove(0);
+
+    let event = fixture.database.events().await.remove(0);
+    assert_eq!(leased.event_id, event["id"]);
+    assert_eq!(leased.payload, event["payload"]);
+    assert_eq!(leased.model, Some(Model::Image));
+    assert_eq!(leased.attempts, 0);
+}
+
+async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
+    let store = ordered(fixture).await;
+    record(
+        &store,
+        [uploaded("a", 10), uploaded("b", 10), failed("a", 11)],
+    )
+    .await;
+    let in_order = Claim {
+        ordered: true,
+        ..due("app", 100)
+    };
+
+    let first = claim(&store, in_order).await;
+    let during_lease = claim(&store, under("second", in_order)).await;
+    settle(&store, &[settlement(1, attempted(1, Verdict::GaveUp))]).await;
+    let then = claim(&store, under("third", in_order)).await;
+
+    assert_eq!(ids(&first), [1, 2]);
+    assert!(during_lease.is_empty());
+    assert_eq!(ids(&then), [3]);
+}
+
+async fn claims_all_deliveries_without_order(fixture: &Fixture) {
+    let store = ordered(fixture).await;
+    record(&store, [uploaded("a", 10), failed("a", 11)]).await;
+
+    let leased = claim(&store, due("app", 100)).await;
+
+    assert_eq!(ids(&leased), [1, 2]);
+}
+
+async fn leases_each_delivery_to_one_process(fixture: &Fixture) {
+    let (first, second) = (
+        fixture.open_for(&["app"]).await,
+        fixture.open_for(&["app"]).await,
+    );
+    record(&first, ["a", "b", "c", "d"].map(|id| uploaded(id, 10))).await;
+    let claims = ["first", "second"].map(|lease| under(lease, due("app", 100)));
+
+    let (one, other) = tokio::join!(claim(&first, claims[0]), claim(&second, claims[1]));
+    let rest = claim(&first, due("app", 100)).await;
+
+    let mut leased = [ids(&one), ids(&other), ids(&rest)].concat();
+    leased.sort_unstable();
+    assert_eq!(leased, [1, 2, 3, 4]);
+}
+
+async fn settles_each_outcome(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    let images = ["a", "b", "c", "d", "e", "f"];
+    record(&store, images.map(|id| uploaded(id, 10))).await;
+    claim(&store, due("app", 100)).await;
+    let released = |earlier_attempts| LeaseOutcome::Released { earlier_attempts };
+
+    let lost = settle(
+        &store,
+        &[
+            settlement(1, attempted(1, Verdict::Delivered)),
+            settlement(2, attempted(2, Verdict::RetryAt(at(300)))),
+            settlement(3, attempted(3, Verdict::GaveUp)),
+            settlement(4, LeaseOutcome::Filtered),
+            settlement(5, released(0)),
+            settlement(6, released(1)),
+        ],
+    )
+    .await;
+
+    assert_eq!(lost, 0);
+    let (open, done) = (None, Some(at(200)));
+    let due = |seconds| Some(at(seconds));
+    for (id, status, due_at, completed_at, attempts) in [
+        (1, DeliveryStatus::Delivered, None, done, 1),
+        (2, DeliveryStatus::Retrying, due(300), open, 2),
+        (3, DeliveryStatus::GaveUp, None, done, 3),
+        (4, DeliveryStatus::Filtered, None, done, 0),
+        (5, DeliveryStatus::Pending, due(200), open, 0),
+        (6, DeliveryStatus::Retrying, due(200), open, 0),
+    ] {
+        let delivery = find(&store, id).await;
+        assert_eq!(delivery.status, status, "{id}");
+        assert_eq!(delivery.due_at, due_at, "{id}");
+        assert_eq!(delivery.completed_at, completed_at, "{id}");
+        assert_eq!(delivery.attempts, attempts, "{id}");
+        let was_attempted = attempts > 0;
+        assert_eq!(delivery.status_code, was_attempted.then_some(503), "{id}");
+        assert_eq!(delivery.error.is_empty(), !was_attempted, "{id}");
+    }
+    assert_eq!(fixture.database.attempts().await.len(), 3);
+}
+
+async fn released_delivery_keeps_last_answer(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, due("app", 100)).await;
+    let retry = attempted(1, Verdict::RetryAt(at(300)));
+    settle(&store, &[settlement(1, retry)]).await;
+    let leased = claim(&store, due("app", 300)).await.remove(0);
+
+    let earlier_attempts = leased.attempts;
+    let released = LeaseOutcome::Released { earlier_attempts };
+    settle(&store, &[settlement(1, released)]).await;
+
+    assert_eq!(earlier_attempts, 1);
+    let delivery = find(&store, 1).await;
+    assert_eq!(delivery.status, DeliveryStatus::Retrying);
+    assert_eq!(delivery.attempts, 1);
+    assert_eq!(delivery.status_code, Some(503));
+    assert_eq!(delivery.error, "unavailable");
+}
+
+async fn lost_lease_keeps_delivery_and_stores_attempt(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10), uploaded("b", 90)]).await;
+    claim(&store, under("lost", due("app", 50))).await;
+    claim(&store, due("app", 120)).await;
+    let late = Settlement {
+        lease: Arc::from("lost"),
+        ..settlement(1, attempted(1, Verdict::Delivered))
+    };
+    let in_time = settlement(2, attempted(1, Verdict::Delivered));
+
+    let count = settle(&store, &[late, in_time]).await;
+
+    assert_eq!(count, 1);
+    let kept = find(&store, 1).await;
+    assert_eq!(kept.status, DeliveryStatus::Leased);
+    assert_eq!(kept.attempts, 0);
+    assert_eq!(kept.completed_at, None);
+    assert_eq!(find(&store, 2).await.status, DeliveryStatus::Delivered);
+    let attempts = store.delivery_catalog.attempts(1, 10).await;
+    assert_eq!(attempts.expect("it answers").len(), 1);
+    let own = settlement(1, attempted(1, Verdict::Delivered));
+    assert_eq!(settle(&store, &[own]).await, 0);
+}
+
+async fn publishes_notices_of_settlements(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, due("app", 100)).await;
+    let notice = |endpoint| Notice {
+        id: "evt_1".to_owned(),
+        event: "gave_up",
+        endpoint,
+        payload: r#"{"id":"evt_1"}"#.to_owned(),
+        at: at(150),
+    };
+    let LeaseOutcome::Attempted(mut gave_up) = attempted(1, Verdict::GaveUp) else {
+        unreachable!("it is an attempt");
+    };
+    gave_up.notices = vec![notice("alerts"), notice("pager")];
+
+    settle(&store, &[settlement(1, LeaseOutcome::Attempted(gave_up))]).await;
+
+    for endpoint in ["alerts", "pager"] {
+        assert!(claim(&store, due(endpoint, 149)).await.is_empty());
+        let leased = claim(&store, due(endpoint, 150)).await.remove(0);
+        assert_eq!(leased.event_id, "evt_1");
+        assert_eq!(leased.payload, r#"{"id":"evt_1"}"#);
+        assert_eq!(leased.model, None);
+    }
+}
+
+/// A store whose endpoint `app` gets the deliveries about one image in order.
+async fn ordered(fixture: &Fixture) -> Store {
+    let subscription = Subscription {
+        ordered: true,
+        ..subscription("app")
+    };
+    let audience = Audience {
+        subscriptions: vec![subscription],
+        channel: None,
+    };
+    fixture.open_with(UnknownImages::Create, audience).await
+}
+
+/// A claim of all deliveries that are due at this second, for a minute.
+pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
+    Claim {
+        endpoint,
+        limit: 100,
+        ordered: false,
+        now: at(now),
+        until: at(now + 60),
+        lease: LEASE,
+    }
+}
+
+/// The same claim under another lease. A lease's name is unique.
+fn under<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
+    Claim { lease, ..claim }
+}
+
+/// A result at the second 200.
+pub(crate) fn settlement(delivery: i64, outcome: LeaseOutcome) -> Settlement {
+    Settlement {
+        delivery,
+        lease: LEASE.into(),
+        now: at(200),
+        outcome,
+    }
+}
+
+/// An attempt that the endpoint answered with 503.
+pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
+    LeaseOutcome::Attempted(Attempted {
+        attempt: NewAttempt {
+            number,
+            started_at: at(150),
+            duration: Duration::from_millis(250),
+            status_code: Some(503),
+            error: "unavailable".to_owned(),
+        },
+        verdict,
+        sent: None,
+        notices: Vec::new(),
+    })
+}
+
+pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<Leased> {
+    store.outbox.claim(&claim).await.expect("it answers")
+}
+
+pub(crate) async fn settle(store: &Store, settlements: &[Settlement]) -> usize {
+    store.outbox.settle(settlements).await.expect("it answers")
+}
+
+pub(crate) async fn find(store: &Store, id: i64) -> Delivery {
+    let found = store.delivery_catalog.find_delivery(id).await;
+    found.expect("it answers").expect("a delivery")
+}
+
+pub(crate) fn ids(leased: &[Leased]) -> Vec<i64> {
+    leased.iter().map(|delivery| delivery.id).collect()
+}

@@ -1,0 +1,208 @@
+//! `Retention`: deleting and counting old rows, page by page.
+
+use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::notification::UnknownImages;
+use cloudflare_images_webhook::store::{
+    Claim, LeaseOutcome, Page, PageQuery, PrunableTable, PruneMode, Settlement, Store,
+};
+
+use crate::fixture::{Fixture, on_every_backend};
+use crate::notifications::{at, image, record, uploaded};
+
+on_every_backend!(
+    deletes_old_rows_page_by_page,
+    counts_old_rows_without_deleting,
+    keeps_audit_entries_of_other_programs,
+    counts_age_from_last_parking,
+    keeps_deliveries_that_are_due,
+    deletes_attempts_and_events_with_last_delivery,
+);
+
+/// Rows from before this second are old.
+const BEFORE: i64 = 30;
+
+async fn deletes_old_rows_page_by_page(fixture: &Fixture) {
+    let store = with_four_rows(fixture).await;
+    for table in PrunableTable::ALL {
+        let query = delete(table);
+
+        let first = prune(&store, query).await;
+        let second = prune(&store, after(2, query)).await;
+        let third = prune(&store, after(4, query)).await;
+
+        // The third row is as old as the limit, which is not old.
+        assert_eq!(first, Some(page(2, 2)), "{table:?}");
+        assert_eq!(second, Some(page(4, 0)), "{table:?}");
+        assert_eq!(third, None, "{table:?}");
+        assert_eq!(rows(fixture, table).await, 2, "{table:?}");
+    }
+}
+
+async fn counts_old_rows_without_deleting(fixture: &Fixture) {
+    let store = with_four_rows(fixture).await;
+    for table in PrunableTable::ALL {
+        let query = PageQuery {
+            mode: PruneMode::Count,
+            ..delete(table)
+        };
+
+        let first = prune(&store, query).await;
+        let all = prune(&store, PageQuery { limit: 10, ..query }).await;
+        let rest = prune(&store, after(1, query)).await;
+
+        assert_eq!(first, Some(page(2, 2)), "{table:?}");
+        assert_eq!(all, Some(page(4, 2)), "{table:?}");
+        assert_eq!(rest, Some(page(3, 1)), "{table:?}");
+        assert_eq!(rows(fixture, table).await, 4, "{table:?}");
+    }
+}
+
+async fn keeps_audit_entries_of_other_programs(fixture: &Fixture) {
+    let store = fixture.open().await;
+    let sql = "INSERT INTO cloudflare_image_logs (event_type, timestamp)
+        VALUES ('upload_url_requested', '1970-01-01T00:00:10.000000Z')";
+    fixture.database.execute(sql, &[]).await;
+    let query = delete(PrunableTable::AuditLog);
+    let count = PageQuery {
+        mode: PruneMode::Count,
+        ..query
+    };
+
+    let counted = prune(&store, count).await;
+    let deleted = prune(&store, query).await;
+
+    let kept = Page {
+        last_id: 1,
+        has_expired: true,
+        expired: 0,
+    };
+    assert_eq!([counted, deleted], [Some(kept); 2]);
+    assert_eq!(fixture.database.logs().await.len(), 1);
+}
+
+async fn counts_age_from_last_parking(fixture: &Fixture) {
+    let store = fixture.open().await;
+    record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
+    let parking = store.rejections.park(2, &image("b"), at(BEFORE)).await;
+    parking.expect("it answers");
+
+    let pruned = prune(&store, delete(PrunableTable::Rejections)).await;
+
+    assert_eq!(pruned, Some(page(2, 1)));
+    assert_eq!(fixture.database.rejections().await[0]["id"], 2);
+}
+
+async fn keeps_deliveries_that_are_due(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10), uploaded("b", 11)]).await;
+    settle_first(&store, "app").await;
+    let query = delete(PrunableTable::Deliveries);
+    let count = PageQuery {
+        mode: PruneMode::Count,
+        ..query
+    };
+
+    let counted = prune(&store, count).await;
+    let deleted = prune(&store, query).await;
+
+    assert_eq!([counted, deleted], [Some(page(2, 1)); 2]);
+    assert_eq!(fixture.database.deliveries().await[0]["id"], 2);
+}
+
+async fn deletes_attempts_and_events_with_last_delivery(fixture: &Fixture) {
+    let store = fixture.open_for(&["app", "archive"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    let query = delete(PrunableTable::Deliveries);
+    for delivery in [1, 2] {
+        let sql = format!(
+            "INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms)
+             VALUES ({delivery}, 1, '1970-01-01T00:00:20.000000Z', 5)"
+        );
+        fixture.database.execute(&sql, &[]).await;
+    }
+
+    settle_first(&store, "app").await;
+    prune(&store, query).await;
+    let events = fixture.database.events().await.len();
+    let attempts = fixture.database.attempts().await;
+    settle_first(&store, "archive").await;
+    prune(&store, query).await;
+
+    assert_eq!(events, 1);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0]["delivery_id"], 2);
+    assert_eq!(fixture.database.events().await.len(), 0);
+    assert_eq!(fixture.database.attempts().await.len(), 0);
+}
+
+fn delete(table: PrunableTable) -> PageQuery {
+    PageQuery {
+        table,
+        after: 0,
+        limit: 2,
+        before: at(BEFORE),
+        mode: PruneMode::Delete,
+    }
+}
+
+fn after(after: i64, query: PageQuery) -> PageQuery {
+    PageQuery { after, ..query }
+}
+
+/// Returns a page with so many old rows.
+fn page(last_id: i64, expired: u64) -> Page {
+    Page {
+        last_id,
+        has_expired: expired > 0,
+        expired,
+    }
+}
+
+async fn prune(store: &Store, query: PageQuery) -> Option<Page> {
+    let pruning = store.retention.prune_page(&query).await;
+    pruning.expect("it answers")
+}
+
+/// Fills each table with four rows, of which two are old.
+async fn with_four_rows(fixture: &Fixture) -> Store {
+    let notifications = || [10, 29, BEFORE, 31].map(|seconds| uploaded("a", seconds));
+    let rejecting = fixture
+        .open_with(UnknownImages::Reject, Audience::default())
+        .await;
+    record(&rejecting, notifications()).await;
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, notifications()).await;
+    for _ in 0..4 {
+        settle_first(&store, "app").await;
+    }
+    for table in PrunableTable::ALL {
+        assert_eq!(rows(fixture, table).await, 4, "{table:?}");
+    }
+    store
+}
+
+/// Completes the endpoint's first delivery that is due.
+async fn settle_first(store: &Store, endpoint: &str) {
+    let claim = Claim {
+        endpoint,
+        limit: 1,
+        ordered: false,
+        now: at(100),
+        until: at(200),
+        lease: "lease",
+    };
+    let leased = store.outbox.claim(&claim).await.expect("it answers");
+    let settlement = Settlement {
+        delivery: leased[0].id,
+        lease: "lease".into(),
+        now: at(100),
+        outcome: LeaseOutcome::Filtered,
+    };
+    let settling = store.outbox.settle(&[settlement]).await;
+    assert_eq!(settling.expect("it answers"), 0);
+}
+
+async fn rows(fixture: &Fixture, table: PrunableTable) -> i64 {
+    let sql = format!("SELECT count(*) FROM {}", table.name());
+    fixture.database.count(&sql).await
+}

@@ -1,0 +1,101 @@
+//! `Schema`: migrations, and whether the database is ready.
+
+use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::notification::UnknownImages;
+use cloudflare_images_webhook::store::{Store, StoreError};
+
+use crate::fixture::{Backend, Fixture, on_every_backend};
+
+on_every_backend!(
+    lists_pending_migrations_until_they_ran,
+    lists_failed_migration_as_pending,
+    ignores_migrations_of_newer_release,
+    migrates_once_for_many_processes,
+    accepts_writable_database,
+);
+
+const MIGRATIONS: &str = "cloudflare_images_webhook_migrations";
+
+async fn lists_pending_migrations_until_they_ran(fixture: &Fixture) {
+    let store = unmigrated(fixture).await;
+
+    let before = pending(&store).await;
+    store.schema.migrate().await.expect("it migrates");
+    let after = pending(&store).await;
+
+    assert!(!before.is_empty());
+    assert!(before.is_sorted());
+    assert!(after.is_empty());
+}
+
+async fn lists_failed_migration_as_pending(fixture: &Fixture) {
+    let store = unmigrated(fixture).await;
+    let all = pending(&store).await;
+    store.schema.migrate().await.expect("it migrates");
+    let sql = format!("UPDATE {MIGRATIONS} SET success = false WHERE version = 2");
+    fixture.database.execute(&sql, &[]).await;
+
+    let pending = pending(&store).await;
+
+    assert!(all.contains(&2));
+    assert_eq!(pending, [2]);
+}
+
+async fn ignores_migrations_of_newer_release(fixture: &Fixture) {
+    let store = fixture.open().await;
+    let sql = format!("UPDATE {MIGRATIONS} SET version = 9999 WHERE version = 1");
+    fixture.database.execute(&sql, &[]).await;
+
+    let pending = pending(&store).await;
+
+    assert_eq!(pending, [1]);
+}
+
+async fn migrates_once_for_many_processes(fixture: &Fixture) {
+    let (first, second) = (unmigrated(fixture).await, unmigrated(fixture).await);
+    let versions = pending(&first).await.len();
+
+    let migrated = tokio::join!(first.schema.migrate(), second.schema.migrate());
+
+    assert!(migrated.0.is_ok() && migrated.1.is_ok(), "{migrated:?}");
+    let ran = format!("SELECT count(*) FROM {MIGRATIONS}");
+    let ran = fixture.database.count(&ran).await;
+    assert_eq!(usize::try_from(ran), Ok(versions));
+}
+
+async fn accepts_writable_database(fixture: &Fixture) {
+    let store = fixture.open().await;
+
+    let checked = store.schema.check_writable().await;
+
+    assert!(checked.is_ok(), "{checked:?}");
+}
+
+#[tokio::test]
+async fn refuses_read_only_server_on_postgres() {
+    let fixture = Fixture::new(Backend::Postgres).await;
+    let sql = "DO $$ BEGIN EXECUTE format(
+        'ALTER DATABASE %I SET default_transaction_read_only = on', current_database()
+    ); END $$";
+    fixture.database.execute_script(sql).await;
+    let store = unmigrated(&fixture).await;
+
+    let checked = store.schema.check_writable().await;
+
+    assert!(
+        matches!(checked, Err(StoreError::ReadOnly { .. })),
+        "{checked:?}"
+    );
+    fixture.close().await;
+}
+
+async fn unmigrated(fixture: &Fixture) -> Store {
+    let audience = Audience::default();
+    fixture
+        .open_unmigrated(UnknownImages::Reject, audience)
+        .await
+}
+
+async fn pending(store: &Store) -> Vec<i64> {
+    store.schema.pending().await.expect("it answers")
+}
