@@ -26,6 +26,7 @@ on_every_backend!(
     pages_parked_notifications_that_can_be_applied,
     expires_parked_in_range_of_ids,
     adds_up_counts,
+    adds_up_counts_within_one_call,
     counts_each_minute_reason_scheme_and_network,
     fails_parked_notification_after_20_attempts,
     records_no_failure_of_kept_rejection,
@@ -229,6 +230,17 @@ async fn adds_up_counts(fixture: &Fixture) {
     assert_eq!(counted.origin.client_address, "192.0.2.0/24");
     assert_eq!(counted.state, RejectionState::Counted);
     assert_eq!(counted.body, None);
+    assert_eq!(fixture.database.rejections().await.len(), 1);
+}
+
+async fn adds_up_counts_within_one_call(fixture: &Fixture) {
+    let store = fixture.open().await;
+    let refused = |count| refused(60, RejectionReason::Unauthenticated, count);
+
+    count(&store, &[refused(3), refused(4)]).await;
+    count(&store, &[refused(5), refused(6)]).await;
+
+    assert_eq!(find(&store, 1).await.count, 18);
     assert_eq!(fixture.database.rejections().await.len(), 1);
 }
 

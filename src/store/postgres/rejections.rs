@@ -9,7 +9,8 @@ use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
-/// Adds to the counts of refused requests. The rows are sorted, so that replicas wait for each other in one direction only.
+/// Adds to the counts of refused requests. The rows are sorted, so that replicas wait for each other in one direction only. They are
+/// grouped, since one statement cannot update a row twice.
 pub(super) async fn count(
     connection: &mut PgConnection,
     counts: &[RefusalCount],
@@ -17,11 +18,13 @@ pub(super) async fn count(
     sqlx::query(
                 "-- rejections_count
          INSERT INTO webhook_rejections AS rejection (received_at, status, reason, scheme, client_address, count, state)
-         SELECT counted.minute, counted.status, counted.reason, counted.scheme, counted.network, counted.count, 'counted'
+         SELECT counted.minute, counted.status, counted.reason, counted.scheme, counted.network, sum(counted.count)::bigint,
+             'counted'
          FROM (
              SELECT UNNEST($1::timestamptz[]) AS minute, UNNEST($2::text[]) AS scheme, UNNEST($3::text[]) AS network,
                  UNNEST($4::bigint[]) AS count, UNNEST($5::integer[]) AS status, UNNEST($6::text[]) AS reason
          ) AS counted
+         GROUP BY counted.minute, counted.status, counted.reason, counted.scheme, counted.network
          ORDER BY counted.minute, counted.reason, counted.scheme, counted.network
          ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
          DO UPDATE SET count = rejection.count + excluded.count",
