@@ -22,6 +22,7 @@ on_every_backend!(
     replays_completed_deliveries_only,
     replays_deliveries_of_filter,
     counts_deliveries_of_endpoints_by_name,
+    lists_no_endpoint_whose_deliveries_succeeded,
     names_row_with_unknown_status,
 );
 
@@ -267,6 +268,17 @@ async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
         states.expect("it answers"),
         [unpaused("app", 1, 1), unpaused("archive", 1, 0), backup]
     );
+}
+
+async fn lists_no_endpoint_whose_deliveries_succeeded(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, due("app", 100)).await;
+    settle(&store, &[settlement(1, sent("{}"))]).await;
+
+    let states = store.delivery_catalog.endpoint_states().await;
+
+    assert!(states.expect("it answers").is_empty());
 }
 
 async fn names_row_with_unknown_status(fixture: &Fixture) {

@@ -20,8 +20,8 @@ use crate::domain::timestamp::Timestamp;
 /// Hands out deliveries under leases, and records the results.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Leases due deliveries, the longest due first; none while the endpoint is paused. Any number of processes may call this at
-    /// once: each delivery is leased to one of them.
+    /// Leases due deliveries, the longest due first, and returns them in the order of their ids. While the endpoint is paused, leases
+    /// none. Any number of processes may call this at once: each delivery is leased to one of them.
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError>;
 
     /// Records the results of leased deliveries in one transaction, and returns how many leases were lost. A delivery whose lease
@@ -55,7 +55,7 @@ pub trait DeliveryCatalog: Send + Sync {
     /// Makes completed deliveries due again, as if they had never been tried, and returns how many.
     async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Returns every endpoint that has deliveries or is paused, by name.
+    /// Returns every endpoint that is paused or has deliveries that wait or were given up, by name.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
 }
 
