@@ -61,41 +61,56 @@ pub(super) struct Add {
 
 impl Images {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        let opening = match &self {
-            Self::Add(_) => Opening::Create,
-            Self::Delete { .. } | Self::Show { .. } | Self::List { .. } => Opening::Existing,
-        };
-        with_store(loaded, opening, async |context| self.act(context).await).await?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    async fn act(self, context: &Context) -> anyhow::Result<()> {
         match self {
-            Self::Add(image) => add(context, &image.parse()?).await,
+            Self::Add(image) => {
+                let image = image.parse()?;
+                with_store(loaded, Opening::Create, async |context| {
+                    add(context, &image).await
+                })
+                .await?;
+            }
             Self::Delete { id } => {
                 let id = parse_id(&id)?;
-                images::delete(context, &id).await?;
-                print_line(&format!("deleted {id}"));
-                Ok(())
+                let delete = async |context: &Context| delete(context, &id).await;
+                with_store(loaded, Opening::Existing, delete).await?;
             }
             Self::Show { id, json } => {
-                let image = images::show(context, &parse_id(&id)?).await?;
-                print_view(&image, json)
+                let id = parse_id(&id)?;
+                let show =
+                    async |context: &Context| print_view(&images::show(context, &id).await?, json);
+                with_store(loaded, Opening::Existing, show).await?;
             }
             Self::List {
                 status,
                 limit,
                 json,
             } => {
-                let images = images::list(context, status, limit).await?;
-                if json {
-                    return print_json(&images);
-                }
-                print_list(images);
-                Ok(())
+                let list = async |context: &Context| list(context, status, limit, json).await;
+                with_store(loaded, Opening::Existing, list).await?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+async fn delete(context: &Context, id: &CloudflareId) -> anyhow::Result<()> {
+    images::delete(context, id).await?;
+    print_line(&format!("deleted {id}"));
+    Ok(())
+}
+
+async fn list(
+    context: &Context,
+    status: Option<Status>,
+    limit: u32,
+    json: bool,
+) -> anyhow::Result<()> {
+    let images = images::list(context, status, limit).await?;
+    if json {
+        return print_json(&images);
+    }
+    print_list(images);
+    Ok(())
 }
 
 impl Add {

@@ -9,10 +9,10 @@ const REPORTS: [&str; 4] = ["uploaded", "draft", "error", "timestamp"];
 
 /// Returns the fields that make an object a report, as a phrase.
 pub(super) fn report_fields() -> String {
-    let [first @ .., last] = REPORTS;
-    let fields = first.into_iter().chain(DETAILS);
+    let [uploaded, draft, error, timestamp] = REPORTS;
+    let fields = [uploaded, draft].into_iter().chain(DETAILS).chain([error]);
     let fields: Vec<String> = fields.map(|name| format!("{name:?}")).collect();
-    format!("{} or {last:?}", fields.join(", "))
+    format!("{} or {timestamp:?}", fields.join(", "))
 }
 
 pub(super) fn is_flat(fields: &Fields<'_>) -> bool {

@@ -156,3 +156,15 @@ proptest! {
         prop_assert_eq!(first.1, second.1);
     }
 }
+
+#[test]
+fn unknown_shape_names_every_known_one() {
+    let error = parsed(br#"{"foo":1}"#).expect_err("it is unknown");
+
+    assert_eq!(
+        error.to_string(),
+        "The body is none of the payloads known here: a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
+         \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with \"uploaded\", \
+         \"draft\", \"variants\", \"metadata\", \"meta\", \"requireSignedURLs\", \"filename\", \"creator\", \"error\" or \"timestamp\")."
+    );
+}
