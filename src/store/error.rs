@@ -182,3 +182,24 @@ impl StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_connections_are_systemic() {
+        let class = |error| ErrorClass::of(&error, |_| ErrorClass::Transient);
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+
+        for error in [
+            sqlx::Error::Io(reset),
+            sqlx::Error::PoolTimedOut,
+            sqlx::Error::PoolClosed,
+            sqlx::Error::WorkerCrashed,
+        ] {
+            assert_eq!(class(error), ErrorClass::Systemic);
+        }
+        assert_eq!(class(sqlx::Error::RowNotFound), ErrorClass::Statement);
+    }
+}

@@ -8,7 +8,7 @@
 //! app, ops ──────────────────────────► Schema      ┘
 //! ```
 //!
-//! Each method is one operation with one deadline. The backends read and write; [`inbox::plan`] asks the domain what to write, so
+//! Each method is one operation with one deadline. Only SQLite's claim is two: it reads before it takes the write lock. The backends read and write; [`inbox::plan`] asks the domain what to write, so
 //! that both databases decide alike.
 
 mod audit_log;

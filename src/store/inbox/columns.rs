@@ -1,9 +1,9 @@
 //! The columns of `cloudflare_images`, and their decoding into the domain's types.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -125,8 +125,55 @@ impl Serialize for DetailsAt {
 
 impl<'de> Deserialize<'de> for DetailsAt {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut times = HashMap::<Cow<'de, str>, DetailTime>::deserialize(deserializer)?;
-        Ok(Self(ImageDetails::NAMES.map(|name| times.remove(name))))
+        deserializer.deserialize_map(DetailsAtVisitor)
+    }
+}
+
+struct DetailsAtVisitor;
+
+impl<'de> Visitor<'de> for DetailsAtVisitor {
+    type Value = DetailsAt;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DetailsAt, A::Error> {
+        let mut times = [None; ImageDetails::NAMES.len()];
+        while let Some(DetailName(position)) = map.next_key()? {
+            match position {
+                Some(position) => times[position] = map.next_value()?,
+                // A later release may know more details.
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(DetailsAt(times))
+    }
+}
+
+/// A detail's position in [`ImageDetails::NAMES`]. Unknown names have none.
+struct DetailName(Option<usize>);
+
+impl<'de> Deserialize<'de> for DetailName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(DetailNameVisitor)
+    }
+}
+
+struct DetailNameVisitor;
+
+impl Visitor<'_> for DetailNameVisitor {
+    type Value = DetailName;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a detail")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<DetailName, E> {
+        let position = ImageDetails::NAMES
+            .into_iter()
+            .position(|known| known == name);
+        Ok(DetailName(position))
     }
 }
 
@@ -228,5 +275,31 @@ pub(in crate::store) fn undecodable(column: &'static str, id: Uuid, reason: Stri
         column,
         id: id.to_string(),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(details_at: &str) -> Option<Vec<Option<i64>>> {
+        let times: DetailsAt = serde_json::from_str(details_at).ok()?;
+        let micros = |time: DetailTime| match time {
+            DetailTime::Settled(micros) | DetailTime::Draft { draft: micros } => micros,
+        };
+        Some(times.0.into_iter().map(|time| time.map(micros)).collect())
+    }
+
+    #[test]
+    fn reads_the_times_of_known_details() {
+        let none = [None; ImageDetails::NAMES.len()];
+        assert_eq!(times("{}"), Some(none.to_vec()));
+        assert_eq!(times(r#"{"filename":null}"#), Some(none.to_vec()));
+        assert_eq!(
+            times(r#"{"later":{"x":[1]},"creator":{"draft":7},"filename":5}"#),
+            Some([&[Some(5), Some(7)], &none[2..]].concat())
+        );
+        assert_eq!(times(r#"{"filename":"5"}"#), None);
+        assert_eq!(times("\"nonsense\""), None);
     }
 }

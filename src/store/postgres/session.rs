@@ -132,7 +132,7 @@ impl Postgres {
                     Ok(tx) => tx,
                     // The database has restarted since the connection was last used. Nothing was sent yet, so another connection
                     // will do. Each lost one is closed, so the loop ends.
-                    Err(error) if is_lost(&error) => continue,
+                    Err(error) if mode == TransactionMode::Recording && is_lost(&error) => continue,
                     Err(error) => return Err(error.into()),
                 };
                 let (value, wakeups) = work(&mut tx).await?;
