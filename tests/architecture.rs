@@ -401,7 +401,7 @@ fn secret_settings_have_secret_names() {
         for (field, kind) in lines.filter_map(|line| line.split_once(": ")) {
             if ["Secret", "DatabaseUrl"]
                 .iter()
-                .any(|name| kind.starts_with(name))
+                .any(|name| kind.contains(name))
             {
                 let name = field.split_whitespace().next_back().unwrap_or_default();
                 assert!(is_secret(name), "{}: {name}", source.path.display());

@@ -147,7 +147,12 @@ fn origin(name: &str) -> String {
 
 /// Reads a list: a JSON array of texts or of objects, or texts between commas. A secret can have commas.
 fn list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
-    if value.trim_start().starts_with('[') {
+    let is_json = if is_secret(key) {
+        value.starts_with('[')
+    } else {
+        value.trim_start().starts_with('[')
+    };
+    if is_json {
         let is_item =
             |item: &Value| matches!(item.kind, ValueKind::String(_) | ValueKind::Table(_));
         let items: Option<Vec<Value>> = serde_json::from_str(value).ok();

@@ -91,12 +91,18 @@ impl Layer {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
             match value.kind {
-                ValueKind::Table(table) => self.flatten(&format!("{key}."), table, file),
+                ValueKind::Table(mut table) => match table.remove(TOML_DATE) {
+                    Some(date) => self.set(&key, date.kind, file),
+                    None => self.flatten(&format!("{key}."), table, file),
+                },
                 kind => self.set(&key, kind, file),
             }
         }
     }
 }
+
+/// The only key of the table in which the toml crate gives a date. No setting is a date, but a secret can look like one.
+const TOML_DATE: &str = "$__toml_private_datetime";
 
 impl fmt::Debug for Layer {
     /// Writes the source alone: values can be secret.

@@ -65,12 +65,15 @@ pub fn secret_of_file(key: &str) -> Option<&str> {
     key.strip_suffix(FILE).filter(|key| is_secret(key))
 }
 
-/// Returns what may be shown of a secret text: of a URL its host, of all others nothing.
+/// Returns what may be shown of a secret text: nothing, but of a URL its host. Of the database's URL also the file, or the user and
+/// the name.
 #[must_use]
 pub fn redacted(key: &str, text: &str) -> String {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     if text.is_empty() {
         String::new()
+    } else if key == DATABASE_URL {
+        redacted_database_url(text)
     } else if last_word(name) == "url" && !is_secret(table) {
         redacted_url(text)
     } else {
@@ -82,21 +85,34 @@ fn last_word(name: &str) -> &str {
     name.rsplit('_').next().unwrap_or_default()
 }
 
-/// Keeps the user, the host and the name of a database. Of other URLs it keeps the host: the path can be a token.
-///
-/// A URL parser would refuse a password that is not percent-encoded, and such a password must not be shown either.
+/// Keeps the host of a URL: the rest can be a token. A user or a password that is not percent-encoded can hold a slash, so that
+/// nothing tells where the host is.
 fn redacted_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once(':') else {
+    let Some((scheme, rest)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let Some(rest) = rest.strip_prefix("//").filter(|_| scheme != "sqlite") else {
-        return if scheme == "sqlite" { url } else { "***" }.to_owned();
-    };
-    if !["postgres", "postgresql"].contains(&scheme) {
-        let place = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
-        let host = place.rsplit('@').next().unwrap_or_default();
-        return format!("{scheme}://{host}/***");
+    let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
+    let (place, path) = rest.split_at(end);
+    if path.contains('@') {
+        return format!("{scheme}://***");
     }
+    let host = place.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}/***")
+}
+
+/// The key whose URL is a database's.
+const DATABASE_URL: &str = "database.url";
+
+/// Keeps the file of SQLite, and the user, the host and the name of a Postgres database.
+///
+/// A URL parser would refuse a password that is not percent-encoded, and such a password must not be shown either.
+fn redacted_database_url(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "***".to_owned();
+    };
     let (address, parameters) = match rest.split_once('?') {
         // The question mark can be a part of the password.
         Some((_, after)) if after.contains('@') => return format!("{scheme}://***"),
@@ -141,7 +157,7 @@ mod tests {
             ("postgres://app:SEC?RET@db/app", "postgres://***"),
             ("SECRET", "***"),
         ] {
-            assert_eq!(redacted_url(url), shown);
+            assert_eq!(redacted("database.url", url), shown);
         }
     }
 
@@ -153,6 +169,13 @@ mod tests {
                 "https://app.example:8443/***",
             ),
             ("https:SECRET", "***"),
+            ("https://user:SEC/RET@app.example/", "https://***"),
+            ("https://user:SEC#RET@app.example/", "https://***"),
+            (
+                "postgres://app.example/SECRET",
+                "postgres://app.example/***",
+            ),
+            ("sqlite:SECRET", "***"),
         ] {
             assert_eq!(redacted("relay.endpoints[0].token_url", url), shown);
         }
