@@ -51,18 +51,8 @@ pub(in crate::store) fn decide(
     at: Option<Timestamp>,
     wanted: WantedEvents,
 ) -> WritePlan {
-    let Snapshot {
-        images,
-        inserted,
-        mut already_logged,
-    } = snapshot;
-    let mut images: HashMap<CloudflareId, ImageUpdate> = images
-        .into_iter()
-        .map(|image| {
-            let is_new = inserted.contains(&image.cloudflare_id);
-            (image.cloudflare_id.clone(), ImageUpdate::of(image, is_new))
-        })
-        .collect();
+    let mut images = image_updates(snapshot.images, &snapshot.inserted);
+    let mut already_logged = snapshot.already_logged;
     let mut plan = WritePlan {
         outcomes: Vec::with_capacity(notifications.len()),
         entries: Vec::with_capacity(notifications.len()),
@@ -105,6 +95,17 @@ pub(in crate::store) fn decide(
         .filter_map(ImageUpdate::changed)
         .collect();
     plan
+}
+
+fn image_updates(
+    images: Vec<StoredImage>,
+    inserted: &HashSet<CloudflareId>,
+) -> HashMap<CloudflareId, ImageUpdate> {
+    let updates = images.into_iter().map(|image| {
+        let is_new = inserted.contains(&image.cloudflare_id);
+        (image.cloudflare_id.clone(), ImageUpdate::of(image, is_new))
+    });
+    updates.collect()
 }
 
 impl WritePlan {
