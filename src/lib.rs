@@ -23,17 +23,17 @@
 //! ```
 
 pub mod app;
-pub mod application;
+pub(crate) mod application;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod config_types;
 pub mod domain;
-pub mod events;
-pub mod ops;
+pub(crate) mod events;
+pub(crate) mod ops;
 pub mod random;
 pub mod receiver;
-pub mod relay;
+pub(crate) mod relay;
 pub mod retention;
 pub mod shutdown;
 pub mod signing;

@@ -44,7 +44,6 @@ impl Settings {
     }
 }
 
-/// Deletes old rows.
 pub(crate) struct Pruner {
     store: Arc<dyn Retention>,
     settings: Settings,

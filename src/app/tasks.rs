@@ -7,14 +7,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::shutdown::{ExitReason, Shutdown};
 
-/// The running tasks.
 #[derive(Default)]
 pub(super) struct Tasks {
     set: JoinSet<()>,
     names: HashMap<Id, Cow<'static, str>>,
 }
 
-/// A task that has ended.
 struct Ended {
     task: Cow<'static, str>,
     result: Result<(), JoinError>,

@@ -10,7 +10,6 @@ use crate::store::{Attempt, Delivery, DeliveryFilter};
 /// The most attempts that are shown of a delivery.
 const MAX_ATTEMPTS: u32 = 1000;
 
-/// Returns the newest deliveries.
 pub(crate) async fn list(
     context: &Context,
     filter: &DeliveryFilter,
@@ -21,7 +20,6 @@ pub(crate) async fn list(
     Ok(deliveries.into_iter().map(DeliveryView::from).collect())
 }
 
-/// Returns one delivery with its attempts and its payload.
 pub(crate) async fn show(context: &Context, id: i64) -> Result<DeliveryDetails, ActionError> {
     let delivery = find(context, id).await?;
     let catalog = &context.store.delivery_catalog;
@@ -78,7 +76,6 @@ pub(crate) struct DeliveryView {
     pub(crate) completed_at: Option<String>,
 }
 
-/// A delivery with its attempts and its payload.
 #[derive(Debug, Serialize)]
 pub(crate) struct DeliveryDetails {
     #[serde(flatten)]

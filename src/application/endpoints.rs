@@ -80,7 +80,6 @@ pub(crate) async fn preview(
     })
 }
 
-/// Fails if no endpoint of the configuration has this name.
 pub(super) fn require_configured(endpoints: &Endpoints, name: &str) -> Result<(), ActionError> {
     if endpoints.contains(name) {
         Ok(())
@@ -104,7 +103,6 @@ async fn states(context: &Context) -> Result<BTreeMap<String, EndpointState>, Ac
     Ok(states.map(|state| (state.name.clone(), state)).collect())
 }
 
-/// The outcome of [`resume`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resumed {
     Resumed,
@@ -119,7 +117,6 @@ pub(crate) struct PreviewView {
     pub(crate) body: String,
 }
 
-/// An endpoint and its deliveries.
 #[derive(Debug, Serialize)]
 pub(crate) struct EndpointView {
     pub(crate) name: String,

@@ -32,7 +32,6 @@ pub(crate) async fn delete(context: &Context, id: &CloudflareId) -> Result<(), A
     }
 }
 
-/// Returns one image.
 pub(crate) async fn show(context: &Context, id: &CloudflareId) -> Result<ImageView, ActionError> {
     let image = context.store.catalog.find(id).await?;
     let image = image.ok_or_else(|| ActionError::ImageNotFound(id.clone()))?;
@@ -62,7 +61,6 @@ pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
     Ok(Json::from_canonical(metadata.to_string()))
 }
 
-/// The rule that metadata breaks.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidMetadata {
     #[error("must be JSON: {0}")]

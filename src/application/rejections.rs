@@ -25,7 +25,6 @@ pub(crate) async fn list(
     Ok(rejections.map(RejectionView::without_body).collect())
 }
 
-/// Returns one rejection with its body.
 pub(crate) async fn show(context: &Context, id: i64) -> Result<RejectionView, ActionError> {
     let rejection = find(context, id).await?;
     Ok(RejectionView::with_body(rejection))
@@ -76,7 +75,6 @@ pub(crate) async fn apply_parked(context: &Context) -> Result<usize, ActionError
     applied.map_err(ActionError::ParkedNotApplied)
 }
 
-/// Returns whether reprocessing was refused.
 pub(crate) fn is_refused(reprocessed: &Reprocessed) -> bool {
     match reprocessed {
         Reprocessed::Refused(_) => true,
@@ -94,7 +92,6 @@ async fn find(context: &Context, id: i64) -> Result<Rejection, ActionError> {
     rejection.ok_or(ActionError::RejectionNotFound(id))
 }
 
-/// The totals of [`reprocess_all`].
 #[derive(Debug, Default)]
 pub(crate) struct ReprocessTotals {
     pub(crate) tried: usize,

@@ -26,7 +26,6 @@ pub(crate) async fn prune(
     Ok(())
 }
 
-/// The number of old rows of a table.
 #[derive(Debug)]
 pub(crate) struct PrunedTable {
     pub(crate) table: &'static str,

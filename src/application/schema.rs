@@ -10,7 +10,6 @@ pub(crate) async fn migrate(context: &Context) -> Result<usize, ActionError> {
     Ok(pending.len())
 }
 
-/// Fails if migrations have not run.
 pub(crate) async fn require_current(context: &Context) -> Result<(), ActionError> {
     if context.store.schema.pending().await?.is_empty() {
         Ok(())

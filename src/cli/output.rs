@@ -13,12 +13,10 @@ pub(super) fn print_line(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Writes a line to standard error.
 pub(super) fn print_error(text: &str) {
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Prints a view or a list of views as JSON.
 pub(super) fn print_json(view: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     print_line(&serde_json::to_string_pretty(view)?);
     Ok(())
@@ -42,7 +40,6 @@ pub(super) fn print_fields(fields: Vec<(String, String)>) {
     print_line(&table.trim_fmt());
 }
 
-/// Prints rows under a header.
 pub(super) fn print_table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,

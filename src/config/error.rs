@@ -9,79 +9,49 @@ use super::shown::EffectiveSetting;
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A value is not allowed.
     #[error("{key}, from {origin}, {problem}")]
     Setting {
-        /// The key.
         key: String,
-        /// The file or the environment variable.
         origin: String,
-        /// What is allowed.
         problem: String,
     },
-    /// There is no such key.
     #[error("{key}, from {origin}, is not a setting; {known}")]
     UnknownKey {
-        /// The key.
         key: String,
-        /// The file or the environment variable.
         origin: String,
-        /// The keys there are.
         known: String,
     },
-    /// A secret and its file are both set.
     #[error("{key} and {key}_file are both set in {origin}: keep one of them")]
-    ValueAndFile {
-        /// The key of the secret itself.
-        key: String,
-        /// The file or the environment.
-        origin: String,
-    },
-    /// A file cannot be read.
+    ValueAndFile { key: String, origin: String },
     #[error("{} cannot be read: {source}", path.display())]
     File {
-        /// The file.
         path: PathBuf,
-        /// The system's error.
         source: std::io::Error,
     },
     /// The file of a secret cannot be read. Its name is not repeated: it can be the secret itself, put there by mistake.
     #[error("the file for {key}, named by {origin}, cannot be read: {source}")]
     SecretFile {
-        /// The key of the secret.
         key: String,
         /// Where the file's name came from.
         origin: String,
-        /// The system's error.
         source: std::io::Error,
     },
     /// The file of a secret is empty. Without a secret, authentication would be off.
     #[error("the file {path} for {key}, named by {origin}, is empty")]
     EmptySecretFile {
-        /// The key of the secret.
         key: String,
-        /// The file.
         path: String,
         /// Where the file's name came from.
         origin: String,
     },
-    /// A file is not valid TOML.
     #[error("{file}, line {line}, is not TOML: {problem}")]
     NotToml {
-        /// The file.
         file: String,
-        /// The line, counted from 1.
         line: usize,
-        /// What is wrong with it.
         problem: String,
     },
-    /// An environment variable is not UTF-8.
     #[error("the environment variable {name} must be UTF-8")]
-    NotUnicode {
-        /// The variable.
-        name: String,
-    },
-    /// The profile `production` has no secret.
+    NotUnicode { name: String },
     #[error(
         "webhook.secrets is empty, and the profile production does not serve without a secret: set CLOUDFLARE_WEBHOOK_SECRET, or \
          CLOUDFLARE_WEBHOOK_SECRET_FILE"

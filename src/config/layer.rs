@@ -17,7 +17,6 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// A layer without values.
     pub(super) fn new(source: &str) -> Self {
         Self {
             source: source.to_owned(),
@@ -25,7 +24,6 @@ impl Layer {
         }
     }
 
-    /// The values of a TOML document.
     pub(super) fn of_toml(text: &str, file: &str) -> Result<Self, ConfigError> {
         let document = toml::from_str(text).map_err(|error| {
             let before = error
@@ -43,13 +41,11 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Sets a value.
     pub(super) fn set(&mut self, key: &str, kind: impl Into<ValueKind>, origin: &str) {
         let value = Value::new(Some(&origin.to_owned()), kind);
         self.values.insert(key.to_owned(), value);
     }
 
-    /// Returns whether the key's value is a list.
     pub(super) fn is_list(&self, key: &str) -> bool {
         let value = self.values.get(key);
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))

@@ -22,8 +22,8 @@ use error::explain;
 use layer::Layer;
 
 pub use environment::Environment;
-pub use error::ConfigError;
-pub use shown::EffectiveSetting;
+pub(crate) use error::ConfigError;
+pub(crate) use shown::EffectiveSetting;
 
 /// Every setting of the service.
 #[derive(Debug, Clone, Deserialize)]

@@ -7,11 +7,9 @@ use crate::config_types::{is_secret, redacted};
 /// A setting without its secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffectiveSetting {
-    /// The dotted key.
     pub key: String,
     /// The value as TOML writes it. A secret is replaced by stars.
     pub value: String,
-    /// The source of the value.
     pub origin: String,
 }
 

@@ -16,10 +16,10 @@ const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", DAY)];
 pub struct BoundedDuration<const UNIT: u64, const MIN: u64, const MAX: u64>(Duration);
 
 /// A duration in seconds: `30`, `"30s"` or `"5m"`.
-pub type Seconds<const MIN: u64, const MAX: u64> = BoundedDuration<1, MIN, MAX>;
+pub(crate) type Seconds<const MIN: u64, const MAX: u64> = BoundedDuration<1, MIN, MAX>;
 
 /// A duration in days: `7`, `"7d"` or `"12h"`.
-pub type Days<const MIN: u64, const MAX: u64> = BoundedDuration<DAY, MIN, MAX>;
+pub(crate) type Days<const MIN: u64, const MAX: u64> = BoundedDuration<DAY, MIN, MAX>;
 
 impl<const UNIT: u64, const MIN: u64, const MAX: u64> BoundedDuration<UNIT, MIN, MAX> {
     /// A number of units that is known to be within the bounds.
@@ -40,7 +40,6 @@ impl<const UNIT: u64, const MIN: u64, const MAX: u64> BoundedDuration<UNIT, MIN,
 }
 
 impl<const MIN: u64, const MAX: u64> Seconds<MIN, MAX> {
-    /// The duration.
     #[must_use]
     pub fn seconds(self) -> Duration {
         self.0
@@ -48,7 +47,6 @@ impl<const MIN: u64, const MAX: u64> Seconds<MIN, MAX> {
 }
 
 impl<const MIN: u64, const MAX: u64> Days<MIN, MAX> {
-    /// The duration.
     #[must_use]
     pub fn days(self) -> Duration {
         self.0

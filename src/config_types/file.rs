@@ -7,7 +7,7 @@ use std::path::Path;
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Reads a file of at most 1 MiB. Fails on what is larger, is no UTF-8, or cannot be read.
-pub fn read_file(path: &Path) -> Result<String> {
+pub(crate) fn read_file(path: &Path) -> Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
     let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;

@@ -15,13 +15,14 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-pub use duration::{Days, Seconds};
-pub use file::read_file;
-pub use networks::Networks;
+pub(crate) use duration::{Days, Seconds};
+pub(crate) use file::read_file;
+pub(crate) use networks::Networks;
 use scalar::Scalar;
 
-pub use secret::{Secret, SecretList, is_secret, redacted, secret_of_file};
-pub use string_list::StringList;
+pub use secret::is_secret;
+pub(crate) use secret::{Secret, SecretList, redacted, secret_of_file};
+pub(crate) use string_list::StringList;
 
 /// A setting is not allowed, though it has the right type.
 #[derive(Debug, Clone, PartialEq, Eq)]

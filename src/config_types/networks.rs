@@ -21,7 +21,6 @@ impl TryFrom<StringList> for Networks {
 }
 
 impl Networks {
-    /// Reads them. Fails with what is allowed.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let networks = texts.into_iter().map(|text| {
             let text = text.trim();
@@ -45,13 +44,11 @@ impl Networks {
         Self::parse(lines.filter(|line| !line.is_empty()))
     }
 
-    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Adds others.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }

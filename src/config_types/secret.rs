@@ -10,7 +10,7 @@ use super::string_list::StringList;
 /// A secret, or none if the text is blank. White space around a secret is removed: no header can carry it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(from = "SecretString")]
-pub struct Secret(Option<SecretString>);
+pub(crate) struct Secret(Option<SecretString>);
 
 impl From<SecretString> for Secret {
     fn from(secret: SecretString) -> Self {
@@ -20,9 +20,8 @@ impl From<SecretString> for Secret {
 }
 
 impl Secret {
-    /// The secret.
     #[must_use]
-    pub fn get(&self) -> Option<&SecretString> {
+    pub(crate) fn get(&self) -> Option<&SecretString> {
         self.0.as_ref()
     }
 }
@@ -30,7 +29,7 @@ impl Secret {
 /// A list of secrets, without blank ones.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(from = "StringList")]
-pub struct SecretList(Vec<Secret>);
+pub(crate) struct SecretList(Vec<Secret>);
 
 impl From<StringList> for SecretList {
     fn from(texts: StringList) -> Self {
@@ -40,8 +39,7 @@ impl From<StringList> for SecretList {
 }
 
 impl SecretList {
-    /// The secrets.
-    pub fn iter(&self) -> impl Iterator<Item = &SecretString> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SecretString> {
         self.0.iter().filter_map(Secret::get)
     }
 }
@@ -61,14 +59,14 @@ const FILE: &str = "_file";
 
 /// Returns the key of the secret whose file this key names.
 #[must_use]
-pub fn secret_of_file(key: &str) -> Option<&str> {
+pub(crate) fn secret_of_file(key: &str) -> Option<&str> {
     key.strip_suffix(FILE).filter(|key| is_secret(key))
 }
 
 /// Returns what may be shown of a secret text: nothing, but of a URL its host. Of the database's URL also the file, or the user and
 /// the name.
 #[must_use]
-pub fn redacted(key: &str, text: &str) -> String {
+pub(crate) fn redacted(key: &str, text: &str) -> String {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     if text.is_empty() {
         String::new()

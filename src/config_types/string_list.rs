@@ -26,7 +26,6 @@ impl From<OneOrMany> for StringList {
 }
 
 impl StringList {
-    /// The texts.
     #[must_use]
     pub fn into_vec(self) -> Vec<String> {
         self.0

@@ -15,18 +15,18 @@ use crate::domain::timestamp::Timestamp;
 use crate::random;
 
 pub(crate) use payload::FieldValue;
-pub use payload::ImageRow;
+pub(crate) use payload::ImageRow;
 use payload::{ImageObject, LogObject, payload};
 
 /// Returns an id that no event has had, and that sorts after those before it: `evt_` and a `UUIDv7` in hexadecimal.
 #[must_use]
-pub fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     format!("evt_{}", random::uuid_v7().simple())
 }
 
 /// Returns the payload of the event that an image was inserted.
 #[must_use]
-pub fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
+pub(crate) fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::changed(image, at);
     payload(
         event_id,
@@ -39,7 +39,7 @@ pub fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> Stri
 
 /// Returns the payload of the event that an image was changed.
 #[must_use]
-pub fn image_updated(
+pub(crate) fn image_updated(
     event_id: &str,
     image: ImageRow<'_>,
     changes: &[Change<'_>],
@@ -52,7 +52,7 @@ pub fn image_updated(
 
 /// Returns the payload of the event that an image was deleted. It shows the row as it was.
 #[must_use]
-pub fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
+pub(crate) fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::unchanged(image);
     payload(
         event_id,
@@ -65,7 +65,12 @@ pub fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> Stri
 
 /// Returns the payload of the event that the audit log has a new entry, with this row id.
 #[must_use]
-pub fn log_created(event_id: &str, entry: &AuditEntry, row_id: i64, at: Timestamp) -> String {
+pub(crate) fn log_created(
+    event_id: &str,
+    entry: &AuditEntry,
+    row_id: i64,
+    at: Timestamp,
+) -> String {
     let object = LogObject::of(entry, row_id);
     let about = (Model::ImageLog, EventKind::Created);
     payload(event_id, about, &object, None, at)
@@ -74,7 +79,7 @@ pub fn log_created(event_id: &str, entry: &AuditEntry, row_id: i64, at: Timestam
 /// Returns what Postgres announces on a channel about an image: JSON of some hundred bytes, at most 4,300, since an id has at most
 /// 1,024 characters. `status` is `None` for an image that was deleted.
 #[must_use]
-pub fn announcement(
+pub(crate) fn announcement(
     event_id: &str,
     id: Uuid,
     cloudflare_id: &CloudflareId,

@@ -71,7 +71,6 @@ impl Serialize for Changes<'_> {
     }
 }
 
-/// A value as JSON.
 pub(crate) struct FieldValue<'a>(pub(crate) Value<'a>);
 
 impl Serialize for FieldValue<'_> {
@@ -92,10 +91,8 @@ fn raw(json: &str) -> Option<&RawValue> {
 
 /// An image's row, as its events show it.
 #[derive(Debug, Clone, Copy)]
-pub struct ImageRow<'a> {
-    /// The row's id.
+pub(crate) struct ImageRow<'a> {
     pub id: Uuid,
-    /// Cloudflare's id.
     pub cloudflare_id: &'a CloudflareId,
     /// The columns that notifications change.
     pub state: &'a ImageState,

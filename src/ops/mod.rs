@@ -22,7 +22,7 @@ use crate::web::{Cause, LogFields, LogLevel};
 const READINESS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The path for health checks.
-pub const READINESS_PATH: &str = "/readyz";
+pub(crate) const READINESS_PATH: &str = "/readyz";
 
 /// The `ops` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,7 +39,6 @@ pub(crate) struct Ops {
     pub(crate) authentication_disabled: bool,
     /// Cancelled when the service is stopping.
     pub(crate) stopping: CancellationToken,
-    /// The metrics of the run.
     pub(crate) metrics: Arc<Metrics>,
 }
 

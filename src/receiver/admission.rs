@@ -16,7 +16,6 @@ use crate::config_types::{InvalidSetting, Networks};
 /// The time between two sweeps of the idle clients. They bound the memory of the rate limiter.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Decides which requests are admitted.
 pub(super) struct Admission {
     /// The networks that may send webhooks; empty: every network.
     allowed: Networks,
@@ -26,7 +25,6 @@ pub(super) struct Admission {
     clock: DefaultClock,
 }
 
-/// Why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AdmissionError {
     /// The client address is in none of the allowed networks.
@@ -35,7 +33,6 @@ pub(super) enum AdmissionError {
     ClientRateLimited(Duration),
     /// All clients together are over the rate limit. The next request is admitted after this time.
     RateLimited(Duration),
-    /// Too many requests are in flight.
     Overloaded,
 }
 

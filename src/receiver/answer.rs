@@ -10,7 +10,6 @@ use crate::domain::image::Status;
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::web::{LogFields, LogLevel, Problem};
 
-/// The body of an answer with status 200.
 #[derive(Serialize)]
 struct Body<'a> {
     outcome: &'static str,

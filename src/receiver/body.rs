@@ -44,13 +44,10 @@ pub(super) struct ReadBody {
 /// Why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadError {
-    /// It is over the limit.
     TooLarge,
-    /// It did not arrive before the deadline.
     TimedOut,
     /// The connection or the stream ended before the body did.
     Incomplete,
-    /// Every permit for large bodies is taken.
     TooManyLargeBodies,
 }
 

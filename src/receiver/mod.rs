@@ -31,7 +31,7 @@ use crate::store::Rejections;
 use crate::telemetry::metrics::ParkingMetrics;
 
 pub(crate) use parking::{Parking, Reprocessed};
-pub use settings::{Settings, WebhookPath};
+pub(crate) use settings::{Settings, WebhookPath};
 pub use state::Receiver;
 
 impl Receiver {

@@ -39,7 +39,6 @@ const OTHER_NETWORKS: &str = "*";
 /// The time between two looks for minutes that are over.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts refused requests.
 pub(super) struct RefusalCounter {
     counts: Mutex<Counts>,
     clock: Arc<dyn Clock>,
@@ -81,7 +80,6 @@ impl RefusalCounter {
         }
     }
 
-    /// Counts one more.
     pub(super) fn count(
         &self,
         reason: RejectionReason,
@@ -155,7 +153,6 @@ impl RefusalCounter {
 }
 
 impl Counts {
-    /// Counts one more.
     fn count(&mut self, key: CounterKey) {
         if key.minute < self.minute {
             // The clock was set back: continue from there.

@@ -78,12 +78,10 @@ impl Endpoints {
         self.all().map(|endpoint| endpoint.name.as_str())
     }
 
-    /// Returns whether an endpoint has this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.names().any(|known| known == name)
     }
 
-    /// Returns the endpoint with this name.
     pub(super) fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
         self.all().find(|endpoint| endpoint.name == name).cloned()
     }
@@ -132,18 +130,13 @@ fn subscriber(
 /// A destination of deliveries.
 pub(super) struct Endpoint {
     pub(super) name: String,
-    /// Builds the message for an event.
     pub(super) message_builder: MessageBuilder,
-    /// Sends the message.
     pub(super) sink: Arc<dyn Sink>,
     pub(super) retry: RetryPolicy,
-    /// The limit of concurrent calls.
     pub(super) max_in_flight: usize,
     /// Whether messages about one image are sent one at a time, in the order of their events.
     pub(super) ordered: bool,
-    /// Whether the settings pause the endpoint.
     pub(super) paused: bool,
-    /// The deadline of one call.
     pub(super) timeout: Duration,
     rate_limiter: Option<DefaultDirectRateLimiter>,
 }

@@ -42,9 +42,9 @@ use dispatch::{
 };
 
 pub(crate) use dispatch::PAUSED_BY_SETTING;
-pub use endpoint::Endpoints;
+pub(crate) use endpoint::Endpoints;
 pub(crate) use probe::EndpointProbe;
-pub use settings::Settings;
+pub(crate) use settings::Settings;
 
 /// Delivers events to the endpoints.
 pub(crate) struct Relay {
@@ -52,7 +52,6 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Creates a relay to these endpoints.
     pub(crate) fn new(endpoints: Endpoints) -> Self {
         Self { endpoints }
     }

@@ -25,7 +25,6 @@ pub(crate) struct EndpointProbe {
 pub(crate) struct Preview {
     /// The request line and the headers. Values that may hold secrets are redacted.
     pub(crate) head: Vec<String>,
-    /// The exact body.
     pub(crate) body: String,
 }
 

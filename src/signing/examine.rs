@@ -16,23 +16,18 @@ use crate::domain::timestamp::Timestamp;
 
 /// What a scheme says of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The proof holds.
+pub(crate) enum Finding {
     Holds,
     /// The signature is right, and the time in it is too far from when the request came.
     NotInTime {
-        /// How far.
         off: Duration,
-        /// How far it may be.
         tolerance: Duration,
     },
     /// A header is missing, or is there more than once.
     NotOnce(HeaderName),
     /// A header is not what the scheme says.
     Malformed {
-        /// Which.
         header: HeaderName,
-        /// What it has to be.
         rule: &'static str,
     },
     /// Another secret was presented.
@@ -43,7 +38,7 @@ pub enum Finding {
 
 /// What would have made a signature right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hint {
+pub(crate) enum Hint {
     /// The body without the line break at its end.
     WithoutLastNewline,
     /// The secret's own letters as the key, and not what the base64 after `whsec_` means.
@@ -85,7 +80,7 @@ impl fmt::Display for Finding {
 }
 
 /// Examines what each scheme that these headers try says of them and of this body, for somebody with this secret.
-pub fn examine(
+pub(crate) fn examine(
     secret: &SecretString,
     headers: &HeaderMap,
     body: &[u8],

@@ -23,7 +23,6 @@ pub(super) struct Key {
     pub(super) digest: Digest,
 }
 
-/// An HMAC-SHA256.
 pub(super) type Digest = [u8; 32];
 
 impl Key {

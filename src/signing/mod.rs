@@ -15,11 +15,10 @@ mod standard;
 mod timestamped;
 mod verifier;
 
-pub use examine::{Finding, Hint, examine};
-pub use key::InvalidSecret;
+pub(crate) use examine::{Finding, examine};
 pub use message::Message;
 pub use scheme::Scheme;
-pub use signer::Signer;
+pub(crate) use signer::Signer;
 pub use verifier::Verifier;
 
 #[cfg(test)]

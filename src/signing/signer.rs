@@ -9,7 +9,7 @@ use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
 
 /// Signs messages, with keys that are made once.
-pub struct Signer {
+pub(crate) struct Signer {
     schemes: Vec<Scheme>,
     keys: Vec<Key>,
 }
@@ -17,7 +17,7 @@ pub struct Signer {
 impl Signer {
     /// Signs under these schemes. The secrets come with the one that counts first; the others sign beside it where a scheme has room for
     /// several signatures. [`Scheme::CfWebhookAuth`] has no signature to make.
-    pub fn new(
+    pub(crate) fn new(
         schemes: &[Scheme],
         secrets: impl Iterator<Item = SecretString>,
     ) -> Result<Self, InvalidSecret> {
@@ -31,7 +31,7 @@ impl Signer {
 
     /// The headers that prove where the message comes from; none without a secret.
     #[must_use]
-    pub fn sign(&self, message: &Message<'_>) -> Vec<(HeaderName, String)> {
+    pub(crate) fn sign(&self, message: &Message<'_>) -> Vec<(HeaderName, String)> {
         let Some(first) = self.keys.first() else {
             return Vec::new();
         };

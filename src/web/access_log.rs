@@ -19,11 +19,9 @@ pub(crate) struct LogFields {
     pub(crate) outcome: Option<&'static str>,
     /// The image that the request was about.
     pub(crate) image_id: Option<String>,
-    /// The level of the line.
     pub(crate) level: LogLevel,
 }
 
-/// The level of a line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LogLevel {
     /// The level of an ordinary request. A server error is logged as an error instead.

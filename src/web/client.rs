@@ -67,7 +67,6 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Returns the client behind a connection.
     #[must_use]
     pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let forwarded = self

@@ -20,7 +20,7 @@ use crate::config_types::{Bounded, ListenAddress, Networks, Seconds};
 use client::ForwardedHeader;
 
 pub(crate) use access_log::{LogFields, LogLevel};
-pub use client::{ClientAddress, TrustedProxies};
+pub(crate) use client::{ClientAddress, TrustedProxies};
 pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;
 pub(crate) use serve::{Limits, Server};

@@ -17,19 +17,13 @@ use crate::telemetry::chain;
 pub(crate) enum ProblemType {
     /// The webhook was refused for a reason that the domain knows.
     Rejected(RejectionReason),
-    /// There were too many requests lately.
     RateLimited,
-    /// No route has this path.
     NoSuchRoute,
-    /// The method is not POST.
     MethodNotAllowed,
-    /// The body is over the limit.
     BodyTooLarge,
-    /// The body did not arrive in time.
     ReadTimeout,
     /// More is in flight than the service accepts.
     Busy,
-    /// The service failed.
     Internal,
 }
 

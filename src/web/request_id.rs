@@ -15,12 +15,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is accepted, because every log line repeats it.
 const MAX_LENGTH: usize = 128;
 
-/// The id of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Returns the text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

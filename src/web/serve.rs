@@ -32,10 +32,8 @@ const MAX_HEAD_BYTES: u16 = u16::MAX;
 /// How many requests one HTTP/2 connection may have in flight. Cloudflare and proxies open further connections.
 const MAX_STREAMS: u32 = 16;
 
-/// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// How many connections are served at once.
     pub(crate) max_connections: usize,
     /// How long a client may take to send its first request's head.
     pub(crate) head_timeout: Duration,

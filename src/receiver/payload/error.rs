@@ -3,13 +3,11 @@
 /// Why a body is no notification.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
-    /// There are no bytes.
     #[error("The body is empty; it must be a JSON object.")]
     Empty,
     /// It is not JSON; the cause says where, and repeats nothing.
     #[error("The body is not JSON: {0}.")]
     NotJson(#[source] serde_json::Error),
-    /// It is JSON, but no object.
     #[error("The body must be a JSON object.")]
     NotAnObject,
     /// No database stores U+0000 in text.
@@ -18,7 +16,6 @@ pub enum PayloadError {
         /// The field of the body that it is in, where that has a plain name.
         field: Option<String>,
     },
-    /// It is none of the shapes.
     #[error(
         "The body is none of the payloads known here: a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
          \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with {flat_fields})."
@@ -27,12 +24,10 @@ pub enum PayloadError {
         /// The fields that make an object a flat report.
         flat_fields: String,
     },
-    /// A field breaks its rule.
     #[error("The field {field} {rule}.")]
     Field {
         /// The field, from the top of the body.
         field: String,
-        /// Its rule.
         rule: String,
     },
 }

@@ -10,7 +10,6 @@ use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
 
-/// The fields of the details.
 pub(super) const DETAILS: [&str; 6] = [
     "variants",
     "metadata",
@@ -28,7 +27,6 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of the body itself.
     pub(super) fn of(object: &'a Map<String, Value>) -> Self {
         Self { object, place: "" }
     }
@@ -41,7 +39,6 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether a field is there, and not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
@@ -92,12 +89,10 @@ impl<'a> Fields<'a> {
         parse_id(self.get(name)).map_err(|rule| self.broken(name, rule))
     }
 
-    /// Returns whether any detail is there.
     pub(super) fn has_details(&self) -> bool {
         DETAILS.into_iter().any(|name| self.has(name))
     }
 
-    /// Returns the details.
     pub(super) fn details(&self) -> Result<ToldDetails, PayloadError> {
         Ok(ToldDetails {
             filename: self.text("filename")?.map(str::to_owned),

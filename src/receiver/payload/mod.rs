@@ -16,7 +16,7 @@ use crate::domain::notification::Content;
 use field::Fields;
 
 pub use envelope::Pointers;
-pub use error::PayloadError;
+pub(crate) use error::PayloadError;
 pub use pointer::Pointer;
 
 /// What a body says, and its JSON in canonical form. Fails with the field and the rule that it breaks.

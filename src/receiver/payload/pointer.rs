@@ -28,12 +28,10 @@ impl Pointer {
         })
     }
 
-    /// The pointer as it was written.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// What it leads to.
     pub(super) fn find<'v>(&self, document: &'v Value) -> Option<&'v Value> {
         self.steps
             .iter()

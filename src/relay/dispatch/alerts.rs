@@ -19,7 +19,6 @@ pub(in crate::relay) struct Alerts {
     policy: AlertPolicy,
 }
 
-/// A delivery that was given up.
 #[derive(Serialize)]
 pub(super) struct FailedDelivery<'a> {
     pub(super) endpoint: &'a str,
@@ -38,7 +37,6 @@ struct HealthAlert<'a> {
     error: &'a str,
 }
 
-/// The JSON of an alert.
 #[derive(Serialize)]
 struct AlertPayload<'a, T> {
     id: &'a str,
@@ -49,7 +47,6 @@ struct AlertPayload<'a, T> {
 }
 
 impl Alerts {
-    /// Creates alerts under this policy.
     pub(in crate::relay) fn new(policy: AlertPolicy) -> Self {
         Self { policy }
     }

@@ -15,7 +15,6 @@ const OPEN_AFTER_FAILURES: u32 = 5;
 /// The first cooldown. Each further cooldown is twice as long.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
 
-/// The longest cooldown.
 const MAX_COOLDOWN: Duration = Duration::from_secs(30);
 
 /// Counts the consecutive failures that this process has seen.
@@ -59,7 +58,6 @@ impl CircuitBreaker {
         self.cooled_down_at.store(failures, Ordering::Relaxed);
     }
 
-    /// Waits until the breaker is open.
     pub(super) async fn opened(&self) {
         let opened = self.opened.notified();
         tokio::pin!(opened);

@@ -25,7 +25,6 @@ pub(super) struct Lease {
     pub(super) purpose: Purpose,
 }
 
-/// The purpose of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// To deliver while the circuit breaker is closed.

@@ -15,7 +15,6 @@ use tokio::runtime::{Builder, Handle, Runtime};
 #[cfg(target_os = "linux")]
 const NICE_INCREMENT: i32 = 10;
 
-/// The highest nice value.
 #[cfg(target_os = "linux")]
 const MAX_NICE: i32 = 19;
 

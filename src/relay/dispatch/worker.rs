@@ -68,7 +68,6 @@ pub(in crate::relay) struct Worker {
 }
 
 impl Worker {
-    /// Creates the worker of an endpoint.
     pub(in crate::relay) fn new(
         endpoint: Arc<Endpoint>,
         alerts: Alerts,

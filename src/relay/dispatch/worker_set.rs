@@ -12,7 +12,6 @@ pub(in crate::relay) struct WorkerSet {
 }
 
 impl WorkerSet {
-    /// Starts the worker of an endpoint.
     pub(in crate::relay) fn spawn(
         &mut self,
         endpoint: &str,

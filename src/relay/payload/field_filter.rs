@@ -78,7 +78,6 @@ impl FieldFilters {
         Ok(Self { image, log })
     }
 
-    /// Returns the filter for events about this model.
     pub(super) fn for_model(&self, model: Model) -> &FieldFilter {
         match model {
             Model::Image => &self.image,
@@ -114,12 +113,10 @@ fn path(name: &str) -> Vec<String> {
 }
 
 impl FieldFilter {
-    /// Returns whether the filter changes nothing.
     pub(super) fn is_identity(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Returns whether a setting mentions this field.
     fn mentions(&self, field: &str) -> bool {
         let mut paths = self
             .exclude

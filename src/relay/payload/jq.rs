@@ -19,7 +19,6 @@ use tokio::time::Instant;
 /// in addition to the call.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The largest output.
 const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 
 /// The limit of concurrent runs of one program, including abandoned ones.
@@ -30,7 +29,6 @@ const DENIED_FILTERS: [&str; 1] = ["env"];
 
 type Filter = compile::Filter<Native<data::JustLut<Val>>>;
 
-/// A compiled jq program.
 pub(super) struct JqProgram {
     filter: Arc<Filter>,
     /// One permit per concurrent run. A run that does not end keeps its permit.
@@ -43,10 +41,8 @@ pub(in crate::relay) enum JqError {
     /// The program raised an error. Its text is dropped because it can quote the message.
     #[error("ended with an error")]
     Error,
-    /// The run exceeded the time limit.
     #[error("took longer than {} s", TIME_LIMIT.as_secs())]
     TooLong,
-    /// The output is too large.
     #[error("produced more than {MAX_OUTPUT_BYTES} bytes")]
     TooLarge,
     /// Too many earlier runs have not ended.

@@ -13,7 +13,6 @@ use crate::domain::event::Model;
 use field_filter::FieldFilters;
 use jq::{JqError, JqProgram};
 
-/// Builds an endpoint's messages.
 #[derive(Default)]
 pub(super) struct MessageBuilder {
     field_filters: FieldFilters,
@@ -21,7 +20,6 @@ pub(super) struct MessageBuilder {
     transform: Option<JqProgram>,
 }
 
-/// The result of building a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Built {
     /// The message is the event.
@@ -32,7 +30,6 @@ pub(super) enum Built {
     Filtered,
 }
 
-/// A message that could not be built.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BuildError {
     #[error("the event is not JSON")]

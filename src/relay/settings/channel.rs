@@ -30,7 +30,6 @@ impl TryFrom<String> for Channel {
 }
 
 impl Channel {
-    /// Returns the name, if the channel is used.
     pub(super) fn name(&self) -> Option<&str> {
         (!self.0.is_empty()).then_some(&self.0)
     }

@@ -171,7 +171,6 @@ impl EndpointSettings {
         })
     }
 
-    /// Returns the events that the endpoint receives.
     pub(in crate::relay) fn subscription(&self) -> Result<Subscription, String> {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
@@ -200,7 +199,6 @@ impl EndpointSettings {
         })
     }
 
-    /// Returns the schemes that sign the messages.
     pub(in crate::relay) fn schemes(&self) -> Result<Vec<Scheme>, String> {
         let Some(names) = &self.signatures else {
             return Ok(SCHEMES.to_vec());
@@ -217,7 +215,6 @@ impl EndpointSettings {
         secrets.cloned().collect()
     }
 
-    /// Returns the retry policy.
     pub(in crate::relay) fn retry(&self) -> Result<RetryPolicy, String> {
         let retry = &self.retry;
         if !(1.0..=100.0).contains(&retry.backoff_factor) {
@@ -236,7 +233,6 @@ impl EndpointSettings {
         })
     }
 
-    /// Returns the deadline of one call.
     pub(in crate::relay) fn timeout(&self) -> Duration {
         self.timeout_secs.seconds()
     }

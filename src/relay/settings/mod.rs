@@ -25,7 +25,6 @@ pub(super) const ALERTS: &str = "alerts";
 /// The names that no entry of `relay.endpoints` may have.
 pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOINT];
 
-/// The relay's settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

@@ -62,7 +62,6 @@ impl MessageHeaders {
         self
     }
 
-    /// Returns whether every message has this header.
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.fixed.contains_key(name)
     }

@@ -21,7 +21,6 @@ use crate::telemetry::chain;
 /// The content does not matter.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
-/// Sends messages to an HTTP endpoint.
 pub(super) struct HttpSink {
     url: Url,
     headers: MessageHeaders,

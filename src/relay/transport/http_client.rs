@@ -6,7 +6,6 @@ use url::{Host, Url};
 
 use super::address_policy::AddressPolicy;
 
-/// The `User-Agent` of every request.
 pub(super) const USER_AGENT: &str =
     concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 

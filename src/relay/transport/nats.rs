@@ -33,7 +33,6 @@ const CLIENT_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_
 /// The header by which a stream recognises duplicates within its `duplicate_window`.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// The default port of NATS.
 const DEFAULT_PORT: u16 = 4222;
 
 /// The timeout for connecting to one address.
@@ -44,7 +43,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes messages to a NATS server.
 pub(super) struct NatsSink {
-    /// The endpoint's name.
     name: String,
     server: Server,
     subject: SubjectTemplate,
@@ -180,7 +178,6 @@ struct Server {
     policy: AddressPolicy,
 }
 
-/// A failed connection.
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
     #[error("the NATS server cannot be found")]

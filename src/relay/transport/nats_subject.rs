@@ -11,7 +11,6 @@ const MAX_TOKEN_CHARACTERS: usize = 128;
 /// The token for a value that is missing, empty, an object or an array.
 const EMPTY_TOKEN: &str = "_";
 
-/// A template for subjects.
 #[derive(Debug)]
 pub(super) struct SubjectTemplate(Vec<Part>);
 
@@ -52,7 +51,6 @@ impl SubjectTemplate {
         is_subject.then_some(subject).ok_or_else(|| RULE.to_owned())
     }
 
-    /// Returns the subject of a message.
     pub(super) fn for_body(&self, body: &[u8]) -> String {
         let has_placeholders = self
             .0

@@ -21,7 +21,6 @@ use super::http_client::{check_url, read_capped};
 use crate::relay::settings::{AuthSettings, ClientAuthentication, parse_url};
 use crate::telemetry::chain;
 
-/// The longest response of a token server.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// The lifetime of a token whose server does not state it.
@@ -56,10 +55,8 @@ struct Token {
 /// A missing token. Without a token, the message is not sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    /// The call to the token server failed.
     #[error("there is no token: {}", chain(.0))]
     Unreachable(reqwest::Error),
-    /// The token server returned an error status.
     #[error("there is no token: the token server answered {0}")]
     Refused(reqwest::StatusCode),
     /// The response is too long, malformed, or has no bearer token.

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use crate::domain::delivery::Tried;
 use crate::domain::timestamp::Timestamp;
 
-/// A message to an endpoint.
 pub(in crate::relay) struct Message {
     /// The event's id. It is the same for every endpoint, attempt and replay.
     pub(in crate::relay) event_id: String,
@@ -28,7 +27,6 @@ pub(in crate::relay) trait Sink: Send + Sync {
     fn head(&self, message: &Message) -> Vec<String>;
 }
 
-/// The outcome of one call.
 #[derive(Debug)]
 pub(in crate::relay) struct SendOutcome {
     /// The part that decides whether the delivery is retried.
