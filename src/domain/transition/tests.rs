@@ -11,8 +11,10 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds).expect("a small number of seconds")
 }
 
-fn received(received_at: Timestamp) -> Delivery {
-    Delivery::New { received_at }
+/// Applies a report that is received at this second.
+fn tell(image: &mut ImageState, report: &Report, second: i64) -> Effect {
+    let received_at = at(second);
+    transition(image, report, Delivery::New { received_at })
 }
 
 fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Report {
@@ -30,19 +32,20 @@ fn draft(seconds: i64) -> Report {
 }
 
 fn uploaded(seconds: i64) -> Report {
-    report(
-        Some(ReportedStatus::Uploaded { uploaded_at: None }),
-        Some(at(seconds)),
-    )
+    let status = ReportedStatus::Uploaded { uploaded_at: None };
+    report(Some(status), Some(at(seconds)))
 }
 
 fn failed(seconds: i64) -> Report {
-    report(
-        Some(ReportedStatus::Failed {
-            error: "too big".into(),
-        }),
-        Some(at(seconds)),
-    )
+    Report {
+        reported_at: Some(at(seconds)),
+        ..undated_failure()
+    }
+}
+
+fn undated_failure() -> Report {
+    let error = "too big".into();
+    report(Some(ReportedStatus::Failed { error }), None)
 }
 
 /// A row at this status since second 100.
@@ -88,7 +91,7 @@ fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_a
             let report = told(seconds);
             let mut image = row(status);
 
-            let effect = transition(&mut image, &report, received(at(1_000)));
+            let effect = tell(&mut image, &report, 1_000);
 
             assert_eq!(
                 effect, expected,
@@ -113,7 +116,7 @@ fn only_an_applied_notification_touches_the_row() {
             let before = row(status);
             let mut after = before.clone();
 
-            let effect = transition(&mut after, &report, received(at(1_000)));
+            let effect = tell(&mut after, &report, 1_000);
 
             assert_eq!(
                 effect == Effect::Applied,
@@ -128,42 +131,28 @@ fn only_an_applied_notification_touches_the_row() {
 fn an_error_stands_only_on_a_failed_image_and_an_upload_time_only_on_an_uploaded_one() {
     let mut image = ImageState::registered();
 
-    transition(&mut image, &failed(100), received(at(1_000)));
+    tell(&mut image, &failed(100), 1_000);
     assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
 
-    transition(&mut image, &uploaded(101), received(at(1_000)));
+    tell(&mut image, &uploaded(101), 1_000);
     assert_eq!(
         (image.error.as_str(), image.uploaded_at),
         ("", Some(at(101)))
     );
 
-    transition(&mut image, &failed(102), received(at(1_000)));
+    tell(&mut image, &failed(102), 1_000);
     assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
 }
 
 #[test]
 fn a_notification_without_a_time_counts_from_its_receipt_and_is_known_again_when_redelivered() {
-    let undated = report(
-        Some(ReportedStatus::Failed {
-            error: "too big".into(),
-        }),
-        None,
-    );
+    let undated = undated_failure();
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(
-        transition(&mut image, &undated, received(at(99))),
-        Effect::Stale
-    );
-    assert_eq!(
-        transition(&mut image, &undated, received(at(200))),
-        Effect::Applied
-    );
+    assert_eq!(tell(&mut image, &undated, 99), Effect::Stale);
+    assert_eq!(tell(&mut image, &undated, 200), Effect::Applied);
     assert_eq!(image.status_at, Some(at(200)));
-    assert_eq!(
-        transition(&mut image, &undated, received(at(300))),
-        Effect::Duplicate
-    );
+    assert_eq!(tell(&mut image, &undated, 300), Effect::Duplicate);
     assert_eq!(image.status_at, Some(at(200)));
 }
 
@@ -172,10 +161,7 @@ fn an_undated_upload_of_an_uploaded_image_is_a_duplicate() {
     let undated = report(Some(ReportedStatus::Uploaded { uploaded_at: None }), None);
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(
-        transition(&mut image, &undated, received(at(300))),
-        Effect::Duplicate
-    );
+    assert_eq!(tell(&mut image, &undated, 300), Effect::Duplicate);
 }
 
 #[test]
@@ -183,14 +169,8 @@ fn a_row_that_another_program_marked_uploaded_counts_from_its_upload() {
     let mut image = row(Status::Uploaded);
     image.status_at = None;
 
-    assert_eq!(
-        transition(&mut image, &failed(99), received(at(1_000))),
-        Effect::Stale
-    );
-    assert_eq!(
-        transition(&mut image, &failed(101), received(at(1_000))),
-        Effect::Applied
-    );
+    assert_eq!(tell(&mut image, &failed(99), 1_000), Effect::Stale);
+    assert_eq!(tell(&mut image, &failed(101), 1_000), Effect::Applied);
 }
 
 #[test]
@@ -199,10 +179,7 @@ fn a_notification_of_details_alone_changes_details_alone() {
     report.details.filename = Some("cat.jpg".into());
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(
-        transition(&mut image, &report, received(at(1_000))),
-        Effect::Applied
-    );
+    assert_eq!(tell(&mut image, &report, 1_000), Effect::Applied);
     assert_eq!(image.details.filename.value, "cat.jpg");
 
     image.details.filename = row(Status::Uploaded).details.filename;
@@ -218,12 +195,9 @@ fn a_detail_stays_with_the_latest_notification_that_told_it() {
     late.details.filename = Some("late.jpg".into());
 
     let mut image = ImageState::registered();
+    assert_eq!(tell(&mut image, &late, 1_000), Effect::Applied);
     assert_eq!(
-        transition(&mut image, &late, received(at(1_000))),
-        Effect::Applied
-    );
-    assert_eq!(
-        transition(&mut image, &early, received(at(1_000))),
+        tell(&mut image, &early, 1_000),
         Effect::Applied,
         "only the early one tells the creator"
     );
@@ -236,10 +210,7 @@ fn a_detail_stays_with_the_latest_notification_that_told_it() {
         ),
         ("late.jpg", "ann")
     );
-    assert_eq!(
-        transition(&mut image, &early, received(at(1_000))),
-        Effect::Stale
-    );
+    assert_eq!(tell(&mut image, &early, 1_000), Effect::Stale);
 }
 
 #[test]
@@ -264,12 +235,7 @@ fn a_draft_never_replaces_a_detail_that_another_notification_told_however_late_i
 
 #[test]
 fn what_came_before_and_says_no_time_changes_nothing_when_it_comes_again() {
-    let undated = report(
-        Some(ReportedStatus::Failed {
-            error: "too big".into(),
-        }),
-        None,
-    );
+    let undated = undated_failure();
     let mut image = row(Status::Uploaded);
 
     assert_eq!(
@@ -327,12 +293,8 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
 
 fn after_all<'a>(reports: impl IntoIterator<Item = &'a Report>) -> ImageState {
     let mut image = ImageState::registered();
-    for (number, report) in reports.into_iter().enumerate() {
-        transition(
-            &mut image,
-            report,
-            received(at(i64::try_from(number).expect("few reports"))),
-        );
+    for (second, report) in (0..).zip(reports) {
+        tell(&mut image, report, second);
     }
     image
 }
@@ -352,7 +314,7 @@ proptest! {
         let before = after_all(&reports);
         let mut after = before.clone();
 
-        let effect = transition(&mut after, which.get(&reports), received(at(1_000)));
+        let effect = tell(&mut after, which.get(&reports), 1_000);
 
         prop_assert_ne!(effect, Effect::Applied);
         prop_assert_eq!(before, after);
@@ -363,7 +325,7 @@ proptest! {
         let mut image = ImageState::registered();
         let mut was_final = false;
         for report in &reports {
-            transition(&mut image, report, received(at(1_000)));
+            tell(&mut image, report, 1_000);
             let is_final = matches!(image.status, Status::Uploaded | Status::Failed);
             prop_assert!(is_final || !was_final);
             was_final = is_final;
@@ -377,7 +339,7 @@ proptest! {
         let before = after_all(&reports);
         let mut after = before.clone();
 
-        let effect = transition(&mut after, &last, received(at(1_000)));
+        let effect = tell(&mut after, &last, 1_000);
 
         prop_assert_eq!(effect == Effect::Applied, before != after);
     }

@@ -24,6 +24,21 @@ fn counts(counter: &RefusalCounter) -> Vec<(i64, String, i64)> {
     counts
 }
 
+fn refuse(counter: &RefusalCounter, second: i64, client: Option<IpAddr>) {
+    counter.count(RejectionReason::Unauthenticated, at(second), None, client);
+}
+
+/// Refuses a request from each of so many networks.
+fn flood(counter: &RefusalCounter, second: i64, networks: u32) {
+    for network in 0..networks {
+        refuse(
+            counter,
+            second,
+            Some(Ipv4Addr::from_bits(network << 8).into()),
+        );
+    }
+}
+
 #[test]
 fn neighbours_are_counted_together() {
     for (one, other, together) in [
@@ -34,12 +49,7 @@ fn neighbours_are_counted_together() {
         let counter = counter();
 
         for client in [one, other] {
-            counter.count(
-                RejectionReason::Unauthenticated,
-                at(61),
-                None,
-                client.parse().ok(),
-            );
+            refuse(&counter, 61, client.parse().ok());
         }
 
         assert_eq!(counts(&counter), [(60, together.to_owned(), 2)]);
@@ -50,15 +60,7 @@ fn neighbours_are_counted_together() {
 fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
     let counter = counter();
 
-    for number in 0..100_000_u32 {
-        let client = Ipv4Addr::from_bits(number << 8);
-        counter.count(
-            RejectionReason::Unauthenticated,
-            at(5),
-            None,
-            Some(client.into()),
-        );
-    }
+    flood(&counter, 5, 100_000);
 
     let counts = counts(&counter);
     assert_eq!(counts.len(), MAX_NETWORKS + 1);
@@ -74,15 +76,7 @@ fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
     let counter = counter();
 
     for minute in 0..10 {
-        for network in 0..2000_u32 {
-            let client = Ipv4Addr::from_bits(network << 8);
-            counter.count(
-                RejectionReason::Unauthenticated,
-                at(60 * minute),
-                None,
-                Some(client.into()),
-            );
-        }
+        flood(&counter, 60 * minute, 2000);
         let before = 60 * (minute + 1);
         let mut counts = counter.lock();
         let rows = counts.of.extract_if(|who, _| who.minute < before).count();
@@ -101,15 +95,7 @@ fn after_a_quiet_hour_there_is_room_for_all_of_them_again() {
     let counter = counter();
 
     for minute in [0, 1, 61] {
-        for network in 0..2000_u32 {
-            let client = Ipv4Addr::from_bits(network << 8);
-            counter.count(
-                RejectionReason::Unauthenticated,
-                at(60 * minute),
-                None,
-                Some(client.into()),
-            );
-        }
+        flood(&counter, 60 * minute, 2000);
         let rows = counter.lock().of.drain().count();
 
         let of_networks = if minute == 1 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
+use tempfile::TempDir;
 
 use super::checkpoints::NOTIFICATIONS;
 use super::session::{LOG_BYTES, OPEN_RETRY, Sqlite};
@@ -45,6 +46,21 @@ async fn open(folder: &Path) -> Sqlite {
         .expect("it opens")
 }
 
+async fn migrated() -> (TempDir, Sqlite) {
+    let folder = TempDir::new().expect("a folder");
+    let database = open(folder.path()).await;
+    database.migrate().await.expect("it migrates");
+    (folder, database)
+}
+
+/// Makes a file that is not in WAL mode.
+async fn connect_without_wal(folder: &TempDir) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(folder.path().join("images.db"));
+    let options = options.create_if_missing(true);
+    let connected = SqliteConnection::connect_with(&options).await;
+    connected.expect("a file without WAL")
+}
+
 fn test_message(payload: Json) -> Arc<Notification> {
     Arc::new(Notification {
         content: Content::TestMessage,
@@ -56,7 +72,7 @@ fn test_message(payload: Json) -> Arc<Notification> {
 
 #[tokio::test]
 async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
-    let folder = tempfile::TempDir::new().expect("a folder");
+    let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
     for (pragma, expected) in [
@@ -79,9 +95,7 @@ async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
 
 #[tokio::test]
 async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let database = open(folder.path()).await;
-    database.migrate().await.expect("it migrates");
+    let (_folder, database) = migrated().await;
     let due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
         INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', '2024', '2024');";
     let filled = sqlx::raw_sql(due).execute(&database.writer).await;
@@ -119,16 +133,10 @@ async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
 
 #[tokio::test]
 async fn a_file_that_another_process_prepares_is_waited_for() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let file = folder.path().join("images.db");
-    let options = SqliteConnectOptions::new().filename(file);
-    let mut other = SqliteConnection::connect_with(&options.create_if_missing(true))
-        .await
-        .expect("a file without WAL");
-    let writing = other
-        .begin_with("BEGIN IMMEDIATE")
-        .await
-        .expect("a transaction");
+    let folder = TempDir::new().expect("a folder");
+    let mut other = connect_without_wal(&folder).await;
+    let writing = other.begin_with("BEGIN IMMEDIATE").await;
+    let writing = writing.expect("a transaction");
 
     let opening = tokio::spawn(async move { (open(folder.path()).await, folder) });
     tokio::time::sleep(10 * OPEN_RETRY).await;
@@ -140,9 +148,7 @@ async fn a_file_that_another_process_prepares_is_waited_for() {
 
 #[tokio::test]
 async fn after_a_full_disk_the_writer_is_as_good_as_new() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let database = open(folder.path()).await;
-    database.migrate().await.expect("it migrates");
+    let (_folder, database) = migrated().await;
     let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
     // The limit belongs to the connection, and so goes with it.
     sqlx::query("PRAGMA max_page_count = 1")
@@ -150,14 +156,11 @@ async fn after_a_full_disk_the_writer_is_as_good_as_new() {
         .await
         .expect("no more pages");
 
-    let full = database
-        .record(&[test_message(long.clone())])
-        .await
-        .expect_err("there is no room");
-    let recorded = database
-        .record(&[test_message(long)])
-        .await
-        .expect("there is room again");
+    let message = test_message(long);
+    let full = database.record(&[Arc::clone(&message)]).await;
+    let full = full.expect_err("there is no room");
+    let recorded = database.record(&[message]).await;
+    let recorded = recorded.expect("there is room again");
 
     assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
     assert_eq!(recorded, [Outcome::Test]);
@@ -165,9 +168,7 @@ async fn after_a_full_disk_the_writer_is_as_good_as_new() {
 
 #[tokio::test]
 async fn what_is_committed_moves_into_the_file_without_the_writer() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let database = open(folder.path()).await;
-    database.migrate().await.expect("it migrates");
+    let (folder, database) = migrated().await;
     let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
 
     for _ in 0..2 {
@@ -198,9 +199,7 @@ async fn what_is_committed_moves_into_the_file_without_the_writer() {
 
 #[tokio::test]
 async fn the_log_ahead_of_the_file_begins_anew_when_it_is_long() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let database = open(folder.path()).await;
-    database.migrate().await.expect("it migrates");
+    let (folder, database) = migrated().await;
     let mebibyte = Json::from_canonical(format!("\"{}\"", "x".repeat(1024 * 1024)));
     let batch = vec![test_message(mebibyte); 8];
 
@@ -222,7 +221,7 @@ async fn the_log_ahead_of_the_file_begins_anew_when_it_is_long() {
 /// (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
 #[tokio::test]
 async fn sqlite_is_new_enough_for_checkpoints_beside_the_writer() {
-    let folder = tempfile::TempDir::new().expect("a folder");
+    let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
     let version: String = sqlx::query_scalar("SELECT sqlite_version()")
@@ -236,34 +235,21 @@ async fn sqlite_is_new_enough_for_checkpoints_beside_the_writer() {
 
 #[tokio::test]
 async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
-    let folder = tempfile::TempDir::new().expect("a folder");
-    let options = SqliteConnectOptions::new().filename(folder.path().join("images.db"));
-    let mut app = SqliteConnection::connect_with(&options.create_if_missing(true))
-        .await
-        .expect("a file without WAL");
-    let _writing = app
-        .begin_with("BEGIN IMMEDIATE")
-        .await
-        .expect("a transaction");
+    let folder = TempDir::new().expect("a folder");
+    let mut app = connect_without_wal(&folder).await;
+    let writing = app.begin_with("BEGIN IMMEDIATE").await;
+    let _writing = writing.expect("a transaction");
 
-    let opened = Sqlite::open(
-        &folder.path().join("images.db"),
-        &settings(1),
-        no_endpoints(),
-    )
-    .await;
+    let file = folder.path().join("images.db");
+    let opened = Sqlite::open(&file, &settings(1), no_endpoints()).await;
 
-    let error = opened.err().expect("it cannot be opened");
-    assert!(
-        chain(&error).contains("database is locked"),
-        "{}",
-        chain(&error)
-    );
+    let error = chain(&opened.err().expect("it cannot be opened"));
+    assert!(error.contains("database is locked"), "{error}");
 }
 
 #[tokio::test]
 async fn there_is_one_writer() {
-    let folder = tempfile::TempDir::new().expect("a folder");
+    let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
     let _held = database.writer.acquire().await.expect("a connection");

@@ -34,6 +34,15 @@ struct Below {
     may_write: Semaphore,
 }
 
+impl Default for Below {
+    fn default() -> Self {
+        Self {
+            batches: Mutex::default(),
+            may_write: Semaphore::new(0),
+        }
+    }
+}
+
 #[async_trait]
 impl Inbox for Below {
     async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
@@ -109,28 +118,34 @@ struct Bench {
     writer: JoinHandle<()>,
 }
 
+fn group_commit(below: &Arc<Below>, limits: Limits) -> (Arc<GroupCommit>, Vec<Writer>) {
+    let below: Arc<dyn Inbox> = below.clone();
+    let (inbox, writers) = GroupCommit::new(&below, limits, &InboxMetrics::default());
+    (Arc::new(inbox), writers)
+}
+
+/// Every other task of this one thread gets its turns.
+async fn settle() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Bench {
     fn new(queue: usize, batch: usize) -> Self {
-        let below = Arc::new(Below {
-            batches: Mutex::default(),
-            may_write: Semaphore::new(0),
-        });
-        let inner: Arc<dyn Inbox> = below.clone();
-        let (inbox, mut writers) = GroupCommit::new(
-            &inner,
-            Limits {
-                writers: 1,
-                queue,
-                batch,
-                patience: PATIENCE,
-            },
-            &InboxMetrics::default(),
-        );
+        let below = Arc::new(Below::default());
+        let limits = Limits {
+            writers: 1,
+            queue,
+            batch,
+            patience: PATIENCE,
+        };
+        let (inbox, mut writers) = group_commit(&below, limits);
         let stop = CancellationToken::new();
         let writer = tokio::spawn(writers.remove(0).run(stop.clone()));
         Self {
             below,
-            inbox: Arc::new(inbox),
+            inbox,
             stop,
             writer,
         }
@@ -145,15 +160,8 @@ impl Bench {
                 async move { inbox.record(&[notification]).await },
             ));
         }
-        self.settle().await;
+        settle().await;
         calls
-    }
-
-    /// Every other task of this one thread gets its turns.
-    async fn settle(&self) {
-        for _ in 0..1_000 {
-            tokio::task::yield_now().await;
-        }
     }
 
     fn let_write(&self, batches: usize) {
@@ -223,7 +231,7 @@ async fn each_caller_gets_its_own_results() {
     let one = bench.call(&["a"]).await;
     let (inbox, three) = (bench.inbox.clone(), ["b", UNKNOWN, "c"].map(notification));
     let three = tokio::spawn(async move { inbox.record(&three).await });
-    bench.settle().await;
+    settle().await;
     let last = bench.call(&[UNKNOWN]).await;
 
     bench.let_write(2);
@@ -353,7 +361,7 @@ async fn a_stop_writes_what_is_queued_and_takes_nothing_new() {
 
     bench.stop.cancel();
     bench.let_write(1);
-    bench.settle().await;
+    settle().await;
     let late = bench.call(&["late"]).await;
     bench.let_write(10);
     bench.writer.await.expect("no panic");
@@ -373,31 +381,19 @@ async fn an_idle_writer_stops_when_it_is_asked_to() {
 
 #[tokio::test]
 async fn all_calls_about_one_image_go_to_one_writer() {
-    let below: Arc<dyn Inbox> = Arc::new(Below {
-        batches: Mutex::default(),
-        may_write: Semaphore::new(0),
-    });
-    let (inbox, writers) = GroupCommit::new(
-        &below,
-        Limits {
-            writers: 4,
-            queue: 1_000,
-            batch: 10,
-            patience: PATIENCE,
-        },
-        &InboxMetrics::default(),
-    );
-    let inbox = Arc::new(inbox);
+    let limits = Limits {
+        writers: 4,
+        queue: 1_000,
+        batch: 10,
+        patience: PATIENCE,
+    };
+    let (inbox, writers) = group_commit(&Arc::default(), limits);
     for number in 0..400 {
-        let (inbox, notification) = (
-            inbox.clone(),
-            notification(&format!("image-{}", number % 40)),
-        );
+        let notification = notification(&format!("image-{}", number % 40));
+        let inbox = inbox.clone();
         tokio::spawn(async move { inbox.record(&[notification]).await });
     }
-    for _ in 0..1_000 {
-        tokio::task::yield_now().await;
-    }
+    settle().await;
 
     let mut writer_of = std::collections::HashMap::new();
     let mut used = 0;
@@ -453,14 +449,9 @@ async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() 
         answers(slow).await,
         ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
     );
-    assert_eq!(
-        answers(next)
-            .await
-            .iter()
-            .filter(|answer| *answer == RECORDED)
-            .count(),
-        26
-    );
+    let next = answers(next).await;
+    let recorded = next.iter().filter(|answer| *answer == RECORDED);
+    assert_eq!(recorded.count(), 26);
     let sizes: Vec<usize> = bench.batches().iter().map(Vec::len).collect();
     assert_eq!(sizes, [1, 8, 4, 8, 8, 6]);
 }
@@ -477,7 +468,7 @@ async fn a_batch_has_a_limit_in_bytes() {
             inbox.record(&[Arc::new(large)]).await
         }));
     }
-    bench.settle().await;
+    settle().await;
 
     bench.let_write(10);
 
