@@ -57,14 +57,9 @@ pub(in crate::relay) struct Worker {
     endpoint: Arc<Endpoint>,
     breaker: Arc<CircuitBreaker>,
     deliverer: Arc<Deliverer>,
-    outbox: Arc<dyn Outbox>,
-    clock: Arc<dyn Clock>,
     /// Notified when this process has recorded events for the endpoint.
     wakeup: Arc<Notify>,
-    throttle: Arc<RelayThrottle>,
-    metrics: RelayMetrics,
-    low_priority: Handle,
-    stop: CancellationToken,
+    context: WorkerContext,
 }
 
 impl Worker {
@@ -81,27 +76,22 @@ impl Worker {
             alerts,
             outbox: Arc::clone(&context.outbox),
             clock: Arc::clone(&context.clock),
-            main_runtime: context.main_runtime,
+            main_runtime: context.main_runtime.clone(),
         };
         let deliverer = Deliverer {
             endpoint: Arc::clone(&endpoint),
             breaker: Arc::clone(&breaker),
             attempts,
             slots: Semaphore::new(endpoint.max_in_flight),
-            settlements: context.settlements,
+            settlements: context.settlements.clone(),
             stop: context.stop.clone(),
         };
         Self {
             endpoint,
             breaker,
             deliverer: Arc::new(deliverer),
-            outbox: context.outbox,
-            clock: context.clock,
             wakeup,
-            throttle: context.throttle,
-            metrics: context.metrics,
-            low_priority: context.low_priority,
-            stop: context.stop,
+            context,
         }
     }
 
@@ -123,7 +113,7 @@ impl Worker {
             }
         }
         if self.endpoint.paused {
-            return self.stop.cancelled().await;
+            return self.context.stop.cancelled().await;
         }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
         let claim_permits = Arc::new(Semaphore::new(capacity));
@@ -142,7 +132,7 @@ impl Worker {
                 self.breaker.mark_cooled_down();
                 (limit, purpose) = (1, Purpose::Probe);
             }
-            if self.stop.is_cancelled() {
+            if self.context.stop.is_cancelled() {
                 return;
             }
             self.claim_once(limit, purpose, permits, deliveries).await;
@@ -157,7 +147,7 @@ impl Worker {
         mut permits: OwnedSemaphorePermit,
         deliveries: &TaskTracker,
     ) {
-        let (lease, leased) = match self.throttle.run(self.claim(limit, purpose)).await {
+        let (lease, leased) = match self.context.throttle.run(self.claim(limit, purpose)).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(
@@ -174,7 +164,7 @@ impl Worker {
             let permit = permits.split(1).expect("a claim returns at most `limit`");
             let (deliverer, lease) = (Arc::clone(&self.deliverer), lease.clone());
             let delivery = async move { deliverer.deliver(leased, lease, permit).await };
-            deliveries.spawn_on(delivery, &self.low_priority);
+            deliveries.spawn_on(delivery, &self.context.low_priority);
         }
         drop(permits);
         if is_drained {
@@ -185,17 +175,24 @@ impl Worker {
 
     /// Waits for a future. `None` if the service stops first.
     async fn or_cancelled<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        self.stop.run_until_cancelled(future).await
+        self.context.stop.run_until_cancelled(future).await
     }
 
     /// Records whether the settings pause the endpoint. `endpoints list` shows it.
     async fn sync_pause(&self) -> Result<(), StoreError> {
         let name = &self.endpoint.name;
         let synced = if self.endpoint.paused {
-            let now = self.clock.now();
-            self.outbox.pause(name, PAUSED_BY_SETTING, now).await
+            let now = self.context.clock.now();
+            self.context
+                .outbox
+                .pause(name, PAUSED_BY_SETTING, now)
+                .await
         } else {
-            let resumed = self.outbox.resume(name, Some(PAUSED_BY_SETTING)).await;
+            let resumed = self
+                .context
+                .outbox
+                .resume(name, Some(PAUSED_BY_SETTING))
+                .await;
             resumed.map(drop)
         };
         if let Err(error) = &synced {
@@ -221,7 +218,7 @@ impl Worker {
             ends: Instant::now() + duration,
             purpose,
         };
-        let now = self.clock.now();
+        let now = self.context.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
             limit,
@@ -230,8 +227,8 @@ impl Worker {
             until: now.saturating_add(duration),
             lease: &lease.name,
         };
-        let leased = self.outbox.claim(&claim).await?;
-        self.metrics.claims.inc();
+        let leased = self.context.outbox.claim(&claim).await?;
+        self.context.metrics.claims.inc();
         Ok((lease, leased))
     }
 }
