@@ -52,27 +52,16 @@ impl RejectionCatalog for Backend {
         filter: &RejectionFilter,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
-        self.read("listing rejections", async |connection| {
-            sqlx::query(concat!(
-                "-- rejection_catalog_newest
-                 SELECT ",
-                rejection_columns!("CAST(NULL AS bytea) AS body"),
-                " FROM webhook_rejections
-                 WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
-                     AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
-                 ORDER BY id DESC LIMIT $4",
-            ))
-            .bind(filter.reason.map(RejectionReason::name))
-            .bind(filter.state.map(RejectionState::name))
-            .bind(filter.since.map(bind_time))
-            .bind(i64::from(limit))
-            .fetch_all(connection)
-            .await?
-            .iter()
-            .map(read_rejection)
-            .collect()
-        })
-        .await
+        let statement = concat!(
+            "-- rejection_catalog_newest
+             SELECT ",
+            rejection_columns!("CAST(NULL AS bytea) AS body"),
+            " FROM webhook_rejections
+             WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
+                 AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
+             ORDER BY id DESC LIMIT $4",
+        );
+        list(self, statement, filter, &[limit.into()]).await
     }
 
     async fn unapplied_rejections(
@@ -81,31 +70,40 @@ impl RejectionCatalog for Backend {
         after: i64,
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError> {
-        self.read("listing rejections", async |connection| {
-            sqlx::query(concat!(
-                "-- rejection_catalog_unapplied
-                 SELECT ",
-                rejection_columns!(),
-                " FROM webhook_rejections
-                 WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
-                     AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
-                     AND id > $4 AND body IS NOT NULL AND ",
-                is_unapplied!(),
-                " ORDER BY id LIMIT $5",
-            ))
+        let statement = concat!(
+            "-- rejection_catalog_unapplied
+             SELECT ",
+            rejection_columns!(),
+            " FROM webhook_rejections
+             WHERE (CAST($1 AS text) IS NULL OR reason = $1) AND (CAST($2 AS text) IS NULL OR state = $2)
+                 AND (CAST($3 AS timestamptz) IS NULL OR received_at >= $3)
+                 AND id > $4 AND body IS NOT NULL AND ",
+            is_unapplied!(),
+            " ORDER BY id LIMIT $5",
+        );
+        list(self, statement, filter, &[after, limit.into()]).await
+    }
+}
+
+/// Runs a statement whose parameters are those of the filter and then these numbers.
+async fn list(
+    backend: &Backend,
+    statement: &'static str,
+    filter: &RejectionFilter,
+    numbers: &[i64],
+) -> Result<Vec<Rejection>, StoreError> {
+    let listing = backend.read("listing rejections", async |connection| {
+        let mut query = sqlx::query(statement)
             .bind(filter.reason.map(RejectionReason::name))
             .bind(filter.state.map(RejectionState::name))
-            .bind(filter.since.map(bind_time))
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(connection)
-            .await?
-            .iter()
-            .map(read_rejection)
-            .collect()
-        })
-        .await
-    }
+            .bind(filter.since.map(bind_time));
+        for number in numbers {
+            query = query.bind(*number);
+        }
+        let rows = query.fetch_all(connection).await?;
+        rows.iter().map(read_rejection).collect()
+    });
+    listing.await
 }
 
 pub(super) fn read_rejection(row: &Row) -> Result<Rejection, OperationError> {
