@@ -105,3 +105,11 @@ pub(super) fn parse_time(
 pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("texts, numbers and booleans are JSON")
 }
+
+/// Returns [`json`] of a row made of each item.
+pub(super) fn json_rows<'a, T, R: Serialize>(
+    items: &'a [T],
+    row: impl FnMut(&'a T) -> R,
+) -> String {
+    json(&items.iter().map(row).collect::<Vec<R>>())
+}

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
-use super::columns::{json, parse_time, parse_uuid};
+use super::columns::{json, json_rows, parse_time, parse_uuid};
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
@@ -64,10 +64,9 @@ impl ImageStatements for SqliteConnection {
         &mut self,
         reports: &[UndatedReport<'_>],
     ) -> Result<Vec<usize>, OperationError> {
-        let rows: Vec<_> = reports
-            .iter()
-            .map(|report| (report.cloudflare_id.as_str(), &report.data))
-            .collect();
+        let rows = json_rows(reports, |report| {
+            (report.cloudflare_id.as_str(), &report.data)
+        });
         let positions: Vec<i64> = sqlx::query_scalar(
             "-- inbox_find_already_logged
              SELECT row.key FROM jsonb_each($1) AS row
@@ -76,7 +75,7 @@ impl ImageStatements for SqliteConnection {
                  WHERE image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = row.value ->> 0) AND data = row.value ->> 1
              )",
         )
-        .bind(json(&rows))
+        .bind(rows)
         .fetch_all(self)
         .await?;
         Ok(positions
@@ -117,26 +116,23 @@ async fn update_images(
     connection: &mut SqliteConnection,
     images: &[ChangedImage],
 ) -> Result<u64, OperationError> {
-    let rows: Vec<_> = images
-        .iter()
-        .map(|image| {
-            let (state, details) = (&image.state, &image.state.details);
-            (
-                image.cloudflare_id.as_str(),
-                state.status.as_str(),
-                state.status_at.map(|at| at.to_string()),
-                state.uploaded_at.map(|at| at.to_string()),
-                &state.error,
-                &details.filename.value,
-                &details.creator.value,
-                details.require_signed_urls.value,
-                image.variants(),
-                image.cloudflare_metadata(),
-                details_at(details),
-                image.updated_at.to_string(),
-            )
-        })
-        .collect();
+    let rows = json_rows(images, |image| {
+        let (state, details) = (&image.state, &image.state.details);
+        (
+            image.cloudflare_id.as_str(),
+            state.status.as_str(),
+            state.status_at.map(|at| at.to_string()),
+            state.uploaded_at.map(|at| at.to_string()),
+            &state.error,
+            &details.filename.value,
+            &details.creator.value,
+            details.require_signed_urls.value,
+            image.variants(),
+            image.cloudflare_metadata(),
+            details_at(details),
+            image.updated_at.to_string(),
+        )
+    });
     Ok(sqlx::query(
         "-- inbox_write
          UPDATE cloudflare_images
@@ -148,7 +144,7 @@ async fn update_images(
          FROM jsonb_each($1) AS row
          WHERE cloudflare_id = row.value ->> 0",
     )
-    .bind(json(&rows))
+    .bind(rows)
     .execute(connection)
     .await?
     .rows_affected())
@@ -160,18 +156,15 @@ async fn insert_entries(
     entries: &[AuditEntry],
     with_ids: bool,
 ) -> Result<Vec<i64>, OperationError> {
-    let rows: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            (
-                entry.image.as_ref().map(|(_, id)| id.as_str()),
-                entry.event_type,
-                &entry.message,
-                &entry.data,
-                entry.timestamp.to_string(),
-            )
-        })
-        .collect();
+    let rows = json_rows(entries, |entry| {
+        (
+            entry.image.as_ref().map(|(_, id)| id.as_str()),
+            entry.event_type,
+            &entry.message,
+            &entry.data,
+            entry.timestamp.to_string(),
+        )
+    });
     macro_rules! inbox_write {
         ($returning:literal) => {
             concat!(
@@ -184,11 +177,11 @@ async fn insert_entries(
         };
     }
     if !with_ids {
-        let inserted = sqlx::query(inbox_write!("")).bind(json(&rows));
+        let inserted = sqlx::query(inbox_write!("")).bind(rows);
         inserted.execute(connection).await?;
         return Ok(Vec::new());
     }
-    let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(json(&rows));
+    let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(rows);
     let mut ids: Vec<i64> = inserted.fetch_all(connection).await?;
     // SQLite may return them in any order, but has assigned them in the order of the entries.
     ids.sort_unstable();

@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::columns::{bind_time, json};
+use super::columns::{bind_time, json_rows};
 use super::session::Sqlite;
 use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
@@ -48,23 +48,19 @@ impl EventStatements for SqliteConnection {
         // A payload is JSON itself. Within the JSON of the rows it would be escaped and parsed, which takes longer than all else
         // here. So all payloads are one blob, and each row has the place of its own.
         let mut payloads = Vec::new();
-        let rows: Vec<_> = batch
-            .events
-            .iter()
-            .map(|event| {
-                let begin = payloads.len() + 1;
-                payloads.extend_from_slice(event.payload.as_bytes());
-                (
-                    &event.id,
-                    event.event,
-                    event.label,
-                    event.image.as_ref().map(CloudflareId::as_str),
-                    begin,
-                    event.payload.len(),
-                    event.at.to_string(),
-                )
-            })
-            .collect();
+        let rows = json_rows(&batch.events, |event| {
+            let begin = payloads.len() + 1;
+            payloads.extend_from_slice(event.payload.as_bytes());
+            (
+                &event.id,
+                event.event,
+                event.label,
+                event.image.as_ref().map(CloudflareId::as_str),
+                begin,
+                event.payload.len(),
+                event.at.to_string(),
+            )
+        });
         sqlx::query(
             "-- outbox_insert
              INSERT INTO relay_events (id, event, model, image, payload, created_at)
@@ -72,33 +68,29 @@ impl EventStatements for SqliteConnection {
              FROM jsonb_each($1) WHERE true ORDER BY key
              ON CONFLICT (id) DO NOTHING",
         )
-        .bind(json(&rows))
+        .bind(rows)
         .bind(payloads)
         .execute(&mut *self)
         .await?;
-        let rows: Vec<_> = batch
-            .deliveries
-            .iter()
-            .map(|delivery| {
-                let event = delivery.event;
-                (
-                    &event.id,
-                    delivery.endpoint,
-                    delivery.image(),
-                    delivery.status(),
-                    delivery.due_at().map(|at| at.to_string()),
-                    delivery.completed_at().map(|at| at.to_string()),
-                    event.at.to_string(),
-                )
-            })
-            .collect();
+        let rows = json_rows(&batch.deliveries, |delivery| {
+            let event = delivery.event;
+            (
+                &event.id,
+                delivery.endpoint,
+                delivery.image(),
+                delivery.status(),
+                delivery.due_at().map(|at| at.to_string()),
+                delivery.completed_at().map(|at| at.to_string()),
+                event.at.to_string(),
+            )
+        });
         sqlx::query(
             "-- outbox_insert
              INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
              FROM jsonb_each($1) ORDER BY key",
         )
-        .bind(json(&rows))
+        .bind(rows)
         .execute(&mut *self)
         .await?;
         Ok(())
@@ -171,22 +163,19 @@ pub(super) async fn settle(
     connection: &mut SqliteConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let rows: Vec<_> = settlements
-        .iter()
-        .map(|one| {
-            (
-                one.delivery,
-                &*one.lease,
-                one.status().name(),
-                one.due_at().map(|at| at.to_string()),
-                one.completed_at().map(|at| at.to_string()),
-                one.attempt().map(|attempt| attempt.number),
-                one.status_code(),
-                one.error(),
-                one.sent(),
-            )
-        })
-        .collect();
+    let rows = json_rows(settlements, |one| {
+        (
+            one.delivery,
+            &*one.lease,
+            one.status().name(),
+            one.due_at().map(|at| at.to_string()),
+            one.completed_at().map(|at| at.to_string()),
+            one.attempt().map(|attempt| attempt.number),
+            one.status_code(),
+            one.error(),
+            one.sent(),
+        )
+    });
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries
@@ -198,7 +187,7 @@ pub(super) async fn settle(
          FROM jsonb_each($1) AS result
          WHERE relay_deliveries.id = result.value ->> 0 AND lease = result.value ->> 1",
     )
-    .bind(json(&rows))
+    .bind(rows)
     .execute(connection)
     .await?
     .rows_affected();
@@ -209,25 +198,22 @@ pub(super) async fn insert_attempts(
     connection: &mut SqliteConnection,
     attempts: &[(i64, &NewAttempt)],
 ) -> Result<(), OperationError> {
-    let rows: Vec<_> = attempts
-        .iter()
-        .map(|(delivery, attempt)| {
-            (
-                delivery,
-                attempt.number,
-                attempt.started_at.to_string(),
-                attempt.duration_ms(),
-                attempt.status_code,
-                &attempt.error,
-            )
-        })
-        .collect();
+    let rows = json_rows(attempts, |(delivery, attempt)| {
+        (
+            delivery,
+            attempt.number,
+            attempt.started_at.to_string(),
+            attempt.duration_ms(),
+            attempt.status_code,
+            &attempt.error,
+        )
+    });
     sqlx::query(
         "-- outbox_insert_attempts
          INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, status_code, error)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each($1) ORDER BY key",
     )
-    .bind(json(&rows))
+    .bind(rows)
     .execute(connection)
     .await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::columns::{bind_time, json};
+use super::columns::{bind_time, json, json_rows};
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
@@ -14,19 +14,16 @@ pub(super) async fn count(
     connection: &mut SqliteConnection,
     counts: &[RefusalCount],
 ) -> Result<(), OperationError> {
-    let rows: Vec<_> = counts
-        .iter()
-        .map(|count| {
-            (
-                bind_time(count.minute),
-                count.reason.http_status(),
-                count.reason.name(),
-                count.scheme,
-                &count.network,
-                count.count,
-            )
-        })
-        .collect();
+    let rows = json_rows(counts, |count| {
+        (
+            bind_time(count.minute),
+            count.reason.http_status(),
+            count.reason.name(),
+            count.scheme,
+            &count.network,
+            count.count,
+        )
+    });
     sqlx::query(
         // Without a WHERE, ON would be read as part of a join.
         "-- rejections_count
@@ -35,7 +32,7 @@ pub(super) async fn count(
          ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
          DO UPDATE SET count = count + excluded.count",
     )
-    .bind(json(&rows))
+    .bind(rows)
     .execute(connection)
     .await?;
     Ok(())
@@ -47,25 +44,22 @@ impl RejectionStatements for SqliteConnection {
         &mut self,
         rejections: &[NewRejection],
     ) -> Result<(), OperationError> {
-        let rows: Vec<_> = rejections
-            .iter()
-            .map(|entry| {
-                (
-                    entry.received_at.to_string(),
-                    i32::from(entry.reason.http_status()),
-                    entry.reason.name(),
-                    &entry.problem,
-                    &entry.origin.scheme,
-                    &entry.origin.client_address,
-                    &entry.origin.request_id,
-                    entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
-                    hex::encode(&entry.body),
-                    entry.body_bytes,
-                    entry.state.name(),
-                    entry.parked_at().map(|at| at.to_string()),
-                )
-            })
-            .collect();
+        let rows = json_rows(rejections, |entry| {
+            (
+                entry.received_at.to_string(),
+                i32::from(entry.reason.http_status()),
+                entry.reason.name(),
+                &entry.problem,
+                &entry.origin.scheme,
+                &entry.origin.client_address,
+                &entry.origin.request_id,
+                entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
+                hex::encode(&entry.body),
+                entry.body_bytes,
+                entry.state.name(),
+                entry.parked_at().map(|at| at.to_string()),
+            )
+        });
         sqlx::query(
             "-- rejections_insert
              INSERT INTO webhook_rejections
@@ -74,7 +68,7 @@ impl RejectionStatements for SqliteConnection {
                  unhex(value ->> 8), value ->> 9, value ->> 10, value ->> 11
              FROM jsonb_each($1) ORDER BY key",
         )
-        .bind(json(&rows))
+        .bind(rows)
         .execute(self)
         .await?;
         Ok(())
