@@ -106,7 +106,7 @@ impl From<Image> for ImageView {
         Self {
             cloudflare_id: image.cloudflare_id.to_string(),
             id: image.id.to_string(),
-            status: state.status.as_str(),
+            status: state.status.name(),
             status_at: state.status_at.map(|time| time.to_string()),
             uploaded_at: state.uploaded_at.map(|time| time.to_string()),
             error: state.error,

@@ -2,61 +2,31 @@
 
 use std::time::Duration;
 
-/// The state of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryStatus {
-    /// It waits for its first try.
-    Pending,
-    /// Somebody works on it, for a limited time.
-    Leased,
-    /// The endpoint has taken it. Final.
-    Delivered,
-    /// A try failed, and another is to come.
-    Retrying,
-    /// All tries failed, or one did that no other can mend. Final, until somebody replays it.
-    GaveUp,
-    /// The endpoint's own filter did not want it. Final.
-    Filtered,
-    /// It waits, and its endpoint is paused. Never stored: the pause is the endpoint's.
-    Paused,
-}
+use super::named::named_enum;
 
-impl DeliveryStatus {
-    /// Every state.
-    pub const ALL: [Self; 7] = [
-        Self::Pending,
-        Self::Leased,
-        Self::Delivered,
-        Self::Retrying,
-        Self::GaveUp,
-        Self::Filtered,
-        Self::Paused,
-    ];
-
-    /// The word in tables and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Leased => "leased",
-            Self::Delivered => "delivered",
-            Self::Retrying => "retrying",
-            Self::GaveUp => "gave_up",
-            Self::Filtered => "filtered",
-            Self::Paused => "paused",
-        }
-    }
-
-    /// Returns the state with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.name() == name)
+named_enum! {
+    /// The state of a delivery.
+    pub enum DeliveryStatus {
+        /// It waits for its first try.
+        Pending = "pending",
+        /// Somebody works on it, for a limited time.
+        Leased = "leased",
+        /// The endpoint has taken it. Final.
+        Delivered = "delivered",
+        /// A try failed, and another is to come.
+        Retrying = "retrying",
+        /// All tries failed, or one did that no other can mend. Final, until somebody replays it.
+        GaveUp = "gave_up",
+        /// The endpoint's own filter did not want it. Final.
+        Filtered = "filtered",
+        /// It waits, and its endpoint is paused. Never stored: the pause is the endpoint's.
+        Paused = "paused",
     }
 }
 
 /// How often and when a delivery that failed is tried again.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RetryPolicy {
+pub(crate) struct RetryPolicy {
     /// How many tries there are after the first.
     pub max_retries: u32,
     /// How long after the first try the second comes.
@@ -71,10 +41,9 @@ pub struct RetryPolicy {
 
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tried {
+pub(crate) enum Tried {
     /// With an answer.
     Answered {
-        /// The HTTP status.
         status: u16,
         /// How long the endpoint asked to be left alone.
         retry_after: Option<Duration>,
@@ -87,7 +56,7 @@ pub enum Tried {
 
 /// What follows from a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// Nothing: the endpoint has it.
     Delivered,
     /// Another try, after so long.
@@ -106,8 +75,7 @@ const JITTER: f64 = 0.25;
 
 impl RetryPolicy {
     /// What follows from the `attempts`th try, counted from 1. `chance` is from 0 to 1.
-    #[must_use]
-    pub fn next(&self, attempts: u32, tried: Tried, chance: f64) -> Next {
+    pub(crate) fn next(&self, attempts: u32, tried: Tried, chance: f64) -> Next {
         let asked_for = match tried {
             Tried::Acknowledged => return Next::Delivered,
             Tried::Answered { status, .. } if (200..300).contains(&status) => {

@@ -2,36 +2,17 @@
 
 use super::detail::{ImageDetails, Value};
 use super::image::ImageState;
+use super::named::named_enum;
 
-/// What happened to a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EventKind {
-    /// We inserted it.
-    Created,
-    /// We changed it.
-    Updated,
-    /// We deleted it.
-    Deleted,
-}
-
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Created, Self::Updated, Self::Deleted];
-
-    /// The word in messages, settings and tables.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Deleted => "deleted",
-        }
-    }
-
-    /// The kind with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+named_enum! {
+    /// What happened to a row.
+    pub enum EventKind {
+        /// We inserted it.
+        Created = "created",
+        /// We changed it.
+        Updated = "updated",
+        /// We deleted it.
+        Deleted = "deleted",
     }
 }
 
@@ -180,7 +161,7 @@ const STATUS_FIELDS: [&str; 4] = ["status", "status_at", "uploaded_at", "error"]
 /// Returns the fields of an image that notifications change, each with its column's name.
 pub fn fields(state: &ImageState) -> impl Iterator<Item = (&'static str, Value<'_>)> {
     let status = [
-        Value::Text(state.status.as_str()),
+        Value::Text(state.status.name()),
         Value::Time(state.status_at),
         Value::Time(state.uploaded_at),
         Value::Text(&state.error),

@@ -8,49 +8,28 @@ use uuid::Uuid;
 use super::detail::ImageDetails;
 use super::id::CloudflareId;
 use super::json::Json;
+use super::named::named_enum;
 use super::timestamp::Timestamp;
 
-/// What has become of an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Status {
-    /// An app registered it; nothing was heard yet.
-    Pending,
-    /// Cloudflare has made the upload URL; the bytes are not there.
-    Draft,
-    /// The bytes are there. Final.
-    Uploaded,
-    /// Cloudflare refused or lost the upload. Final.
-    Failed,
-    /// The upload URL ran out before the bytes came.
-    Expired,
-}
-
-impl Status {
-    /// Every status, in the order an image meets them.
-    pub const ALL: [Self; 5] = [
-        Self::Pending,
-        Self::Draft,
-        Self::Uploaded,
-        Self::Failed,
-        Self::Expired,
-    ];
-
-    /// The word that the tables and the answers use.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Draft => "draft",
-            Self::Uploaded => "uploaded",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-        }
+named_enum! {
+    /// What has become of an upload. The variants are in the order in which an image meets them.
+    pub enum Status {
+        /// An app registered it; nothing was heard yet.
+        Pending = "pending",
+        /// Cloudflare has made the upload URL; the bytes are not there.
+        Draft = "draft",
+        /// The bytes are there. Final.
+        Uploaded = "uploaded",
+        /// Cloudflare refused or lost the upload. Final.
+        Failed = "failed",
+        /// The upload URL ran out before the bytes came.
+        Expired = "expired",
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        f.pad(self.name())
     }
 }
 
@@ -63,10 +42,7 @@ impl FromStr for Status {
     type Err = UnknownStatus;
 
     fn from_str(word: &str) -> Result<Self, UnknownStatus> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == word)
-            .ok_or(UnknownStatus)
+        Self::named(word).ok_or(UnknownStatus)
     }
 }
 

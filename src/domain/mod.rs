@@ -10,6 +10,7 @@ pub mod event;
 pub mod id;
 pub mod image;
 pub mod json;
+pub(crate) mod named;
 pub mod notification;
 pub mod outcome;
 pub mod rejection;

@@ -1,6 +1,7 @@
 //! The outcome of one webhook: the single table of its word, HTTP status, audit event and message.
 
 use super::image::Status;
+use super::named::named_enum;
 use super::telling::Effect;
 
 /// The result of one webhook.
@@ -20,17 +21,18 @@ pub enum Outcome {
     Rejected(RejectionReason),
 }
 
-/// Why a webhook was refused. The last part of the problem's `type`, and the column `reason` of `webhook_rejections`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RejectionReason {
-    /// The body is not JSON, has an unknown shape, or breaks a rule.
-    InvalidPayload,
-    /// `cloudflare_images` has no row with this id.
-    UnknownImage,
-    /// The request has no valid proof of its sender.
-    Unauthenticated,
-    /// The client address is not allowed to send webhooks.
-    AddressNotAllowed,
+named_enum! {
+    /// Why a webhook was refused. The last part of the problem's `type`, and the column `reason` of `webhook_rejections`.
+    pub enum RejectionReason {
+        /// The body is not JSON, has an unknown shape, or breaks a rule.
+        InvalidPayload = "invalid-payload",
+        /// `cloudflare_images` has no row with this id.
+        UnknownImage = "unknown-image",
+        /// The request has no valid proof of its sender.
+        Unauthenticated = "unauthorized",
+        /// The client address is not allowed to send webhooks.
+        AddressNotAllowed = "address-not-allowed",
+    }
 }
 
 impl Outcome {
@@ -110,31 +112,6 @@ impl Outcome {
 }
 
 impl RejectionReason {
-    /// Every reason.
-    pub const ALL: [Self; 4] = [
-        Self::InvalidPayload,
-        Self::UnknownImage,
-        Self::Unauthenticated,
-        Self::AddressNotAllowed,
-    ];
-
-    /// Returns the last part of the problem's `type`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidPayload => "invalid-payload",
-            Self::UnknownImage => "unknown-image",
-            Self::Unauthenticated => "unauthorized",
-            Self::AddressNotAllowed => "address-not-allowed",
-        }
-    }
-
-    /// Returns the reason with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.name() == name)
-    }
-
     /// Returns the HTTP status of the answer.
     #[must_use]
     pub fn http_status(self) -> u16 {

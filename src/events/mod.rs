@@ -88,7 +88,7 @@ pub(crate) fn announcement(
     let announcement = Announcement {
         id: id.to_string(),
         cloudflare_id: cloudflare_id.as_str(),
-        status: status.map(Status::as_str),
+        status: status.map(Status::name),
         event_id,
     };
     serde_json::to_string(&announcement).expect("texts under names are JSON")

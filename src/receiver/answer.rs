@@ -27,7 +27,7 @@ pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     let body = Body {
         outcome: outcome.name(),
         id: id.as_ref().map(CloudflareId::as_str),
-        status: outcome.status().map(Status::as_str),
+        status: outcome.status().map(Status::name),
     };
     let response = Json(body).into_response();
     with_log_fields(response, Some(outcome.name()), id)

@@ -1,41 +1,17 @@
 //! The schemes, by name.
 
-/// A way to prove that one knows a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// The secret itself in a header. What Cloudflare sends.
-    CfWebhookAuth,
-    /// A hexadecimal HMAC-SHA256 of the body.
-    Hmac,
-    /// A hexadecimal HMAC-SHA256 of a timestamp and the body.
-    Timestamped,
-    /// Standard Webhooks.
-    Standard,
-}
+use crate::domain::named::named_enum;
 
-impl Scheme {
-    /// Every scheme.
-    pub const ALL: [Self; 4] = [
-        Self::CfWebhookAuth,
-        Self::Hmac,
-        Self::Timestamped,
-        Self::Standard,
-    ];
-
-    /// The word in settings and on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::CfWebhookAuth => "cf-webhook-auth",
-            Self::Hmac => "hmac",
-            Self::Timestamped => "timestamped",
-            Self::Standard => "standard",
-        }
-    }
-
-    /// The scheme with this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|scheme| scheme.name() == name)
+named_enum! {
+    /// A way to prove that one knows a secret.
+    pub enum Scheme {
+        /// The secret itself in a header. What Cloudflare sends.
+        CfWebhookAuth = "cf-webhook-auth",
+        /// A hexadecimal HMAC-SHA256 of the body.
+        Hmac = "hmac",
+        /// A hexadecimal HMAC-SHA256 of a timestamp and the body.
+        Timestamped = "timestamped",
+        /// Standard Webhooks.
+        Standard = "standard",
     }
 }

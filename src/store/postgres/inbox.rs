@@ -133,7 +133,7 @@ impl ImageStatements for PgConnection {
         };
         let query = sqlx::query(sql)
             .bind(column(images, |image| image.id))
-            .bind(column(images, |image| image.state.status.as_str()))
+            .bind(column(images, |image| image.state.status.name()))
             .bind(column(images, |image| image.state.status_at.map(bind_time)))
             .bind(column(images, |image| {
                 image.state.uploaded_at.map(bind_time)

@@ -100,7 +100,7 @@ impl Catalog for Backend {
                 " FROM cloudflare_images
                  WHERE CAST($1 AS text) IS NULL OR status = $1 ORDER BY updated_at DESC, cloudflare_id LIMIT $2",
             ))
-            .bind(status.map(Status::as_str))
+            .bind(status.map(Status::name))
             .bind(i64::from(limit))
             .fetch_all(connection)
             .await?

@@ -120,7 +120,7 @@ async fn update_images(
         let (state, details) = (&image.state, &image.state.details);
         (
             image.cloudflare_id.as_str(),
-            state.status.as_str(),
+            state.status.name(),
             state.status_at.map(|at| at.to_string()),
             state.uploaded_at.map(|at| at.to_string()),
             &state.error,
