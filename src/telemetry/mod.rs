@@ -1,5 +1,7 @@
 //! Logging: where it goes, in which form, and how much of it.
 
+#[cfg(test)]
+pub(crate) mod captured_log;
 pub mod metrics;
 
 use std::io::IsTerminal;

@@ -42,50 +42,19 @@ impl WorkerSet {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
-    use std::sync::{Arc, Mutex};
-
-    use tracing_subscriber::fmt::MakeWriter;
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl MakeWriter<'_> for Log {
-        type Writer = Self;
-
-        fn make_writer(&self) -> Self {
-            self.clone()
-        }
-    }
+    use crate::telemetry::captured_log::logged;
 
     #[tokio::test]
     async fn passes_on_a_panic_and_names_the_endpoint() {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(log.clone())
-            .with_ansi(false)
-            .finish();
-        let _logging = tracing::subscriber::set_default(subscriber);
         let mut workers = WorkerSet::default();
         workers.spawn("idle", std::future::pending());
         workers.spawn("crm", async { panic!("on purpose") });
 
-        let joined = tokio::spawn(workers.join()).await;
+        let (joined, lines) = logged(tokio::spawn(workers.join())).await;
 
         assert!(joined.expect_err("a panic").is_panic());
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).expect("text");
-        assert!(log.contains("endpoint=\"crm\""), "{log}");
+        let named = lines.iter().any(|line| line["endpoint"] == "crm");
+        assert!(named, "{lines:?}");
     }
 }
