@@ -30,6 +30,12 @@ impl StringList {
     pub fn into_vec(self) -> Vec<String> {
         self.0
     }
+
+    /// Parses every text. Returns `None` if there is none, or one that cannot be parsed.
+    pub fn parse_all<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        let parsed: Option<Vec<T>> = self.0.iter().map(|text| parse(text)).collect();
+        parsed.filter(|parsed| !parsed.is_empty())
+    }
 }
 
 impl fmt::Debug for StringList {

@@ -177,15 +177,7 @@ impl TryFrom<StringList> for Schemes {
     fn try_from(names: StringList) -> Result<Self, Self::Error> {
         const RULE: &str =
             "must be a list of at least one of cf-webhook-auth, hmac, timestamped, standard";
-        let schemes: Option<Vec<Scheme>> = names
-            .into_vec()
-            .iter()
-            .map(|name| Scheme::named(name))
-            .collect();
-        schemes
-            .filter(|schemes| !schemes.is_empty())
-            .map(Self)
-            .ok_or(RULE)
+        names.parse_all(Scheme::named).map(Self).ok_or(RULE)
     }
 }
 
@@ -249,14 +241,7 @@ impl TryFrom<StringList> for JsonPointers {
     type Error = &'static str;
 
     fn try_from(pointers: StringList) -> Result<Self, Self::Error> {
-        let pointers: Option<Vec<_>> = pointers
-            .into_vec()
-            .iter()
-            .map(|text| Pointer::parse(text))
-            .collect();
-        match pointers {
-            Some(pointers) if !pointers.is_empty() => Ok(Self(pointers)),
-            _ => Err("must be a list of at least one JSON pointer, such as /data/image/id"),
-        }
+        const RULE: &str = "must be a list of at least one JSON pointer, such as /data/image/id";
+        pointers.parse_all(Pointer::parse).map(Self).ok_or(RULE)
     }
 }
