@@ -1,7 +1,7 @@
 //! The parts of a session that both backends share: a deadline, a guarded connection, and how a transaction is committed.
 //!
-//! Each backend has three methods, and every operation is one of them: `read`, `write` (statements that commit themselves) and
-//! `transaction`. Migrations and checkpoints are apart. They own the deadline, the action's name, the guard, SQLite's file check, begin and commit, and the wake-ups
+//! Each backend has three methods, and every operation is one of them: `read`, `write` (one statement that commits itself) and
+//! `transaction`. They own the deadline, the action's name, the guard, SQLite's file check, begin and commit, and the wake-ups
 //! that follow a commit. So no operation can forget one of these.
 
 use std::time::Duration;
@@ -24,29 +24,16 @@ pub(super) enum TransactionMode {
 }
 
 /// Why an operation failed, before its action's name is known.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub(super) enum OperationError {
-    /// The database's own error.
-    Database(sqlx::Error),
-    /// An error of the store.
-    Store(StoreError),
-}
-
-impl From<sqlx::Error> for OperationError {
-    fn from(source: sqlx::Error) -> Self {
-        Self::Database(source)
-    }
-}
-
-impl From<StoreError> for OperationError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
+    Database(#[from] sqlx::Error),
+    Store(#[from] StoreError),
 }
 
 /// The limits and the names that the errors of one database have.
 #[derive(Debug, Clone)]
 pub(super) struct Operations {
-    /// Where the database is.
     pub(super) database: DatabaseLabel,
     /// How long one operation may take in all.
     pub(super) deadline: Duration,
