@@ -48,22 +48,25 @@ impl<'a> Fields<'a> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
+    /// Parses a field, unless it is absent or null. Fails with the rule if that gives nothing.
+    fn parse<T>(
+        &self,
+        name: &str,
+        rule: &str,
+        parse: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, PayloadError> {
+        let parsed = self
+            .get(name)
+            .map(|value| parse(value).ok_or_else(|| self.broken(name, rule)));
+        parsed.transpose()
+    }
+
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, PayloadError> {
-        let text = |value: &'a Value| {
-            value
-                .as_str()
-                .ok_or_else(|| self.broken(name, "must be text"))
-        };
-        self.get(name).map(text).transpose()
+        self.parse(name, "must be text", Value::as_str)
     }
 
     pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, PayloadError> {
-        let truth = |value: &Value| {
-            value
-                .as_bool()
-                .ok_or_else(|| self.broken(name, "must be true or false"))
-        };
-        self.get(name).map(truth).transpose()
+        self.parse(name, "must be true or false", Value::as_bool)
     }
 
     pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
@@ -75,13 +78,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn unix_seconds(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
-        let time = |value: &Value| {
-            let seconds = value.as_i64().filter(|seconds| *seconds >= 0);
-            seconds
-                .and_then(|seconds| Timestamp::from_unix_seconds(seconds).ok())
-                .ok_or_else(|| self.broken(name, "must be a whole number of seconds since 1970"))
-        };
-        self.get(name).map(time).transpose()
+        self.parse(
+            name,
+            "must be a whole number of seconds since 1970",
+            |value| {
+                let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
+                Timestamp::from_unix_seconds(seconds).ok()
+            },
+        )
     }
 
     /// The image's id, which must be there.
@@ -108,28 +112,16 @@ impl<'a> Fields<'a> {
     }
 
     fn variants(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        let is_allowed = value
-            .as_array()
-            .is_some_and(|urls| urls.iter().all(is_http_url));
-        if is_allowed {
-            Ok(Some(canonical(value)))
-        } else {
-            Err(self.broken(name, "must be a list of http or https URLs"))
-        }
+        self.parse(name, "must be a list of http or https URLs", |value| {
+            let are_urls = value.as_array()?.iter().all(is_http_url);
+            are_urls.then(|| canonical(value))
+        })
     }
 
     fn metadata(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        let Some(value) = self.get(name) else {
-            return Ok(None);
-        };
-        if value.is_object() {
-            Ok(Some(canonical(value)))
-        } else {
-            Err(self.broken(name, "must be an object"))
-        }
+        self.parse(name, "must be an object", |value| {
+            value.is_object().then(|| canonical(value))
+        })
     }
 
     /// The error of a field that breaks its rule.
