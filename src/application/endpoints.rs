@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{ActionError, Context};
 use crate::clock::Clock;
-use crate::relay::{EndpointProbe, Endpoints, PAUSED_BY_SETTING};
+use crate::relay::{EndpointProbe, Endpoints, PAUSED_BY_SETTING, Preview};
 use crate::store::EndpointState;
 
 /// The reason in the table when an operator paused an endpoint.
@@ -69,15 +69,11 @@ pub(crate) async fn preview(
     name: &str,
     event: Option<String>,
     clock: Arc<dyn Clock>,
-) -> Result<PreviewView, ActionError> {
+) -> Result<Preview, ActionError> {
     let probe = probe(endpoints, name, clock)?;
     let event = event.unwrap_or_else(|| probe.sample());
     let preview = probe.preview(&event).await;
-    let preview = preview.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
-    Ok(PreviewView {
-        head: preview.head,
-        body: preview.body,
-    })
+    preview.map_err(|error| ActionError::NothingToSend(error.to_string()))
 }
 
 pub(super) fn require_configured(endpoints: &Endpoints, name: &str) -> Result<(), ActionError> {
@@ -107,14 +103,6 @@ async fn states(context: &Context) -> Result<BTreeMap<String, EndpointState>, Ac
 pub(crate) enum Resumed {
     Resumed,
     WasNotPaused,
-}
-
-/// The request that an endpoint would receive, with secrets masked.
-#[derive(Debug)]
-pub(crate) struct PreviewView {
-    /// The request line or the subject, and the headers.
-    pub(crate) head: Vec<String>,
-    pub(crate) body: String,
 }
 
 #[derive(Debug, Serialize)]

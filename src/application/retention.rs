@@ -6,11 +6,11 @@ use super::{ActionError, Context};
 use crate::retention::Pruner;
 use crate::store::{PrunableTable, PruneMode};
 
-/// Deletes or counts the rows that are older than the settings allow, and reports each table.
+/// Deletes or counts the rows that are older than the settings allow, and reports each table and its number of such rows.
 pub(crate) async fn prune(
     context: &Context,
     mode: PruneMode,
-    mut report: impl FnMut(PrunedTable),
+    mut report: impl FnMut(&str, u64),
 ) -> Result<(), ActionError> {
     let pruner = Pruner::new(
         Arc::clone(&context.store.retention),
@@ -18,16 +18,7 @@ pub(crate) async fn prune(
         Arc::clone(&context.clock),
     );
     for table in PrunableTable::ALL {
-        report(PrunedTable {
-            table: table.name(),
-            rows: pruner.prune(table, mode).await?,
-        });
+        report(table.name(), pruner.prune(table, mode).await?);
     }
     Ok(())
-}
-
-#[derive(Debug)]
-pub(crate) struct PrunedTable {
-    pub(crate) table: &'static str,
-    pub(crate) rows: u64,
 }

@@ -29,8 +29,8 @@ impl Retention {
             (PruneMode::Delete, "were deleted")
         };
         with_store(loaded, Opening::Existing, async |context| {
-            let pruning = retention::prune(context, mode, |pruned| {
-                print_line(&format!("{}: {} rows {result}", pruned.table, pruned.rows));
+            let pruning = retention::prune(context, mode, |table, rows| {
+                print_line(&format!("{table}: {rows} rows {result}"));
             });
             Ok(pruning.await?)
         })

@@ -43,7 +43,7 @@ use dispatch::{
 
 pub(crate) use dispatch::PAUSED_BY_SETTING;
 pub(crate) use endpoint::Endpoints;
-pub(crate) use probe::EndpointProbe;
+pub(crate) use probe::{EndpointProbe, Preview};
 pub(crate) use settings::Settings;
 
 /// Delivers events to the endpoints.
