@@ -13,7 +13,6 @@ use crate::store::{Rejection, RejectionFilter, StoreError};
 /// The rejections that are read at once by [`reprocess_all`]. Each has a body of up to 64 KiB.
 const PAGE: u32 = 100;
 
-/// Returns the newest rejections, without their bodies.
 pub(crate) async fn list(
     context: &Context,
     filter: &RejectionFilter,

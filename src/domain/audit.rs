@@ -20,7 +20,6 @@ pub struct AuditEntry {
     pub message: String,
     /// JSON: `{"payload": …}`.
     pub data: String,
-    /// The receipt of the webhook.
     pub timestamp: Timestamp,
 }
 

@@ -11,7 +11,6 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::ImageState;
 use crate::domain::timestamp::Timestamp;
 
-/// Returns the payload of an event with this id.
 pub(super) fn payload(
     id: &str,
     (model, kind): (Model, EventKind),

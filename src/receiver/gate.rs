@@ -178,7 +178,6 @@ impl From<AdmissionError> for Problem {
     }
 }
 
-/// The cause in the log when every permit for a request in flight is taken.
 #[derive(Debug, thiserror::Error)]
 #[error("too many webhooks are being worked on already (webhook.max_in_flight)")]
 struct TooManyInFlight;

@@ -101,7 +101,6 @@ fn problem(error: StoreError) -> Problem {
     Problem::of(problem_type).caused_by(error)
 }
 
-/// An inbox that broke its contract of one result for each notification.
 #[derive(Debug, thiserror::Error)]
 #[error("the inbox returned no result for the notification")]
 struct NoResult;

@@ -56,7 +56,6 @@ impl Operations {
         }
     }
 
-    /// Returns the error of an action at which the database failed.
     pub(super) fn failed(&self, action: &'static str, source: sqlx::Error) -> StoreError {
         StoreError::Database {
             database: self.database.clone(),
@@ -66,7 +65,6 @@ impl Operations {
         }
     }
 
-    /// Returns the error of an action that took longer than its deadline.
     pub(super) fn timed_out(&self, action: &'static str, deadline: Duration) -> StoreError {
         StoreError::OperationTimeout {
             database: self.database.clone(),
@@ -87,7 +85,6 @@ pub(super) struct GuardedConnection<DB: Database> {
 }
 
 impl<DB: Database> GuardedConnection<DB> {
-    /// Waits for a connection of the pool.
     pub(super) async fn acquire(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connection: pool.acquire().await?,

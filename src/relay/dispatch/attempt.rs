@@ -24,7 +24,6 @@ use crate::telemetry::chain;
 /// The reason of a pause after a 410 response.
 const PAUSED_BY_ENDPOINT: &str = "it answered 410 Gone";
 
-/// Makes the attempts for one endpoint.
 pub(super) struct AttemptRunner {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) breaker: Arc<CircuitBreaker>,

@@ -24,7 +24,6 @@ pub(in crate::store) struct ImageUpdate {
     changed_json: ChangedJson,
 }
 
-/// A row of `cloudflare_images` to update.
 pub(in crate::store) struct ChangedImage {
     pub(in crate::store) id: Uuid,
     pub(in crate::store) cloudflare_id: CloudflareId,
@@ -59,12 +58,10 @@ impl ImageUpdate {
         }
     }
 
-    /// Returns the row's id and Cloudflare's.
     pub(super) fn ids(&self) -> (Uuid, CloudflareId) {
         (self.stored.id, self.stored.cloudflare_id.clone())
     }
 
-    /// Applies a report to the row.
     pub(super) fn apply(
         &mut self,
         report: &Report,
@@ -153,14 +150,12 @@ impl ImageUpdate {
 }
 
 impl ChangedImage {
-    /// Returns the new `variants`, if they were changed.
     pub(in crate::store) fn variants(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.variants;
         changed.then(|| details.variants.value.as_str())
     }
 
-    /// Returns the new `cloudflare_metadata`, if it was changed.
     pub(in crate::store) fn cloudflare_metadata(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.cloudflare_metadata;

@@ -28,7 +28,6 @@ pub(in crate::store) struct RecordPolicy {
     pub(in crate::store) router: EventRouter,
 }
 
-/// Records a batch.
 pub(in crate::store) async fn record(
     tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
     notifications: &[Arc<Notification>],

@@ -26,7 +26,6 @@ struct Cached {
 }
 
 impl ConnectionCache {
-    /// A cache of up to `capacity` connections.
     pub(super) fn new(capacity: usize, max_idle: Duration) -> Self {
         Self {
             capacity,

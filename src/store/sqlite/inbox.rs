@@ -202,7 +202,6 @@ struct JsonColumns(
     Option<Box<RawValue>>,
 );
 
-/// A row has a value whose type is not the type of its column.
 #[derive(Debug, thiserror::Error)]
 #[error("a row of cloudflare_images has text where a number belongs, or the other way round")]
 struct WrongType;
