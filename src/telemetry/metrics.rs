@@ -10,41 +10,50 @@ use prometheus_client::registry::Registry;
 /// The content type of what [`Metrics::render`] writes: `OpenMetrics` 1.0.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the inbox counts. Cheap to clone: the counters are shared.
-#[derive(Debug, Clone, Default)]
-pub struct InboxMetrics {
-    /// Webhooks that wait for the transaction before theirs.
-    pub waiting: Gauge,
-    /// Webhooks that a transaction was begun for, each time that one was.
-    pub begun: Counter,
-    /// Webhooks whose transaction was committed.
-    pub recorded: Counter,
-    /// Those transactions. The webhooks by these are how many share one.
-    pub commits: Counter,
-    /// Webhooks that were answered with an error of the database.
-    pub failed: Counter,
-    /// Webhooks that were refused because too many waited already.
-    pub refused: Counter,
+/// Declares metrics that are cheap to clone, since their counters are shared. For each: its field, type, name and help.
+macro_rules! metrics {
+    ($(#[$attribute:meta])* $metrics:ident { $($field:ident: $metric:ty = $name:literal, $help:literal;)* }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Default)]
+        pub struct $metrics {
+            $(#[doc = $help] pub $field: $metric,)*
+        }
+
+        impl $metrics {
+            fn register(&self, registry: &mut Registry) {
+                $(registry.register($name, $help, self.$field.clone());)*
+            }
+        }
+    };
 }
 
-/// What the relay counts. Cheap to clone: the counters are shared.
-#[derive(Debug, Clone, Default)]
-pub struct RelayMetrics {
-    /// Times that a worker asked the database for due deliveries, and was answered.
-    pub claims: Counter,
-    /// Tries.
-    pub attempts: Counter,
-    /// Deliveries that their endpoints took.
-    pub delivered: Counter,
-    /// Deliveries that were given up.
-    pub gave_up: Counter,
+metrics! {
+    /// What the inbox counts.
+    InboxMetrics {
+        waiting: Gauge = "inbox_waiting", "Webhooks that wait for the transaction before theirs";
+        begun: Counter = "inbox_begun", "Webhooks that a transaction was begun for, each time that one was";
+        recorded: Counter = "inbox_recorded", "Webhooks whose transaction was committed";
+        commits: Counter = "inbox_commits", "Transactions that were committed for webhooks";
+        failed: Counter = "inbox_failed", "Webhooks that were answered with an error of the database";
+        refused: Counter = "inbox_refused", "Webhooks that were refused because too many waited already";
+    }
 }
 
-/// What is counted of parked notifications. Cheap to clone: the counter is shared.
-#[derive(Debug, Clone, Default)]
-pub struct ParkingMetrics {
-    /// Passes over all parked notifications.
-    pub sweeps: Counter,
+metrics! {
+    /// What the relay counts.
+    RelayMetrics {
+        claims: Counter = "relay_claims", "Times that a worker asked the database for due deliveries, and was answered";
+        attempts: Counter = "relay_attempts", "Tries to deliver a message to an endpoint";
+        delivered: Counter = "relay_delivered", "Deliveries that their endpoints took";
+        gave_up: Counter = "relay_gave_up", "Deliveries that were given up";
+    }
+}
+
+metrics! {
+    /// What is counted of parked notifications.
+    ParkingMetrics {
+        sweeps: Counter = "parking_sweeps", "Passes over all parked notifications";
+    }
 }
 
 /// Everything that one run of the service counts.
@@ -58,84 +67,6 @@ pub struct Metrics {
     pub relay: RelayMetrics,
     /// The parking's.
     pub parking: ParkingMetrics,
-}
-
-impl InboxMetrics {
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "inbox_waiting",
-            "Webhooks that wait for the transaction before theirs",
-            self.waiting.clone(),
-        );
-        for (name, help, counter) in [
-            (
-                "inbox_begun",
-                "Webhooks that a transaction was begun for, each time that one was",
-                &self.begun,
-            ),
-            (
-                "inbox_recorded",
-                "Webhooks whose transaction was committed",
-                &self.recorded,
-            ),
-            (
-                "inbox_commits",
-                "Transactions that were committed for webhooks",
-                &self.commits,
-            ),
-            (
-                "inbox_failed",
-                "Webhooks that were answered with an error of the database",
-                &self.failed,
-            ),
-            (
-                "inbox_refused",
-                "Webhooks that were refused because too many waited already",
-                &self.refused,
-            ),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-    }
-}
-
-impl RelayMetrics {
-    fn register(&self, registry: &mut Registry) {
-        for (name, help, counter) in [
-            (
-                "relay_claims",
-                "Times that a worker asked the database for due deliveries, and was answered",
-                &self.claims,
-            ),
-            (
-                "relay_attempts",
-                "Tries to deliver a message to an endpoint",
-                &self.attempts,
-            ),
-            (
-                "relay_delivered",
-                "Deliveries that their endpoints took",
-                &self.delivered,
-            ),
-            (
-                "relay_gave_up",
-                "Deliveries that were given up",
-                &self.gave_up,
-            ),
-        ] {
-            registry.register(name, help, counter.clone());
-        }
-    }
-}
-
-impl ParkingMetrics {
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "parking_sweeps",
-            "Passes over all parked notifications",
-            self.sweeps.clone(),
-        );
-    }
 }
 
 impl Default for Metrics {
