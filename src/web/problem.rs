@@ -44,17 +44,8 @@ impl ProblemType {
 
     /// Returns how many seconds a client should wait before it retries.
     fn retry_after(self) -> Option<u64> {
-        match self {
-            // What is queued now is recorded by then, unless the database is in trouble.
-            Self::Busy => Some(1),
-            Self::Rejected(_)
-            | Self::RateLimited
-            | Self::NoSuchRoute
-            | Self::MethodNotAllowed
-            | Self::BodyTooLarge
-            | Self::ReadTimeout
-            | Self::Internal => None,
-        }
+        // What is queued now is recorded by then, unless the database is in trouble.
+        (self == Self::Busy).then_some(1)
     }
 
     fn name(self) -> &'static str {
@@ -182,9 +173,7 @@ impl Problem {
             ..self
         }
     }
-}
 
-impl Problem {
     /// Returns the cause and its sources, for the log.
     pub(crate) fn cause(&self) -> Option<String> {
         self.cause.as_ref().map(Cause::chain)
