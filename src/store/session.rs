@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
 use tokio::time::Instant;
@@ -37,8 +38,8 @@ pub(super) struct Operations {
     pub(super) database: DatabaseLabel,
     /// How long one operation may take in all.
     pub(super) deadline: Duration,
-    /// Classifies the database's own errors.
-    pub(super) classify: fn(&sqlx::Error) -> ErrorClass,
+    /// Classifies the errors that the database itself reports.
+    pub(super) classify: fn(&(dyn DatabaseError + 'static)) -> ErrorClass,
 }
 
 impl Operations {
@@ -60,7 +61,7 @@ impl Operations {
         StoreError::Database {
             database: self.database.clone(),
             action,
-            class: (self.classify)(&source),
+            class: ErrorClass::of(&source, self.classify),
             source,
         }
     }

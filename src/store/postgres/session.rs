@@ -262,13 +262,9 @@ fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-fn classify(error: &sqlx::Error) -> ErrorClass {
-    ErrorClass::of(error, classify_database_error)
-}
-
 /// Classifies an error by its code (Postgres's documentation, appendix A). All codes that are not listed may be about a row or a
 /// value: an app's trigger can raise any of them.
-fn classify_database_error(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
+fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     const SYSTEMIC: [&str; 7] = [
         "08",    // connection exception
         "25006", // read-only, as a standby is

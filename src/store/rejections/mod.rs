@@ -105,14 +105,11 @@ pub(super) struct NewRejection {
 impl NewRejection {
     /// A notification whose body breaks a rule.
     pub(super) fn broken(notification: &Notification, broken: &Broken) -> Self {
-        Self::new(
-            notification,
-            RejectionReason::InvalidPayload,
-            None,
-            broken.body.as_bytes(),
-            RejectionState::Kept,
-        )
-        .with_problem(broken.problem.clone())
+        let (reason, body) = (RejectionReason::InvalidPayload, broken.body.as_bytes());
+        Self {
+            problem: broken.problem.clone(),
+            ..Self::new(notification, reason, None, body, RejectionState::Kept)
+        }
     }
 
     /// A notification for an image that has no row. It is parked, unless it is too long to be stored whole. Its JSON is stored in
@@ -150,10 +147,6 @@ impl NewRejection {
     /// Returns when it was parked, if it is.
     pub(super) fn parked_at(&self) -> Option<Timestamp> {
         (self.state == RejectionState::Parked).then_some(self.received_at)
-    }
-
-    fn with_problem(self, problem: String) -> Self {
-        Self { problem, ..self }
     }
 }
 

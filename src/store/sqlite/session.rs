@@ -219,13 +219,9 @@ fn is_busy(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if primary_code(&**error) == Some(BUSY))
 }
 
-fn classify(error: &sqlx::Error) -> ErrorClass {
-    ErrorClass::of(error, classify_database_error)
-}
-
 /// Classifies an error by its code (SQLite's documentation, "Result and Error Codes"). All codes that are not listed may be about
 /// a row or a value: a constraint, an app's trigger, a BLOB in a row that becomes JSON.
-fn classify_database_error(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
+fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     const SYSTEMIC: [u32; 9] = [
         BUSY, // another process writes
         6,    // LOCKED
