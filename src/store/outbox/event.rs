@@ -32,10 +32,8 @@ pub(in crate::store) struct NewEvent {
 impl NewEvent {
     /// An image was inserted.
     pub(in crate::store) fn image_created(image: ImageRow<'_>, at: Timestamp) -> Self {
-        let id = events::new_id();
-        let payload = events::image_created(&id, image, at);
-        let status = Some(image.state.status);
-        Self::of_image(id, EventKind::Created, image, status, payload, at)
+        let payload = |id: &str| events::image_created(id, image, at);
+        Self::of_image(EventKind::Created, image, payload, at)
     }
 
     /// An image was changed.
@@ -44,35 +42,32 @@ impl NewEvent {
         changes: &[Change<'_>],
         at: Timestamp,
     ) -> Self {
-        let id = events::new_id();
-        let payload = events::image_updated(&id, image, changes, at);
-        let status = Some(image.state.status);
-        Self::of_image(id, EventKind::Updated, image, status, payload, at)
+        let payload = |id: &str| events::image_updated(id, image, changes, at);
+        Self::of_image(EventKind::Updated, image, payload, at)
     }
 
     /// An image was deleted.
     pub(in crate::store) fn image_deleted(image: ImageRow<'_>, at: Timestamp) -> Self {
-        let id = events::new_id();
-        let payload = events::image_deleted(&id, image, at);
-        Self::of_image(id, EventKind::Deleted, image, None, payload, at)
+        let payload = |id: &str| events::image_deleted(id, image, at);
+        Self::of_image(EventKind::Deleted, image, payload, at)
     }
 
     fn of_image(
-        id: String,
         kind: EventKind,
         image: ImageRow<'_>,
-        status: Option<Status>,
-        payload: String,
+        payload: impl FnOnce(&str) -> String,
         at: Timestamp,
     ) -> Self {
+        let id = events::new_id();
+        let status = (kind != EventKind::Deleted).then_some(image.state.status);
         Self {
+            payload: payload(&id),
             id,
             event: kind.name(),
             label: Model::Image.label(),
             about: Some((Model::Image, kind)),
             image: Some(image.cloudflare_id.clone()),
             current: Some((image.id, status)),
-            payload,
             at,
         }
     }
