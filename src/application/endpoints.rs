@@ -108,8 +108,7 @@ pub(crate) enum Resumed {
 #[derive(Debug, Serialize)]
 pub(crate) struct EndpointView {
     pub(crate) name: String,
-    /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured stay
-    /// unsent.
+    /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured stay unsent.
     pub(crate) state: &'static str,
     pub(crate) waiting: i64,
     pub(crate) gave_up: i64,

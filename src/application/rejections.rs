@@ -116,8 +116,7 @@ pub(crate) struct RejectionView {
     pub(crate) body_bytes: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) body: Option<String>,
-    /// The problem, the outcome or the scheme: one column of a list. Each is serialised as a field of
-    /// its own.
+    /// The problem, the outcome or the scheme: one column of a list. Each is serialised as a field of its own.
     #[serde(skip)]
     pub(crate) about: String,
 }

@@ -1,7 +1,6 @@
 //! The configured endpoints, checked and built.
 //!
-//! They are built once, when the configuration is loaded. The service and every command use the
-//! same [`Endpoints`].
+//! They are built once, when the configuration is loaded. The service and every command use the same [`Endpoints`].
 
 use std::collections::HashSet;
 use std::fmt;

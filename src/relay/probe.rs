@@ -64,8 +64,7 @@ impl EndpointProbe {
         })
     }
 
-    /// Sends this event once. The inner result is the endpoint's response, or the problem. Nothing
-    /// is recorded.
+    /// Sends this event once. The inner result is the endpoint's response, or the problem. Nothing is recorded.
     pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, ProbeError> {
         let message = self.message(event).await?;
         let outcome = self.endpoint.send(&message).await;

@@ -1,8 +1,7 @@
 //! Alerts: events about deliveries that were given up and about failing endpoints.
 //!
-//! An alert is written in the transaction that settles its cause, and delivered like any other
-//! event. There are no alerts about the endpoints that receive alerts, because these would never
-//! end.
+//! An alert is written in the transaction that settles its cause, and delivered like any other event. There are no alerts about
+//! the endpoints that receive alerts, because these would never end.
 
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -159,8 +159,7 @@ impl AttemptRunner {
         (verdict, notices)
     }
 
-    /// Records the call with the circuit breaker. A message that could not be built is no evidence
-    /// about the endpoint.
+    /// Records the call with the circuit breaker. A message that could not be built is no evidence about the endpoint.
     fn record(&self, call: &Call, next: Next) -> Option<Transition> {
         call.body.as_ref()?;
         Some(match next {

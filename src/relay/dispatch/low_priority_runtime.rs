@@ -42,8 +42,7 @@ impl LowPriorityRuntime {
 }
 
 impl Drop for LowPriorityRuntime {
-    /// Does not wait for the threads, because a thread of another runtime must not block. All
-    /// deliveries have ended before.
+    /// Does not wait for the threads, because a thread of another runtime must not block. All deliveries have ended before.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -51,8 +50,7 @@ impl Drop for LowPriorityRuntime {
     }
 }
 
-/// Lowers the priority of the current thread. Linux only: elsewhere this would affect the whole
-/// process.
+/// Lowers the priority of the current thread. Linux only: elsewhere this would affect the whole process.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::getpriority_process(None).and_then(|now| {

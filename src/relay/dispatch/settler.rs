@@ -136,8 +136,7 @@ impl Settler {
     }
 }
 
-/// Returns whether the batch timed out. The same batch would time out again, but its settlements
-/// may succeed one by one.
+/// Returns whether the batch timed out. The same batch would time out again, but its settlements may succeed one by one.
 fn is_too_slow(error: &StoreError, settlements: &[Settlement]) -> bool {
     settlements.len() > 1 && matches!(error, StoreError::OperationTimeout { .. })
 }

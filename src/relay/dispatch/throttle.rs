@@ -1,7 +1,6 @@
 //! Throttles the relay's use of the database while webhooks wait to be recorded.
 //!
-//! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a
-//! table and lose nothing.
+//! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a table and lose nothing.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,12 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::InboxMetrics;
 
-/// The longest backoff after an operation, in multiples of its duration. At 19 the relay gets one
-/// twentieth of the time.
+/// The longest backoff after an operation, in multiples of its duration. At 19 the relay gets one twentieth of the time.
 const MAX_BACKOFF_FACTOR: u32 = 19;
 
-/// The number of waiting webhooks from which the full backoff applies. Fewer shorten it in
-/// proportion.
+/// The number of waiting webhooks from which the full backoff applies. Fewer shorten it in proportion.
 const FULL_THROTTLE_AT: u32 = 4;
 
 /// The longest backoff, for any number of endpoints.

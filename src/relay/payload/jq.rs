@@ -14,9 +14,8 @@ use jaq_json::{Val, read};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// The time limit for one message, including the wait for a permit. A run takes microseconds, but
-/// its thread has low priority and a busy machine may delay it. A lease has time for two such runs
-/// in addition to the call.
+/// The time limit for one message, including the wait for a permit. A run takes microseconds, but its thread has low priority
+/// and a busy machine may delay it. A lease has time for two such runs in addition to the call.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
@@ -59,8 +58,7 @@ impl JqProgram {
         })
     }
 
-    /// Runs the program on a JSON text and returns its first output as JSON. `None` if the program
-    /// has no output.
+    /// Runs the program on a JSON text and returns its first output as JSON. `None` if the program has no output.
     pub(super) async fn run(&self, input: String) -> Result<Option<String>, JqError> {
         let deadline = Instant::now() + TIME_LIMIT;
         let permit = Arc::clone(&self.permits).acquire_owned();

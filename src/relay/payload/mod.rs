@@ -1,8 +1,7 @@
 //! Payload: the message that an endpoint receives for an event.
 //!
-//! The steps, in this order: the field filter removes and redacts fields, `when` decides whether
-//! the event is sent, and `transform` replaces the message. Both programs get the filtered event,
-//! so they cannot restore a removed field.
+//! The steps, in this order: the field filter removes and redacts fields, `when` decides whether the event is sent, and
+//! `transform` replaces the message. Both programs get the filtered event, so they cannot restore a removed field.
 
 mod field_filter;
 mod jq;
@@ -41,8 +40,7 @@ pub(super) enum BuildError {
 }
 
 impl MessageBuilder {
-    /// Compiles an endpoint's filters and programs. The error is the end of a sentence about the
-    /// endpoint.
+    /// Compiles an endpoint's filters and programs. The error is the end of a sentence about the endpoint.
     pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
         Ok(Self {
             field_filters: FieldFilters::new(
@@ -79,8 +77,7 @@ impl MessageBuilder {
         })
     }
 
-    /// Returns the event without the fields that the endpoint must not see. `None` if the endpoint
-    /// may see all of them.
+    /// Returns the event without the fields that the endpoint must not see. `None` if the endpoint may see all of them.
     fn filter_fields(
         &self,
         event: &str,
@@ -95,8 +92,7 @@ impl MessageBuilder {
         Ok(Some(event.to_string()))
     }
 
-    /// Returns whether `when` accepts the message. In jq, every value except `false` and `null` is
-    /// true.
+    /// Returns whether `when` accepts the message. In jq, every value except `false` and `null` is true.
     async fn is_wanted(&self, message: &str) -> Result<bool, BuildError> {
         let Some(when) = &self.when else {
             return Ok(true);

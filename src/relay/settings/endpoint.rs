@@ -208,8 +208,7 @@ impl EndpointSettings {
             .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
     }
 
-    /// Returns the secrets that sign the messages. A scheme with one signature per message uses the
-    /// first.
+    /// Returns the secrets that sign the messages. A scheme with one signature per message uses the first.
     pub(in crate::relay) fn secrets(&self) -> Vec<SecretString> {
         let secrets = self.secret.get().into_iter().chain(self.secrets.iter());
         secrets.cloned().collect()

@@ -11,9 +11,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::config_types::Networks;
 
-/// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway
-/// over IPv6, Alibaba, Azure and Oracle. The last network is for local translation (RFC 8215) and
-/// can lead to any of the others.
+/// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway over IPv6, Alibaba, Azure and
+/// Oracle. The last network is for local translation (RFC 8215) and can lead to any of the others.
 const METADATA: [&str; 9] = [
     "169.254.0.0/16",
     "fe80::/10",
@@ -104,8 +103,7 @@ fn embedded_ipv4(octets: [u8; 16]) -> Option<Ipv4Addr> {
 struct AllDenied;
 
 impl Resolve for AddressPolicy {
-    /// Resolves for the HTTP client. The client connects to the checked addresses without resolving
-    /// the name again.
+    /// Resolves for the HTTP client. The client connects to the checked addresses without resolving the name again.
     fn resolve(&self, name: Name) -> Resolving {
         let policy = self.clone();
         Box::pin(async move {

@@ -17,8 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
 
-/// The part of a response's body that is read. A connection can be reused once its body is read.
-/// The content does not matter.
+/// The part of a response's body that is read. A connection can be reused once its body is read. The content does not matter.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
 pub(super) struct HttpSink {

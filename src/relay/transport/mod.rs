@@ -23,8 +23,7 @@ pub(super) use sink::{Message, SendOutcome, Sink};
 
 /// Creates the sink for the endpoint's URL. Connects to nothing yet.
 ///
-/// The error is the end of a sentence about the endpoint. It never repeats the URL, which may hold
-/// a secret.
+/// The error is the end of a sentence about the endpoint. It never repeats the URL, which may hold a secret.
 pub(super) fn open(
     settings: &EndpointSettings,
     policy: &AddressPolicy,

@@ -1,9 +1,8 @@
 //! NATS: one message per attempt, published to `JetStream`. An attempt succeeds once the server
 //! confirms that a stream has stored the message.
 //!
-//! The sink reconnects itself instead of leaving that to the library. An attempt on a lost
-//! connection fails at once with the reason, and the next attempt connects again. The sink does not
-//! create streams: their owner decides about retention.
+//! The sink reconnects itself instead of leaving that to the library. An attempt on a lost connection fails at once with the
+//! reason, and the next attempt connects again. The sink does not create streams: their owner decides about retention.
 
 use std::str::FromStr;
 use std::time::Duration;

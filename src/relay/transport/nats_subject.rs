@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-/// The longest value of a placeholder. Longer values, such as a long image id, are cut off. The
-/// message has the full value.
+/// The longest value of a placeholder. Longer values, such as a long image id, are cut off. The message has the full value.
 const MAX_TOKEN_CHARACTERS: usize = 128;
 
 /// The token for a value that is missing, empty, an object or an array.

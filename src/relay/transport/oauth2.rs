@@ -1,7 +1,6 @@
 //! Bearer tokens from OAuth 2.0 client credentials (RFC 6749, section 4.4).
 //!
-//! Written by hand, because it is one form and one response. The `oauth2` crate would add second
-//! versions of six dependencies.
+//! Written by hand, because it is one form and one response. The `oauth2` crate would add second versions of six dependencies.
 
 use std::time::Duration;
 
@@ -26,8 +25,7 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The lifetime of a token whose server does not state it.
 const DEFAULT_TTL: Duration = Duration::from_mins(5);
 
-/// The time before its expiry at which a token is replaced, or a tenth of its lifetime if that is
-/// less.
+/// The time before its expiry at which a token is replaced, or a tenth of its lifetime if that is less.
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 
 /// The service's account at the token server.
@@ -111,8 +109,7 @@ impl TokenCache {
         })
     }
 
-    /// Returns the value of the `Authorization` header. Concurrent callers share one request to the
-    /// token server.
+    /// Returns the value of the `Authorization` header. Concurrent callers share one request to the token server.
     pub(super) async fn bearer(&self) -> Result<HeaderValue, TokenError> {
         let mut cached = self.cached.lock().await;
         if let Some(token) = cached

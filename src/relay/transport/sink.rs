@@ -18,12 +18,10 @@ pub(in crate::relay) struct Message {
 /// Sends messages to one endpoint.
 #[async_trait]
 pub(in crate::relay) trait Sink: Send + Sync {
-    /// Sends a message once. The future may be dropped at any point. The attempt then counts as
-    /// failed.
+    /// Sends a message once. The future may be dropped at any point. The attempt then counts as failed.
     async fn send(&self, message: &Message) -> SendOutcome;
 
-    /// Returns the lines that precede the message's body, for display. Values that may hold
-    /// secrets are redacted.
+    /// Returns the lines that precede the message's body, for display. Values that may hold secrets are redacted.
     fn head(&self, message: &Message) -> Vec<String>;
 }
 
