@@ -11,7 +11,7 @@ use super::timestamp::Timestamp;
 
 /// A new row of `cloudflare_image_logs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditEntry {
+pub(crate) struct AuditEntry {
     /// The image's row, if the entry is about one.
     pub image: Option<(Uuid, CloudflareId)>,
     /// The outcome, as `webhook_received`.
@@ -26,7 +26,7 @@ pub struct AuditEntry {
 impl AuditEntry {
     /// Returns the entry of a notification with this outcome; `None` for a rejection. `before` is the image's status before it.
     #[must_use]
-    pub fn of(
+    pub(crate) fn of(
         notification: &Notification,
         outcome: Outcome,
         image: Option<(Uuid, CloudflareId)>,
@@ -43,7 +43,7 @@ impl AuditEntry {
 
     /// Returns the column `data` of the entry of a notification with this payload.
     #[must_use]
-    pub fn data(payload: &Json) -> String {
+    pub(crate) fn data(payload: &Json) -> String {
         format!("{{\"payload\":{}}}", payload.as_str())
     }
 }

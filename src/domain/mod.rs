@@ -3,7 +3,7 @@
 //! Nothing here does I/O, waits, reads a clock or knows a wire format: no tokio, serde, sqlx or axum. The edges translate
 //! into these types, the store executes what [`transition`](transition::transition) decides.
 
-pub mod audit;
+pub(crate) mod audit;
 pub mod delivery;
 pub mod detail;
 pub mod event;

@@ -1,7 +1,7 @@
 //! The parts of a session that both backends share: a deadline, a guarded connection, and how a transaction is committed.
 //!
-//! Each backend has three methods, and every operation is one of them: `read`, `write` (one statement that commits itself) and
-//! `transaction`. They own the deadline, the action's name, the guard, SQLite's file check, begin and commit, and the wake-ups
+//! Each backend has three methods, and every operation is one of them: `read`, `write` (statements that commit themselves) and
+//! `transaction`. Migrations and checkpoints are apart. They own the deadline, the action's name, the guard, SQLite's file check, begin and commit, and the wake-ups
 //! that follow a commit. So no operation can forget one of these.
 
 use std::time::Duration;
