@@ -237,7 +237,7 @@ async fn changed(fixture: &Fixture, before: &[Value]) -> Vec<i64> {
 
 /// Undoes what a replay of [`four_deliveries`] changes.
 async fn complete_again(fixture: &Fixture) {
-    let sql = "UPDATE relay_deliveries SET due_at = NULL,
+    let sql = "UPDATE relay_deliveries SET due_at = NULL, completed_at = created_at,
         status = CASE id WHEN 1 THEN 'delivered' ELSE 'gave_up' END
         WHERE id IN (1, 4)";
     fixture.database.execute(sql, &[]).await;

@@ -96,7 +96,10 @@ impl Fixture {
     /// Writes a word that the table's check refuses into a column of every row.
     pub(crate) async fn write_unchecked(&self, table: &str, column: &str, word: &str) {
         let lift = if self.database.is_postgres() {
-            format!("ALTER TABLE {table} DROP CONSTRAINT {table}_{column}_check")
+            format!(
+                "ALTER TABLE {table} DROP CONSTRAINT {table}_{column}_check,
+                 DROP CONSTRAINT IF EXISTS {table}_times_check"
+            )
         } else {
             "PRAGMA ignore_check_constraints = ON".to_owned()
         };
