@@ -1,4 +1,4 @@
-//! What must hold of any input. The fuzzer calls it, and so does the specification (`tests/spec/surviving_any_input.rs`).
+//! What must hold of any input. The fuzzer calls it, and so does the specification (`tests/spec/fuzz_corpus.rs`).
 
 pub mod config;
 pub mod webhook;

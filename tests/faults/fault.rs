@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::clients;
 use super::load::Load;
-use super::trial::{Trial, recovery};
+use super::scenario::{Trial, recovery};
 use crate::support::app::client;
 use crate::support::database::Database;
 use crate::support::mutation::Numbers;

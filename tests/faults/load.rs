@@ -10,7 +10,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::ledger::{Answered, Image, Sent, mark};
+use super::expectations::{Answered, Image, Sent, mark};
 use crate::support::database::{Database, Registrar};
 use crate::support::signing::SECRET;
 use crate::support::wait;

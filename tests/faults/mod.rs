@@ -6,9 +6,9 @@
 
 mod clients;
 mod clock;
+mod expectations;
 mod fault;
-mod ledger;
 mod load;
+mod report;
+mod scenario;
 mod soak;
-mod table;
-mod trial;

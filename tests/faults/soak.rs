@@ -3,11 +3,11 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::expectations::{Answered, verdict};
 use super::fault::Fault;
-use super::ledger::{Answered, verdict};
 use super::load::Registering;
-use super::table::{Row, table};
-use super::trial::Trial;
+use super::report::{Row, table};
+use super::scenario::Trial;
 use crate::support::mutation::Numbers;
 use crate::support::variable;
 

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
+use crate::relay_delivery::states;
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
 use crate::support::wait;
-use crate::telling_other_apps::states;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 

@@ -3,8 +3,8 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
+use super::expectations::Verdict;
 use super::fault::Fault;
-use super::ledger::Verdict;
 
 /// The most memory that a service may ever have had: thousands of half-open requests and a full queue included.
 const MOST_MEMORY_KIB: u64 = 256 * 1024;

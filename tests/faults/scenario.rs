@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::expectations::{Image, verdict};
 use super::fault::Fault;
-use super::ledger::{Image, verdict};
 use super::load::{Load, Registering};
-use super::table::Row;
+use super::report::Row;
 use crate::support::app::metric;
 use crate::support::cluster::free_port;
 use crate::support::database::Database;

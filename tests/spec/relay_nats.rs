@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
+use crate::relay_delivery::{states, upload, uploaded};
 use crate::support::app::{App, answer, client};
 use crate::support::database::Database;
 use crate::support::nats::{NatsServer, header};
@@ -17,7 +18,6 @@ use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::RELAY_SECRET;
 use crate::support::wait;
-use crate::telling_other_apps::{states, upload, uploaded};
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 

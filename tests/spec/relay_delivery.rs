@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::group_commit::{ONE_WRITER, PATIENT, deliver_together};
 use crate::on_both_databases;
-use crate::sharing_commits::{ONE_WRITER, PATIENT, deliver_together};
 use crate::support::app::{App, CLAIMS, answer, client, wait_for_pass};
 use crate::support::database::Database;
 use crate::support::program::Service;

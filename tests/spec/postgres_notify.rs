@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use tempfile::TempDir;
 
-use crate::sharing_commits::{ONE_WRITER, PATIENT, deliver_together};
+use crate::group_commit::{ONE_WRITER, PATIENT, deliver_together};
+use crate::relay_delivery::{upload, uploaded};
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Subscriber};
 use crate::support::wait;
-use crate::telling_other_apps::{upload, uploaded};
 
 const CHANNEL: &str = "images_changed";
 const VARIABLE: (&str, &str) = ("APP__RELAY__NOTIFY_CHANNEL", CHANNEL);

@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::group_commit::PATIENT;
 use crate::on_both_databases;
-use crate::sharing_commits::PATIENT;
+use crate::relay_delivery::{upload, uploaded};
 use crate::support::app::{App, answer};
 use crate::support::database::Database;
 use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 use crate::support::wait;
-use crate::telling_other_apps::{upload, uploaded};
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
