@@ -356,7 +356,7 @@ fn imports_within_relay_and_store_go_down() {
 fn no_files_import_each_other_in_a_circle() {
     let imports = Imports::of_sources();
     for (module, _) in ALLOWED {
-        let circle = imports.circle_within(module);
+        let circle = imports.cycle_within(module);
         assert_eq!(circle, None, "the files of {module} form a circle");
     }
 }

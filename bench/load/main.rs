@@ -176,7 +176,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     async fn prepare(folder: &'a Path) -> Self {
-        let cluster = Cluster::start(Durability::LikeProduction);
+        let cluster = Cluster::start(Durability::Fsync);
         let database = Database::postgres_on(&cluster).await;
         for setting in POSTGRES_SETTINGS {
             database

@@ -1,6 +1,6 @@
-//! What must hold of any environment and any file of settings.
+//! Invariants of any environment and any settings file.
 //!
-//! An input is environment variables, a line each, an empty line, and a file of settings.
+//! An input has one environment variable per line, an empty line, and a settings file.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -8,13 +8,13 @@ use std::sync::LazyLock;
 use cloudflare_images_webhook::config::{Environment, load};
 use tempfile::TempDir;
 
-/// What stands for a secret in the samples.
+/// The secret in the samples.
 const SECRET: &str = "TOP-SECRET";
 
-/// Loads them, and panics when something does not hold: there are settings, or one sentence that names what is wrong; and
-/// nothing that is shown or said has a secret in it.
+/// Loads the settings and checks the invariants. Loading either succeeds or returns a message.
+/// Neither the shown settings nor the message contain a secret.
 ///
-/// Returns whether they are right.
+/// Returns whether the settings are valid.
 pub fn check(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
     let (variables, file) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -29,34 +29,34 @@ pub fn check(input: &[u8]) -> bool {
         Ok(loaded) => {
             let _refusal = loaded.check_profile();
             for shown in loaded.shown() {
-                let is_said = match shown.key.as_str() {
+                let is_leaked = match shown.key.as_str() {
                     "webhook.secrets" | "webhook.previous_secret" => shown.value.contains(SECRET),
-                    // Its other parts are no secrets, and a file has none.
+                    // The other parts of a URL are not secret, and a SQLite URL has no secret.
                     "database.url" => {
                         !shown.value.starts_with("\"sqlite:")
                             && shown.value.contains(&format!(":{SECRET}@"))
                     }
                     _ => false,
                 };
-                assert!(!is_said, "{} = {}", shown.key, shown.value);
+                assert!(!is_leaked, "{} = {}", shown.key, shown.value);
             }
             true
         }
         Err(error) => {
-            let sentence = error.to_string();
-            assert!(!sentence.is_empty());
+            let message = error.to_string();
+            assert!(!message.is_empty());
             assert!(
-                !sentence.contains(SECRET) || names_it(&environment, file),
-                "{sentence}"
+                !message.contains(SECRET) || is_a_name(&environment, file),
+                "{message}"
             );
             false
         }
     }
 }
 
-/// Whether the secret's letters are a name: of a variable or a key, which are repeated.
-fn names_it(environment: &Environment, file: &str) -> bool {
-    // The environment's Debug has the names alone.
+/// Returns whether the secret is also the name of a variable or a key. Messages repeat such names.
+fn is_a_name(environment: &Environment, file: &str) -> bool {
+    // The Debug form of the environment contains only names.
     format!("{environment:?}").contains(SECRET)
         || file.lines().any(|line| {
             let name = line.split('=').next().unwrap_or_default();

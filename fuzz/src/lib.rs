@@ -1,8 +1,8 @@
-//! What must hold of any input. The fuzzer calls it, and so does the specification (`tests/spec/fuzz_corpus.rs`).
+//! Invariants of any input. The fuzzer checks them, and so does `tests/spec/fuzz_corpus.rs`.
 
 pub mod config;
 pub mod webhook;
 
-#[expect(dead_code, reason = "the specification uses more of it")]
+#[expect(dead_code, reason = "tests/spec uses all of it")]
 #[path = "../../tests/support/signing.rs"]
 mod signing;

@@ -1,7 +1,8 @@
-//! What must hold of any request to the webhook.
+//! Invariants of any webhook request.
 //!
-//! An input is a request's headers, a line each, an empty line, and the body. `{secret}`, `{hmac}`, `{timestamped}` and
-//! `{standard}` in a header's value stand for the valid proof, which no fuzzer would guess.
+//! An input has one header per line, an empty line, and the body. The placeholders `{secret}`,
+//! `{hmac}`, `{timestamped}` and `{standard}` in a header stand for valid credentials, which a
+//! fuzzer cannot guess.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
@@ -26,30 +27,34 @@ use tower::ServiceExt;
 
 use super::signing::{hex_hmac, standard, timestamped};
 
-/// When requests come, and what proofs with a time say.
+/// The time of requests and signatures.
 const NOW: i64 = 1_704_110_400;
 
 /// Valid for every scheme.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Who calls: a proxy, whose word on its client's address is taken.
+/// The peer: a trusted proxy.
 const PEER: ([u8; 4], u16) = ([10, 0, 0, 1], 80);
 
-/// What Standard Webhooks sign beside the body.
+/// The message id that Standard Webhooks sign with the body.
 const MESSAGE_ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
 
-/// What can be wrong with a request; a server's error is none of it.
+/// The statuses of refused requests. None is a server error.
 const REFUSALS: [u16; 6] = [400, 401, 403, 404, 408, 413];
 
-/// Sends the request, and panics when something does not hold: it is answered; never with a 5xx; without a proof always
-/// with 401, or with 403 if it came from elsewhere; a refusal is a problem with a type; no answer has the secret in it; and a payload that is understood is
-/// understood alike when it is read again, as what is parked will be.
+/// Sends the request and checks the invariants:
 ///
-/// Returns the answer's status.
+/// - The status is 200 or a client error.
+/// - An unauthenticated request gets 401, or 403 from an address that is not allowed.
+/// - A refusal is a problem with a type.
+/// - No response contains the secret.
+/// - The stored form of an accepted payload is parsed to the same content.
+///
+/// Returns the response's status.
 pub fn check(input: &[u8]) -> u16 {
     let (head, body) = split(input);
     let headers = headers(head, body);
-    let is_proved = headers.1;
+    let is_authenticated = headers.1;
     let answer = RUNTIME.block_on(answer(headers.0, body));
 
     let (status, text) = (answer.status, String::from_utf8_lossy(&answer.body));
@@ -57,38 +62,43 @@ pub fn check(input: &[u8]) -> u16 {
         status == 200 || REFUSALS.contains(&status),
         "{status} {text}"
     );
-    assert!(!text.contains(SECRET), "the secret is in the answer");
+    assert!(!text.contains(SECRET), "the secret is in the response");
     if status != 200 {
-        let problem: serde_json::Value = serde_json::from_slice(&answer.body).expect("it is JSON");
+        let problem: serde_json::Value =
+            serde_json::from_slice(&answer.body).expect("the problem is JSON");
         assert_eq!(answer.content_type, "application/problem+json");
         assert_eq!(problem["status"], status, "{text}");
         assert!(problem["type"].is_string(), "{text}");
     }
-    if !is_proved {
-        assert!([401, 403].contains(&status), "there was no proof");
+    if !is_authenticated {
+        assert!(
+            [401, 403].contains(&status),
+            "an unauthenticated request got {status}"
+        );
     }
-    check_that_it_can_be_read_again(body);
+    check_stored_form(body);
     status
 }
 
-/// A fuzzer cannot forge a proof, so that one who uses none of the places for one has none, unless it wrote the secret out.
+/// Splits an input into its head and its body.
 fn split(input: &[u8]) -> (&[u8], &[u8]) {
     let end = input.windows(2).position(|two| two == b"\n\n");
     end.map_or((input, &[]), |end| (&input[..end], &input[end + 2..]))
 }
 
-/// The headers, and whether a proof may be among them.
+/// Returns the headers, and whether a valid credential may be among them. A fuzzer cannot forge
+/// one: it uses a placeholder or the literal secret.
 fn headers(head: &[u8], body: &[u8]) -> (HeaderMap, bool) {
-    let (mut headers, mut may_be_proved) = (HeaderMap::new(), false);
+    let (mut headers, mut may_be_authenticated) = (HeaderMap::new(), false);
     for line in head.split(|byte| *byte == b'\n') {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else {
             continue;
         };
         let mut value = line[colon + 1..].trim_ascii().to_vec();
-        for (place, proof) in proofs(body) {
-            value = replaced(&value, place.as_bytes(), proof.as_bytes());
+        for (placeholder, credential) in credentials(body) {
+            value = replaced(&value, placeholder.as_bytes(), credential.as_bytes());
         }
-        // Over the wire each of them is from whoever reads the connection, and no client's to choose.
+        // Skips headers that HTTP itself forbids. `Content-Length` comes from the connection.
         let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(&line[..colon]),
             HeaderValue::from_bytes(&value),
@@ -96,16 +106,16 @@ fn headers(head: &[u8], body: &[u8]) -> (HeaderMap, bool) {
             continue;
         };
         if name != CONTENT_LENGTH {
-            may_be_proved |= proofs(body)
+            may_be_authenticated |= credentials(body)
                 .iter()
-                .any(|(_, proof)| contains(value.as_bytes(), proof.as_bytes()));
+                .any(|(_, credential)| contains(value.as_bytes(), credential.as_bytes()));
             headers.append(name, value);
         }
     }
-    (headers, may_be_proved)
+    (headers, may_be_authenticated)
 }
 
-fn proofs(body: &[u8]) -> [(&'static str, String); 4] {
+fn credentials(body: &[u8]) -> [(&'static str, String); 4] {
     [
         ("{secret}", SECRET.to_owned()),
         ("{hmac}", hex_hmac(SECRET, body)),
@@ -115,20 +125,20 @@ fn proofs(body: &[u8]) -> [(&'static str, String); 4] {
 }
 
 fn contains(whole: &[u8], part: &[u8]) -> bool {
-    // An HMAC counts in either case of its letters, and behind any prefix.
+    // The service accepts an HMAC in upper or lower case and with any prefix.
     let part = part.split(|byte| *byte == b'=').find(|part| part.len() > 8);
     let part = part.unwrap_or_default().to_ascii_lowercase();
     let whole = whole.to_ascii_lowercase();
     whole.windows(part.len()).any(|window| window == part)
 }
 
-fn replaced(whole: &[u8], place: &[u8], proof: &[u8]) -> Vec<u8> {
+fn replaced(whole: &[u8], placeholder: &[u8], credential: &[u8]) -> Vec<u8> {
     let found = whole
-        .windows(place.len())
-        .position(|window| window == place);
+        .windows(placeholder.len())
+        .position(|window| window == placeholder);
     found.map_or_else(
         || whole.to_vec(),
-        |at| [&whole[..at], proof, &whole[at + place.len()..]].concat(),
+        |at| [&whole[..at], credential, &whole[at + placeholder.len()..]].concat(),
     )
 }
 
@@ -162,21 +172,21 @@ async fn answer(headers: HeaderMap, body: &[u8]) -> Answer {
     }
 }
 
-fn check_that_it_can_be_read_again(body: &[u8]) {
+fn check_stored_form(body: &[u8]) {
     let pointers = SETTINGS.webhook.envelope.pointers();
     let Ok((content, canonical)) = payload::parse(body, &pointers) else {
         return;
     };
-    let (again, same) = payload::parse(canonical.as_str().as_bytes(), &pointers)
-        .expect("what was understood is understood again");
-    assert_eq!((again, same), (content, canonical));
+    let (stored_content, stored_payload) =
+        payload::parse(canonical.as_str().as_bytes(), &pointers).expect("the stored form is valid");
+    assert_eq!((stored_content, stored_payload), (content, canonical));
 }
 
-/// Knows every image, and has seen nothing.
-struct Everything;
+/// An inbox in which every image exists and nothing is a duplicate.
+struct EveryImage;
 
 #[async_trait]
-impl Inbox for Everything {
+impl Inbox for EveryImage {
     async fn record(
         &self,
         notifications: &[Arc<Notification>],
@@ -212,7 +222,7 @@ static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     .into_iter()
     .collect();
     load(&environment, None)
-        .expect("the settings are right")
+        .expect("the settings are valid")
         .settings
 });
 
@@ -221,7 +231,7 @@ static SERVICE: LazyLock<Router> = LazyLock::new(|| {
     let receiver = Receiver::new(
         &SETTINGS.webhook,
         &SETTINGS.server,
-        Arc::new(Everything),
+        Arc::new(EveryImage),
         Arc::new(clock),
         TaskTracker::new(),
     );

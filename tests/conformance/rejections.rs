@@ -251,19 +251,19 @@ async fn counts_each_minute_reason_scheme_and_network(fixture: &Fixture) {
         one.clone(),
         RefusalCount {
             minute: at(120),
-            ..one.clone()
+            ..pick.clone()
         },
         RefusalCount {
             reason: RejectionReason::AddressNotAllowed,
-            ..one.clone()
+            ..pick.clone()
         },
         RefusalCount {
             scheme: "",
-            ..one.clone()
+            ..pick.clone()
         },
         RefusalCount {
             network: "2001:db8::/56".to_owned(),
-            ..one
+            ..pick
         },
     ];
 

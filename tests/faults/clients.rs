@@ -1,4 +1,4 @@
-//! Clients that take their time, and clients that go away.
+//! Slow clients, and clients that disconnect.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::app::PATH;
-use crate::support::program::may_open;
+use crate::support::program::open_files_limit;
 use crate::support::signing::SECRET;
 
-/// How many clients are slow at once, if this process may have so many files open.
-const MANY: usize = 3000;
+/// The number of simultaneous slow clients, if the limit of open files allows it.
+const SLOW_CLIENTS: usize = 3000;
 
-/// How many of them go on, a byte at a time; the others say nothing more.
-const DRIPPING: usize = 100;
+/// The number of slow clients that continue, one byte at a time.
+const SENDING_CLIENTS: usize = 100;
 
-/// How many vanish, one after another.
-const VANISHING: usize = 500;
+/// The number of clients that disconnect, one after another.
+const DISCONNECTING_CLIENTS: usize = 500;
 
-/// What they have said when they stop: nothing, one letter, half a head, a head, half a body.
-fn beginnings() -> [String; 5] {
+/// Returns the parts of a request after which clients stop: none, one letter, half a head, a head,
+/// half a body.
+fn partial_requests() -> [String; 5] {
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: 100\r\n\r\n"
     );
@@ -32,23 +33,23 @@ fn beginnings() -> [String; 5] {
     ]
 }
 
-/// Thousands of them, after some of them said a byte more, and again; so long as they are held, they are there.
-pub(super) async fn slow(port: u16, between_bytes: Duration) -> Vec<TcpStream> {
-    let many = MANY.min(may_open("self").parse().unwrap_or(usize::MAX) / 4);
-    let mut clients = Vec::with_capacity(many);
-    for beginning in beginnings().iter().cycle().take(many) {
-        if let Some(client) = say(port, beginning).await {
+/// Opens thousands of slow connections. They stay open until the result is dropped.
+pub(super) async fn open_slow(port: u16, between_bytes: Duration) -> Vec<TcpStream> {
+    let count = SLOW_CLIENTS.min(open_files_limit("self").parse().unwrap_or(usize::MAX) / 4);
+    let mut clients = Vec::with_capacity(count);
+    for partial_request in partial_requests().iter().cycle().take(count) {
+        if let Some(client) = connect_and_send(port, partial_request).await {
             clients.push(client);
         }
     }
     assert!(
-        clients.len() > many / 2,
-        "most of them came in: {} of {many}",
+        clients.len() > count / 2,
+        "only {} of {count} clients connected",
         clients.len()
     );
     for _ in 0..3 {
-        for client in clients.iter_mut().take(DRIPPING) {
-            // It may have been closed, for being slow.
+        for client in clients.iter_mut().take(SENDING_CLIENTS) {
+            // The service may have closed the slow connection.
             let _closed = client.write_all(b"x").await;
         }
         tokio::time::sleep(between_bytes).await;
@@ -56,20 +57,27 @@ pub(super) async fn slow(port: u16, between_bytes: Duration) -> Vec<TcpStream> {
     clients
 }
 
-/// Some that are gone before they are answered, half of them without a farewell.
-pub(super) async fn vanishing(port: u16) {
-    for (number, beginning) in beginnings().iter().cycle().take(VANISHING).enumerate() {
-        let client = say(port, beginning).await.expect("it comes in");
+/// Opens connections and closes them before the response, half of them with RST.
+pub(super) async fn connect_and_disconnect(port: u16) {
+    for (number, partial_request) in partial_requests()
+        .iter()
+        .cycle()
+        .take(DISCONNECTING_CLIENTS)
+        .enumerate()
+    {
+        let client = connect_and_send(port, partial_request)
+            .await
+            .expect("the client connects");
         if number.is_multiple_of(2) {
-            // RST instead of FIN.
-            client.set_zero_linger().expect("it can be set");
+            // Closes with RST instead of FIN.
+            client.set_zero_linger().expect("the linger time is set");
         }
     }
 }
 
-/// A client that says this, and no more.
-pub(super) async fn say(port: u16, beginning: &str) -> Option<TcpStream> {
+/// Opens a connection and sends part of a request.
+pub(super) async fn connect_and_send(port: u16, partial_request: &str) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    stream.write_all(beginning.as_bytes()).await.ok()?;
+    stream.write_all(partial_request.as_bytes()).await.ok()?;
     Some(stream)
 }

@@ -1,4 +1,4 @@
-//! A clock that is set back. In one process with the service, whose clock it is.
+//! A clock that is set back. The service runs in this process, so that the test controls its clock.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::support::wait;
 
 const DAY: Duration = Duration::from_hours(24);
 
-fn body(id: &str, what: &Value) -> String {
-    let mut body = what.clone();
+fn body(id: &str, fields: &Value) -> String {
+    let mut body = fields.clone();
     body["id"] = id.into();
     body.to_string()
 }
 
-on_both_databases!(a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back,);
+on_both_databases!(loses_nothing_when_clock_moves_back,);
 
-async fn a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back(database: Database) {
+async fn loses_nothing_when_clock_moves_back(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     let uploaded = json!({"uploaded": "2024-01-01T11:59:00Z"});
@@ -42,7 +42,7 @@ async fn a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back(database
     assert_eq!(
         app.deliver(body("image", &undated_failure)).await.outcome(),
         (200, "stale"),
-        "it counts from its receipt, a day before the upload"
+        "its time is its receipt, a day before the upload"
     );
     assert_eq!(app.database.image("image").await["status"], "uploaded");
     assert_eq!(
@@ -52,7 +52,7 @@ async fn a_clock_that_is_set_back_loses_nothing_and_moves_no_image_back(database
     app.database.register("early").await;
     app.database.register("later").await;
     wait::until_async(
-        "what was parked on either side of it is applied",
+        "the notifications parked before and after the change are applied",
         async || {
             app.database.image("early").await["status"] == "uploaded"
                 && app.database.image("later").await["status"] == "uploaded"

@@ -1,4 +1,4 @@
-//! What was sent, what was answered, and what is in the tables.
+//! The expectations from the responses, compared with the tables.
 
 use std::collections::HashMap;
 
@@ -6,127 +6,128 @@ use serde_json::Value;
 
 use crate::support::database::Database;
 
-/// An image of the load, and what became of its notifications.
+/// An image of the load with its notifications.
 #[derive(Debug)]
 pub(crate) struct Image {
-    /// Its id.
     pub(crate) id: String,
-    /// The status that the latest of its notifications tells.
+    /// The status after the latest notification.
     pub(crate) last_status: &'static str,
-    /// Its notifications.
     pub(crate) sent: Vec<Sent>,
 }
 
-/// A notification, and what became of each try to send it.
+/// A notification, and the result of each attempt to send it.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    /// What tells it apart from the others of its image.
+    /// Identifies the notification among those of its image.
     pub(crate) note: &'static str,
-    /// Its body, but for the number of the try.
+    /// The body, without the number of the attempt.
     pub(crate) notification: Value,
-    /// How it was answered, each time that it was sent.
-    pub(crate) tries: Vec<Answered>,
+    /// The result of each attempt.
+    pub(crate) attempts: Vec<SendResult>,
 }
 
-/// How a try was answered.
+/// The result of an attempt to send a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answered {
-    /// With 200: it is committed.
+pub(crate) enum SendResult {
+    /// Response 200: the notification is committed.
     Acknowledged,
-    /// With 404: it is kept, to be applied when there is a row.
+    /// Response 404: the notification is parked until the row exists.
     Parked,
-    /// With an error or with nothing: it may be committed or not.
+    /// An error or no response: the notification may be committed or not.
     Unknown,
 }
 
 impl Sent {
-    /// One that has not been sent yet.
-    pub(crate) fn of(note: &'static str, notification: Value) -> Self {
+    /// Returns a notification that has not been sent.
+    pub(crate) fn new(note: &'static str, notification: Value) -> Self {
         Self {
             note,
             notification,
-            tries: Vec::new(),
+            attempts: Vec::new(),
         }
     }
 
-    /// Whether it is parked by its first answer, and so has to be applied without being sent again.
+    /// Returns whether an attempt was answered with 404. The service must then apply the
+    /// notification without a redelivery.
     pub(crate) fn is_parked(&self) -> bool {
-        self.tries.contains(&Answered::Parked)
+        self.attempts.contains(&SendResult::Parked)
     }
 }
 
-/// What is in the tables, against what was answered.
+/// The comparison of the responses with the tables.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Requests that were sent.
+    /// Requests sent.
     pub(crate) requests: u64,
-    /// Those that were answered with 200, or with 404 and kept.
+    /// Requests answered with 200, or with 404 and parked.
     pub(crate) acknowledged: u64,
-    /// Those that were committed, and whose answer was lost.
-    pub(crate) unheard: u64,
-    /// Acknowledged requests without a row of the audit trail, and images without a row.
+    /// Requests committed whose response was lost.
+    pub(crate) response_lost: u64,
+    /// Acknowledged requests without an entry in the audit log, and images without a row.
     pub(crate) lost: u64,
-    /// Requests with more than one row of the audit trail, and notifications that were applied more than once.
+    /// Requests with more than one entry in the audit log, and notifications applied more than
+    /// once.
     pub(crate) duplicated: u64,
-    /// Images that are not where the latest of their notifications puts them, and changes that moved one back in between.
+    /// Images whose status is not that of their latest notification, and updates that moved
+    /// `status_at` back.
     pub(crate) regressed: u64,
 }
 
 impl Verdict {
-    /// Both.
+    /// Adds the counts of two verdicts.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
             acknowledged: self.acknowledged + other.acknowledged,
-            unheard: self.unheard + other.unheard,
+            response_lost: self.response_lost + other.response_lost,
             lost: self.lost + other.lost,
             duplicated: self.duplicated + other.duplicated,
             regressed: self.regressed + other.regressed,
         }
     }
 
-    /// Whether every promise was kept.
+    /// Returns whether nothing was lost, duplicated or regressed.
     pub(crate) fn is_good(self) -> bool {
         (self.lost, self.duplicated, self.regressed) == (0, 0, 0)
     }
 
-    /// What the audit trail has of one try.
-    fn of_try(&mut self, answered: Answered, logged: u64) {
+    /// Adds one attempt and the number of its entries in the audit log.
+    fn add_attempt(&mut self, result: SendResult, logged: u64) {
         self.requests += 1;
         self.duplicated += logged.saturating_sub(1);
-        match answered {
-            Answered::Acknowledged | Answered::Parked => {
+        match result {
+            SendResult::Acknowledged | SendResult::Parked => {
                 self.acknowledged += 1;
                 self.lost += u64::from(logged == 0);
             }
-            Answered::Unknown => self.unheard += logged.min(1),
+            SendResult::Unknown => self.response_lost += logged.min(1),
         }
     }
 }
 
-/// How often a try is in the audit trail.
+/// The number of entries in the audit log for an attempt.
 #[derive(Default)]
 struct Logged {
     applied: u64,
-    at_all: u64,
+    total: u64,
 }
 
-/// What a try says to be known by.
-pub(crate) fn mark(note: &str, number: usize) -> String {
+/// Returns the text that identifies an attempt in its payload.
+pub(crate) fn attempt_note(note: &str, number: usize) -> String {
     format!("{note}-{number}")
 }
 
-/// Compares what was answered with the tables. The ids of the images all begin with this, and no others do.
+/// Compares the results with the tables. The prefix selects the images of this load.
 pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str) -> Verdict {
     let statuses = statuses(database, prefix).await;
     let logs = logs(database, prefix).await;
-    let went_back = format!(
-        "SELECT count(*) FROM went_back WHERE {}",
+    let regressions = format!(
+        "SELECT count(*) FROM regressions WHERE {}",
         with_prefix("cloudflare_id", prefix)
     );
 
     let mut verdict = Verdict {
-        regressed: database.count(&went_back).await.unsigned_abs(),
+        regressed: database.count(&regressions).await.unsigned_abs(),
         ..Verdict::default()
     };
     for image in images {
@@ -136,23 +137,24 @@ pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str)
         }
         for sent in &image.sent {
             let mut applied = 0;
-            for (number, answered) in sent.tries.iter().enumerate() {
-                let logged = logs.get(&(image.id.clone(), mark(sent.note, number)));
+            for (number, result) in sent.attempts.iter().enumerate() {
+                let logged = logs.get(&(image.id.clone(), attempt_note(sent.note, number)));
                 let logged = logged.unwrap_or(&Logged {
                     applied: 0,
-                    at_all: 0,
+                    total: 0,
                 });
-                verdict.of_try(*answered, logged.at_all);
+                verdict.add_attempt(*result, logged.total);
                 applied += logged.applied;
             }
-            // Each try says the same at the same time, so that only the first that is committed changes anything.
+            // Every attempt reports the same time, so only the first committed one may apply.
             verdict.duplicated += applied.saturating_sub(1);
         }
     }
     verdict
 }
 
-/// A part of the rows by an index, on both databases: letters are ordered by their bytes.
+/// Returns a condition that selects ids by prefix. It uses the index on both databases, because
+/// text is ordered by bytes.
 fn with_prefix(column: &str, prefix: &str) -> String {
     format!("{column} >= '{prefix}-' AND {column} < '{prefix}.'")
 }
@@ -181,10 +183,10 @@ async fn logs(database: &Database, prefix: &str) -> HashMap<(String, String), Lo
     for row in database.texts(&sql).await {
         let words: Vec<&str> = row.split(' ').collect();
         let [id, note, event_type] = words[..] else {
-            panic!("not three words: {row}");
+            panic!("expected three words, found {row}");
         };
         let logged = logs.entry((id.to_owned(), note.to_owned())).or_default();
-        logged.at_all += 1;
+        logged.total += 1;
         logged.applied += u64::from(event_type == "webhook_received");
     }
     logs

@@ -1,36 +1,36 @@
-//! What can break, and how it is broken.
+//! Faults, and how to inject them.
 
 use std::time::Duration;
 
 use super::clients;
 use super::load::Load;
-use super::scenario::{Trial, recovery};
+use super::scenario::{Scenario, wait_for_progress};
 use crate::support::app::client;
 use crate::support::database::Database;
-use crate::support::mutation::Numbers;
-use crate::support::program::may_open;
-use crate::support::proxy::Weather;
+use crate::support::mutation::Prng;
+use crate::support::program::open_files_limit;
+use crate::support::proxy::NetworkCondition;
 use crate::support::wait;
 
-/// How long something is broken at least.
-const MOMENT: Duration = Duration::from_secs(1);
+/// The minimum duration of a fault.
+const FAULT_DURATION: Duration = Duration::from_secs(1);
 
-/// How much later everything comes over a slow network, each way.
+/// The delay of a slow network, in each direction.
 const LATENCY: Duration = Duration::from_millis(20);
 
-/// What can still be written of a file when the disk is full.
-const FIRST_PAGES_BYTES: u64 = 64 * 1024;
+/// The bytes of a file that can still be written when the disk is full.
+const WRITABLE_BYTES: u64 = 64 * 1024;
 
-/// How many ask whether the service is ready while its pool is exhausted.
+/// The number of readiness probes while the pool is exhausted.
 const PROBES: usize = 50;
 
-/// How many times something is killed.
+/// The number of kills per fault.
 const KILLS: usize = 3;
 
-/// The longest that it lives before that.
-const LONGEST_LIFE: Duration = Duration::from_millis(600);
+/// The longest time before a kill.
+const MAX_LIFETIME: Duration = Duration::from_millis(600);
 
-/// Something that breaks.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     Nothing,
@@ -40,19 +40,19 @@ pub(crate) enum Fault {
     DatabaseKilled,
     DatabaseFrozen,
     DatabaseUnreachable,
-    StatementsCutInTwo,
-    AnswersUnheard,
-    ConnectionsSilent,
+    StatementsTruncated,
+    CommitRepliesLost,
+    ConnectionsBlackholed,
     NetworkSlow,
     DiskFull,
     FilesExhausted,
     PoolExhausted,
     ClientsSlow,
-    ClientsVanishing,
+    ClientsDisconnecting,
 }
 
 impl Fault {
-    /// What can break on this database, nothing first.
+    /// Returns the faults that this database supports, `Nothing` first.
     pub(crate) fn of(database: &Database) -> &'static [Self] {
         if database.is_postgres() {
             &[
@@ -63,14 +63,14 @@ impl Fault {
                 Self::DatabaseKilled,
                 Self::DatabaseFrozen,
                 Self::DatabaseUnreachable,
-                Self::StatementsCutInTwo,
-                Self::AnswersUnheard,
-                Self::ConnectionsSilent,
+                Self::StatementsTruncated,
+                Self::CommitRepliesLost,
+                Self::ConnectionsBlackholed,
                 Self::NetworkSlow,
                 Self::FilesExhausted,
                 Self::PoolExhausted,
                 Self::ClientsSlow,
-                Self::ClientsVanishing,
+                Self::ClientsDisconnecting,
             ]
         } else {
             &[
@@ -81,12 +81,12 @@ impl Fault {
                 Self::FilesExhausted,
                 Self::PoolExhausted,
                 Self::ClientsSlow,
-                Self::ClientsVanishing,
+                Self::ClientsDisconnecting,
             ]
         }
     }
 
-    /// A word for it.
+    /// Returns the fault's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing breaks",
@@ -96,50 +96,50 @@ impl Fault {
             Self::DatabaseKilled => "database killed",
             Self::DatabaseFrozen => "database frozen",
             Self::DatabaseUnreachable => "database unreachable",
-            Self::StatementsCutInTwo => "statements cut in two",
-            Self::AnswersUnheard => "database's answers lost",
-            Self::ConnectionsSilent => "connections dead, but open",
+            Self::StatementsTruncated => "statements truncated",
+            Self::CommitRepliesLost => "replies to COMMIT lost",
+            Self::ConnectionsBlackholed => "connections open without traffic",
             Self::NetworkSlow => "network slow",
-            Self::DiskFull => "disk takes nothing more",
+            Self::DiskFull => "disk full",
             Self::FilesExhausted => "out of file descriptors",
             Self::PoolExhausted => "tables locked, pool exhausted",
-            Self::ClientsSlow => "clients a byte a second",
-            Self::ClientsVanishing => "clients vanish",
+            Self::ClientsSlow => "clients slow",
+            Self::ClientsDisconnecting => "clients disconnect",
         }
     }
 
-    /// Breaks it under this load, makes sure that this was felt, and mends it.
-    pub(crate) async fn strike(self, trial: &mut Trial, load: &Load) {
+    /// Injects the fault under load, checks that it had an effect, and removes it.
+    pub(crate) async fn inject(self, scenario: &mut Scenario, load: &Load) {
         match self {
-            Self::Nothing => tokio::time::sleep(MOMENT).await,
+            Self::Nothing => tokio::time::sleep(FAULT_DURATION).await,
             Self::ServiceStopped => {
-                let before = load.failures();
-                trial.stop_and_restart(0);
+                let before = load.error_responses();
+                scenario.stop_and_restart(0);
                 assert!(
-                    load.failures() == before || !trial.is_patient(),
-                    "whoever got an answer got a good one"
+                    load.error_responses() == before || !scenario.has_default_timeouts(),
+                    "requests failed during a graceful stop"
                 );
             }
             Self::ServiceKilled => {
                 for _ in 0..KILLS {
-                    a_life().await;
-                    trial.kill_and_restart(0..1);
+                    random_lifetime().await;
+                    scenario.kill_and_restart(0..1);
                 }
             }
             Self::EveryServiceKilled => {
                 for _ in 0..KILLS {
-                    a_life().await;
-                    trial.kill_and_restart(0..trial.replicas.len());
+                    random_lifetime().await;
+                    scenario.kill_and_restart(0..scenario.replicas.len());
                 }
             }
             Self::DatabaseKilled => {
-                let cluster = trial
+                let cluster = scenario
                     .database
                     .cluster
                     .as_ref()
-                    .expect("a server of its own");
+                    .expect("the scenario has its own server");
                 for _ in 0..KILLS {
-                    a_life().await;
+                    random_lifetime().await;
                     tokio::task::block_in_place(|| {
                         cluster.kill();
                         cluster.restart();
@@ -147,129 +147,145 @@ impl Fault {
                 }
             }
             Self::DatabaseFrozen => {
-                let cluster = trial
+                let cluster = scenario
                     .database
                     .cluster
                     .as_ref()
-                    .expect("a server of its own");
+                    .expect("the scenario has its own server");
                 cluster.freeze();
-                felt(load, self).await;
+                wait_until_failing(load, self).await;
                 cluster.thaw();
             }
-            Self::DatabaseUnreachable => weather(trial, load, Weather::Closed, self).await,
-            Self::StatementsCutInTwo => weather(trial, load, Weather::CutOff, self).await,
-            Self::AnswersUnheard => weather(trial, load, Weather::Unheard, self).await,
-            Self::ConnectionsSilent => {
-                for replica in &trial.replicas {
-                    replica.proxy.as_ref().expect("a proxy").silence();
+            Self::DatabaseUnreachable => {
+                inject_network_condition(scenario, load, NetworkCondition::Refused, self).await
+            }
+            Self::StatementsTruncated => {
+                inject_network_condition(scenario, load, NetworkCondition::TruncatedRequests, self)
+                    .await
+            }
+            Self::CommitRepliesLost => {
+                inject_network_condition(scenario, load, NetworkCondition::LostCommitReplies, self)
+                    .await
+            }
+            Self::ConnectionsBlackholed => {
+                for replica in &scenario.replicas {
+                    replica.proxy.as_ref().expect("a proxy").blackhole();
                 }
-                felt(load, self).await;
+                wait_until_failing(load, self).await;
             }
             Self::NetworkSlow => {
-                set(trial, Weather::Late(LATENCY));
-                recovery(load, self, "it goes on, slowly").await;
-                set(trial, Weather::Fair);
+                set(scenario, NetworkCondition::Delayed(LATENCY));
+                wait_for_progress(load, self, "requests succeed on the slow network").await;
+                set(scenario, NetworkCondition::Normal);
             }
-            Self::DiskFull => disk_full(trial, load).await,
-            Self::FilesExhausted => files_exhausted(trial).await,
-            Self::PoolExhausted => pool_exhausted(trial, load).await,
+            Self::DiskFull => disk_full(scenario, load).await,
+            Self::FilesExhausted => files_exhausted(scenario).await,
+            Self::PoolExhausted => pool_exhausted(scenario, load).await,
             Self::ClientsSlow => {
-                for replica in &trial.replicas {
-                    let slow = clients::slow(replica.service.port, MOMENT).await;
-                    recovery(load, self, "the others are served meanwhile").await;
+                for replica in &scenario.replicas {
+                    let slow = clients::open_slow(replica.service.port, FAULT_DURATION).await;
+                    wait_for_progress(load, self, "other clients are served").await;
                     drop(slow);
                 }
             }
-            Self::ClientsVanishing => {
-                for replica in &trial.replicas {
-                    clients::vanishing(replica.service.port).await;
+            Self::ClientsDisconnecting => {
+                for replica in &scenario.replicas {
+                    clients::connect_and_disconnect(replica.service.port).await;
                 }
             }
         }
     }
 }
 
-/// A life of random length: the moment of a kill is to be no particular one.
-async fn a_life() {
+/// Waits for a random time, because a kill must not always hit the same moment.
+async fn random_lifetime() {
     let micros =
-        Numbers::at_random().below(usize::try_from(LONGEST_LIFE.as_micros()).expect("small"));
+        Prng::from_entropy().below(usize::try_from(MAX_LIFETIME.as_micros()).expect("small"));
     tokio::time::sleep(Duration::from_micros(u64::try_from(micros).expect("small"))).await;
 }
 
-/// Waits until requests have failed of it, and a moment at least.
-async fn felt(load: &Load, fault: Fault) {
-    let before = load.troubles();
-    tokio::time::sleep(MOMENT).await;
-    let what = format!("it is felt ({})", fault.name());
+/// Waits for the minimum duration and until requests fail.
+async fn wait_until_failing(load: &Load, fault: Fault) {
+    let before = load.failed_requests();
+    tokio::time::sleep(FAULT_DURATION).await;
+    let what = format!("requests fail ({})", fault.name());
     wait::until_async(&what, async || {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        load.troubles() > before
+        load.failed_requests() > before
     })
     .await;
 }
 
-fn set(trial: &Trial, weather: Weather) {
-    for replica in &trial.replicas {
-        replica.proxy.as_ref().expect("a proxy").set(weather);
+fn set(scenario: &Scenario, condition: NetworkCondition) {
+    for replica in &scenario.replicas {
+        replica.proxy.as_ref().expect("a proxy").set(condition);
     }
 }
 
-async fn weather(trial: &Trial, load: &Load, weather: Weather, fault: Fault) {
-    set(trial, weather);
-    felt(load, fault).await;
-    set(trial, Weather::Fair);
+async fn inject_network_condition(
+    scenario: &Scenario,
+    load: &Load,
+    condition: NetworkCondition,
+    fault: Fault,
+) {
+    set(scenario, condition);
+    wait_until_failing(load, fault).await;
+    set(scenario, NetworkCondition::Normal);
 }
 
-/// The disk takes nothing more: only what is in the first pages of a file can be written anew.
-async fn disk_full(trial: &Trial, load: &Load) {
-    let service = &trial.replicas[0].service;
-    service.limit(&format!("--fsize={FIRST_PAGES_BYTES}:"));
-    felt(load, Fault::DiskFull).await;
-    service.limit("--fsize=unlimited:");
+/// Limits the file size. Only the first pages of each file can still be written.
+async fn disk_full(scenario: &Scenario, load: &Load) {
+    let service = &scenario.replicas[0].service;
+    service.set_limit(&format!("--fsize={WRITABLE_BYTES}:"));
+    wait_until_failing(load, Fault::DiskFull).await;
+    service.set_limit("--fsize=unlimited:");
 }
 
-/// Nothing more can be opened: neither a connection of a client nor one to the database.
-async fn files_exhausted(trial: &Trial) {
-    for replica in &trial.replicas {
+/// Limits the open files. The service can neither accept clients nor open database connections.
+async fn files_exhausted(scenario: &Scenario) {
+    for replica in &scenario.replicas {
         let service = &replica.service;
-        let usual = may_open(&service.id().to_string());
-        let could_not = || {
+        let limit_before = open_files_limit(&service.id().to_string());
+        let accept_errors = || {
             service
                 .log()
                 .iter()
                 .filter(|line| line.contains("could not be accepted"))
                 .count()
         };
-        let noticed_before = could_not();
+        let errors_before = accept_errors();
 
-        service.limit(&format!("--nofile={}:", service.open_files()));
-        // What is connected already is served on: it takes new clients to notice.
+        service.set_limit(&format!("--nofile={}:", service.open_files()));
+        // Open connections continue to work. Only new clients notice the limit.
         let mut clients = Vec::new();
         wait::until_async("a connection cannot be accepted", async || {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            clients.push(clients::say(service.port, "").await);
-            could_not() > noticed_before
+            clients.push(clients::connect_and_send(service.port, "").await);
+            accept_errors() > errors_before
         })
         .await;
-        tokio::time::sleep(MOMENT).await;
-        service.limit(&format!("--nofile={usual}:"));
+        tokio::time::sleep(FAULT_DURATION).await;
+        service.set_limit(&format!("--nofile={limit_before}:"));
     }
 }
 
-/// Another program has locked the tables, and everybody asks whether the service is ready.
-async fn pool_exhausted(trial: &Trial, load: &Load) {
-    let lock = trial.database.hold_everything().await;
+/// Locks the tables as another program would, and sends readiness probes.
+async fn pool_exhausted(scenario: &Scenario, load: &Load) {
+    let lock = scenario.database.lock_tables().await;
     let mut probes = tokio::task::JoinSet::new();
     for number in 0..PROBES {
-        let replica = &trial.replicas[number % trial.replicas.len()];
+        let replica = &scenario.replicas[number % scenario.replicas.len()];
         probes.spawn(client().get(replica.service.ops_url("/readyz")).send());
     }
-    felt(load, Fault::PoolExhausted).await;
+    wait_until_failing(load, Fault::PoolExhausted).await;
     lock.release().await;
     let mut not_ready = 0;
     for answered in probes.join_all().await {
-        let answered = answered.expect("each probe is answered");
+        let answered = answered.expect("each probe gets a response");
         not_ready += usize::from(answered.status() == 503);
     }
-    assert!(not_ready > 0, "and some of them with what was wrong");
+    assert!(
+        not_ready > 0,
+        "no probe reported that the service is not ready"
+    );
 }

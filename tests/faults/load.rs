@@ -1,5 +1,8 @@
-//! Senders that behave as Cloudflare and an app do together: images are registered, most of them before their first notification, some
-//! after it; an image's notifications come at once, in any order, at any replica, and again until they are acknowledged.
+//! Clients that act like Cloudflare and an app.
+//!
+//! The app registers most images before their first notification, and some after it. The
+//! notifications of an image are sent concurrently, in any order and to any replica. Each is sent
+//! again until it is acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,20 +13,20 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::expectations::{Answered, Image, Sent, mark};
+use super::expectations::{Image, SendResult, Sent, attempt_note};
 use crate::support::database::{Database, Registrar};
 use crate::support::signing::SECRET;
 use crate::support::wait;
 
 const SENDERS: usize = 8;
 
-/// How many images a sender has at hand.
+/// The number of images that a sender handles at once.
 const IMAGES_AT_ONCE: usize = 8;
 
-/// One image in so many is registered only after its first notification.
-const ONE_IN_EARLY: usize = 4;
+/// One image in this many is registered after its first notification.
+const ONE_IN_LATE: usize = 4;
 
-/// How long a sender waits after it was not acknowledged.
+/// The pause before a sender repeats a request.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Running senders.
@@ -35,27 +38,26 @@ pub(crate) struct Load {
 #[derive(Default)]
 struct Counts {
     acknowledged: AtomicU64,
-    failures: AtomicU64,
-    unanswered: AtomicU64,
+    error_responses: AtomicU64,
+    no_responses: AtomicU64,
     next_url: AtomicUsize,
-    is_over: AtomicBool,
+    is_stopped: AtomicBool,
 }
 
-/// Who inserts the images' rows.
+/// The component that inserts the images' rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Registering {
-    /// An app.
-    ByAnApp,
-    /// The service, with the policy `create`.
-    ByTheService,
+pub(crate) enum Registration {
+    ByApp,
+    /// The service, with `unknown_images` set to `create`.
+    ByService,
 }
 
 impl Load {
-    /// Starts them. All ids begin with this.
+    /// Starts the senders. All ids start with the prefix.
     pub(crate) fn start(
         urls: &[String],
         database: &Database,
-        registering: Registering,
+        registration: Registration,
         prefix: &str,
     ) -> Self {
         let counts = Arc::<Counts>::default();
@@ -69,9 +71,9 @@ impl Load {
             let sender = Sender {
                 urls: urls.to_vec(),
                 client: client.clone(),
-                registrar: match registering {
-                    Registering::ByAnApp => Some(database.registrar()),
-                    Registering::ByTheService => None,
+                registrar: match registration {
+                    Registration::ByApp => Some(database.registrar()),
+                    Registration::ByService => None,
                 },
                 counts: counts.clone(),
             };
@@ -80,26 +82,26 @@ impl Load {
         Self { counts, senders }
     }
 
-    /// How many requests were acknowledged by now.
+    /// Returns the number of acknowledged requests.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.counts.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// How many were answered with an error by now.
-    pub(crate) fn failures(&self) -> u64 {
-        self.counts.failures.load(Ordering::Relaxed)
+    /// Returns the number of error responses.
+    pub(crate) fn error_responses(&self) -> u64 {
+        self.counts.error_responses.load(Ordering::Relaxed)
     }
 
-    /// How many were answered with an error by now, or with nothing.
-    pub(crate) fn troubles(&self) -> u64 {
-        self.failures() + self.counts.unanswered.load(Ordering::Relaxed)
+    /// Returns the number of requests with an error response or no response.
+    pub(crate) fn failed_requests(&self) -> u64 {
+        self.error_responses() + self.counts.no_responses.load(Ordering::Relaxed)
     }
 
-    /// Lets them come to an end. Everything that they sent is acknowledged then, or this panics: something is never acknowledged.
+    /// Stops the senders and waits for them. Panics if a notification is never acknowledged.
     pub(crate) async fn end(self) -> Vec<Image> {
-        self.counts.is_over.store(true, Ordering::Relaxed);
+        self.counts.is_stopped.store(true, Ordering::Relaxed);
         let ended = tokio::time::timeout(wait::PATIENCE, self.senders.join_all()).await;
-        let images = ended.expect("everything that was sent becomes acknowledged");
+        let images = ended.expect("every notification is acknowledged");
         images.into_iter().flatten().collect()
     }
 }
@@ -114,54 +116,57 @@ struct Sender {
 impl Sender {
     async fn run(self, prefix: String) -> Vec<Image> {
         let mut images: Vec<Image> = Vec::new();
-        while !self.counts.is_over.load(Ordering::Relaxed) {
+        while !self.counts.is_stopped.load(Ordering::Relaxed) {
             let first = images.len();
             for number in first..first + IMAGES_AT_ONCE {
                 images.push(image(&prefix, number));
             }
             let block = &mut images[first..];
             if let Some(registrar) = &self.registrar {
-                let (early, others) = block.split_at_mut(IMAGES_AT_ONCE / ONE_IN_EARLY);
+                let (late, others) = block.split_at_mut(IMAGES_AT_ONCE / ONE_IN_LATE);
                 register(registrar, others).await;
-                for image in &mut *early {
+                for image in &mut *late {
                     self.deliver(&mut image.sent[0]).await;
                 }
-                register(registrar, early).await;
+                register(registrar, late).await;
             }
             for image in block {
-                // Those that were parked are not sent again: they have to come by themselves.
+                // Parked notifications are not sent again: the service must apply them.
                 let unsent = image.sent.iter_mut().filter(|sent| !sent.is_parked());
                 join_all(unsent.map(|sent| self.deliver(sent))).await;
-                if let Some(again) = image.sent.iter_mut().find(|sent| !sent.is_parked()) {
-                    self.deliver(again).await;
+                if let Some(repeated) = image.sent.iter_mut().find(|sent| !sent.is_parked()) {
+                    self.deliver(repeated).await;
                 }
             }
         }
         images
     }
 
-    /// Until it is acknowledged.
+    /// Sends the notification until it is acknowledged.
     async fn deliver(&self, sent: &mut Sent) {
         loop {
-            // As a load balancer does, which takes another replica each time.
+            // Uses another replica each time, like a load balancer.
             let url = self.counts.next_url.fetch_add(1, Ordering::Relaxed) % self.urls.len();
-            sent.notification["note"] = mark(sent.note, sent.tries.len()).into();
+            sent.notification["note"] = attempt_note(sent.note, sent.attempts.len()).into();
             let request = self
                 .client
                 .post(&self.urls[url])
                 .header("cf-webhook-auth", SECRET)
                 .body(sent.notification.to_string());
-            let status = request.send().await.map(|answer| answer.status().as_u16());
-            let (answered, count) = match status {
-                Ok(200) => (Answered::Acknowledged, &self.counts.acknowledged),
-                Ok(404) => (Answered::Parked, &self.counts.acknowledged),
-                Ok(500 | 503) => (Answered::Unknown, &self.counts.failures),
-                Ok(other) => panic!("whatever breaks, {other} is no answer to it"),
-                Err(_) => (Answered::Unknown, &self.counts.unanswered),
+            let status = request
+                .send()
+                .await
+                .map(|response| response.status().as_u16());
+            let (result, count) = match status {
+                Ok(200) => (SendResult::Acknowledged, &self.counts.acknowledged),
+                Ok(404) => (SendResult::Parked, &self.counts.acknowledged),
+                Ok(500 | 503) => (SendResult::Unknown, &self.counts.error_responses),
+                Ok(other) => panic!("unexpected response status {other}"),
+                Err(_) => (SendResult::Unknown, &self.counts.no_responses),
             };
-            sent.tries.push(answered);
+            sent.attempts.push(result);
             count.fetch_add(1, Ordering::Relaxed);
-            if answered != Answered::Unknown {
+            if result != SendResult::Unknown {
                 return;
             }
             tokio::time::sleep(PAUSE).await;
@@ -176,7 +181,7 @@ async fn register(registrar: &Registrar, images: &[Image]) {
     }
 }
 
-/// Three notifications of one image, in an order that its number decides.
+/// Returns an image with three notifications. Its number determines their order.
 fn image(prefix: &str, number: usize) -> Image {
     let id = format!("{prefix}-{number}");
     let draft = json!({"draft": true, "uploaded": "2024-01-01T12:00:00Z"});
@@ -195,7 +200,7 @@ fn image(prefix: &str, number: usize) -> Image {
     };
     let mut sent: Vec<Sent> = [("draft", draft), ("earlier", earlier), ("later", later)]
         .into_iter()
-        .map(|(note, notification)| Sent::of(note, with(notification, &id)))
+        .map(|(note, notification)| Sent::new(note, with(notification, &id)))
         .collect();
     sent.rotate_left(number % 3);
     Image {

@@ -1,8 +1,13 @@
-//! Breaking things on purpose, under load. The check is always the same: every 200 has its row and its rows of the audit trail, what
-//! was parked is applied, nothing is applied twice, no row moves backwards, what changed is told, no file and no task is left behind, memory stays
-//! bounded, and the service recovers without a restart.
+//! Faults injected under load. Every scenario checks that:
 //!
-//! `make test` breaks each thing once; `make soak` goes on for as long as it is told.
+//! - every 200 has its row and its entries in the audit log, and every parked notification is
+//!   applied;
+//! - nothing is applied twice, and no row moves back;
+//! - every change is published;
+//! - files, tasks and memory stay bounded;
+//! - the service recovers without a restart.
+//!
+//! `make test` injects each fault once. `make soak` repeats them for `MINUTES`.
 
 mod clients;
 mod clock;

@@ -1,4 +1,4 @@
-//! What came of it, as a table.
+//! The results of the scenarios, as a table.
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
@@ -6,38 +6,38 @@ use comfy_table::{CellAlignment, Table};
 use super::expectations::Verdict;
 use super::fault::Fault;
 
-/// The most memory that a service may ever have had: thousands of half-open requests and a full queue included.
-const MOST_MEMORY_KIB: u64 = 256 * 1024;
+/// The memory limit of a service, including thousands of half-open requests and a full queue.
+const MAX_MEMORY_KIB: u64 = 256 * 1024;
 
-/// What came of one fault on one database.
+/// The result of one fault on one database.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) database: &'static str,
     pub(crate) fault: Fault,
-    /// How often it struck.
+    /// The number of injections.
     pub(crate) rounds: u64,
     pub(crate) verdict: Verdict,
-    /// How often a service was started again, because it was killed on purpose.
+    /// The number of restarts after a deliberate kill or stop.
     pub(crate) restarts: u64,
     pub(crate) peak_memory_kib: u64,
-    /// When nothing had gone on yet.
-    pub(crate) files_at_first: usize,
+    /// The number before the first load.
+    pub(crate) files_at_start: usize,
     pub(crate) files_at_end: usize,
-    pub(crate) tasks_at_first: usize,
+    pub(crate) tasks_at_start: usize,
     pub(crate) tasks_at_end: usize,
-    /// Whether the files and the tasks became as few as at first, but for the pools' connections.
-    pub(crate) has_settled: bool,
+    /// Whether the open files and tasks returned to the baseline, apart from pooled connections.
+    pub(crate) is_at_baseline: bool,
 }
 
 impl Row {
-    /// What it says of itself while the others go on.
+    /// Returns the row as text, to show while other faults run.
     pub(crate) fn line(&self) -> String {
         self.cells(self.fault.name()).join(" | ")
     }
 
-    /// Whether every promise was kept.
+    /// Returns whether all checks passed.
     pub(crate) fn is_good(&self) -> bool {
-        self.verdict.is_good() && self.has_settled && self.peak_memory_kib <= MOST_MEMORY_KIB
+        self.verdict.is_good() && self.is_at_baseline && self.peak_memory_kib <= MAX_MEMORY_KIB
     }
 
     fn and(self, later: &Self) -> Self {
@@ -48,7 +48,7 @@ impl Row {
             peak_memory_kib: self.peak_memory_kib.max(later.peak_memory_kib),
             files_at_end: later.files_at_end,
             tasks_at_end: later.tasks_at_end,
-            has_settled: self.has_settled && later.has_settled,
+            is_at_baseline: self.is_at_baseline && later.is_at_baseline,
             ..self
         }
     }
@@ -57,7 +57,7 @@ impl Row {
         let Verdict {
             requests,
             acknowledged,
-            unheard,
+            response_lost,
             lost,
             duplicated,
             regressed,
@@ -67,7 +67,7 @@ impl Row {
             self.rounds,
             requests,
             acknowledged,
-            unheard,
+            response_lost,
             lost,
             duplicated,
             regressed,
@@ -75,18 +75,18 @@ impl Row {
         ];
         cells.extend(counts.iter().map(u64::to_string));
         cells.push(self.peak_memory_kib.div_ceil(1024).to_string());
-        let few = [
-            self.files_at_first,
+        let baseline = [
+            self.files_at_start,
             self.files_at_end,
-            self.tasks_at_first,
+            self.tasks_at_start,
             self.tasks_at_end,
         ];
-        cells.extend(few.iter().map(usize::to_string));
+        cells.extend(baseline.iter().map(usize::to_string));
         cells
     }
 }
 
-/// A line for each fault on each database, in the order in which they first struck, and the sum.
+/// Returns a table with a line for each database and fault, and the totals.
 pub(crate) fn table(rows: &[Row]) -> Table {
     let mut lines: Vec<Row> = Vec::new();
     for row in rows {
@@ -94,23 +94,23 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             .iter()
             .position(|line| (line.database, line.fault) == (row.database, row.fault));
         match same {
-            Some(place) => lines[place] = lines[place].clone().and(row),
+            Some(index) => lines[index] = lines[index].clone().and(row),
             None => lines.push(row.clone()),
         }
     }
     let sum = lines.iter().cloned().reduce(|sum, line| Row {
-        database: "together",
+        database: "total",
         ..sum.and(&line)
     });
 
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header([
         "database",
-        "what breaks",
-        "times",
+        "fault",
+        "rounds",
         "requests",
         "acknowledged",
-        "unheard",
+        "response lost",
         "lost",
         "duplicated",
         "regressed",

@@ -1,4 +1,4 @@
-//! The service under load, on one database, while things break.
+//! The service under load on one database, with faults.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::expectations::{Image, verdict};
 use super::fault::Fault;
-use super::load::{Load, Registering};
+use super::load::{Load, Registration};
 use super::report::Row;
 use crate::support::app::metric;
 use crate::support::cluster::free_port;
@@ -19,57 +19,56 @@ use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 use crate::support::wait;
 
-/// The load is on, or has recovered, when so many more requests were acknowledged.
-pub(crate) const SOME: u64 = 100;
+/// The number of acknowledged requests that proves progress.
+pub(crate) const PROGRESS_REQUESTS: u64 = 100;
 
-/// How many connections to Postgres one service may have.
+/// The number of Postgres connections of one service.
 const MAX_CONNECTIONS: usize = 3;
 
-/// How many files and tasks one service may have more, when nothing goes on any more, than when nothing had gone on yet:
-/// connections that its pools have opened meanwhile.
-const SLACK: usize = 2 * MAX_CONNECTIONS;
+/// How many files and tasks each service may have above the baseline: connections that its pools
+/// have opened.
+const ALLOWED_GROWTH: usize = 2 * MAX_CONNECTIONS;
 
-/// Where changes are noted that move an image back in time, whatever they are healed by later.
-const WITNESS_ON_SQLITE: &str = "
-    CREATE TABLE went_back (cloudflare_id TEXT);
-    CREATE TRIGGER went_back AFTER UPDATE ON cloudflare_images WHEN NEW.status_at < OLD.status_at BEGIN
-        INSERT INTO went_back VALUES (NEW.cloudflare_id);
+/// Records updates that move an image's `status_at` back, even if a later update repairs it.
+const REGRESSIONS_ON_SQLITE: &str = "
+    CREATE TABLE regressions (cloudflare_id TEXT);
+    CREATE TRIGGER regressions AFTER UPDATE ON cloudflare_images WHEN NEW.status_at < OLD.status_at BEGIN
+        INSERT INTO regressions VALUES (NEW.cloudflare_id);
     END;";
-const WITNESS_ON_POSTGRES: &str = "
-    CREATE TABLE went_back (cloudflare_id text);
-    CREATE FUNCTION went_back() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN INSERT INTO went_back VALUES (NEW.cloudflare_id); RETURN NEW; END';
-    CREATE TRIGGER went_back AFTER UPDATE ON cloudflare_images FOR EACH ROW WHEN (NEW.status_at < OLD.status_at)
-        EXECUTE FUNCTION went_back();";
+const REGRESSIONS_ON_POSTGRES: &str = "
+    CREATE TABLE regressions (cloudflare_id text);
+    CREATE FUNCTION regressions() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO regressions VALUES (NEW.cloudflare_id); RETURN NEW; END';
+    CREATE TRIGGER regressions AFTER UPDATE ON cloudflare_images FOR EACH ROW WHEN (NEW.status_at < OLD.status_at)
+        EXECUTE FUNCTION regressions();";
 
-/// One service, and how to start it again.
+/// A service, and its settings for a restart.
 pub(crate) struct Replica {
-    /// The process.
     pub(crate) service: Service,
-    /// What stands between it and Postgres.
+    /// The proxy between the service and Postgres.
     pub(crate) proxy: Option<Proxy>,
     database_url: String,
-    registering: Registering,
-    /// Who is told, as a variable of the environment.
+    registration: Registration,
+    /// The endpoints, as the value of an environment variable.
     endpoints: String,
-    /// How often it was started again.
+    /// The number of restarts.
     restarts: u64,
-    /// The most memory that it, or one before it, ever had.
+    /// The peak memory over all restarts.
     peak_memory_kib: u64,
 }
 
-/// A database, and what runs on it.
-pub(crate) struct Trial {
-    /// The database, reached directly.
+/// A database and the services that use it.
+pub(crate) struct Scenario {
+    /// The database, without the proxy.
     pub(crate) database: Database,
-    /// One service on SQLite, two replicas on Postgres.
+    /// One service on SQLite, or two replicas on Postgres.
     pub(crate) replicas: Vec<Replica>,
-    registering: Registering,
-    /// Another app, which is told of every image that the service inserts.
+    registration: Registration,
+    /// The subscriber for the images that the service inserts.
     subscriber: Subscriber,
     folder: TempDir,
-    /// How many files and tasks there were when nothing had gone on yet.
-    at_first: (usize, usize),
+    /// The number of open files and tasks before the first load.
+    baseline: (usize, usize),
     rounds: u64,
 }
 
@@ -78,17 +77,17 @@ impl Replica {
         folder: &TempDir,
         database_url: String,
         proxy: Option<Proxy>,
-        registering: Registering,
+        registration: Registration,
         subscriber: &Subscriber,
     ) -> Self {
         let ports = (free_port(), free_port());
-        let endpoints = endpoints(registering, subscriber);
-        let service = launch(folder, &database_url, registering, &endpoints, ports);
+        let endpoints = endpoints(registration, subscriber);
+        let service = launch(folder, &database_url, registration, &endpoints, ports);
         Self {
             service,
             proxy,
             database_url,
-            registering,
+            registration,
             endpoints,
             restarts: 0,
             peak_memory_kib: 0,
@@ -102,7 +101,7 @@ impl Replica {
         assert_eq!(
             ended.success(),
             signal == "-TERM",
-            "it ends with {ended}: {:?}",
+            "unexpected exit status {ended}: {:?}",
             self.service.log()
         );
     }
@@ -112,7 +111,7 @@ impl Replica {
         self.service = launch(
             folder,
             &self.database_url,
-            self.registering,
+            self.registration,
             &self.endpoints,
             ports,
         );
@@ -124,9 +123,9 @@ impl Replica {
     }
 }
 
-/// One that is told of images, where the service inserts them; else nobody.
-fn endpoints(registering: Registering, subscriber: &Subscriber) -> String {
-    if registering == Registering::ByAnApp {
+/// Returns one endpoint if the service inserts the images, otherwise none.
+fn endpoints(registration: Registration, subscriber: &Subscriber) -> String {
+    if registration == Registration::ByApp {
         return "[]".to_owned();
     }
     let app = json!({
@@ -139,7 +138,7 @@ fn endpoints(registering: Registering, subscriber: &Subscriber) -> String {
 fn launch(
     folder: &TempDir,
     database_url: &str,
-    registering: Registering,
+    registration: Registration,
     endpoints: &str,
     (port, ops_port): (u16, u16),
 ) -> Service {
@@ -151,7 +150,7 @@ fn launch(
         ("APP__RELAY__ENDPOINTS", endpoints),
         ("RUST_LOG", "warn"),
     ];
-    if registering == Registering::ByTheService {
+    if registration == Registration::ByService {
         variables.push(("APP__WEBHOOK__UNKNOWN_IMAGES", "create"));
     } else {
         variables.extend([
@@ -164,79 +163,79 @@ fn launch(
     Service::start_on(folder.path(), &variables, port, ops_port)
 }
 
-impl Trial {
-    /// One service on SQLite.
-    pub(crate) async fn on_sqlite(registering: Registering) -> Self {
+impl Scenario {
+    /// Starts one service on SQLite.
+    pub(crate) async fn on_sqlite(registration: Registration) -> Self {
         let database = Database::sqlite();
         let folder = TempDir::new().expect("a folder");
         let subscriber = Subscriber::start().await;
         let url = database.url.clone();
-        let replica = Replica::start(&folder, url, None, registering, &subscriber);
-        database.execute_script(WITNESS_ON_SQLITE).await;
-        Self::of(database, vec![replica], registering, subscriber, folder).await
+        let replica = Replica::start(&folder, url, None, registration, &subscriber);
+        database.execute_script(REGRESSIONS_ON_SQLITE).await;
+        Self::new(database, vec![replica], registration, subscriber, folder).await
     }
 
-    /// Two replicas on a Postgres of their own, each behind a proxy.
-    pub(crate) async fn on_postgres(registering: Registering) -> Self {
-        let database = Database::postgres_of_its_own().await;
+    /// Starts two replicas on their own Postgres, each behind a proxy.
+    pub(crate) async fn on_postgres(registration: Registration) -> Self {
+        let database = Database::postgres_own_server().await;
         let folder = TempDir::new().expect("a folder");
         let subscriber = Subscriber::start().await;
         let mut replicas = Vec::new();
         for _ in 0..2 {
-            let proxy = Proxy::before(&database.url).await;
+            let proxy = Proxy::in_front_of(&database.url).await;
             let url = proxy.url(&database.url);
             let proxy = Some(proxy);
             replicas.push(Replica::start(
                 &folder,
                 url,
                 proxy,
-                registering,
+                registration,
                 &subscriber,
             ));
         }
-        database.execute_script(WITNESS_ON_POSTGRES).await;
-        Self::of(database, replicas, registering, subscriber, folder).await
+        database.execute_script(REGRESSIONS_ON_POSTGRES).await;
+        Self::new(database, replicas, registration, subscriber, folder).await
     }
 
-    async fn of(
+    async fn new(
         database: Database,
         replicas: Vec<Replica>,
-        registering: Registering,
+        registration: Registration,
         subscriber: Subscriber,
         folder: TempDir,
     ) -> Self {
-        let mut trial = Self {
+        let mut scenario = Self {
             database,
             replicas,
-            registering,
+            registration,
             subscriber,
             folder,
-            at_first: (0, 0),
+            baseline: (0, 0),
             rounds: 0,
         };
-        trial.at_first = (trial.open_files(), trial.tasks().await);
-        trial
+        scenario.baseline = (scenario.open_files(), scenario.tasks().await);
+        scenario
     }
 
-    /// Lets one thing break under load and become well again, and looks what has become of what was sent.
-    pub(crate) async fn round(&mut self, fault: Fault) -> Row {
+    /// Injects one fault under load, waits for recovery and compares the tables with the responses.
+    pub(crate) async fn run_round(&mut self, fault: Fault) -> Row {
         self.rounds += 1;
         let prefix = format!("round-{}", self.rounds);
         let restarts = self.restarts();
 
         let load = self.start_load(&prefix);
-        recovery(&load, fault, "the load is on").await;
-        fault.strike(self, &load).await;
-        recovery(&load, fault, "it recovers by itself").await;
+        wait_for_progress(&load, fault, "the load runs").await;
+        fault.inject(self, &load).await;
+        wait_for_progress(&load, fault, "the service recovers").await;
         let images = load.end().await;
-        self.until_nothing_is_parked(fault).await;
+        self.wait_until_none_parked(fault).await;
 
         let verdict = verdict(&self.database, &images, &prefix).await;
         assert!(
-            fault != Fault::AnswersUnheard || verdict.unheard > 0,
-            "no commit's answer was lost"
+            fault != Fault::CommitRepliesLost || verdict.response_lost > 0,
+            "no reply to COMMIT was lost"
         );
-        let has_settled = tokio::time::timeout(wait::PATIENCE, self.settled())
+        let is_at_baseline = tokio::time::timeout(wait::PATIENCE, self.wait_for_baseline())
             .await
             .is_ok();
         let peaks = self.replicas.iter().map(Replica::peak_memory_kib);
@@ -251,41 +250,42 @@ impl Trial {
             verdict,
             restarts: self.restarts() - restarts,
             peak_memory_kib: peaks.max().expect("there is one"),
-            files_at_first: self.at_first.0,
+            files_at_start: self.baseline.0,
             files_at_end: self.open_files(),
-            tasks_at_first: self.at_first.1,
+            tasks_at_start: self.baseline.1,
             tasks_at_end: self.tasks().await,
-            has_settled,
+            is_at_baseline,
         }
     }
 
-    /// What is sent while nothing breaks.
-    pub(crate) async fn load(&self, prefix: &str) -> Vec<Image> {
+    /// Runs a load without faults.
+    pub(crate) async fn run_load(&self, prefix: &str) -> Vec<Image> {
         let load = self.start_load(prefix);
-        recovery(&load, Fault::Nothing, "the load is on").await;
+        wait_for_progress(&load, Fault::Nothing, "the load runs").await;
         let images = load.end().await;
-        self.until_nothing_is_parked(Fault::Nothing).await;
+        self.wait_until_none_parked(Fault::Nothing).await;
         images
     }
 
-    /// Kills these services at the same time, and starts them again.
-    pub(crate) fn kill_and_restart(&mut self, which: std::ops::Range<usize>) {
-        self.end_and_restart("-KILL", which);
+    /// Kills these services at the same time and restarts them.
+    pub(crate) fn kill_and_restart(&mut self, range: std::ops::Range<usize>) {
+        self.end_and_restart("-KILL", range);
     }
 
-    /// Asks a service to stop, and starts it again.
+    /// Stops a service gracefully and restarts it.
     pub(crate) fn stop_and_restart(&mut self, number: usize) {
         self.end_and_restart("-TERM", number..number + 1);
     }
 
-    /// Whether the service has its usual patience, and so no reason to fail anything while another replica stops.
-    pub(crate) fn is_patient(&self) -> bool {
-        self.registering == Registering::ByTheService
+    /// Returns whether the service has its default timeouts. It then has no reason to fail a
+    /// request while another replica stops.
+    pub(crate) fn has_default_timeouts(&self) -> bool {
+        self.registration == Registration::ByService
     }
 
-    fn end_and_restart(&mut self, signal: &str, which: std::ops::Range<usize>) {
+    fn end_and_restart(&mut self, signal: &str, range: std::ops::Range<usize>) {
         let folder = &self.folder;
-        let replicas = &mut self.replicas[which];
+        let replicas = &mut self.replicas[range];
         tokio::task::block_in_place(|| {
             for replica in &mut *replicas {
                 replica.end(signal);
@@ -299,30 +299,31 @@ impl Trial {
     fn start_load(&self, prefix: &str) -> Load {
         let urls = self.replicas.iter().map(|replica| replica.service.url());
         let urls: Vec<String> = urls.collect();
-        Load::start(&urls, &self.database, self.registering, prefix)
+        Load::start(&urls, &self.database, self.registration, prefix)
     }
 
-    /// Waits until everything is told, leases of those who were killed included, and holds every event of every image to have come.
-    pub(crate) async fn everything_is_told(&self) {
-        wait::until_async("everything is told", async || {
+    /// Waits until all deliveries are done, including those leased by killed services. Checks that
+    /// the subscriber received every event of every image.
+    pub(crate) async fn assert_all_events_delivered(&self) {
+        wait::until_async("all deliveries are done", async || {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let due = "SELECT count(*) FROM relay_deliveries WHERE due_at IS NOT NULL";
             self.database.count(due).await == 0
         })
         .await;
-        let untold = "SELECT count(*) FROM cloudflare_images WHERE status <> 'pending'
+        let without_events = "SELECT count(*) FROM cloudflare_images WHERE status <> 'pending'
             AND NOT EXISTS (SELECT 1 FROM relay_events WHERE image = cloudflare_id)";
         assert_eq!(
-            self.database.count(untold).await,
+            self.database.count(without_events).await,
             0,
-            "each image has events"
+            "images without events"
         );
         let events = self.database.texts("SELECT id FROM relay_events").await;
         assert!(!events.is_empty());
         let received = self.subscriber.received();
         let received: HashSet<String> = received.iter().map(Received::event_id).collect();
         let lost: Vec<&String> = events.iter().filter(|id| !received.contains(*id)).collect();
-        assert!(lost.is_empty(), "{} events never came", lost.len());
+        assert!(lost.is_empty(), "{} events were not delivered", lost.len());
     }
 
     fn restarts(&self) -> u64 {
@@ -330,14 +331,14 @@ impl Trial {
     }
 
     fn open_files(&self) -> usize {
-        let of_each = self
+        let counts = self
             .replicas
             .iter()
             .map(|replica| replica.service.open_files());
-        of_each.sum()
+        counts.sum()
     }
 
-    /// The tasks of all services, as they count them.
+    /// Returns the number of tasks of all services.
     async fn tasks(&self) -> usize {
         let mut tasks = 0;
         for replica in &self.replicas {
@@ -346,9 +347,9 @@ impl Trial {
         usize::try_from(tasks).expect("a number of tasks")
     }
 
-    async fn until_nothing_is_parked(&self, fault: Fault) {
+    async fn wait_until_none_parked(&self, fault: Fault) {
         let parked = "SELECT count(*) FROM webhook_rejections WHERE state = 'parked'";
-        let what = format!("nothing is parked any more ({})", fault.name());
+        let what = format!("no notification is parked ({})", fault.name());
         wait::until_async(&what, async || {
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.database.count(parked).await == 0
@@ -356,22 +357,24 @@ impl Trial {
         .await;
     }
 
-    async fn settled(&self) {
-        let slack = SLACK * self.replicas.len();
-        let (files, tasks) = self.at_first;
-        while self.open_files() > files + slack || self.tasks().await > tasks + slack {
+    async fn wait_for_baseline(&self) {
+        let allowed_growth = ALLOWED_GROWTH * self.replicas.len();
+        let (files, tasks) = self.baseline;
+        while self.open_files() > files + allowed_growth
+            || self.tasks().await > tasks + allowed_growth
+        {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
-/// Waits until more is acknowledged.
-pub(crate) async fn recovery(load: &Load, fault: Fault, what: &str) {
+/// Waits until more requests are acknowledged.
+pub(crate) async fn wait_for_progress(load: &Load, fault: Fault, what: &str) {
     let before = load.acknowledged();
     let what = format!("{what} ({})", fault.name());
     wait::until_async(&what, async || {
         tokio::time::sleep(Duration::from_millis(10)).await;
-        load.acknowledged() > before + SOME
+        load.acknowledged() > before + PROGRESS_REQUESTS
     })
     .await;
 }

@@ -1,138 +1,144 @@
-//! Everything breaks, once in `make test`, and for `MINUTES` in `make soak`.
+//! The scenarios: each fault once in `make test`, and for `MINUTES` in `make soak`.
 
 use std::io::Write;
 use std::time::Duration;
 
-use super::expectations::{Answered, verdict};
+use super::expectations::{SendResult, verdict};
 use super::fault::Fault;
-use super::load::Registering;
+use super::load::Registration;
 use super::report::{Row, table};
-use super::scenario::Trial;
-use crate::support::mutation::Numbers;
+use super::scenario::Scenario;
+use crate::support::mutation::Prng;
 use crate::support::variable;
 
-/// For how long things break, beside once each.
-fn how_long() -> Duration {
+/// Returns how long to inject more faults after each was injected once.
+fn extra_duration() -> Duration {
     variable("SOAK_MINUTES").map_or(Duration::ZERO, |minutes| {
         Duration::from_mins(minutes.parse().expect("SOAK_MINUTES is a number"))
     })
 }
 
-/// What breaks: everything, or what has `SOAK_FAULTS` in its name.
-fn faults(trial: &Trial) -> Vec<Fault> {
+/// Returns all faults, or those with `SOAK_FAULTS` in their name.
+fn faults(scenario: &Scenario) -> Vec<Fault> {
     let wanted = variable("SOAK_FAULTS").unwrap_or_default();
-    let faults = Fault::of(&trial.database).iter().copied();
+    let faults = Fault::of(&scenario.database).iter().copied();
     faults
         .filter(|fault| fault.name().contains(&wanted))
         .collect()
 }
 
-async fn soak(trial: &mut Trial, faults: &[Fault], how_long: Duration) -> Vec<Row> {
-    let mut is_over = std::pin::pin!(tokio::time::sleep(how_long));
+async fn soak(scenario: &mut Scenario, faults: &[Fault], extra_duration: Duration) -> Vec<Row> {
+    let mut deadline = std::pin::pin!(tokio::time::sleep(extra_duration));
     let mut rows = Vec::new();
     for fault in faults {
-        rows.push(told(trial.round(*fault).await));
+        rows.push(print_row(scenario.run_round(*fault).await));
     }
-    let mut random = Numbers::at_random();
-    while !faults.is_empty() && futures_util::poll!(&mut is_over).is_pending() {
-        rows.push(told(trial.round(random.one(faults)).await));
+    let mut random = Prng::from_entropy();
+    while !faults.is_empty() && futures_util::poll!(&mut deadline).is_pending() {
+        rows.push(print_row(scenario.run_round(random.pick(faults)).await));
     }
     rows
 }
 
-/// Shown at once, where it is asked for: a later one may never come.
-fn told(row: Row) -> Row {
-    let _nobody_reads = writeln!(std::io::stderr(), "{}", row.line());
+/// Prints the row at once, because a later row may never come.
+fn print_row(row: Row) -> Row {
+    let _ignored = writeln!(std::io::stderr(), "{}", row.line());
     row
 }
 
-fn judge(rows: &[Row]) {
-    let _nobody_reads = writeln!(std::io::stderr(), "\n{}", table(rows));
-    let broken: Vec<&Row> = rows.iter().filter(|row| !row.is_good()).collect();
-    assert!(broken.is_empty(), "a promise was broken: {broken:#?}");
+fn assert_all_good(rows: &[Row]) {
+    let _ignored = writeln!(std::io::stderr(), "\n{}", table(rows));
+    let failed: Vec<&Row> = rows.iter().filter(|row| !row.is_good()).collect();
+    assert!(failed.is_empty(), "failed checks: {failed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_whatever_breaks() {
-    let mut on_sqlite = Trial::on_sqlite(Registering::ByAnApp).await;
-    let mut on_postgres = Trial::on_postgres(Registering::ByAnApp).await;
+async fn loses_nothing_under_faults() {
+    let mut on_sqlite = Scenario::on_sqlite(Registration::ByApp).await;
+    let mut on_postgres = Scenario::on_postgres(Registration::ByApp).await;
     let faults = [faults(&on_sqlite), faults(&on_postgres)];
     assert!(
         faults.iter().any(|faults| !faults.is_empty()),
-        "there is something to break"
+        "no fault matches SOAK_FAULTS"
     );
 
     let (sqlite, postgres) = tokio::join!(
-        soak(&mut on_sqlite, &faults[0], how_long()),
-        soak(&mut on_postgres, &faults[1], how_long())
+        soak(&mut on_sqlite, &faults[0], extra_duration()),
+        soak(&mut on_postgres, &faults[1], extra_duration())
     );
 
-    judge(&[sqlite, postgres].concat());
+    assert_all_good(&[sqlite, postgres].concat());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_of_images_that_the_service_inserts_and_of_what_it_tells() {
-    let mut on_sqlite = Trial::on_sqlite(Registering::ByTheService).await;
-    let mut on_postgres = Trial::on_postgres(Registering::ByTheService).await;
-    let of_the_service = [Fault::ServiceStopped, Fault::ServiceKilled];
+async fn loses_no_inserted_images_or_events() {
+    let mut on_sqlite = Scenario::on_sqlite(Registration::ByService).await;
+    let mut on_postgres = Scenario::on_postgres(Registration::ByService).await;
+    let faults = [Fault::ServiceStopped, Fault::ServiceKilled];
 
     let (sqlite, postgres) = tokio::join!(
-        soak(&mut on_sqlite, &of_the_service, Duration::ZERO),
-        soak(&mut on_postgres, &of_the_service, Duration::ZERO)
+        soak(&mut on_sqlite, &faults, Duration::ZERO),
+        soak(&mut on_postgres, &faults, Duration::ZERO)
     );
 
-    judge(&[sqlite, postgres].concat());
+    assert_all_good(&[sqlite, postgres].concat());
     tokio::join!(
-        on_sqlite.everything_is_told(),
-        on_postgres.everything_is_told()
+        on_sqlite.assert_all_events_delivered(),
+        on_postgres.assert_all_events_delivered()
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_lost_twice_or_turned_back_does_not_escape_the_check() {
-    for trial in [
-        Trial::on_sqlite(Registering::ByAnApp).await,
-        Trial::on_postgres(Registering::ByAnApp).await,
+async fn verdict_finds_losses_duplicates_and_regressions() {
+    for scenario in [
+        Scenario::on_sqlite(Registration::ByApp).await,
+        Scenario::on_postgres(Registration::ByApp).await,
     ] {
-        let mut images = trial.load("round-1").await;
-        let intact = verdict(&trial.database, &images, "round-1").await;
+        let mut images = scenario.run_load("round-1").await;
+        let intact = verdict(&scenario.database, &images, "round-1").await;
         assert!(intact.is_good() && intact.acknowledged > 100, "{intact:?}");
 
-        let of_the_image = "image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = $1)";
+        let of_image = "image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = $1)";
         let last = "event_type = 'webhook_received' AND data -> 'payload' ->> 'note' = 'later-0'";
         for (number, sql) in [
             "DELETE FROM cloudflare_images WHERE cloudflare_id = $1".to_owned(),
-            format!("DELETE FROM cloudflare_image_logs WHERE {last} AND {of_the_image}"),
+            format!("DELETE FROM cloudflare_image_logs WHERE {last} AND {of_image}"),
             format!(
                 "INSERT INTO cloudflare_image_logs (image_id, event_type, message, data)
-                 SELECT image_id, event_type, message, data FROM cloudflare_image_logs WHERE {last} AND {of_the_image}"
+                 SELECT image_id, event_type, message, data FROM cloudflare_image_logs WHERE {last} AND {of_image}"
             ),
-            // It is healed, as by a redelivery.
+            // The correct status comes back as after a redelivery: only the update moved the row
+            // back.
             "UPDATE cloudflare_images SET status_at = '2023-01-01T00:00:00.000000Z' WHERE cloudflare_id = $1".to_owned(),
             "UPDATE cloudflare_images SET status = 'pending' WHERE cloudflare_id = $1".to_owned(),
         ]
         .iter()
         .enumerate()
         {
-            trial.database.execute(sql, &[&images[number].id]).await;
+            scenario.database.execute(sql, &[&images[number].id]).await;
         }
-        // One whose first try was committed, and whose second was acknowledged and is not there: the first does not stand in for it.
+        // The first attempt was committed without a response, and the acknowledged second attempt
+        // has no entry. The first attempt's entry must not count for the second.
         let later = images[5].sent.iter_mut().find(|sent| sent.note == "later");
         later
             .expect("there is one")
-            .tries
-            .splice(0..1, [Answered::Unknown, Answered::Acknowledged]);
-        let broken = verdict(&trial.database, &images, "round-1").await;
+            .attempts
+            .splice(0..1, [SendResult::Unknown, SendResult::Acknowledged]);
+        let failed = verdict(&scenario.database, &images, "round-1").await;
 
-        // The row that is lost takes along what the trail says of its image.
-        let of_the_lost: usize = images[0].sent.iter().map(|sent| sent.tries.len()).sum();
-        let of_the_lost = u64::try_from(of_the_lost).expect("few");
-        assert_eq!((broken.lost, broken.unheard), (1 + of_the_lost + 1 + 1, 1));
+        // The entries of the audit log disappear with the deleted row.
+        let attempts_of_deleted: usize =
+            images[0].sent.iter().map(|sent| sent.attempts.len()).sum();
+        let attempts_of_deleted = u64::try_from(attempts_of_deleted).expect("few");
         assert_eq!(
-            broken.duplicated,
-            1 + 1,
-            "one try has two rows, and both were applied"
+            (failed.lost, failed.response_lost),
+            (1 + attempts_of_deleted + 1 + 1, 1)
         );
-        assert_eq!(broken.regressed, 1 + 1);
+        assert_eq!(
+            failed.duplicated,
+            1 + 1,
+            "one attempt has two entries, and both were applied"
+        );
+        assert_eq!(failed.regressed, 1 + 1);
     }
 }

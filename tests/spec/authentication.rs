@@ -29,7 +29,7 @@ async fn app(database: Database, variables: &[(&str, &str)]) -> App {
 async fn post(app: &App, body: &'static str, headers: &[(&str, &str)]) -> u16 {
     let request = headers
         .iter()
-        .fold(app.unsigned(body), |request, (name, value)| {
+        .fold(app.request(body), |request, (name, value)| {
             request.header(*name, *value)
         });
     answer(request).await.status.as_u16()
@@ -181,7 +181,7 @@ async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_
     database: Database,
 ) {
     let app = app(database, &[]).await;
-    let before = app.database.everything().await;
+    let before = app.database.images_and_logs().await;
     let good = hex_hmac(SECRET, BODY.as_bytes());
     let of_another_body = hex_hmac(SECRET, b"{}");
     let of_a_guess = hex_hmac("guess", BODY.as_bytes());
@@ -262,28 +262,24 @@ async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_
                 HeaderValue::from_bytes(bytes).expect("a header may hold bytes outside ASCII");
 
             assert_eq!(
-                answer(app.unsigned(BODY).header(name, value)).await.status,
+                answer(app.request(BODY).header(name, value)).await.status,
                 401,
                 "{name}"
             );
         }
     }
-    assert_eq!(app.database.everything().await, before);
+    assert_eq!(app.database.images_and_logs().await, before);
 }
 
 async fn a_refusal_says_neither_which_proof_nor_why(database: Database) {
     let app = app(database, &[]).await;
 
-    let nothing = answer(app.unsigned(BODY)).await;
-    let wrong = answer(app.unsigned(BODY).header("x-signature", "zz")).await;
-    let expired = answer(
-        app.unsigned(BODY)
-            .header("x-webhook-timestamp", "1")
-            .header(
-                "x-webhook-signature",
-                timestamped(SECRET, 1, BODY.as_bytes()),
-            ),
-    )
+    let nothing = answer(app.request(BODY)).await;
+    let wrong = answer(app.request(BODY).header("x-signature", "zz")).await;
+    let expired = answer(app.request(BODY).header("x-webhook-timestamp", "1").header(
+        "x-webhook-signature",
+        timestamped(SECRET, 1, BODY.as_bytes()),
+    ))
     .await;
 
     assert_eq!(nothing.outcome(), (401, "unauthorized"));
@@ -354,7 +350,7 @@ async fn without_any_secret_everybody_is_believed_and_readiness_warns_of_it(data
     app.database.register("image").await;
 
     assert_eq!(post(&app, BODY, &[]).await, 200);
-    let readiness = app.probe("/readyz").await;
+    let readiness = app.get_ops("/readyz").await;
     assert_eq!(readiness.status, 200);
     assert_eq!(
         readiness.body["warnings"][0],
@@ -374,13 +370,13 @@ async fn a_large_body_is_verified_like_a_small_one(database: Database) {
     );
 
     assert_eq!(
-        answer(app.unsigned(body.clone()).header("x-signature", bad))
+        answer(app.request(body.clone()).header("x-signature", bad))
             .await
             .status,
         401
     );
     assert_eq!(
-        answer(app.unsigned(body).header("x-signature", good))
+        answer(app.request(body).header("x-signature", good))
             .await
             .status,
         200

@@ -19,15 +19,15 @@ const IMPATIENT: [(&str, &str); 2] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_postgres_means_500_and_not_ready_until_it_returns() {
-    let app = App::start_with(Database::postgres_of_its_own().await, &IMPATIENT).await;
+    let app = App::start_with(Database::postgres_own_server().await, &IMPATIENT).await;
     app.database.register("image").await;
     let cluster = app.database.cluster.as_ref().expect("a server of its own");
 
     cluster.stop();
     let (answered, readiness, liveness) = (
         app.deliver(BODY).await,
-        app.probe("/readyz").await,
-        app.probe("/livez").await,
+        app.get_ops("/readyz").await,
+        app.get_ops("/livez").await,
     );
 
     assert_eq!(answered.outcome(), (500, "internal-error"));
@@ -55,14 +55,14 @@ async fn a_stopped_postgres_means_500_and_not_ready_until_it_returns() {
         app.deliver(BODY).await.status == 200
     })
     .await;
-    assert_eq!(app.probe("/readyz").await.status, 200);
+    assert_eq!(app.get_ops("/readyz").await.status, 200);
     assert_eq!(app.database.log_types().await[0], "webhook_received");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_restarts_within_the_patience_is_not_noticed() {
     let app = App::start_with(
-        Database::postgres_of_its_own().await,
+        Database::postgres_own_server().await,
         &[
             ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "60"),
             ("APP__DATABASE__TIMEOUT_SECS", "120"),
@@ -82,12 +82,12 @@ async fn a_postgres_that_restarts_within_the_patience_is_not_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_postgres_means_500_within_the_deadline() {
-    let app = App::start_with(Database::postgres_of_its_own().await, &IMPATIENT).await;
+    let app = App::start_with(Database::postgres_own_server().await, &IMPATIENT).await;
     app.database.register("image").await;
     let cluster = app.database.cluster.as_ref().expect("a server of its own");
 
     cluster.freeze();
-    let (answered, readiness) = (app.deliver(BODY).await, app.probe("/readyz").await);
+    let (answered, readiness) = (app.deliver(BODY).await, app.get_ops("/readyz").await);
     cluster.thaw();
 
     assert_eq!(answered.outcome(), (500, "internal-error"));
@@ -131,7 +131,7 @@ async fn a_sqlite_file_that_is_moved_away_means_500_and_not_ready_until_it_is_ba
 
     std::fs::rename(&file, &away).expect("it can be moved");
     let answered = app.deliver(BODY).await;
-    let readiness = app.probe("/readyz").await;
+    let readiness = app.get_ops("/readyz").await;
     std::fs::write(&file, "").expect("another file");
     let replaced = app.deliver(BODY).await;
     std::fs::rename(&away, &file).expect("it can be moved back");
@@ -177,11 +177,11 @@ async fn a_row_that_another_program_holds_locked_in_postgres_means_500_until_it_
     app.database.register("image").await;
     let lock = app
         .database
-        .hold_lock("UPDATE cloudflare_images SET user_id = 1")
+        .hold_lock_of("UPDATE cloudflare_images SET user_id = 1")
         .await;
 
     let answered = app.deliver(BODY).await;
-    let still_waiting = app.database.waiting_for_locks().await;
+    let still_waiting = app.database.lock_waiters().await;
     lock.release().await;
 
     assert_eq!(answered.outcome(), (500, "internal-error"));
@@ -204,7 +204,7 @@ async fn our_connections_to_postgres_bear_our_name_and_are_no_more_than_the_sett
 
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..50 {
-        let request = app.unsigned(BODY).header("cf-webhook-auth", SECRET);
+        let request = app.request(BODY).header("cf-webhook-auth", SECRET);
         running.spawn(async move { answer(request).await.status.as_u16() });
     }
     let statuses = running.join_all().await;
@@ -219,30 +219,30 @@ async fn our_connections_to_postgres_bear_our_name_and_are_no_more_than_the_sett
 async fn connections_that_fall_silent_are_replaced_while_new_ones_work() {
     let mut database = Database::postgres().await;
     let direct = database.url.clone();
-    let proxy = Proxy::before(&direct).await;
+    let proxy = Proxy::in_front_of(&direct).await;
     database.url = proxy.url(&direct);
     let app = App::start_with(database, &IMPATIENT).await;
     app.database.register("image").await;
     // Every connection of the pool has been used, and none is open to be noticed as closed.
     assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
 
-    proxy.silence();
+    proxy.blackhole();
     wait::until_async("a webhook is recorded again", async || {
         app.deliver(BODY).await.outcome() == (200, "duplicate")
     })
     .await;
 
-    assert_eq!(app.probe("/readyz").await.status, 200);
+    assert_eq!(app.get_ops("/readyz").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_has_restarted_is_met_with_fresh_connections_and_no_failure() {
-    let app = App::start(Database::postgres_of_its_own().await).await;
+    let app = App::start(Database::postgres_own_server().await).await;
     app.database.register("image").await;
     let cluster = app.database.cluster.as_ref().expect("a server of its own");
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let request = app.unsigned(BODY).header("cf-webhook-auth", SECRET);
+        let request = app.request(BODY).header("cf-webhook-auth", SECRET);
         running.spawn(async move { answer(request).await.status.as_u16() });
     }
     assert_eq!(
@@ -269,7 +269,7 @@ async fn a_sqlite_file_that_cannot_be_written_is_not_ready() {
         .expect("the file opens");
 
     other.execute("BEGIN EXCLUSIVE").await.expect("a lock");
-    let held = app.probe("/readyz").await;
+    let held = app.get_ops("/readyz").await;
     other.execute("ROLLBACK").await.expect("no lock");
 
     assert_eq!(
@@ -277,7 +277,7 @@ async fn a_sqlite_file_that_cannot_be_written_is_not_ready() {
         (503, &json!(false))
     );
     wait::until_async("it is ready again", async || {
-        app.probe("/readyz").await.status == 200
+        app.get_ops("/readyz").await.status == 200
     })
     .await;
 }

@@ -20,11 +20,11 @@ async fn adopted() -> App {
 async fn every_row_stays_as_it_was_and_gains_our_columns() {
     let database = Database::postgres().await;
     database.execute_script(DJANGOS_TABLES).await;
-    let before = database.everything().await;
+    let before = database.images_and_logs().await;
 
     let app = App::start(database).await;
 
-    let mut after = app.database.everything().await;
+    let mut after = app.database.images_and_logs().await;
     for row in &mut after {
         let row = row.as_object_mut().expect("a row");
         if row.contains_key("cloudflare_id") {

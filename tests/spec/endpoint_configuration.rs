@@ -351,7 +351,7 @@ async fn two_replicas_deliver_each_message_once() {
     let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "events": ["updated"]}]).to_string();
     let variables = [("APP__RELAY__ENDPOINTS", endpoints.as_str())];
     let database = Database::postgres().await;
-    let second = database.for_a_replica();
+    let second = database.for_replica();
     let (first, second) = (
         App::start_with(database, &variables).await,
         App::start_with(second, &variables).await,

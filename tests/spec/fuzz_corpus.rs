@@ -10,7 +10,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use crate::on_both_databases;
 use crate::support::app::{App, answer};
 use crate::support::database::Database;
-use crate::support::mutation::{Numbers, samples};
+use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::support::{fuzz_config, fuzz_webhook};
 
@@ -32,7 +32,7 @@ fn bodies() -> Vec<Vec<u8>> {
     samples("webhook").into_values().map(without_head).collect()
 }
 
-fn headers(numbers: &mut Numbers, body: &[u8]) -> HeaderMap {
+fn headers(numbers: &mut Prng, body: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for name in [
         "cf-webhook-auth",
@@ -121,11 +121,11 @@ fn every_sample_of_a_webhook_is_answered_as_its_name_says() {
 
 #[test]
 fn a_mutilated_request_is_answered_and_never_with_a_5xx() {
-    let (samples, mut numbers) = (samples("webhook"), Numbers(SEED));
+    let (samples, mut numbers) = (samples("webhook"), Prng(SEED));
     let samples: Vec<Vec<u8>> = samples.into_values().collect();
 
     let seen: BTreeSet<u16> = (0..REQUESTS)
-        .map(|_| fuzz_webhook::check(&numbers.mutilated(&samples)))
+        .map(|_| fuzz_webhook::check(&numbers.mutated(&samples)))
         .collect();
 
     assert_eq!(seen, BTreeSet::from([200, 400, 401, 403, 404]));
@@ -133,7 +133,7 @@ fn a_mutilated_request_is_answered_and_never_with_a_5xx() {
 
 #[test]
 fn mutilated_settings_are_taken_or_refused_and_repeat_no_secret() {
-    let (samples, mut numbers) = (samples("config"), Numbers(SEED));
+    let (samples, mut numbers) = (samples("config"), Prng(SEED));
     let mut seen: BTreeSet<bool> = BTreeSet::new();
     for sample in samples.values() {
         seen.insert(fuzz_config::check(sample));
@@ -141,7 +141,7 @@ fn mutilated_settings_are_taken_or_refused_and_repeat_no_secret() {
     let samples: Vec<Vec<u8>> = samples.into_values().collect();
 
     for _ in 0..SETTINGS {
-        seen.insert(fuzz_config::check(&numbers.mutilated(&samples)));
+        seen.insert(fuzz_config::check(&numbers.mutated(&samples)));
     }
 
     assert_eq!(seen, BTreeSet::from([false, true]));
@@ -159,16 +159,16 @@ async fn a_mutilated_webhook_never_makes_the_service_fail(database: Database) {
     )
     .await;
     app.database.register("image").await;
-    let (samples, mut numbers) = (bodies(), Numbers(SEED));
+    let (samples, mut numbers) = (bodies(), Prng(SEED));
     let mut seen = BTreeMap::<u16, usize>::new();
 
     for number in 0..INPUTS {
-        let body = numbers.mutilated(&samples);
+        let body = numbers.mutated(&samples);
         let mut headers = headers(&mut numbers, &body);
         if number % 4 > 0 {
             headers.insert("cf-webhook-auth", HeaderValue::from_static(SECRET));
         }
-        let answered = answer(app.unsigned(body.clone()).headers(headers)).await;
+        let answered = answer(app.request(body.clone()).headers(headers)).await;
 
         let status = answered.status.as_u16();
         assert!(

@@ -38,7 +38,7 @@ fn uploaded(id: &str, second: usize) -> String {
 /// Sends a webhook in a task.
 fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: usize) {
     let request = app
-        .unsigned(uploaded(id, second))
+        .request(uploaded(id, second))
         .header("cf-webhook-auth", SECRET);
     let id = id.to_owned();
     tasks.spawn(async move { (id, answer(request).await) });
@@ -46,7 +46,7 @@ fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: u
 
 async fn wait_until_waiting(app: &App, count: i64) {
     wait::until_async("so many webhooks wait", async || {
-        app.counted("inbox_waiting").await == count
+        app.counter("inbox_waiting").await == count
     })
     .await;
 }
@@ -54,8 +54,8 @@ async fn wait_until_waiting(app: &App, count: i64) {
 /// Waits until the writer has taken everything that waited, and is held up with it.
 async fn wait_until_taken(app: &App, tasks_begun: i64) {
     wait::until_async("the writer has taken it", async || {
-        app.counted("inbox_waiting").await == 0
-            && app.counted("inbox_begun_total").await >= tasks_begun
+        app.counter("inbox_waiting").await == 0
+            && app.counter("inbox_begun_total").await >= tasks_begun
     })
     .await;
 }
@@ -64,14 +64,14 @@ async fn wait_until_taken(app: &App, tasks_begun: i64) {
 /// `held`, keeps the writer busy until all have come. Returns what is answered to each.
 pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
     app.database.register("held").await;
-    let lock = app.database.hold_image("held").await;
-    let begun = app.counted("inbox_begun_total").await;
+    let lock = app.database.lock_image("held").await;
+    let begun = app.counter("inbox_begun_total").await;
     let mut tasks = JoinSet::new();
     deliver(app, &mut tasks, "held", 0);
     wait_until_taken(app, begun + 1).await;
     let mut answers = Vec::new();
     for body in bodies {
-        let request = app.unsigned(body).header("cf-webhook-auth", SECRET);
+        let request = app.request(body).header("cf-webhook-auth", SECRET);
         answers.push(tokio::spawn(answer(request)));
         wait_until_waiting(app, i64::try_from(answers.len()).expect("small")).await;
     }
@@ -98,7 +98,7 @@ async fn a_row_of_which_sqlite_makes_no_json_fails_its_own_webhook_alone() {
             &["blob"],
         )
         .await;
-    let held = app.database.hold_image("held").await;
+    let held = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
@@ -163,9 +163,9 @@ async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(data
             last.to_string()
         );
     }
-    let commits = app.counted("inbox_commits_total").await;
+    let commits = app.counter("inbox_commits_total").await;
     assert_eq!(
-        app.counted("inbox_recorded_total").await,
+        app.counter("inbox_recorded_total").await,
         i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small")
     );
     assert!(
@@ -234,7 +234,7 @@ async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Databas
             &["broken"],
         )
         .await;
-    let held = app.database.hold_image("held").await;
+    let held = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
@@ -255,7 +255,7 @@ async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Databas
     let good = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded' AND cloudflare_id LIKE 'good-%'";
     assert_eq!(app.database.count(good).await, 10);
     assert_eq!(app.database.image("broken").await["status"], "pending");
-    assert_eq!(app.counted("inbox_failed_total").await, 1);
+    assert_eq!(app.counter("inbox_failed_total").await, 1);
 }
 
 async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: Database) {
@@ -264,7 +264,7 @@ async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: D
     for id in ["held", "a", "b", "c"] {
         app.database.register(id).await;
     }
-    let held = app.database.hold_image("held").await;
+    let held = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
@@ -284,7 +284,7 @@ async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: D
         assert_eq!(answer.outcome(), (200, "applied"), "{id}");
     }
     assert_eq!(again.outcome(), (200, "applied"));
-    assert_eq!(app.counted("inbox_refused_total").await, 1);
+    assert_eq!(app.counter("inbox_refused_total").await, 1);
 }
 
 async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
@@ -294,7 +294,7 @@ async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
     for id in ["held", "gone", "stays"] {
         app.database.register(id).await;
     }
-    let held = app.database.hold_image("held").await;
+    let held = app.database.lock_image("held").await;
     let (mut tasks, mut gone) = (JoinSet::new(), JoinSet::new());
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
@@ -348,8 +348,8 @@ async fn a_row_that_an_app_has_locked_fails_its_own_webhook_alone() {
         app.database.register(id).await;
     }
     let (first, locked) = (
-        app.database.hold_image("first").await,
-        app.database.hold_image("locked").await,
+        app.database.lock_image("first").await,
+        app.database.lock_image("locked").await,
     );
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "first", 0);
@@ -388,7 +388,7 @@ async fn a_pool_of_one_connection_serves_writers_and_probes_alike() {
             (200, "applied")
         );
         assert_eq!(
-            app.probe("/readyz").await.status,
+            app.get_ops("/readyz").await.status,
             200,
             "no writer keeps the only connection"
         );
@@ -398,7 +398,7 @@ async fn a_pool_of_one_connection_serves_writers_and_probes_alike() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_under_crossing_load_neither_deadlock_nor_lose_an_update() {
     let database = Database::postgres().await;
-    let second = database.for_a_replica();
+    let second = database.for_replica();
     let replicas = [
         Arc::new(App::start(database).await),
         Arc::new(App::start(second).await),

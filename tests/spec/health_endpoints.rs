@@ -15,7 +15,7 @@ on_both_databases!(
 async fn a_service_whose_database_is_up_to_date_is_live_and_ready(database: Database) {
     let app = App::start(database).await;
 
-    let (liveness, readiness) = (app.probe("/livez").await, app.probe("/readyz").await);
+    let (liveness, readiness) = (app.get_ops("/livez").await, app.get_ops("/readyz").await);
 
     assert_eq!(
         (liveness.status.as_u16(), liveness.body),
@@ -31,7 +31,7 @@ async fn a_service_whose_database_is_up_to_date_is_live_and_ready(database: Data
 async fn a_database_that_was_not_migrated_is_said_to_be_so(database: Database) {
     let app = App::start_with(database, &[("APP__DATABASE__MIGRATE_ON_START", "false")]).await;
 
-    let readiness = app.probe("/readyz").await;
+    let readiness = app.get_ops("/readyz").await;
 
     assert_eq!(readiness.status, 503);
     assert_eq!(
@@ -54,7 +54,7 @@ async fn webhooks_are_not_received_where_the_platform_asks_nor_the_other_way_rou
     let app = App::start(database).await;
 
     assert_eq!(
-        app.probe(crate::support::app::PATH).await.outcome(),
+        app.get_ops(crate::support::app::PATH).await.outcome(),
         (404, "no-such-route")
     );
     assert_eq!(

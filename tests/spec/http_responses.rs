@@ -115,8 +115,8 @@ async fn a_request_id_is_taken_over_or_made_and_is_on_every_answer(database: Dat
         ("", false),
     ] {
         for request in [
-            app.unsigned(TEST_MESSAGE).header("cf-webhook-auth", SECRET),
-            app.unsigned(TEST_MESSAGE),
+            app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET),
+            app.request(TEST_MESSAGE),
             app.client().get(app.url()),
             app.client().get(format!("http://{}/nowhere", app.address)),
         ] {
@@ -128,7 +128,7 @@ async fn a_request_id_is_taken_over_or_made_and_is_on_every_answer(database: Dat
         }
     }
     let long = "x".repeat(129);
-    let request = app.unsigned(TEST_MESSAGE).header("x-request-id", &long);
+    let request = app.request(TEST_MESSAGE).header("x-request-id", &long);
     assert_ne!(
         answer(request).await.headers["x-request-id"]
             .to_str()

@@ -292,11 +292,11 @@ async fn race(
         (PATIENT.0, PATIENT.1.to_owned()),
     ];
     app.database.register("image").await;
-    let lock = app.database.hold_image("image").await;
+    let lock = app.database.lock_image("image").await;
     let waiting = async |count: i64| {
         if order != Order::Any {
             wait::until_async("so many wait", async || {
-                app.database.waiting_for_locks().await == count
+                app.database.lock_waiters().await == count
             })
             .await;
         }
@@ -312,7 +312,7 @@ async fn race(
         waiting(1).await;
     }
     let request = app
-        .unsigned(uploaded("image"))
+        .request(uploaded("image"))
         .header("cf-webhook-auth", SECRET);
     let webhook = tokio::spawn(answer(request));
     waiting(if order == Order::DeletionFirst { 2 } else { 1 }).await;

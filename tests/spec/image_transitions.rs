@@ -370,7 +370,7 @@ async fn an_unknown_image_is_answered_with_404_and_nothing_is_written(database: 
     let answer = app.deliver(uploaded(0)).await;
 
     assert_eq!(answer.outcome(), (404, "unknown-image"));
-    assert!(app.database.everything().await.is_empty());
+    assert!(app.database.images_and_logs().await.is_empty());
 }
 
 async fn an_unknown_image_is_created_where_the_policy_says_so(database: Database) {
@@ -598,7 +598,7 @@ async fn a_client_that_goes_away_after_it_has_sent_all_is_recorded_all_the_same(
     app.database.register("image").await;
     let lock = app
         .database
-        .hold_lock("SELECT FROM cloudflare_images FOR UPDATE")
+        .hold_lock_of("SELECT FROM cloudflare_images FOR UPDATE")
         .await;
     let body = uploaded(0);
     let request = format!(
@@ -607,7 +607,7 @@ async fn a_client_that_goes_away_after_it_has_sent_all_is_recorded_all_the_same(
     );
     let mut stream = std::net::TcpStream::connect(app.address).expect("it listens");
     std::io::Write::write_all(&mut stream, request.as_bytes()).expect("it is read");
-    app.database.wait_until_somebody_waits_for_a_lock().await;
+    app.database.wait_for_lock_waiter().await;
 
     drop(stream);
     // The service has noticed when it serves what came later.

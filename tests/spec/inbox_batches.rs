@@ -221,7 +221,7 @@ async fn a_batch_of_nothing_is_nothing(database: Database, way: Way) {
     let inbox = open(&database, way, UnknownImages::Create).await;
 
     assert_eq!(inbox.record([]).await.expect("it is recorded"), []);
-    assert!(database.everything().await.is_empty());
+    assert!(database.images_and_logs().await.is_empty());
 }
 
 async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) {
@@ -233,7 +233,7 @@ async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) 
             &["broken"],
         )
         .await;
-    let before = database.everything().await;
+    let before = database.images_and_logs().await;
 
     let error = inbox
         .record([uploaded("new", 10), uploaded("broken", 10)])
@@ -246,7 +246,7 @@ async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) 
             .starts_with("cloudflare_images.details_at of row "),
         "{error}"
     );
-    assert_eq!(database.everything().await, before);
+    assert_eq!(database.images_and_logs().await, before);
 }
 
 async fn unknown_images_are_created_once_where_the_policy_says_so(database: Database, way: Way) {

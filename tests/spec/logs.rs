@@ -155,7 +155,7 @@ async fn no_secret_no_signature_and_no_body_is_ever_logged_even_at_the_finest_le
 #[tokio::test]
 async fn a_5xx_is_an_error_with_the_whole_chain_of_causes() {
     let folder = TempDir::new().expect("a folder");
-    let cluster = Cluster::start(Durability::OnlyInMemory);
+    let cluster = Cluster::start(Durability::NoFsync);
     let url = cluster
         .url("postgres")
         .replace("postgres@", "postgres:PASSWORD@");

@@ -90,7 +90,7 @@ async fn images_that_are_registered_one_after_another_have_ids_in_that_order(dat
     for number in 0..20 {
         app.database.register(&format!("image-{number}")).await;
         // Within one millisecond they may stand in any order.
-        wait::until_the_next_millisecond().await;
+        wait::until_next_millisecond().await;
     }
 
     let ids = app
@@ -261,5 +261,5 @@ async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database: D
 
     let app = App::start(database).await;
 
-    assert_eq!(app.probe("/readyz").await.status, 200);
+    assert_eq!(app.get_ops("/readyz").await.status, 200);
 }

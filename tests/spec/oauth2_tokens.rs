@@ -59,7 +59,7 @@ on_both_databases!(
 async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
     tokens.wait(Duration::from_millis(100));
-    tokens.expire_in("\"3600\"");
+    tokens.set_expires_in("\"3600\"");
     let app = start(database, &subscriber, &tokens, json!({})).await;
 
     for id in ["1", "2", "3", "4", "5"] {
@@ -73,7 +73,7 @@ async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database: Datab
             .all(|one| one.header("authorization") == "Bearer token-1")
     );
     assert_eq!(
-        tokens.given(),
+        tokens.issued(),
         1,
         "whoever comes meanwhile waits for that one"
     );
@@ -99,11 +99,11 @@ async fn the_client_may_say_who_it_is_in_the_form(database: Database) {
 
 async fn a_token_that_has_run_out_or_was_refused_is_replaced(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-    tokens.expire_in("0");
+    tokens.set_expires_in("0");
     let app = start(database, &subscriber, &tokens, json!({})).await;
     upload(&app, "1").await;
     subscriber.wait_for(1).await;
-    tokens.expire_in("3600");
+    tokens.set_expires_in("3600");
     upload(&app, "2").await;
     subscriber.wait_for(2).await;
 

@@ -204,7 +204,7 @@ async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(dat
     for id in ["before", "after"] {
         // A header that proves nothing, since nobody asks.
         let answered = answer(
-            open.unsigned(uploaded(id))
+            open.request(uploaded(id))
                 .header("cf-webhook-auth", "anything"),
         )
         .await;
@@ -377,7 +377,7 @@ async fn one_whose_row_takes_too_long_keeps_no_other_from_being_applied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_apply_each_once() {
     let database = Database::postgres().await;
-    let replica = App::start(database.for_a_replica()).await;
+    let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;
     for number in 0..150 {
         deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;

@@ -353,7 +353,7 @@ async fn any_content_type_will_do(database: Database) {
         "nonsense",
     ] {
         let request = app
-            .unsigned(r#"{"text":"t"}"#)
+            .request(r#"{"text":"t"}"#)
             .header("content-type", content_type)
             .header("cf-webhook-auth", crate::support::signing::SECRET);
 

@@ -23,7 +23,7 @@ fn names(answer: &Answer, setting: &str) -> bool {
 
 /// Posts a webhook, as a proxy at this machine does for a client at that address.
 async fn deliver_for(app: &App, header: &str, client: &str) -> Answer {
-    let request = app.unsigned(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
+    let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
     answer(request.header(header, client)).await
 }
 
@@ -100,7 +100,7 @@ async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database: Databas
     );
 
     let refused = answer(
-        app.unsigned("{")
+        app.request("{")
             .header("cf-webhook-auth", SECRET)
             .header("x-forwarded-for", "203.0.113.9"),
     )
@@ -195,11 +195,11 @@ async fn no_more_are_worked_on_at_once_than_may_be() {
     )
     .await;
     app.database.register("image").await;
-    let held = app.database.hold_image("image").await;
+    let held = app.database.lock_image("image").await;
     let body = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
-    let first = app.unsigned(body).header("cf-webhook-auth", SECRET);
+    let first = app.request(body).header("cf-webhook-auth", SECRET);
     let first = tokio::spawn(answer(first));
-    app.database.wait_until_somebody_waits_for_a_lock().await;
+    app.database.wait_for_lock_waiter().await;
 
     let second = app.deliver(TEST_MESSAGE).await;
     held.release().await;

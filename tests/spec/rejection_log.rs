@@ -30,7 +30,7 @@ async fn a_body_that_breaks_a_rule_is_kept_as_it_came(database: Database) {
     let app = App::start(database).await;
     let body = "{\"id\": 7, \u{e9} }";
     let request = app
-        .unsigned(body)
+        .request(body)
         .header("x-signature", hex_hmac(SECRET, body.as_bytes()))
         .header("x-request-id", "a-request");
 
@@ -93,9 +93,9 @@ async fn of_a_long_body_the_beginning_is_kept(database: Database) {
 async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(database: Database) {
     let app = App::start(database).await;
     for _ in 0..3 {
-        answer(app.unsigned("{").header("x-signature", "00")).await;
+        answer(app.request("{").header("x-signature", "00")).await;
     }
-    answer(app.unsigned("{")).await;
+    answer(app.request("{")).await;
     assert_eq!(
         app.database.rejections().await,
         Vec::<Value>::new(),
@@ -140,11 +140,11 @@ async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(databa
 
 async fn a_minute_that_is_not_over_is_written_down_at_the_end_and_added_to(database: Database) {
     let app = App::start(database).await;
-    answer(app.unsigned("{")).await;
+    answer(app.request("{")).await;
     let (_, database) = app.stop().await;
     // Its clock stands in the same minute.
     let app = App::start(database).await;
-    answer(app.unsigned("{")).await;
+    answer(app.request("{")).await;
     let (_, database) = app.stop().await;
 
     let rows = database.rejections().await;
@@ -156,7 +156,7 @@ async fn nothing_is_kept_of_somebody_without_the_secret(database: Database) {
     let app = App::start(database).await;
 
     for body in ["{", r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#] {
-        let refused = answer(app.unsigned(body).header("cf-webhook-auth", "a guess")).await;
+        let refused = answer(app.request(body).header("cf-webhook-auth", "a guess")).await;
         assert_eq!(refused.outcome(), (401, "unauthorized"));
     }
 
@@ -170,7 +170,7 @@ async fn nothing_is_kept_of_somebody_without_the_secret(database: Database) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_cannot_be_written_down_is_a_refusal_all_the_same() {
     let app = App::start_with(
-        Database::postgres_of_its_own().await,
+        Database::postgres_own_server().await,
         &[
             ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1"),
             ("APP__DATABASE__TIMEOUT_SECS", "2"),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::group_commit::{ONE_WRITER, PATIENT, deliver_together};
 use crate::on_both_databases;
-use crate::support::app::{App, CLAIMS, answer, client, wait_for_pass};
+use crate::support::app::{App, CLAIMS_METRIC, answer, client, wait_for_pass};
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
@@ -505,7 +505,7 @@ async fn an_endpoint_that_says_it_is_gone_is_paused_and_loses_nothing(database: 
 
 async fn an_endpoint_is_left_alone_for_as_long_as_it_asks(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::With(429, "retry-after", "1000".to_owned()));
+    subscriber.answer(Answer::WithHeader(429, "retry-after", "1000".to_owned()));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
@@ -524,7 +524,7 @@ async fn an_endpoint_is_left_alone_for_as_long_as_it_asks(database: Database) {
 
 async fn a_redirect_is_a_failure_and_is_not_followed(database: Database) {
     let (subscriber, elsewhere) = (Subscriber::start().await, Subscriber::start().await);
-    subscriber.answer(Answer::With(307, "location", elsewhere.url()));
+    subscriber.answer(Answer::WithHeader(307, "location", elsewhere.url()));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
 
     upload(&app, "image").await;
@@ -543,9 +543,9 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
         Subscriber::start().await,
         Subscriber::start().await,
     );
-    trickling.answer(Answer::Trickle);
-    broken.answer(Answer::BrokenOff);
-    silent.answer(Answer::Silence);
+    trickling.answer(Answer::EndlessBody);
+    broken.answer(Answer::TruncatedBody);
+    silent.answer(Answer::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
         json!({
             "name": name, "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -586,7 +586,7 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
 
 async fn a_long_answer_is_not_read_to_its_end(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Long(10_000_000));
+    subscriber.answer(Answer::LongBody(10_000_000));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
@@ -596,7 +596,7 @@ async fn a_long_answer_is_not_read_to_its_end(database: Database) {
 
 async fn an_endpoint_that_hangs_delays_no_other(database: Database) {
     let (hanging, good) = (Subscriber::start().await, Subscriber::start().await);
-    hanging.answer(Answer::Silence);
+    hanging.answer(Answer::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
         json!({
             "name": name, "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -937,7 +937,7 @@ async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and
     database: Database,
 ) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Silence);
+    subscriber.answer(Answer::NoResponse);
     let folder = TempDir::new().expect("a folder");
     let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]}]).to_string();
     let variables = [
@@ -958,7 +958,7 @@ async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and
     service.wait();
     subscriber.answer(Answer::Status(200));
     let another = Service::start(folder.path(), &variables);
-    wait_for_pass(&another.ops_url("/metrics"), CLAIMS).await;
+    wait_for_pass(&another.ops_url("/metrics"), CLAIMS_METRIC).await;
     assert_eq!(states(&database).await, ["leased"]);
     assert_eq!(subscriber.received().len(), 1, "its lease still runs");
     // As the time does.
@@ -976,7 +976,7 @@ async fn a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_
     database: Database,
 ) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Silence);
+    subscriber.answer(Answer::NoResponse);
     let app = start(
         database,
         &subscriber,

@@ -222,7 +222,7 @@ async fn what_cannot_be_applied_says_why(database: Database) {
     let app = App::start(database).await;
     let long = format!("[\"{}\"]", "x".repeat(70_000));
     assert_eq!(app.deliver(long).await.outcome(), (400, "invalid-payload"));
-    answer(app.unsigned("{")).await;
+    answer(app.request("{")).await;
     let (_, database) = app.stop().await;
 
     assert_eq!(

@@ -228,7 +228,7 @@ async fn webhooks_are_recorded_meanwhile(database: Database) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_delete_together_what_is_old() {
     let database = database_with_old_rows(Database::postgres().await).await;
-    let replica = App::start(database.for_a_replica()).await;
+    let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;
 
     wait::until_async("nothing old is left", async || {

@@ -147,7 +147,7 @@ fn while_it_is_stopping_it_is_alive_but_not_ready() {
     assert_eq!(service.wait().code(), Some(0));
 }
 
-fn probe(service: &Service, path: &str) -> String {
+fn get_ops(service: &Service, path: &str) -> String {
     let mut stream = connect(service.ops_port);
     stream
         .write_all(
@@ -163,7 +163,7 @@ fn probe(service: &Service, path: &str) -> String {
 #[tokio::test]
 async fn a_database_that_does_not_answer_cannot_hold_up_the_end() {
     let folder = TempDir::new().expect("a folder");
-    let database = Database::postgres_of_its_own().await;
+    let database = Database::postgres_own_server().await;
     let variables = [
         SECRET_IS_SET,
         ("DATABASE_URL", database.url.as_str()),
@@ -192,10 +192,10 @@ async fn while_it_migrates_it_is_alive_and_not_ready_and_can_be_stopped() {
     database
         .execute_script(include_str!("../fixtures/django_toolkit.sql"))
         .await;
-    let lock = database.hold_lock("LOCK TABLE cloudflare_images").await;
+    let lock = database.hold_lock_of("LOCK TABLE cloudflare_images").await;
     let variables = [SECRET_IS_SET, ("DATABASE_URL", database.url.as_str())];
     let mut service = Service::launch(folder.path(), &variables, free_port(), free_port());
-    database.wait_until_somebody_waits_for_a_lock().await;
+    database.wait_for_lock_waiter().await;
 
     let (liveness, readiness) = (probe(&service, "/livez"), probe(&service, "/readyz"));
     service.signal("-TERM");

@@ -1,4 +1,5 @@
-//! The service, run in this process as `main` runs it, on ports of its own and with a clock that the test moves.
+//! The service, run in this process as `main` runs it. It has ports of its own and a clock that the
+//! test controls.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,29 +18,28 @@ use super::database::Database;
 use super::signing::SECRET;
 use super::wait;
 
-/// Where webhooks go when nothing else is set.
+/// The default path of webhooks.
 pub(crate) const PATH: &str = "/cloudflare-images/api/webhook/";
 
-/// When the tests take place, in Unix seconds: 2024-01-01T12:00:00Z.
+/// The start time of every test, in Unix seconds: 2024-01-01T12:00:00Z.
 pub(crate) const NOW: i64 = 1_704_110_400;
 
 /// A running service.
 pub(crate) struct App {
-    /// The database that it writes to.
+    /// Its database.
     pub(crate) database: Database,
-    /// Where it receives webhooks.
+    /// The address of the webhook listener.
     pub(crate) address: SocketAddr,
-    /// Where it answers the platform.
+    /// The address of the ops listener.
     pub(crate) ops: SocketAddr,
-    /// Its clock.
     pub(crate) clock: Arc<ManualClock>,
-    /// Asks it to stop.
+    /// Stops the service.
     pub(crate) shutdown: Shutdown,
     running: JoinHandle<anyhow::Result<ExitReason>>,
     client: Client,
 }
 
-/// An answer.
+/// A response to the test.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -48,19 +48,19 @@ pub(crate) struct Answer {
 }
 
 impl App {
-    /// A service with the tests' secret and otherwise the defaults.
+    /// Starts a service with the tests' secret and default settings.
     pub(crate) async fn start(database: Database) -> Self {
         Self::start_with(database, &[]).await
     }
 
-    /// A service with these environment variables beside.
+    /// Starts a service with additional environment variables.
     pub(crate) async fn start_with(database: Database, variables: &[(&str, &str)]) -> Self {
         let base = [
             ("DATABASE_URL", database.url.as_str()),
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         ];
         let environment: Environment = base.into_iter().chain(variables.iter().copied()).collect();
-        let loaded = load(&environment, None).expect("the settings are right");
+        let loaded = load(&environment, None).expect("the settings are valid");
 
         let listen = || async {
             tokio::net::TcpListener::bind("127.0.0.1:0")
@@ -91,41 +91,41 @@ impl App {
             running,
             client: client(),
         };
-        app.wait_until_it_serves().await;
+        app.wait_until_serving().await;
         app
     }
 
-    /// The webhook's URL.
+    /// Returns the webhook's URL.
     pub(crate) fn url(&self) -> String {
         format!("http://{}{PATH}", self.address)
     }
 
-    /// A request to the webhook, with nothing on it.
-    pub(crate) fn unsigned(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
+    /// Builds an unauthenticated webhook request.
+    pub(crate) fn request(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
         self.client.post(self.url()).body(body)
     }
 
-    /// Posts a webhook as Cloudflare does: the secret in a header.
+    /// Posts a webhook with the secret in a header, as Cloudflare does.
     pub(crate) async fn deliver(&self, body: impl Into<reqwest::Body>) -> Answer {
-        answer(self.unsigned(body).header("cf-webhook-auth", SECRET)).await
+        answer(self.request(body).header("cf-webhook-auth", SECRET)).await
     }
 
-    /// Asks the listener for the platform.
-    pub(crate) async fn probe(&self, path: &str) -> Answer {
+    /// Sends a GET request to the ops listener.
+    pub(crate) async fn get_ops(&self, path: &str) -> Answer {
         answer(self.client.get(format!("http://{}{path}", self.ops))).await
     }
 
-    /// What is counted under this name, without what all names begin with.
-    pub(crate) async fn counted(&self, name: &str) -> i64 {
+    /// Reads a metric by its name without the common prefix.
+    pub(crate) async fn counter(&self, name: &str) -> i64 {
         metric(&self.metrics_url(), name).await
     }
 
-    /// Waits until the worker of the one endpoint has looked for due deliveries: what it may send by now, it has claimed.
+    /// Waits until the worker of the only endpoint has claimed every delivery that is due.
     pub(crate) async fn wait_for_claim(&self) {
-        wait_for_pass(&self.metrics_url(), CLAIMS).await;
+        wait_for_pass(&self.metrics_url(), CLAIMS_METRIC).await;
     }
 
-    /// Waits until all parked notifications have been looked at.
+    /// Waits for a complete sweep of the parked notifications.
     pub(crate) async fn wait_for_sweep(&self) {
         wait_for_pass(&self.metrics_url(), "parking_sweeps_total").await;
     }
@@ -134,45 +134,47 @@ impl App {
         format!("http://{}/metrics", self.ops)
     }
 
-    /// Any other request.
+    /// Returns the HTTP client, for any other request.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    /// Asks the service to stop, and returns how it ended and what it leaves behind.
+    /// Stops the service. Returns its exit reason and its database.
     pub(crate) async fn stop(self) -> (ExitReason, Database) {
         self.shutdown.graceful.cancel();
-        let ending = self
+        let reason = self
             .running
             .await
             .expect("the service does not panic")
             .expect("the service runs");
-        (ending, self.database)
+        (reason, self.database)
     }
 
-    async fn wait_until_it_serves(&self) {
-        // The socket listens before the service does, so the first answer comes when there is one; unless it failed to start.
+    async fn wait_until_serving(&self) {
+        // The socket listens before the service accepts. The first response therefore means that
+        // the service runs; an error means that it failed to start.
         let answer = self.client.get(self.url()).send().await;
         assert!(answer.is_ok(), "the service did not start: {answer:?}");
     }
 }
 
-/// A client that waits for nothing for ever.
+/// Returns an HTTP client with a timeout.
 pub(crate) fn client() -> Client {
     let _already_there = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .timeout(Duration::from_mins(1))
         .no_proxy()
-        // Each request on a connection of its own: none is lost to one that the service closes at that moment.
+        // One connection per request. A reused connection could be closed by the service while the
+        // request is sent.
         .pool_max_idle_per_host(0)
         .build()
         .expect("a client")
 }
 
-/// Counts the times that workers looked for due deliveries.
-pub(crate) const CLAIMS: &str = "relay_claims_total";
+/// The metric that counts the workers' claims of due deliveries.
+pub(crate) const CLAIMS_METRIC: &str = "relay_claims_total";
 
-/// Reads one number from the metrics at this URL, by its name without what all names begin with.
+/// Reads a metric from this URL by its name without the common prefix.
 pub(crate) async fn metric(url: &str, name: &str) -> i64 {
     let metrics = answer(client().get(url)).await;
     assert_eq!(metrics.status, 200);
@@ -184,13 +186,13 @@ pub(crate) async fn metric(url: &str, name: &str) -> i64 {
     let name = format!("cloudflare_images_webhook_{name} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&name));
     value
-        .unwrap_or_else(|| panic!("{name}is in {text}"))
+        .unwrap_or_else(|| panic!("no metric {name}in {text}"))
         .parse()
         .expect("a number")
 }
 
-/// Waits until a pass that this name counts has begun after the call, and has ended. A pass that is under way may have begun
-/// before, and passes follow one another, so the second one to end is it.
+/// Waits until a pass that started after this call has ended. The first pass to end may have
+/// started before the call, so this waits for the second.
 pub(crate) async fn wait_for_pass(url: &str, name: &str) {
     let before = metric(url, name).await;
     wait::until_async(&format!("{name} has grown by two"), async || {
@@ -199,7 +201,7 @@ pub(crate) async fn wait_for_pass(url: &str, name: &str) {
     .await;
 }
 
-/// Sends a request and reads the answer.
+/// Sends a request and reads the response.
 pub(crate) async fn answer(request: RequestBuilder) -> Answer {
     let response = request.send().await.expect("an answer");
     let (status, headers) = (response.status(), response.headers().clone());
@@ -213,7 +215,7 @@ pub(crate) async fn answer(request: RequestBuilder) -> Answer {
 }
 
 impl Answer {
-    /// Status and outcome in one, to compare.
+    /// Returns the status, and the outcome or problem type.
     pub(crate) fn outcome(&self) -> (u16, &str) {
         let problem = self.body["type"]
             .as_str()

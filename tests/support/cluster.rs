@@ -1,6 +1,7 @@
-//! A private Postgres cluster: a temporary folder, a port of its own, an unprivileged user when the tests run as root.
+//! A private Postgres cluster with a temporary folder and a port of its own. It runs as an
+//! unprivileged user when the tests run as root.
 //!
-//! A missing Postgres is a loud failure. `TEST_DATABASE_URL` names a server to be used instead.
+//! A test fails if Postgres is not installed. `TEST_DATABASE_URL` names a server to use instead.
 
 use std::fs;
 use std::net::TcpListener;
@@ -15,42 +16,43 @@ use tempfile::TempDir;
 
 use super::{variable, wait};
 
-/// Whether the cluster's commits survive a power cut. Tests that kill processes want what production has.
+/// Whether commits survive a power failure. Tests that kill processes use the production setting.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
-    LikeProduction,
-    OnlyInMemory,
+    Fsync,
+    NoFsync,
 }
 
-/// A cluster that can be stopped, killed and started again.
+/// A cluster that a test can stop, kill and restart.
 pub(crate) struct Cluster {
     folder: PathBuf,
     port: u16,
-    /// Stops the server and removes the folder when this process ends, however it ends: it waits for the end of its input.
+    /// Stops the server and removes the folder. It waits for the end of its input, so it also works
+    /// after this process was killed.
     watchdog: Child,
 }
 
-/// The URL of a server that all tests of this process share.
+/// Returns the URL of the server that all tests of this process share.
 pub(crate) fn shared_server() -> String {
     static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
 
     if let Some(url) = variable("TEST_DATABASE_URL") {
         return url;
     }
-    let cluster = SHARED.get_or_init(|| Some(Cluster::start(Durability::OnlyInMemory)));
+    let cluster = SHARED.get_or_init(|| Some(Cluster::start(Durability::NoFsync)));
     cluster.as_ref().expect("it was just made").url("postgres")
 }
 
 impl Cluster {
-    /// Makes and starts a cluster.
+    /// Creates and starts a cluster.
     pub(crate) fn start(durability: Durability) -> Self {
         let folder = TempDir::with_prefix("images-webhook-postgres-")
             .expect("a temporary folder")
             .keep();
         let (uid, gid) = unprivileged_user();
-        chown(&folder, Some(uid), Some(gid)).expect("the folder can be given to the server's user");
+        chown(&folder, Some(uid), Some(gid)).expect("chown to the server's user succeeds");
 
-        run(program("initdb")
+        run(postgres_program("initdb")
             .args([
                 "--username=postgres",
                 "--auth=trust",
@@ -61,7 +63,7 @@ impl Cluster {
             .arg("-D")
             .arg(data(&folder)));
         let port = free_port();
-        let fsync = if durability == Durability::LikeProduction {
+        let fsync = if durability == Durability::Fsync {
             "on"
         } else {
             "off"
@@ -71,7 +73,7 @@ impl Cluster {
             folder.display()
         );
         fs::write(data(&folder).join("postgresql.auto.conf"), settings)
-            .expect("the cluster can be configured");
+            .expect("the configuration is written");
 
         let script = format!(
             "cat >/dev/null; '{}' -D '{}' -m immediate stop >/dev/null 2>&1; rm -rf '{}'",
@@ -87,7 +89,7 @@ impl Cluster {
             .uid(uid)
             .gid(gid)
             .current_dir("/");
-        // A group of its own, so that Ctrl-C on the tests does not take it along.
+        // A process group of its own. Ctrl-C on the tests must not end the watchdog.
         let watchdog = watchdog.process_group(0).spawn().expect("sh runs");
 
         let cluster = Self {
@@ -99,17 +101,17 @@ impl Cluster {
         cluster
     }
 
-    /// The URL of one of its databases.
+    /// Returns the URL of one of its databases.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Starts the server, after it was stopped or killed, and waits until it answers.
+    /// Starts the stopped or killed server and waits until it answers.
     pub(crate) fn restart(&self) {
-        // After a kill a process that was born in that moment may live on for as long as it takes to notice, and Postgres
-        // does not start beside it.
+        // After a kill, a newly forked process may run until it notices. Postgres does not start
+        // while it runs.
         wait::until("the server starts", || {
-            let mut start = program("pg_ctl");
+            let mut start = postgres_program("pg_ctl");
             start
                 .arg("-D")
                 .arg(data(&self.folder))
@@ -123,27 +125,28 @@ impl Cluster {
         });
     }
 
-    /// Stops the server as an administrator does who cannot wait.
+    /// Stops the server in Postgres's `fast` mode.
     pub(crate) fn stop(&self) {
-        run(program("pg_ctl")
+        run(postgres_program("pg_ctl")
             .arg("-D")
             .arg(data(&self.folder))
             .args(["-m", "fast", "-w", "stop"]));
     }
 
-    /// Kills the server and every process of it, at once.
+    /// Kills all processes of the server.
     pub(crate) fn kill(&self) {
         let processes = self.process_ids();
         Self::signal("-KILL", &processes);
-        // The next start must not meet the old server's last process.
-        wait::until("the server is gone", || {
+        // The next start must not find a process of the old server.
+        wait::until("the server's processes have ended", || {
             !processes.iter().any(|id| is_running(id))
         });
     }
 
-    /// Stops every process of the server in its tracks, so that connections stay open and nothing answers.
+    /// Suspends all processes of the server: connections stay open, and nothing answers.
     pub(crate) fn freeze(&self) {
-        // Again until there are no more: one may have been born between the listing and its parent's stop.
+        // Repeats until the list is stable. The postmaster may fork between the listing and its
+        // suspension.
         let mut stopped = Vec::new();
         loop {
             let processes = self.process_ids();
@@ -155,7 +158,7 @@ impl Cluster {
         }
     }
 
-    /// Lets a frozen server go on.
+    /// Resumes a frozen server.
     pub(crate) fn thaw(&self) {
         Self::signal("-CONT", &self.process_ids());
     }
@@ -169,7 +172,7 @@ impl Cluster {
         }
     }
 
-    /// The postmaster and its children.
+    /// Returns the process ids of the postmaster and its children.
     fn process_ids(&self) -> Vec<String> {
         let file =
             fs::read_to_string(data(&self.folder).join("postmaster.pid")).unwrap_or_default();
@@ -181,7 +184,7 @@ impl Cluster {
             .output()
             .expect("ps runs");
         let children = String::from_utf8(children.stdout).expect("numbers");
-        // The postmaster first: it would replace a child that was killed before it.
+        // The postmaster comes first. It would replace a child that was killed before it.
         std::iter::once(postmaster)
             .chain(children.split_whitespace().map(str::to_owned))
             .collect()
@@ -195,7 +198,8 @@ impl Drop for Cluster {
     }
 }
 
-/// A port that nobody in these tests is given twice, and below those that the system gives out by itself.
+/// Returns a port that no other caller in this process gets. It is below the system's ephemeral
+/// ports.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
 
@@ -208,7 +212,7 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Whether a process is there, and not only waiting for its parent to hear of its end.
+/// Returns whether a process exists and is not a zombie.
 fn is_running(id: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     status
@@ -220,7 +224,7 @@ fn data(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 
-/// Postgres refuses to run as root.
+/// Returns the user and group for the server, because Postgres refuses to run as root.
 fn unprivileged_user() -> (u32, u32) {
     let me = fs::metadata("/proc/self").expect("this process");
     if me.uid() != 0 {
@@ -242,7 +246,7 @@ fn unprivileged_user() -> (u32, u32) {
     )
 }
 
-pub(crate) fn program(name: &str) -> Command {
+pub(crate) fn postgres_program(name: &str) -> Command {
     let (uid, gid) = unprivileged_user();
     let mut command = Command::new(binary(name));
     command
@@ -254,7 +258,8 @@ pub(crate) fn program(name: &str) -> Command {
     command
 }
 
-/// The newest installed version of one of Postgres's programs, which Debian keeps off the path.
+/// Returns the path of a Postgres program. Debian installs each version outside `PATH`; the newest
+/// one is used.
 fn binary(name: &str) -> PathBuf {
     let on_path = variable("PATH")
         .into_iter()

@@ -1,4 +1,4 @@
-//! An empty database for one test, and a look into the tables as any app would take it.
+//! An empty database for one test, and access to its tables as any app has it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,13 +10,13 @@ use tempfile::TempDir;
 use super::cluster::{Cluster, Durability, shared_server};
 use super::wait;
 
-/// A database of one test's own.
+/// A database that one test owns.
 pub(crate) struct Database {
-    /// What `DATABASE_URL` is to be.
+    /// The value for `DATABASE_URL`.
     pub(crate) url: String,
-    /// Dropped, and so removed, with the test.
+    /// The folder of a SQLite file. Dropping it removes the file.
     _folder: Option<TempDir>,
-    /// Only for a test that stops its server.
+    /// A server of its own, for tests that stop it.
     pub(crate) cluster: Option<Cluster>,
 }
 
@@ -26,7 +26,7 @@ enum Connected {
 }
 
 impl Database {
-    /// A SQLite file that does not exist yet.
+    /// Returns a SQLite database whose file does not exist yet.
     pub(crate) fn sqlite() -> Self {
         let folder = TempDir::with_prefix("images-webhook-sqlite-").expect("a temporary folder");
         let url = format!(
@@ -40,7 +40,7 @@ impl Database {
         }
     }
 
-    /// A new database on the shared server.
+    /// Creates a database on the shared server.
     pub(crate) async fn postgres() -> Self {
         Self {
             url: create(&shared_server()).await,
@@ -49,15 +49,15 @@ impl Database {
         }
     }
 
-    /// A new database on a server that no other test uses.
-    pub(crate) async fn postgres_of_its_own() -> Self {
-        let cluster = Cluster::start(Durability::LikeProduction);
+    /// Creates a database on a server that no other test uses.
+    pub(crate) async fn postgres_own_server() -> Self {
+        let cluster = Cluster::start(Durability::Fsync);
         let mut database = Self::postgres_on(&cluster).await;
         database.cluster = Some(cluster);
         database
     }
 
-    /// A new database on this server.
+    /// Creates a database on this server.
     pub(crate) async fn postgres_on(cluster: &Cluster) -> Self {
         Self {
             url: create(&cluster.url("postgres")).await,
@@ -66,12 +66,11 @@ impl Database {
         }
     }
 
-    /// Whether this is Postgres.
     pub(crate) fn is_postgres(&self) -> bool {
         self.url.starts_with("postgres")
     }
 
-    /// Runs SQL that both databases understand, with parameters as texts.
+    /// Runs SQL that both databases understand, with text parameters.
     pub(crate) async fn execute(&self, sql: &str, parameters: &[&str]) {
         match self.connect().await {
             Connected::Sqlite(mut connection) => {
@@ -101,7 +100,7 @@ impl Database {
         }
     }
 
-    /// Runs a script of many statements.
+    /// Runs a script with several statements.
     pub(crate) async fn execute_script(&self, sql: &str) {
         let sql = AssertSqlSafe(sql.to_owned());
         match self.connect().await {
@@ -120,7 +119,7 @@ impl Database {
         }
     }
 
-    /// Registers an upload, as an app does.
+    /// Registers an image as an app does.
     pub(crate) async fn register(&self, id: &str) {
         self.execute(
             "INSERT INTO cloudflare_images (cloudflare_id) VALUES ($1)",
@@ -129,49 +128,49 @@ impl Database {
         .await;
     }
 
-    /// Registers uploads as an app does, again and again, whether the database is there or not.
+    /// Returns a registrar that also works while the database is down.
     pub(crate) fn registrar(&self) -> Registrar {
         Registrar {
             url: self.url.clone(),
         }
     }
 
-    /// The row of an image; times in the form of RFC 3339, JSON as JSON.
+    /// Returns the row of an image. Times are in RFC 3339 form, and JSON columns are JSON.
     pub(crate) async fn image(&self, id: &str) -> Value {
         let mut rows = self
             .rows("cloudflare_images", "WHERE cloudflare_id = $1", Some(id))
             .await;
-        assert_eq!(rows.len(), 1, "there is one row of {id}");
+        assert_eq!(rows.len(), 1, "{id} has one row");
         rows.remove(0)
     }
 
-    /// What the audit trail says, in order; each row of it whole.
+    /// Returns the rows of the audit log, in order.
     pub(crate) async fn logs(&self) -> Vec<Value> {
         self.rows("cloudflare_image_logs", "ORDER BY id", None)
             .await
     }
 
-    /// What was not applied, in order; each row of it whole, the body in hexadecimal.
+    /// Returns the rejections, in order. Bodies are hexadecimal.
     pub(crate) async fn rejections(&self) -> Vec<Value> {
         self.rows("webhook_rejections", "ORDER BY id", None).await
     }
 
-    /// What other apps are told, in order; each row of it whole.
+    /// Returns the deliveries, in order.
     pub(crate) async fn deliveries(&self) -> Vec<Value> {
         self.rows("relay_deliveries", "ORDER BY id", None).await
     }
 
-    /// What happened, in order.
+    /// Returns the events, in order.
     pub(crate) async fn events(&self) -> Vec<Value> {
         self.rows("relay_events", "ORDER BY id", None).await
     }
 
-    /// Every try to tell them, in order.
+    /// Returns the delivery attempts, in order.
     pub(crate) async fn attempts(&self) -> Vec<Value> {
         self.rows("relay_attempts", "ORDER BY id", None).await
     }
 
-    /// The kinds of the audit trail's rows, in order.
+    /// Returns the types of the audit log's entries, in order.
     pub(crate) async fn log_types(&self) -> Vec<String> {
         self.logs()
             .await
@@ -180,8 +179,8 @@ impl Database {
             .collect()
     }
 
-    /// Both tables, whole: to see that nothing has changed.
-    pub(crate) async fn everything(&self) -> Vec<Value> {
+    /// Returns the rows of the image and audit log tables, to check that nothing changed.
+    pub(crate) async fn images_and_logs(&self) -> Vec<Value> {
         let mut rows = self
             .rows("cloudflare_images", "ORDER BY cloudflare_id", None)
             .await;
@@ -189,7 +188,7 @@ impl Database {
         rows
     }
 
-    /// One number.
+    /// Returns the number that a query selects.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let sql = AssertSqlSafe(sql.to_owned());
         match self.connect().await {
@@ -204,7 +203,7 @@ impl Database {
         }
     }
 
-    /// The first column of every row, as text.
+    /// Returns the first column of every row, as text.
     pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
         let sql = AssertSqlSafe(sql.to_owned());
         match self.connect().await {
@@ -219,9 +218,9 @@ impl Database {
         }
     }
 
-    /// The same database once more, on Postgres, for a second replica.
-    pub(crate) fn for_a_replica(&self) -> Self {
-        assert!(self.is_postgres(), "SQLite has one service");
+    /// Returns the same Postgres database again, for a second replica.
+    pub(crate) fn for_replica(&self) -> Self {
+        assert!(self.is_postgres(), "only Postgres supports replicas");
         Self {
             url: self.url.clone(),
             _folder: None,
@@ -229,8 +228,9 @@ impl Database {
         }
     }
 
-    /// Holds a lock in Postgres, as another program may, by what this SQL does in a transaction.
-    pub(crate) async fn hold_lock(&self, sql: &str) -> Lock {
+    /// Runs SQL in a transaction and leaves it open, as another program may. The locks last until
+    /// `Lock::release`.
+    pub(crate) async fn hold_lock_of(&self, sql: &str) -> Lock {
         let mut connection = PgConnection::connect(&self.url).await.expect("it answers");
         connection
             .execute(AssertSqlSafe(format!("BEGIN; {sql}")))
@@ -239,11 +239,11 @@ impl Database {
         Lock(Connected::Postgres(connection))
     }
 
-    /// Keeps everybody from changing this image: on Postgres its row is locked, on SQLite the whole file.
-    pub(crate) async fn hold_image(&self, id: &str) -> Lock {
+    /// Blocks writes to this image: locks its row on Postgres, and the whole file on SQLite.
+    pub(crate) async fn lock_image(&self, id: &str) -> Lock {
         match self.connect().await {
             Connected::Postgres(_) => {
-                self.hold_lock(&format!(
+                self.hold_lock_of(&format!(
                     "SELECT FROM cloudflare_images WHERE cloudflare_id = '{id}' FOR UPDATE"
                 ))
                 .await
@@ -255,14 +255,14 @@ impl Database {
         }
     }
 
-    /// Keeps everybody from changing anything, and on Postgres from reading it, and from looking whether the tables are up to date.
-    pub(crate) async fn hold_everything(&self) -> Lock {
+    /// Blocks all writes. On Postgres it also blocks reads, and the check of the migrations.
+    pub(crate) async fn lock_tables(&self) -> Lock {
         match self.connect().await {
             Connected::Postgres(_) => {
-                self.hold_lock("LOCK TABLE cloudflare_images, webhook_rejections, cloudflare_images_webhook_migrations").await
+                self.hold_lock_of("LOCK TABLE cloudflare_images, webhook_rejections, cloudflare_images_webhook_migrations").await
             }
             Connected::Sqlite(mut connection) => {
-                // A writer that never rests may keep it waiting for longer than it is ready to.
+                // A busy writer can keep this connection waiting longer than its busy timeout.
                 wait::until_async("a lock", async || {
                     connection.execute("BEGIN EXCLUSIVE").await.is_ok()
                 })
@@ -272,31 +272,31 @@ impl Database {
         }
     }
 
-    /// Waits until the service is held up by a lock.
-    pub(crate) async fn wait_until_somebody_waits_for_a_lock(&self) {
-        wait::until_async("somebody waits for a lock", async || {
-            self.waiting_for_locks().await > 0
+    /// Waits until a statement waits for a lock.
+    pub(crate) async fn wait_for_lock_waiter(&self) {
+        wait::until_async("a statement waits for a lock", async || {
+            self.lock_waiters().await > 0
         })
         .await;
     }
 
-    /// How many statements wait for locks.
-    pub(crate) async fn waiting_for_locks(&self) -> i64 {
+    /// Returns the number of statements that wait for a lock.
+    pub(crate) async fn lock_waiters(&self) -> i64 {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         self.count(waiting).await
     }
 
-    async fn rows(&self, table: &str, rest: &str, parameter: Option<&str>) -> Vec<Value> {
-        let mut rows = self.raw_rows(table, rest, parameter).await;
-        rows.iter_mut().for_each(write_times_alike);
+    async fn rows(&self, table: &str, clause: &str, parameter: Option<&str>) -> Vec<Value> {
+        let mut rows = self.raw_rows(table, clause, parameter).await;
+        rows.iter_mut().for_each(normalize_times);
         rows
     }
 
-    async fn raw_rows(&self, table: &str, rest: &str, parameter: Option<&str>) -> Vec<Value> {
+    async fn raw_rows(&self, table: &str, clause: &str, parameter: Option<&str>) -> Vec<Value> {
         match self.connect().await {
             Connected::Sqlite(mut connection) => {
                 let sql = format!(
-                    "SELECT json_object({}) FROM {table} {rest}",
+                    "SELECT json_object({}) FROM {table} {clause}",
                     sqlite_columns(&mut connection, table).await
                 );
                 let query = sqlx::query(AssertSqlSafe(sql)).bind(parameter.map(str::to_owned));
@@ -310,7 +310,7 @@ impl Database {
             }
             Connected::Postgres(mut connection) => {
                 let sql =
-                    format!("SELECT to_jsonb(t)::text FROM (SELECT * FROM {table} {rest}) AS t");
+                    format!("SELECT to_jsonb(t)::text FROM (SELECT * FROM {table} {clause}) AS t");
                 let sql = if parameter.is_none() {
                     sqlx::query(AssertSqlSafe(sql))
                 } else {
@@ -344,20 +344,20 @@ impl Database {
     }
 }
 
-/// An app that registers uploads.
+/// An app that registers images.
 pub(crate) struct Registrar {
     url: String,
 }
 
 impl Registrar {
-    /// Registers these, those that are not there yet; or fails.
+    /// Registers these images unless they exist. Fails while the database is down.
     pub(crate) async fn register(&self, ids: &[&str]) -> Result<(), sqlx::Error> {
-        let places: Vec<String> = (1..=ids.len())
+        let placeholders: Vec<String> = (1..=ids.len())
             .map(|number| format!("(${number})"))
             .collect();
         let sql = AssertSqlSafe(format!(
             "INSERT INTO cloudflare_images (cloudflare_id) VALUES {} ON CONFLICT DO NOTHING",
-            places.join(", ")
+            placeholders.join(", ")
         ));
         if self.url.starts_with("postgres") {
             let mut connection = PgConnection::connect(&self.url).await?;
@@ -381,7 +381,7 @@ impl Registrar {
 pub(crate) struct Lock(Connected);
 
 impl Lock {
-    /// Lets go.
+    /// Releases the lock.
     pub(crate) async fn release(self) {
         match self.0 {
             Connected::Postgres(mut connection) => {
@@ -408,13 +408,14 @@ async fn create(server: &str) -> String {
     connection
         .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .await
-        .expect("a database can be made");
+        .expect("CREATE DATABASE succeeds");
     let mut url = url::Url::parse(server).expect("a URL");
     url.set_path(&name);
     url.to_string()
 }
 
-/// The arguments of `json_object` for a table's columns, those that hold JSON and booleans as such.
+/// Returns the arguments of `json_object` for a table's columns. JSON and boolean columns keep
+/// their types.
 async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> String {
     let rows = sqlx::query("SELECT name, type FROM pragma_table_info($1)")
         .bind(table.to_owned())
@@ -427,7 +428,7 @@ async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> Strin
             ("metadata" | "variants" | "cloudflare_metadata" | "data", _) => {
                 format!("'{name}', json({name})")
             }
-            // As Postgres writes bytes.
+            // In the form in which Postgres writes bytes.
             (_, "BLOB") => {
                 format!("'{name}', iif({name} IS NULL, NULL, '\\x' || lower(hex({name})))")
             }
@@ -438,8 +439,8 @@ async fn sqlite_columns(connection: &mut SqliteConnection, table: &str) -> Strin
     rows.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
-/// Each database writes times in its own way.
-fn write_times_alike(row: &mut Value) {
+/// Rewrites times into one form, because each database formats them differently.
+fn normalize_times(row: &mut Value) {
     for (name, value) in row.as_object_mut().expect("a row") {
         let is_time = name == "timestamp" || (name.ends_with("_at") && name != "details_at");
         if let (true, Some(text)) = (is_time, value.as_str()) {

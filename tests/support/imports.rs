@@ -1,7 +1,8 @@
 //! The imports between the source files, read from the text.
 //!
-//! A path is resolved to the deepest module that has a file: `super::`, `self::` and `crate::`
-//! paths, groups in braces, and paths that start with a child module. Test modules are left out.
+//! Each path is resolved to the deepest module that has a file. It handles `super::`, `self::` and
+//! `crate::` paths, groups in braces, and paths that start with a child module. It skips test
+//! modules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +11,7 @@ use std::path::Path;
 /// The path of a module, from the crate's root: `["relay", "settings"]`.
 pub(crate) type Module = Vec<String>;
 
-/// The modules with a file, and the modules that each of them imports.
+/// The modules with a file, and the imports of each.
 #[derive(Debug, Default)]
 pub(crate) struct Imports(BTreeMap<Module, BTreeSet<Module>>);
 
@@ -23,7 +24,7 @@ impl Imports {
         Self::of_files(&files)
     }
 
-    /// Reads these files, each with the path of its module.
+    /// Reads these files. Each comes with the path of its module.
     pub(crate) fn of_files(files: &[(Module, String)]) -> Self {
         let modules: BTreeSet<Module> = files.iter().map(|(module, _)| module.clone()).collect();
         let mut imports = BTreeMap::new();
@@ -39,7 +40,8 @@ impl Imports {
         Self(imports)
     }
 
-    /// Returns the imports between files of one top-level module: pairs of importer and imported.
+    /// Returns the imports between files of one top-level module, as pairs of importer and
+    /// imported.
     pub(crate) fn within(&self, module: &str) -> Vec<(&Module, &Module)> {
         let is_inside = |path: &Module| path.first().is_some_and(|first| first == module);
         let importers = self.0.iter().filter(|(importer, _)| is_inside(importer));
@@ -49,23 +51,22 @@ impl Imports {
             .collect()
     }
 
-    /// Returns a circle of imports between files of one top-level module, if there is one. Its last
+    /// Returns a cycle of imports between files of one top-level module, if there is one. Its last
     /// file imports its first.
-    pub(crate) fn circle_within(&self, module: &str) -> Option<Vec<String>> {
+    pub(crate) fn cycle_within(&self, module: &str) -> Option<Vec<String>> {
         let mut edges: BTreeMap<&Module, Vec<&Module>> = BTreeMap::new();
         for (importer, imported) in self.within(module) {
             edges.entry(importer).or_default().push(imported);
         }
         let mut finished = BTreeSet::new();
         edges.keys().find_map(|start| {
-            let circle = visit(start, &edges, &mut Vec::new(), &mut finished)?;
-            Some(circle.iter().map(|module| module.join("::")).collect())
+            let cycle = visit(start, &edges, &mut Vec::new(), &mut finished)?;
+            Some(cycle.iter().map(|module| module.join("::")).collect())
         })
     }
 }
 
-/// Collects the files with the paths of their modules. The crate's roots and test files are left
-/// out.
+/// Collects the files with the paths of their modules, without crate roots and test files.
 fn collect(folder: &Path, module: &mut Module, files: &mut Vec<(Module, String)>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -88,7 +89,7 @@ fn collect(folder: &Path, module: &mut Module, files: &mut Vec<(Module, String)>
     }
 }
 
-/// Returns the code without comments, strings on one line and inline test modules.
+/// Returns the code without comments, single-line strings and inline test modules.
 fn code_without_tests(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines().peekable();
@@ -105,14 +106,13 @@ fn code_without_tests(text: &str) -> String {
     code
 }
 
-/// Returns every path in the code that starts with `crate`, `super`, `self` or a child module, from
-/// the crate's root.
+/// Returns every path in the code that starts with `crate`, `super`, `self` or a child module.
 fn paths(code: &str, module: &Module, modules: &BTreeSet<Module>) -> Vec<Module> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("::") {
         let first_at = code[..at].trim_end_matches(is_name).len();
         let before = &code[..first_at];
-        // Only the start of a path, and no visibility such as pub(in crate::relay).
+        // Skips the middle of a path, and a visibility such as `pub(in crate::relay)`.
         if before.ends_with("::") || before.ends_with("pub(in ") {
             continue;
         }
@@ -129,23 +129,23 @@ fn paths(code: &str, module: &Module, modules: &BTreeSet<Module>) -> Vec<Module>
                 child
             }
         };
-        let mut rest = &code[at + 2..];
-        while let Some(above) = rest.strip_prefix("super::") {
+        let mut remaining = &code[at + 2..];
+        while let Some(after_super) = remaining.strip_prefix("super::") {
             start = parent(&start);
-            rest = above;
+            remaining = after_super;
         }
-        branches(rest, &start, &mut found);
+        branches(remaining, &start, &mut found);
     }
     found
 }
 
-/// Follows a path, and each branch of a group in braces. Returns the text behind the path.
+/// Follows a path, and each branch of a group in braces. Returns the text after the path.
 fn branches<'a>(text: &'a str, start: &Module, found: &mut Vec<Module>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut group) = text.strip_prefix('{') {
         loop {
             group = branches(group, start, found);
-            // Behind a branch follows a comma, the end of the group, or `as` and a name.
+            // A branch ends with a comma, the end of the group, or `as` and a name.
             let end = group.find([',', '}']).unwrap_or(group.len());
             group = &group[end..];
             match group.strip_prefix(',') {
@@ -157,16 +157,16 @@ fn branches<'a>(text: &'a str, start: &Module, found: &mut Vec<Module>) -> &'a s
     }
     let end = text.find(|character| !is_name(character));
     let end = end.unwrap_or(text.len());
-    let (name, rest) = text.split_at(end);
+    let (name, remaining) = text.split_at(end);
     let mut path = start.clone();
     if !name.is_empty() && name != "self" {
         path.push(name.to_owned());
     }
-    match rest.strip_prefix("::") {
-        Some(rest) if !name.is_empty() => branches(rest, &path, found),
+    match remaining.strip_prefix("::") {
+        Some(remaining) if !name.is_empty() => branches(remaining, &path, found),
         _ => {
             found.push(path);
-            rest
+            remaining
         }
     }
 }
@@ -187,7 +187,7 @@ fn deepest(path: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     prefixes.into_iter().find(|prefix| modules.contains(prefix))
 }
 
-/// Searches for a circle, depth first. `path` holds the files from the start to this one.
+/// Searches for a cycle, depth first. `path` holds the files from the start to this one.
 fn visit<'a>(
     module: &'a Module,
     edges: &BTreeMap<&'a Module, Vec<&'a Module>>,
@@ -202,9 +202,9 @@ fn visit<'a>(
     }
     path.push(module);
     for imported in edges.get(module).into_iter().flatten() {
-        let circle = visit(imported, edges, path, finished);
-        if circle.is_some() {
-            return circle;
+        let cycle = visit(imported, edges, path, finished);
+        if cycle.is_some() {
+            return cycle;
         }
     }
     path.pop();
@@ -221,7 +221,7 @@ fn files(texts: &[(&str, &str)]) -> Vec<(Module, String)> {
 }
 
 #[test]
-fn every_form_of_import_is_resolved() {
+fn resolves_every_form_of_import() {
     let a = "
         pub(in crate::m::b::deep) struct A;
         use super::{b::deep::Thing as Other, c::{self, C}};
@@ -264,19 +264,19 @@ fn every_form_of_import_is_resolved() {
 }
 
 #[test]
-fn a_circle_is_found() {
+fn finds_import_cycle() {
     let line = [
         ("m", "use a::A;"),
         ("m::a", "use super::b::B;"),
         ("m::b", "use super::c::C;"),
         ("m::c", ""),
     ];
-    let mut ring = line;
-    ring[3].1 = "use crate::m::a::A;";
+    let mut closed = line;
+    closed[3].1 = "use crate::m::a::A;";
 
-    assert_eq!(Imports::of_files(&files(&line)).circle_within("m"), None);
+    assert_eq!(Imports::of_files(&files(&line)).cycle_within("m"), None);
     assert_eq!(
-        Imports::of_files(&files(&ring)).circle_within("m"),
+        Imports::of_files(&files(&closed)).cycle_within("m"),
         Some(["m::a", "m::b", "m::c"].map(str::to_owned).to_vec())
     );
 }

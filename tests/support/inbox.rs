@@ -1,4 +1,4 @@
-//! The store's inbox by itself, without a service around it.
+//! The store's inbox, without a service.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::database::Database;
 
-/// An inbox, both ways, on migrated tables. Its writers end with it.
+/// The inbox of migrated tables, with and without group commit. Dropping it stops its writers.
 pub(crate) struct Inboxes {
-    /// Each call has a transaction of its own.
+    /// Each call has its own transaction.
     pub(crate) plain: Arc<dyn Inbox>,
-    /// Calls that come at once share one.
+    /// Concurrent calls share a transaction.
     pub(crate) grouped: Arc<dyn Inbox>,
     _writers_stop: DropGuard,
 }
 
 impl Inboxes {
-    /// Opens it with these environment variables beside.
+    /// Opens the inbox with additional environment variables.
     pub(crate) async fn open(
         database: &Database,
         unknown_images: UnknownImages,
@@ -32,7 +32,7 @@ impl Inboxes {
             .chain(variables.iter().copied())
             .collect();
         let settings = load(&environment, None)
-            .expect("the settings are right")
+            .expect("the settings are valid")
             .settings
             .database;
         let store = Store::open(&settings, unknown_images, Audience::default())

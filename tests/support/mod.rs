@@ -1,4 +1,4 @@
-//! What the tests share: real databases, the service itself, its senders, and what they find in the tables.
+//! Test support: databases, the service, clients, subscribers and the contents of tables.
 
 pub(crate) mod app;
 pub(crate) mod cluster;
@@ -19,7 +19,7 @@ pub(crate) mod subscriber;
 pub(crate) mod token_server;
 pub(crate) mod wait;
 
-/// What whoever runs the tests has set.
+/// Reads an environment variable of the test run.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place where the tests read environment variables"
@@ -28,18 +28,6 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Makes two tests of each function that is listed: `name::on_sqlite` and `name::on_postgres`.
-///
-/// ```ignore
-/// on_both_databases!(redelivery_changes_nothing, late_draft_is_stale);
-///
-/// async fn redelivery_changes_nothing(database: Database) { … }
-///
-/// async fn late_draft_is_stale(database: Database) { … }
-/// ```
-///
-/// The functions stand outside the macro because rustfmt does not format what is inside. The compiler reports a function that is
-/// not listed as dead code.
 #[macro_export]
 macro_rules! on_both_databases {
     ($($name:ident),+ $(,)?) => {

@@ -1,10 +1,10 @@
-//! Inputs that are almost right: samples, mutilated at random; the same ones in each run.
+//! Almost valid inputs: samples with random changes. Every run uses the same ones.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Pieces that parsers stumble over.
+/// Pieces that parsers often get wrong.
 const PIECES: [&[u8]; 22] = [
     b"null",
     b"{}",
@@ -30,16 +30,17 @@ const PIECES: [&[u8]; 22] = [
     b"\"image\"",
 ];
 
-/// The same numbers in each run (`SplitMix64`, Steele, Lea and Flood 2014).
-pub(crate) struct Numbers(pub(crate) u64);
+/// A pseudo-random number generator (`SplitMix64`, Steele, Lea and Flood 2014). A seed determines
+/// its numbers.
+pub(crate) struct Prng(pub(crate) u64);
 
-impl Numbers {
-    /// Other numbers in each run.
-    pub(crate) fn at_random() -> Self {
+impl Prng {
+    /// Returns a generator with a random seed.
+    pub(crate) fn from_entropy() -> Self {
         Self(cloudflare_images_webhook::random::uuid_v4().as_u64_pair().0)
     }
 
-    /// The next one.
+    /// Returns the next number.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -47,20 +48,20 @@ impl Numbers {
         mixed ^ (mixed >> 31)
     }
 
-    /// One that is less than this.
+    /// Returns a number less than `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end.max(1)).expect("small");
         usize::try_from(self.next() % end).expect("small")
     }
 
-    /// One of these.
-    pub(crate) fn one<T: Clone>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())].clone()
+    /// Returns one of the choices.
+    pub(crate) fn pick<T: Clone>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())].clone()
     }
 
-    /// A sample, or several, with some of it gone, doubled, flipped or replaced.
-    pub(crate) fn mutilated(&mut self, samples: &[Vec<u8>]) -> Vec<u8> {
-        let mut body = self.one(samples);
+    /// Returns a sample in which some parts are removed, repeated, flipped or replaced.
+    pub(crate) fn mutated(&mut self, samples: &[Vec<u8>]) -> Vec<u8> {
+        let mut body = self.pick(samples);
         for _ in 0..=self.below(4) {
             let (from, to) = (self.below(body.len()), self.below(body.len()));
             let (from, to) = (from.min(to), from.max(to));
@@ -68,11 +69,11 @@ impl Numbers {
                 0 => body.truncate(to),
                 1 => drop(body.drain(from..to)),
                 2 => {
-                    let piece = self.one(&PIECES);
+                    let piece = self.pick(&PIECES);
                     body.splice(from..to.min(from + 8), piece.iter().copied());
                 }
                 3 => {
-                    let other = self.one(samples);
+                    let other = self.pick(samples);
                     body.splice(from..to, other);
                 }
                 4 => {
@@ -81,9 +82,9 @@ impl Numbers {
                     }
                 }
                 _ => {
-                    let again = body[from..to].to_vec();
+                    let repeated = body[from..to].to_vec();
                     for _ in 0..self.below(20) {
-                        body.splice(from..from, again.iter().copied());
+                        body.splice(from..from, repeated.iter().copied());
                     }
                 }
             }
@@ -92,7 +93,7 @@ impl Numbers {
     }
 }
 
-/// The fuzzer's samples of this target, under their names: those of the documents, and what the fuzzer has found.
+/// Returns the fuzzer's samples for this target, by name.
 pub(crate) fn samples(target: &str) -> BTreeMap<String, Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/samples")

@@ -1,4 +1,5 @@
-//! A private nats-server: a temporary folder, a port of its own. A missing one is a loud failure.
+//! A private nats-server with a temporary folder and a port of its own. A test fails if it is not
+//! installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,39 +16,40 @@ use super::signing::{standard, timestamped};
 use super::subscriber::RELAY_SECRET;
 use super::wait;
 
-/// A server with `JetStream`, which can be killed and started again.
+/// A server with `JetStream` that a test can kill and restart.
 pub(crate) struct NatsServer {
     folder: TempDir,
     port: u16,
     child: Child,
-    /// Goes before the host in a URL.
-    login: &'static str,
-    /// Over TLS, and who answers for its certificate.
-    authority: Option<PathBuf>,
+    /// The user information in the URL.
+    userinfo: &'static str,
+    /// The CA certificate for TLS.
+    ca_file: Option<PathBuf>,
 }
 
 impl NatsServer {
-    /// One that anybody may use.
+    /// Starts a server without authentication.
     pub(crate) async fn start() -> Self {
         Self::start_with("", "").await
     }
 
-    /// One that is reached over TLS, with this certificate and its key.
+    /// Starts a server with TLS.
     pub(crate) async fn start_tls(certificate: &Path, key: &Path) -> Self {
         let (certificate_file, key) = (certificate.display(), key.display());
         let tls = format!("tls {{ cert_file = \"{certificate_file}\", key_file = \"{key}\" }}");
-        Self::start_trusting(&tls, "", Some(certificate.to_owned())).await
+        Self::start_with_ca(&tls, "", Some(certificate.to_owned())).await
     }
 
-    /// One with these lines in its configuration, and what goes before the @ of a URL that may do everything.
-    pub(crate) async fn start_with(configuration: &str, login: &'static str) -> Self {
-        Self::start_trusting(configuration, login, None).await
+    /// Starts a server with these lines in its configuration. The user information belongs to a
+    /// user with all permissions.
+    pub(crate) async fn start_with(configuration: &str, userinfo: &'static str) -> Self {
+        Self::start_with_ca(configuration, userinfo, None).await
     }
 
-    async fn start_trusting(
+    async fn start_with_ca(
         configuration: &str,
-        login: &'static str,
-        authority: Option<PathBuf>,
+        userinfo: &'static str,
+        ca_file: Option<PathBuf>,
     ) -> Self {
         let folder = TempDir::with_prefix("images-webhook-nats-").expect("a temporary folder");
         let port = free_port();
@@ -60,48 +62,48 @@ impl NatsServer {
             child: spawn(&folder),
             folder,
             port,
-            login,
-            authority,
+            userinfo,
+            ca_file,
         };
-        server.wait_until_it_answers().await;
+        server.wait_until_ready().await;
         server
     }
 
-    /// What an endpoint's URL is.
+    /// Returns the URL for an endpoint.
     pub(crate) fn url(&self) -> String {
-        self.url_as(self.login)
+        self.url_as(self.userinfo)
     }
 
-    /// The same with something else before the @.
-    pub(crate) fn url_as(&self, login: &str) -> String {
-        let at = if login.is_empty() { "" } else { "@" };
-        format!("nats://{login}{at}127.0.0.1:{}", self.port)
+    /// Returns the URL with other user information.
+    pub(crate) fn url_as(&self, userinfo: &str) -> String {
+        let at = if userinfo.is_empty() { "" } else { "@" };
+        format!("nats://{userinfo}{at}127.0.0.1:{}", self.port)
     }
 
-    /// The URL over TLS, by this name.
+    /// Returns the TLS URL with this host name.
     pub(crate) fn tls_url(&self, host: &str) -> String {
         format!("tls://{host}:{}", self.port)
     }
 
     async fn connect(&self) -> Result<Client, ConnectError> {
-        let login = percent_decode_str(self.login).decode_utf8_lossy();
-        let options = match login.split_once(':') {
+        let userinfo = percent_decode_str(self.userinfo).decode_utf8_lossy();
+        let options = match userinfo.split_once(':') {
             Some((user, password)) => {
                 ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
             }
-            None if !login.is_empty() => ConnectOptions::with_token(login.into_owned()),
+            None if !userinfo.is_empty() => ConnectOptions::with_token(userinfo.into_owned()),
             None => ConnectOptions::new(),
         };
-        match &self.authority {
+        match &self.ca_file {
             None => options.connect(self.url_as("")).await,
-            Some(authority) => {
-                let options = options.add_root_certificates(authority.clone());
+            Some(ca_file) => {
+                let options = options.add_root_certificates(ca_file.clone());
                 options.connect(self.tls_url("localhost")).await
             }
         }
     }
 
-    /// Makes a stream of everything whose subject begins like this, or looks at the one that there is.
+    /// Gets or creates the stream with all subjects of this prefix.
     pub(crate) async fn stream(&self, prefix: &str) -> Stream {
         let client = self.connect().await.expect("it answers");
         let config = Config {
@@ -114,7 +116,7 @@ impl NatsServer {
         stream.expect("a stream")
     }
 
-    /// Waits until so many messages are in the stream, and returns them, each checked as a strict subscriber does.
+    /// Waits for this number of messages in the stream, checks and returns them.
     pub(crate) async fn wait_for(&self, prefix: &str, count: u64) -> Vec<StreamMessage> {
         let mut stream = self.stream(prefix).await;
         wait::until_async("the messages are in the stream", async || {
@@ -123,7 +125,7 @@ impl NatsServer {
         .await;
         let state = &stream.info().await.expect("it answers").state;
         let mut messages = Vec::new();
-        // An empty stream begins at 0, where no message is.
+        // An empty stream starts at sequence 0, which holds no message.
         for sequence in state.first_sequence.max(1)..=state.last_sequence {
             let message = stream.get_raw_message(sequence).await.expect("a message");
             check(&message);
@@ -132,26 +134,26 @@ impl NatsServer {
         messages
     }
 
-    /// Kills it, at once.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
-    /// Starts it again, with what it has stored.
+    /// Restarts the server with its stored messages.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.folder);
-        self.wait_until_it_answers().await;
+        self.wait_until_ready().await;
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the server.
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status();
         assert!(sent.expect("kill runs").success());
     }
 
-    async fn wait_until_it_answers(&self) {
+    async fn wait_until_ready(&self) {
         wait::until_async("the nats-server answers", async || {
             self.connect().await.is_ok()
         })
@@ -177,15 +179,15 @@ fn spawn(folder: &TempDir) -> Child {
         .expect("nats-server is installed (Debian's package nats-server)")
 }
 
-/// A header that is there.
+/// Returns a header, which must exist.
 pub(crate) fn header<'a>(message: &'a StreamMessage, name: &str) -> &'a str {
     let value = message.headers.get(name);
     value
-        .unwrap_or_else(|| panic!("there is no {name}"))
+        .unwrap_or_else(|| panic!("the header {name} is missing"))
         .as_str()
 }
 
-/// Fails on anything that a subscriber after the documents would refuse.
+/// Panics if a subscriber that follows the documentation would reject this message.
 fn check(message: &StreamMessage) {
     let id = header(message, "Nats-Msg-Id");
     assert!(id.starts_with("evt_"), "{id}");

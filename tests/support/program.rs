@@ -1,4 +1,4 @@
-//! The program itself, as a person or a container engine runs it.
+//! The program, run as a process by an operator or a container engine.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,21 +10,21 @@ use std::thread::JoinHandle;
 use super::cluster::free_port;
 use super::{variable, wait};
 
-/// Where the program is: `TEST_PROGRAM`, or what was built with the tests.
+/// Returns the program's path: `TEST_PROGRAM`, or the build that belongs to the tests.
 fn path() -> String {
     variable("TEST_PROGRAM")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_cloudflare-images-webhook").to_owned())
 }
 
-/// The program under test, in a folder of its own and without this process's environment.
+/// Returns a command for the program, in this folder and without this process's environment.
 pub(crate) fn program(folder: &Path) -> Command {
     let mut command = Command::new(path());
     command.current_dir(folder).env_clear().stdin(Stdio::null());
     command
 }
 
-/// Runs it with these arguments and variables, to its end. One that does not end, such as a service that was meant to be
-/// refused, is killed, and so fails what is asserted of it.
+/// Runs the program to its end. Kills it after a timeout, for example when it serves instead of
+/// refusing to start. The assertions then fail.
 pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program(folder);
     command.args(arguments).envs(variables.iter().copied());
@@ -45,18 +45,18 @@ pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)])
     output
 }
 
-/// What it wrote to standard output.
+/// Returns the program's standard output.
 pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// What it wrote to standard error.
+/// Returns the program's standard error.
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("text")
 }
 
-/// How many files this process (its id, or `self`) may have open: a number, or `unlimited`.
-pub(crate) fn may_open(process: &str) -> String {
+/// Returns the limit of open files of a process (an id or `self`): a number or `unlimited`.
+pub(crate) fn open_files_limit(process: &str) -> String {
     let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).expect("the limits");
     let line = limits
         .lines()
@@ -65,24 +65,24 @@ pub(crate) fn may_open(process: &str) -> String {
     soft.expect("a limit").to_owned()
 }
 
-/// A running `serve`.
+/// A running `serve` process.
 pub(crate) struct Service {
     child: Child,
-    /// The port for webhooks.
+    /// The webhook port.
     pub(crate) port: u16,
-    /// The port for the platform.
+    /// The ops port.
     pub(crate) ops_port: u16,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Service {
-    /// Starts it on free ports, and waits until it answers.
+    /// Starts it on free ports and waits until it answers.
     pub(crate) fn start(folder: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start_on(folder, variables, free_port(), free_port())
     }
 
-    /// Starts it on these ports, and waits until it answers.
+    /// Starts it on these ports and waits until it answers.
     pub(crate) fn start_on(
         folder: &Path,
         variables: &[(&str, &str)],
@@ -90,11 +90,11 @@ impl Service {
         ops_port: u16,
     ) -> Self {
         let mut service = Self::launch(folder, variables, port, ops_port);
-        service.wait_until_it_answers();
+        service.wait_until_ready();
         service
     }
 
-    /// Starts it on these ports, and does not wait.
+    /// Starts it on these ports without waiting.
     pub(crate) fn launch(
         folder: &Path,
         variables: &[(&str, &str)],
@@ -102,7 +102,8 @@ impl Service {
         ops_port: u16,
     ) -> Self {
         let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
-        // A write beyond the limit of a file's size is to fail, as on a full disk, and not to end the process.
+        // A write beyond the limit of the file size must fail, as on a full disk. Without the trap
+        // the signal would end the process.
         let mut command = Command::new("sh");
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\""])
@@ -137,12 +138,12 @@ impl Service {
         }
     }
 
-    /// The webhook's URL.
+    /// Returns the webhook's URL.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}{}", self.port, super::app::PATH)
     }
 
-    /// The process.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -156,7 +157,7 @@ impl Service {
         assert!(sent.success());
     }
 
-    /// Waits for its end.
+    /// Waits until the process ends.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait::until("the service ends", || {
             matches!(self.child.try_wait(), Ok(Some(_)))
@@ -168,8 +169,8 @@ impl Service {
         status
     }
 
-    /// Sets a limit of the process, as `prlimit` writes it: `--nofile=20:`.
-    pub(crate) fn limit(&self, limit: &str) {
+    /// Sets a limit of the process, in `prlimit`'s syntax: `--nofile=20:`.
+    pub(crate) fn set_limit(&self, limit: &str) {
         let set = Command::new("prlimit")
             .args(["--pid", &self.id().to_string(), limit])
             .status()
@@ -177,13 +178,13 @@ impl Service {
         assert!(set.success(), "{limit} is set");
     }
 
-    /// How many files it has open, sockets included.
+    /// Returns the number of open files and sockets.
     pub(crate) fn open_files(&self) -> usize {
         let files = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
         files.expect("it runs").count()
     }
 
-    /// The most memory that it ever had, in KiB.
+    /// Returns the peak memory, in KiB.
     pub(crate) fn peak_memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("it runs");
@@ -192,17 +193,17 @@ impl Service {
         kib.and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
-    /// The URL of the platform's listener.
+    /// Returns a URL of the ops listener.
     pub(crate) fn ops_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.ops_port)
     }
 
-    /// The lines it has logged.
+    /// Returns the lines that it has logged.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().expect("no panic").clone()
     }
 
-    fn wait_until_it_answers(&mut self) {
+    fn wait_until_ready(&mut self) {
         wait::until("the service answers", || {
             let is_serving = self.is_serving();
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -221,11 +222,11 @@ impl Service {
         };
         stream
             .set_read_timeout(Some(wait::PATIENCE))
-            .expect("it is no zero");
+            .expect("the timeout is not zero");
         let mut answer = String::new();
-        let asked =
+        let sent =
             stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        asked.is_ok()
+        sent.is_ok()
             && stream.read_to_string(&mut answer).is_ok()
             && answer.starts_with("HTTP/1.1 404")
     }

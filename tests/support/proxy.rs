@@ -1,4 +1,4 @@
-//! A TCP proxy before a database, which does to connections what networks do.
+//! A TCP proxy in front of a database that simulates network failures.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,23 +9,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// What happens to what goes through.
+/// The state of the simulated network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weather {
-    /// Nothing.
-    Fair,
-    /// Each piece comes so much later, either way.
-    Late(Duration),
-    /// Half a piece of what the client says gets through, and the connection breaks: a statement is cut in two.
-    CutOff,
-    /// What the client says gets through. When it said COMMIT, nobody hears the answer, and the connection breaks: it is committed, and
-    /// the client cannot know.
-    Unheard,
-    /// New connections are refused, and those there are break.
-    Closed,
+pub(crate) enum NetworkCondition {
+    Normal,
+    /// Each chunk is delayed by this time, in both directions.
+    Delayed(Duration),
+    /// The proxy forwards half of the client's next chunk and closes the connection. The server
+    /// receives half a statement.
+    TruncatedRequests,
+    /// The proxy forwards requests. It closes the connection instead of forwarding the reply to a
+    /// COMMIT. The transaction is committed, and the client cannot know.
+    LostCommitReplies,
+    /// The proxy refuses new connections and closes the open ones.
+    Refused,
 }
 
-/// How a transaction ends that was to be committed, in whichever of the protocol's forms.
+/// The word that ends a transaction in every form of the protocol.
 const COMMIT: &[u8] = b"COMMIT";
 
 /// A running proxy.
@@ -35,19 +35,19 @@ pub(crate) struct Proxy {
 }
 
 struct State {
-    weather: Mutex<Weather>,
-    silence: Mutex<CancellationToken>,
+    condition: Mutex<NetworkCondition>,
+    blackhole: Mutex<CancellationToken>,
 }
 
 impl State {
-    fn weather(&self) -> Weather {
-        *self.weather.lock().expect("no panic")
+    fn condition(&self) -> NetworkCondition {
+        *self.condition.lock().expect("no panic")
     }
 }
 
 impl Proxy {
-    /// Stands before the server of this URL.
-    pub(crate) async fn before(url: &str) -> Self {
+    /// Starts a proxy in front of the server of this URL.
+    pub(crate) async fn in_front_of(url: &str) -> Self {
         let url = url::Url::parse(url).expect("a URL");
         let server = (
             url.host_str().expect("a host").to_owned(),
@@ -56,20 +56,20 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
-            weather: Mutex::new(Weather::Fair),
-            silence: Mutex::default(),
+            condition: Mutex::new(NetworkCondition::Normal),
+            blackhole: Mutex::default(),
         });
         tokio::spawn({
             let state = state.clone();
             async move {
                 while let Ok((client, _)) = listener.accept().await {
-                    if state.weather() == Weather::Closed {
+                    if state.condition() == NetworkCondition::Refused {
                         continue;
                     }
                     let (state, server) = (state.clone(), server.clone());
                     tokio::spawn(async move {
                         if let Ok(server) = TcpStream::connect(server).await {
-                            state.carry(client, server).await;
+                            state.forward(client, server).await;
                         }
                     });
                 }
@@ -78,7 +78,7 @@ impl Proxy {
         Self { address, state }
     }
 
-    /// The URL through the proxy.
+    /// Returns the URL through the proxy.
     pub(crate) fn url(&self, direct: &str) -> String {
         let mut url = url::Url::parse(direct).expect("a URL");
         url.set_ip_host(self.address.ip())
@@ -88,43 +88,43 @@ impl Proxy {
         url.to_string()
     }
 
-    /// From now on nothing goes over the connections there are: they are open, and dead. New ones work.
-    pub(crate) fn silence(&self) {
-        let mut silence = self.state.silence.lock().expect("no panic");
-        std::mem::take(&mut *silence).cancel();
+    /// Stops forwarding on the current connections but leaves them open. New connections work.
+    pub(crate) fn blackhole(&self) {
+        let mut blackhole = self.state.blackhole.lock().expect("no panic");
+        std::mem::take(&mut *blackhole).cancel();
     }
 
-    /// From now on this happens to every connection.
-    pub(crate) fn set(&self, weather: Weather) {
-        *self.state.weather.lock().expect("no panic") = weather;
+    /// Sets the state of the network for every connection.
+    pub(crate) fn set(&self, condition: NetworkCondition) {
+        *self.state.condition.lock().expect("no panic") = condition;
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Clients,
-    Servers,
+enum Direction {
+    ToServer,
+    ToClient,
 }
 
 impl State {
-    async fn carry(&self, client: TcpStream, server: TcpStream) {
-        let silenced = self.silence.lock().expect("no panic").clone();
+    async fn forward(&self, client: TcpStream, server: TcpStream) {
+        let silenced = self.blackhole.lock().expect("no panic").clone();
         let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
         let ((client_reads, client_writes), (server_reads, server_writes)) =
             (client.into_split(), server.into_split());
-        let said_commit = AtomicBool::new(false);
-        // When one way breaks, so does the other.
+        let sent_commit = AtomicBool::new(false);
+        // A failure in one direction closes both.
         tokio::select! {
-            () = self.pump(Whose::Clients, &said_commit, client_reads, server_writes) => {}
-            () = self.pump(Whose::Servers, &said_commit, server_reads, client_writes) => {}
+            () = self.copy(Direction::ToServer, &sent_commit, client_reads, server_writes) => {}
+            () = self.copy(Direction::ToClient, &sent_commit, server_reads, client_writes) => {}
             () = silenced.cancelled() => std::future::pending().await,
         }
     }
 
-    async fn pump(
+    async fn copy(
         &self,
-        whose: Whose,
-        said_commit: &AtomicBool,
+        direction: Direction,
+        sent_commit: &AtomicBool,
         mut from: impl AsyncReadExt + Unpin,
         mut to: impl AsyncWriteExt + Unpin,
     ) {
@@ -133,22 +133,33 @@ impl State {
             let Ok(read @ 1..) = from.read(&mut buffer).await else {
                 return;
             };
-            let piece = &buffer[..read];
-            if whose == Whose::Clients {
-                let says = piece.windows(COMMIT.len()).any(|words| words == COMMIT);
-                said_commit.store(says, Ordering::Relaxed);
+            let chunk = &buffer[..read];
+            if direction == Direction::ToServer {
+                let has_commit = chunk.windows(COMMIT.len()).any(|words| words == COMMIT);
+                sent_commit.store(has_commit, Ordering::Relaxed);
             }
-            let (piece, breaks) = match (self.weather(), whose) {
-                (Weather::Late(by), _) => {
-                    tokio::time::sleep(by).await;
-                    (piece, false)
+            let (chunk, must_close) = match (self.condition(), direction) {
+                (NetworkCondition::Delayed(delay), _) => {
+                    tokio::time::sleep(delay).await;
+                    (chunk, false)
                 }
-                (Weather::CutOff, Whose::Clients) => (&piece[..read / 2], true),
-                (Weather::Closed, _) => return,
-                (Weather::Unheard, Whose::Servers) if said_commit.load(Ordering::Relaxed) => return,
-                (Weather::Fair | Weather::CutOff | Weather::Unheard, _) => (piece, false),
+                (NetworkCondition::TruncatedRequests, Direction::ToServer) => {
+                    (&chunk[..read / 2], true)
+                }
+                (NetworkCondition::Refused, _) => return,
+                (NetworkCondition::LostCommitReplies, Direction::ToClient)
+                    if sent_commit.load(Ordering::Relaxed) =>
+                {
+                    return;
+                }
+                (
+                    NetworkCondition::Normal
+                    | NetworkCondition::TruncatedRequests
+                    | NetworkCondition::LostCommitReplies,
+                    _,
+                ) => (chunk, false),
             };
-            if to.write_all(piece).await.is_err() || breaks {
+            if to.write_all(chunk).await.is_err() || must_close {
                 return;
             }
         }

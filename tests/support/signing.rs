@@ -1,14 +1,14 @@
-//! Proofs made from the documents, and not with the service's own code, so that the service is held to the documents.
+//! Signatures, written from the documentation and without the service's code.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The secret of the tests.
+/// The current secret.
 pub(crate) const SECRET: &str = "a secret of the tests, 32 letters";
 
-/// The secret that was valid before.
+/// The previous secret.
 pub(crate) const PREVIOUS_SECRET: &str = "the secret before";
 
 fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
@@ -17,18 +17,19 @@ fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The hexadecimal HMAC-SHA256 of the body.
+/// Returns the hexadecimal HMAC-SHA256 of the body.
 pub(crate) fn hex_hmac(secret: &str, body: &[u8]) -> String {
     hex::encode(mac(secret.as_bytes(), body))
 }
 
-/// `X-Webhook-Signature` of `{timestamp}.{body}`.
+/// Returns the `X-Webhook-Signature` of `{timestamp}.{body}`.
 pub(crate) fn timestamped(secret: &str, timestamp: i64, body: &[u8]) -> String {
     let message = [timestamp.to_string().as_bytes(), b".", body].concat();
     format!("sha256={}", hex::encode(mac(secret.as_bytes(), &message)))
 }
 
-/// `webhook-signature` of `{id}.{timestamp}.{body}`, for a secret with `whsec_`.
+/// Returns the `webhook-signature` of `{id}.{timestamp}.{body}` for a secret with the prefix
+/// `whsec_`.
 pub(crate) fn standard(secret: &str, id: &str, timestamp: i64, body: &[u8]) -> String {
     let key = STANDARD
         .decode(

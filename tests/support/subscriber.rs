@@ -1,4 +1,5 @@
-//! Another app that is told what changed: a strict one, which believes nothing that is not signed as the documents say.
+//! A subscriber: another app that receives events. It accepts only events that are signed as the
+//! documentation says.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,24 +21,24 @@ use super::wait;
 /// The secret that it shares with the service.
 pub(crate) const RELAY_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// What it answers.
+/// A response of the subscriber.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// This status, and a short body.
+    /// A status and a short body.
     Status(u16),
-    /// This status, and this header.
-    With(u16, &'static str, String),
-    /// Nothing, ever.
-    Silence,
-    /// 200, and so many bytes.
-    Long(usize),
-    /// 200, and then a byte now and then for ever.
-    Trickle,
-    /// 200, and the announced body never comes to its end.
-    BrokenOff,
+    /// A status, a header and its value.
+    WithHeader(u16, &'static str, String),
+    /// No response.
+    NoResponse,
+    /// Status 200, and a body of this many bytes.
+    LongBody(usize),
+    /// Status 200, and a body that never ends.
+    EndlessBody,
+    /// Status 200, and a body that breaks off.
+    TruncatedBody,
 }
 
-/// A message, as it came.
+/// A received event.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) headers: HeaderMap,
@@ -45,23 +46,26 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// The message itself.
+    /// Returns the payload.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a message is JSON")
     }
 
-    /// The event's id, as the header says it.
+    /// Returns the event's id from its header.
     pub(crate) fn event_id(&self) -> String {
         self.header("x-webhook-event-id").to_owned()
     }
 
-    /// A header that is there once.
+    /// Returns a header, which must occur once.
     pub(crate) fn header(&self, name: &str) -> &str {
         let mut values = self.headers.get_all(name).iter();
         let value = values
             .next()
-            .unwrap_or_else(|| panic!("there is no {name}"));
-        assert!(values.next().is_none(), "{name} is there once");
+            .unwrap_or_else(|| panic!("the header {name} is missing"));
+        assert!(
+            values.next().is_none(),
+            "the header {name} occurs more than once"
+        );
         value.to_str().expect("text")
     }
 }
@@ -79,19 +83,19 @@ struct Inner {
     answers: Mutex<Answers>,
 }
 
-/// The first of these in turn, and the last for ever.
+/// The responses: first each of `next`, then always `then`.
 struct Answers {
     next: VecDeque<Answer>,
     then: Answer,
 }
 
 impl Subscriber {
-    /// One that takes everything that is signed with the tests' secret.
+    /// Starts a subscriber with the tests' secret.
     pub(crate) async fn start() -> Self {
         Self::start_with(Some(RELAY_SECRET)).await
     }
 
-    /// One that shares this secret, or none, in which case nothing may be signed.
+    /// Starts a subscriber with this secret. Without a secret, events must not be signed.
     pub(crate) async fn start_with(secret: Option<&str>) -> Self {
         let state = Arc::new(Inner {
             secret: secret.map(str::to_owned),
@@ -112,29 +116,29 @@ impl Subscriber {
         }
     }
 
-    /// Where it wants to be called.
+    /// Returns the URL for events.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hooks/", self.address)
     }
 
-    /// What it answers from now on.
+    /// Sets the response to all later requests.
     pub(crate) fn answer(&self, then: Answer) {
         self.state.answers().then = then;
     }
 
-    /// What it answers first.
+    /// Sets the responses to the next requests.
     pub(crate) fn answer_first(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state.answers().next.extend(answers);
     }
 
-    /// What has come so far.
+    /// Returns the events received so far.
     pub(crate) fn received(&self) -> Vec<Received> {
         self.state.received.lock().expect("no panic").clone()
     }
 
-    /// Waits until so many have come, and returns them.
+    /// Waits for this number of events and returns them.
     pub(crate) async fn wait_for(&self, count: usize) -> Vec<Received> {
-        wait::until_async("the subscriber is told", async || {
+        wait::until_async("the subscriber has received the events", async || {
             self.received().len() >= count
         })
         .await;
@@ -142,7 +146,7 @@ impl Subscriber {
     }
 }
 
-/// Serves this on a free port.
+/// Serves this router on a free port.
 pub(crate) async fn serve(router: Router) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -163,7 +167,7 @@ impl Inner {
         self.answers.lock().expect("no panic")
     }
 
-    /// Fails on anything that a subscriber after the documents would refuse.
+    /// Panics if a subscriber that follows the documentation would reject this event.
     fn check(&self, received: &Received) {
         assert_eq!(received.header("content-type"), "application/json");
         assert!(
@@ -214,7 +218,7 @@ async fn receive(
     let received = Received { headers, body };
     let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| state.check(&received)));
     if checked.is_err() {
-        // The panic is in the test's output; no message that is wrong counts as received.
+        // The panic is in the test's output. An invalid event does not count as received.
         return status(400);
     }
     state.received.lock().expect("no panic").push(received);
@@ -227,27 +231,32 @@ async fn receive(
     };
     match answer {
         Answer::Status(code) => status(code),
-        Answer::With(code, name, value) => {
+        Answer::WithHeader(code, name, value) => {
             let mut response = status(code);
             let value = value.parse().expect("a header");
             response.headers_mut().insert(name, value);
             response
         }
-        Answer::Silence => std::future::pending().await,
-        Answer::Long(bytes) => Response::new(Body::from(vec![b'x'; bytes])),
-        Answer::Trickle => {
+        Answer::NoResponse => std::future::pending().await,
+        Answer::LongBody(bytes) => Response::new(Body::from(vec![b'x'; bytes])),
+        Answer::EndlessBody => {
             let drops = futures_util::stream::unfold((), |()| async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Some((Ok::<_, std::io::Error>(Bytes::from_static(b".")), ()))
             });
             Response::new(Body::from_stream(drops))
         }
-        Answer::BrokenOff => {
+        Answer::TruncatedBody => {
             let broken = futures_util::stream::unfold(false, |has_begun| async move {
                 if has_begun {
-                    // Until what came before has been sent.
+                    // Wait until the first chunk has been sent.
                     tokio::time::sleep(Duration::from_millis(200)).await;
-                    return Some((Err(std::io::Error::other("the subscriber dies")), true));
+                    return Some((
+                        Err(std::io::Error::other(
+                            "the subscriber closes the connection",
+                        )),
+                        true,
+                    ));
                 }
                 Some((Ok(Bytes::from_static(b"the beginning")), true))
             });
@@ -257,7 +266,7 @@ async fn receive(
 }
 
 fn status(code: u16) -> Response<Body> {
-    let mut response = Response::new(Body::from("an answer that nobody reads"));
+    let mut response = Response::new(Body::from("a short body"));
     *response.status_mut() = StatusCode::from_u16(code).expect("a status");
     response
 }

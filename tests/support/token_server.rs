@@ -1,4 +1,4 @@
-//! A server that gives out tokens after RFC 6749, section 4.4, and is strict about how it is asked.
+//! A server that issues OAuth 2.0 tokens (RFC 6749, section 4.4). It accepts only correct requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::subscriber::serve;
 
-/// A running token server. Its tokens are `token-1`, `token-2`, and so on.
+/// A running token server. Its tokens are `token-1`, `token-2` and so on.
 pub(crate) struct TokenServer {
     address: SocketAddr,
     state: Arc<Mutex<Inner>>,
@@ -22,17 +22,17 @@ pub(crate) struct TokenServer {
 
 #[derive(Default)]
 struct Inner {
-    given: usize,
+    issued: usize,
     expires_in: Option<String>,
-    refuses: bool,
-    waits: Duration,
+    is_unavailable: bool,
+    delay: Duration,
 }
 
 impl TokenServer {
     pub(crate) async fn start() -> Self {
         let state = Arc::<Mutex<Inner>>::default();
         let router = Router::new()
-            .route("/token", post(give))
+            .route("/token", post(issue))
             .with_state(Arc::clone(&state));
         let (address, serving) = serve(router).await;
         Self {
@@ -46,24 +46,24 @@ impl TokenServer {
         format!("http://{}/token", self.address)
     }
 
-    /// How many it has given out.
-    pub(crate) fn given(&self) -> usize {
-        self.state.lock().expect("no panic").given
+    /// Returns the number of issued tokens.
+    pub(crate) fn issued(&self) -> usize {
+        self.state.lock().expect("no panic").issued
     }
 
-    /// Whether it answers 503 from now on.
-    pub(crate) fn refuse(&self, refuses: bool) {
-        self.state.lock().expect("no panic").refuses = refuses;
+    /// Sets whether it responds with 503.
+    pub(crate) fn set_unavailable(&self, is_unavailable: bool) {
+        self.state.lock().expect("no panic").is_unavailable = is_unavailable;
     }
 
-    /// How long its tokens hold, as JSON.
-    pub(crate) fn expire_in(&self, seconds: &str) {
+    /// Sets the lifetime of its tokens, as JSON.
+    pub(crate) fn set_expires_in(&self, seconds: &str) {
         self.state.lock().expect("no panic").expires_in = Some(seconds.to_owned());
     }
 
-    /// How long it takes.
-    pub(crate) fn wait(&self, time: Duration) {
-        self.state.lock().expect("no panic").waits = time;
+    /// Sets the delay before each response.
+    pub(crate) fn set_delay(&self, time: Duration) {
+        self.state.lock().expect("no panic").delay = time;
     }
 }
 
@@ -73,35 +73,35 @@ impl Drop for TokenServer {
     }
 }
 
-async fn give(
+async fn issue(
     State(state): State<Arc<Mutex<Inner>>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, String) {
-    let waits = state.lock().expect("no panic").waits;
-    tokio::time::sleep(waits).await;
+    let delay = state.lock().expect("no panic").delay;
+    tokio::time::sleep(delay).await;
     let mut state = state.lock().expect("no panic");
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if state.refuses {
+    if state.is_unavailable {
         return (
             StatusCode::SERVICE_UNAVAILABLE,
             "SECRET of the server".to_owned(),
         );
     }
-    // `me:` and a secret with a colon and a space, each encoded as a form's value is.
+    // `me:` and a secret with a colon and a space, form-encoded.
     let basic = text("authorization") == Some("Basic bWU6YStzZWNyZXQlM0ElMkI=");
     let form = std::str::from_utf8(&body).expect("a form is text");
     let in_body =
         form == "grant_type=client_credentials&scope=a+b&client_id=me&client_secret=a+secret%3A%2B";
-    let is_asked_well = text("content-type") == Some("application/x-www-form-urlencoded")
+    let is_valid = text("content-type") == Some("application/x-www-form-urlencoded")
         && (in_body || (basic && form == "grant_type=client_credentials&scope=a+b"));
-    if !is_asked_well {
+    if !is_valid {
         return (
             StatusCode::BAD_REQUEST,
             r#"{"error":"invalid_client"}"#.to_owned(),
         );
     }
-    state.given += 1;
+    state.issued += 1;
     let expires = state
         .expires_in
         .as_ref()
@@ -109,7 +109,7 @@ async fn give(
         .unwrap_or_default();
     let token = format!(
         r#"{{"access_token":"token-{}","token_type":"bearer"{expires}}}"#,
-        state.given
+        state.issued
     );
     (StatusCode::OK, token)
 }

@@ -1,36 +1,36 @@
-//! Waiting for an effect, and giving up loudly when it does not come. How long that may take says nothing about the product:
-//! the machine may be slow.
+//! Waiting for an effect. A wait fails after a timeout, which says nothing about the product's
+//! speed.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// After this long nobody waits any more.
+/// The timeout of each wait. It is long because the machine may be slow.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The pause between two looks. The other tests need the processor too.
+/// The pause between two checks. The other tests need the processor too.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Waits until this holds.
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until the condition holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = now();
-    while !holds() {
-        assert!(now() - started < PATIENCE, "waited in vain until {what}");
+    while !condition() {
+        assert!(now() - started < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Waits until this holds.
-pub(crate) async fn until_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+/// Waits until the condition holds.
+pub(crate) async fn until_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let started = now();
-    while !holds().await {
-        assert!(now() - started < PATIENCE, "waited in vain until {what}");
+    while !condition().await {
+        assert!(now() - started < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Waits until the next millisecond of the system's clock has begun.
-pub(crate) async fn until_the_next_millisecond() {
+/// Waits for the next millisecond of the system clock.
+pub(crate) async fn until_next_millisecond() {
     let now = milliseconds();
-    until_async("the clock goes on", async || milliseconds() > now).await;
+    until_async("the clock advances", async || milliseconds() > now).await;
 }
 
 #[expect(
@@ -42,10 +42,7 @@ fn milliseconds() -> u128 {
     since_1970.expect("it is later than 1970").as_millis()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test that hangs has to end by itself"
-)]
+#[expect(clippy::disallowed_methods, reason = "a test that hangs must end")]
 fn now() -> Instant {
     Instant::now()
 }
