@@ -1,4 +1,4 @@
-//! The four schemes, the rotation of secrets, and everything that proves nothing.
+//! The four authentication schemes, secret rotation and unauthenticated requests.
 
 use reqwest::header::HeaderValue;
 
@@ -14,7 +14,7 @@ const ALL_SCHEMES: (&str, &str) = (
 );
 const WHSEC: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// A service with all schemes, where the image is registered.
+/// Starts a service with all schemes and registers the image.
 async fn app(database: Database, variables: &[(&str, &str)]) -> App {
     let variables: Vec<_> = [ALL_SCHEMES]
         .into_iter()
@@ -25,7 +25,7 @@ async fn app(database: Database, variables: &[(&str, &str)]) -> App {
     app
 }
 
-/// Posts the body with these headers.
+/// Posts the body with these headers and returns the status.
 async fn post(app: &App, body: &'static str, headers: &[(&str, &str)]) -> u16 {
     let request = headers
         .iter()
@@ -36,30 +36,28 @@ async fn post(app: &App, body: &'static str, headers: &[(&str, &str)]) -> u16 {
 }
 
 on_both_databases!(
-    the_secret_itself_in_cf_webhook_auth_proves_the_sender,
-    an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or_without_prefix,
-    a_timestamped_signature_proves_the_sender_within_the_tolerance,
-    a_standard_webhooks_signature_proves_the_sender_within_the_tolerance,
-    one_valid_signature_among_others_is_enough,
-    during_a_rotation_both_secrets_are_valid,
-    what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_changes_nothing,
-    a_refusal_says_neither_which_proof_nor_why,
-    a_scheme_that_is_off_proves_nothing,
-    by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_off,
-    without_any_secret_everybody_is_believed_and_readiness_warns_of_it,
-    a_large_body_is_verified_like_a_small_one,
+    accepts_secret_in_cf_webhook_auth,
+    accepts_body_hmac_in_all_forms,
+    accepts_timestamped_signature_within_tolerance,
+    accepts_standard_signature_within_tolerance,
+    accepts_one_valid_signature_among_several,
+    accepts_both_secrets_during_rotation,
+    rejects_unauthenticated_requests_before_parsing,
+    hides_reason_for_401,
+    rejects_disabled_schemes,
+    enables_secret_and_hmac_by_default,
+    accepts_everything_without_secret_and_warns,
+    verifies_large_bodies,
 );
 
-async fn the_secret_itself_in_cf_webhook_auth_proves_the_sender(database: Database) {
+async fn accepts_secret_in_cf_webhook_auth(database: Database) {
     let app = app(database, &[]).await;
 
     assert_eq!(post(&app, BODY, &[("cf-webhook-auth", SECRET)]).await, 200);
     assert_eq!(app.database.image("image").await["status"], "uploaded");
 }
 
-async fn an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or_without_prefix(
-    database: Database,
-) {
+async fn accepts_body_hmac_in_all_forms(database: Database) {
     let app = app(database, &[]).await;
     let signature = hex_hmac(SECRET, BODY.as_bytes());
 
@@ -78,14 +76,14 @@ async fn an_hmac_of_the_body_proves_the_sender_in_either_header_any_case_with_or
     }
 }
 
-async fn a_timestamped_signature_proves_the_sender_within_the_tolerance(database: Database) {
+async fn accepts_timestamped_signature_within_tolerance(database: Database) {
     let app = app(database, &[]).await;
 
     for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
         let timestamp = NOW + shift;
         let signature = timestamped(SECRET, timestamp, BODY.as_bytes());
 
-        let answered = post(
+        let status_code = post(
             &app,
             BODY,
             &[
@@ -95,18 +93,18 @@ async fn a_timestamped_signature_proves_the_sender_within_the_tolerance(database
         )
         .await;
 
-        assert_eq!(answered, status, "{shift} s from now");
+        assert_eq!(status_code, status, "{shift} s from now");
     }
 }
 
-async fn a_standard_webhooks_signature_proves_the_sender_within_the_tolerance(database: Database) {
+async fn accepts_standard_signature_within_tolerance(database: Database) {
     let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
 
     for (shift, status) in [(0, 200), (-300, 200), (300, 200), (-301, 401), (301, 401)] {
         let timestamp = NOW + shift;
         let signature = standard(WHSEC, "msg_1", timestamp, BODY.as_bytes());
 
-        let answered = post(
+        let status_code = post(
             &app,
             BODY,
             &[
@@ -117,11 +115,11 @@ async fn a_standard_webhooks_signature_proves_the_sender_within_the_tolerance(da
         )
         .await;
 
-        assert_eq!(answered, status, "{shift} s from now");
+        assert_eq!(status_code, status, "{shift} s from now");
     }
 }
 
-async fn one_valid_signature_among_others_is_enough(database: Database) {
+async fn accepts_one_valid_signature_among_several(database: Database) {
     let app = app(database, &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", WHSEC)]).await;
     let good = hex_hmac(SECRET, BODY.as_bytes());
     let bad = hex_hmac("guess", BODY.as_bytes());
@@ -157,7 +155,7 @@ async fn one_valid_signature_among_others_is_enough(database: Database) {
     }
 }
 
-async fn during_a_rotation_both_secrets_are_valid(database: Database) {
+async fn accepts_both_secrets_during_rotation(database: Database) {
     let app = app(
         database,
         &[("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", PREVIOUS_SECRET)],
@@ -177,18 +175,16 @@ async fn during_a_rotation_both_secrets_are_valid(database: Database) {
     );
 }
 
-async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_changes_nothing(
-    database: Database,
-) {
+async fn rejects_unauthenticated_requests_before_parsing(database: Database) {
     let app = app(database, &[]).await;
     let before = app.database.images_and_logs().await;
     let good = hex_hmac(SECRET, BODY.as_bytes());
-    let of_another_body = hex_hmac(SECRET, b"{}");
-    let of_a_guess = hex_hmac("guess", BODY.as_bytes());
+    let other_body_signature = hex_hmac(SECRET, b"{}");
+    let wrong_secret_signature = hex_hmac("guess", BODY.as_bytes());
     let without_sha = format!("sha1={good}");
     let now = NOW.to_string();
     let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
-    let stamped_elsewhere = timestamped(SECRET, NOW, b"{}");
+    let stamped_other_body = timestamped(SECRET, NOW, b"{}");
 
     for headers in [
         vec![],
@@ -198,22 +194,22 @@ async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_
         vec![("cf-webhook-auth", &good)],
         vec![("x-signature", "")],
         vec![("x-signature", "sha256=")],
-        vec![("x-signature", &of_a_guess)],
-        vec![("x-signature", &of_another_body)],
+        vec![("x-signature", &wrong_secret_signature)],
+        vec![("x-signature", &other_body_signature)],
         vec![("x-signature", &good[..63])],
         vec![("x-signature", &good[..32])],
         vec![("x-signature", &without_sha)],
         vec![("x-signature", "zz")],
         vec![("x-signature", SECRET)],
         vec![
-            ("x-signature", &of_a_guess),
-            ("x-signature", &of_another_body),
+            ("x-signature", &wrong_secret_signature),
+            ("x-signature", &other_body_signature),
         ],
         vec![("x-webhook-signature", &stamped)],
         vec![("x-webhook-timestamp", &now)],
         vec![
             ("x-webhook-timestamp", &now),
-            ("x-webhook-signature", &stamped_elsewhere),
+            ("x-webhook-signature", &stamped_other_body),
         ],
         vec![
             ("x-webhook-timestamp", "soon"),
@@ -271,7 +267,7 @@ async fn what_proves_nothing_is_answered_with_401_before_the_body_is_parsed_and_
     assert_eq!(app.database.images_and_logs().await, before);
 }
 
-async fn a_refusal_says_neither_which_proof_nor_why(database: Database) {
+async fn hides_reason_for_401(database: Database) {
     let app = app(database, &[]).await;
 
     let nothing = answer(app.request(BODY)).await;
@@ -286,7 +282,7 @@ async fn a_refusal_says_neither_which_proof_nor_why(database: Database) {
     assert_eq!((&wrong.body, &expired.body), (&nothing.body, &nothing.body));
 }
 
-async fn a_scheme_that_is_off_proves_nothing(database: Database) {
+async fn rejects_disabled_schemes(database: Database) {
     let app = app(database, &[("APP__WEBHOOK__SCHEMES", "timestamped")]).await;
     let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
 
@@ -314,9 +310,7 @@ async fn a_scheme_that_is_off_proves_nothing(database: Database) {
     );
 }
 
-async fn by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_off(
-    database: Database,
-) {
+async fn enables_secret_and_hmac_by_default(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     let stamped = timestamped(SECRET, NOW, BODY.as_bytes());
@@ -345,7 +339,7 @@ async fn by_default_the_secret_and_the_hmac_are_on_and_the_timestamped_schemes_o
     );
 }
 
-async fn without_any_secret_everybody_is_believed_and_readiness_warns_of_it(database: Database) {
+async fn accepts_everything_without_secret_and_warns(database: Database) {
     let app = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
     app.database.register("image").await;
 
@@ -358,7 +352,7 @@ async fn without_any_secret_everybody_is_believed_and_readiness_warns_of_it(data
     );
 }
 
-async fn a_large_body_is_verified_like_a_small_one(database: Database) {
+async fn verifies_large_bodies(database: Database) {
     let app = app(database, &[]).await;
     let body = format!(
         r#"{{"id":"image","uploaded":"2024-01-01T12:00:00Z","metadata":{{"long":"{}"}}}}"#,

@@ -1,4 +1,4 @@
-//! The command line, as a person uses it.
+//! The command line.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,7 +13,7 @@ const ALL_SCHEMES: (&str, &str) = (
     "cf-webhook-auth,hmac,timestamped,standard",
 );
 
-/// A person's shell: a folder, and the environment with the database and the secret.
+/// A shell with a folder and an environment that contains the database and the secret.
 struct Shell {
     folder: TempDir,
     database: Database,
@@ -35,7 +35,7 @@ impl Shell {
         ]
     }
 
-    /// Runs a command, and returns its exit code and what it printed.
+    /// Runs a command. Returns its exit code and its output.
     fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = run(self.folder.path(), arguments, &self.variables());
         (output.status.code(), stdout(&output) + &stderr(&output))
@@ -47,15 +47,15 @@ impl Shell {
 }
 
 on_both_databases!(
-    an_image_is_registered_shown_and_listed,
-    images_are_listed_by_status_and_up_to_a_limit,
-    what_cannot_be_is_said_in_a_sentence,
-    send_plays_cloudflare_in_every_shape_and_scheme,
-    send_says_what_became_of_a_webhook_for_an_image_nobody_knows,
-    healthcheck_asks_the_service_whether_it_is_ready,
+    adds_shows_and_lists_images,
+    lists_images_by_status_and_limit,
+    explains_invalid_commands,
+    sends_every_shape_and_scheme,
+    send_reports_unknown_image,
+    healthcheck_reports_readiness,
 );
 
-async fn an_image_is_registered_shown_and_listed(database: Database) {
+async fn adds_shows_and_lists_images(database: Database) {
     let shell = Shell::new(database);
 
     let added = shell.run(&[
@@ -110,7 +110,7 @@ async fn an_image_is_registered_shown_and_listed(database: Database) {
     assert_eq!(list, Value::Array(vec![json]));
 }
 
-async fn images_are_listed_by_status_and_up_to_a_limit(database: Database) {
+async fn lists_images_by_status_and_limit(database: Database) {
     let shell = Shell::new(database);
     for id in ["a", "b", "c"] {
         shell.run(&["images", "add", id]);
@@ -147,10 +147,10 @@ async fn images_are_listed_by_status_and_up_to_a_limit(database: Database) {
     );
 }
 
-async fn what_cannot_be_is_said_in_a_sentence(database: Database) {
+async fn explains_invalid_commands(database: Database) {
     let shell = Shell::new(database);
     shell.run(&["migrate"]);
-    for (arguments, code, words) in [
+    for (arguments, code, expected) in [
         (
             vec!["images", "show", "nobody"],
             1,
@@ -188,14 +188,14 @@ async fn what_cannot_be_is_said_in_a_sentence(database: Database) {
         ),
         (vec!["frobnicate"], 2, "unrecognized subcommand"),
     ] {
-        let (exit, said) = shell.run(&arguments);
+        let (exit, printed) = shell.run(&arguments);
 
-        assert_eq!(exit, Some(code), "{arguments:?}: {said}");
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        assert_eq!(exit, Some(code), "{arguments:?}: {printed}");
+        assert!(printed.contains(expected), "{arguments:?}: {printed}");
     }
 }
 
-async fn send_plays_cloudflare_in_every_shape_and_scheme(database: Database) {
+async fn sends_every_shape_and_scheme(database: Database) {
     let shell = Shell::new(database);
     shell.run(&["images", "add", "image"]);
     let service = shell.serve();
@@ -209,39 +209,39 @@ async fn send_plays_cloudflare_in_every_shape_and_scheme(database: Database) {
         ("failed", "applied"),
         ("event", "applied"),
     ] {
-        let (code, said) = send(&["--shape", shape]);
+        let (code, printed) = send(&["--shape", shape]);
 
-        assert_eq!(code, Some(0), "{shape}: {said}");
+        assert_eq!(code, Some(0), "{shape}: {printed}");
         assert!(
-            said.starts_with(&format!("200 OK\n{{\"outcome\":\"{outcome}\"")),
-            "{shape}: {said}"
+            printed.starts_with(&format!("200 OK\n{{\"outcome\":\"{outcome}\"")),
+            "{shape}: {printed}"
         );
     }
     assert_eq!(send(&["--shape", "envelope"]).0, Some(0));
     for scheme in ["hmac", "cf-webhook-auth", "timestamped", "standard"] {
         assert_eq!(send(&["--scheme", scheme]).0, Some(0), "{scheme}");
     }
-    let (code, said) = send(&["--scheme", "none"]);
+    let (code, printed) = send(&["--scheme", "none"]);
     assert_eq!(
-        (code, said.lines().next()),
+        (code, printed.lines().next()),
         (Some(1), Some("401 Unauthorized"))
     );
 }
 
-async fn send_says_what_became_of_a_webhook_for_an_image_nobody_knows(database: Database) {
+async fn send_reports_unknown_image(database: Database) {
     let shell = Shell::new(database);
     let service = shell.serve();
 
-    let (code, said) = shell.run(&["send", "nobody", "--url", &service.url()]);
+    let (code, printed) = shell.run(&["send", "nobody", "--url", &service.url()]);
 
     assert_eq!(code, Some(1));
     assert!(
-        said.starts_with("404 Not Found\n") && said.contains("unknown-image"),
-        "{said}"
+        printed.starts_with("404 Not Found\n") && printed.contains("unknown-image"),
+        "{printed}"
     );
 }
 
-async fn healthcheck_asks_the_service_whether_it_is_ready(database: Database) {
+async fn healthcheck_reports_readiness(database: Database) {
     let shell = Shell::new(database);
     let service = shell.serve();
     let ops = format!("0.0.0.0:{}", service.ops_port);
@@ -251,7 +251,7 @@ async fn healthcheck_asks_the_service_whether_it_is_ready(database: Database) {
     };
 
     let ready = healthcheck(&ops);
-    let nobody = healthcheck("127.0.0.1:1");
+    let unreachable = healthcheck("127.0.0.1:1");
 
     assert!(ready.status.success());
     assert!(
@@ -259,16 +259,16 @@ async fn healthcheck_asks_the_service_whether_it_is_ready(database: Database) {
         "{}",
         stdout(&ready)
     );
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(unreachable.status.code(), Some(1));
     assert!(
-        stderr(&nobody).starts_with("error: no answer from http://127.0.0.1:1/readyz"),
+        stderr(&unreachable).starts_with("error: no answer from http://127.0.0.1:1/readyz"),
         "{}",
-        stderr(&nobody)
+        stderr(&unreachable)
     );
 }
 
 #[test]
-fn without_a_secret_send_sends_no_proof_and_says_so_when_one_is_asked_for() {
+fn sends_unauthenticated_without_secret() {
     let folder = TempDir::new().expect("a folder");
     let service = Service::start(folder.path(), &[]);
 
@@ -304,7 +304,7 @@ fn without_a_secret_send_sends_no_proof_and_says_so_when_one_is_asked_for() {
 }
 
 #[test]
-fn send_and_healthcheck_find_the_service_of_their_own_settings() {
+fn send_and_healthcheck_use_configured_ports() {
     let folder = TempDir::new().expect("a folder");
     let service = Service::start(folder.path(), &[]);
     let (listen, ops) = (
@@ -333,7 +333,7 @@ fn send_and_healthcheck_find_the_service_of_their_own_settings() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn reports_port_in_use() {
     let folder = TempDir::new().expect("a folder");
     let service = Service::start(folder.path(), &[]);
     let listen = format!("127.0.0.1:{}", service.port);
@@ -345,18 +345,18 @@ fn a_port_that_is_taken_is_named() {
     );
 
     assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
-    let last = said.lines().last().unwrap_or_default();
+    let printed = stderr(&output);
+    let last = printed.lines().last().unwrap_or_default();
     assert!(
         last.starts_with(&format!(
             "error: cannot listen on {listen} (server.listen, APP__SERVER__LISTEN or PORT): Address already in use"
         )),
-        "{said}"
+        "{printed}"
     );
 }
 
 #[test]
-fn a_database_that_is_not_there_ends_the_start_with_a_sentence() {
+fn reports_unreachable_database() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("DATABASE_URL", "postgres://app:hunter2@127.0.0.1:1/app"),
@@ -368,24 +368,24 @@ fn a_database_that_is_not_there_ends_the_start_with_a_sentence() {
     for command in ["serve", "migrate"] {
         let output = run(folder.path(), &[command], &variables);
 
-        let said = stderr(&output);
+        let printed = stderr(&output);
         assert_eq!(output.status.code(), Some(1));
         assert!(
-            said.contains("error: the database at 127.0.0.1:1 failed at ")
-                && said.contains("Connection refused"),
-            "{said}"
+            printed.contains("error: the database at 127.0.0.1:1 failed at ")
+                && printed.contains("Connection refused"),
+            "{printed}"
         );
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!printed.contains("hunter2"), "{printed}");
     }
 }
 
 #[test]
-fn help_says_what_each_command_is_for() {
+fn help_describes_each_command() {
     let folder = TempDir::new().expect("a folder");
 
     let output = run(folder.path(), &["--help"], &[]);
 
-    let said = stdout(&output);
+    let printed = stdout(&output);
     for command in [
         "serve",
         "migrate",
@@ -397,18 +397,19 @@ fn help_says_what_each_command_is_for() {
         "healthcheck",
     ] {
         assert!(
-            said.lines()
+            printed
+                .lines()
                 .any(|line| line.trim_start().starts_with(command)
                     && line.trim().len() > command.len() + 10),
-            "{command}: {said}"
+            "{command}: {printed}"
         );
     }
 }
 
 #[test]
-fn who_only_looks_does_not_make_a_database() {
+fn read_commands_create_no_database() {
     let folder = TempDir::new().expect("a folder");
-    for words in [
+    for arguments in [
         &["images", "list"][..],
         &["images", "show", "image"],
         &["rejections", "list"],
@@ -416,7 +417,7 @@ fn who_only_looks_does_not_make_a_database() {
     ] {
         let output = run(
             folder.path(),
-            words,
+            arguments,
             &[("DATABASE_URL", "sqlite://nowhere/images.db")],
         );
 

@@ -1,5 +1,5 @@
-//! Where settings come from, and how a wrong one ends the start: one sentence that names the key, its source and what is
-//! allowed.
+//! The sources of settings, and the message for an invalid setting: one line with the key, the
+//! source and the allowed values.
 
 use std::fs;
 use std::process::Output;
@@ -14,7 +14,7 @@ fn check(variables: &[(&str, &str)]) -> Output {
     run(folder.path(), &["check-config"], variables)
 }
 
-/// The line of a key in what `check-config` prints.
+/// Returns the line of a key in the output of `check-config`.
 fn line(variables: &[(&str, &str)], key: &str) -> String {
     let output = check(variables);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -27,7 +27,7 @@ fn line(variables: &[(&str, &str)], key: &str) -> String {
 }
 
 #[test]
-fn every_key_has_a_default_and_says_that_it_is_one() {
+fn shows_defaults_with_their_source() {
     let printed = stdout(&check(&[]));
 
     for key in [
@@ -49,7 +49,7 @@ fn every_key_has_a_default_and_says_that_it_is_one() {
 }
 
 #[test]
-fn a_file_beats_the_defaults_and_the_environment_beats_the_file() {
+fn file_overrides_defaults_and_environment_overrides_file() {
     let folder = TempDir::new().expect("a folder");
     fs::write(
         folder.path().join("my.toml"),
@@ -78,7 +78,7 @@ fn a_file_beats_the_defaults_and_the_environment_beats_the_file() {
 }
 
 #[test]
-fn the_profiles_file_is_read_from_the_working_directory_or_is_built_in() {
+fn loads_profile_file_or_built_in() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("APP_PROFILE", "production"),
@@ -105,7 +105,7 @@ fn the_profiles_file_is_read_from_the_working_directory_or_is_built_in() {
 }
 
 #[test]
-fn the_names_that_people_expect_work() {
+fn accepts_conventional_variables() {
     for (variable, value, key, shown) in [
         (
             "DATABASE_URL",
@@ -153,7 +153,7 @@ fn the_names_that_people_expect_work() {
 }
 
 #[test]
-fn a_variable_set_to_nothing_counts_as_not_set_and_an_empty_secret_as_none() {
+fn ignores_empty_variables_and_secrets() {
     for variable in [
         "APP__WEBHOOK__SECRETS",
         "APP__SERVER__READ_TIMEOUT_SECS",
@@ -173,7 +173,7 @@ fn a_variable_set_to_nothing_counts_as_not_set_and_an_empty_secret_as_none() {
 }
 
 #[test]
-fn a_list_is_a_json_array_or_has_commas() {
+fn accepts_lists_as_json_or_commas() {
     for value in [
         r#"["hmac","standard"]"#,
         "hmac,standard",
@@ -187,7 +187,7 @@ fn a_list_is_a_json_array_or_has_commas() {
 }
 
 #[test]
-fn a_duration_can_have_a_unit() {
+fn accepts_durations_with_units() {
     for (variable, value, key) in [
         (
             "APP__WEBHOOK__TOLERANCE_SECS",
@@ -215,7 +215,7 @@ fn a_duration_can_have_a_unit() {
 }
 
 #[test]
-fn every_secret_can_be_read_from_a_file() {
+fn reads_secrets_from_files() {
     let folder = TempDir::new().expect("a folder");
     fs::write(
         folder.path().join("url"),
@@ -260,8 +260,8 @@ fn every_secret_can_be_read_from_a_file() {
     }
 }
 
-/// Variables with wrong values, the key that each sets, and what is said to be allowed.
-const WRONG: [(&str, &str, &str, &str); 26] = [
+/// Variables with invalid values, the key that each sets, and the allowed values in the message.
+const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
     (
         "APP__SERVER__LISTEN",
         "everywhere",
@@ -401,13 +401,17 @@ const WRONG: [(&str, &str, &str, &str); 26] = [
 ];
 
 #[test]
-fn a_wrong_setting_ends_the_start_with_one_sentence_that_names_key_source_and_what_is_allowed() {
-    for (variable, value, key, allowed) in WRONG {
+fn explains_invalid_setting_in_one_line() {
+    for (variable, value, key, allowed) in INVALID_SETTINGS {
         let output = check(&[(variable, value)]);
 
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{variable}={value}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let message = stderr(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{variable}={value}: {message}"
+        );
+        assert_eq!(message.lines().count(), 1, "{message}");
         for part in [
             key,
             allowed,
@@ -418,16 +422,16 @@ fn a_wrong_setting_ends_the_start_with_one_sentence_that_names_key_source_and_wh
             },
         ] {
             assert!(
-                said.contains(part),
-                "{variable}={value}: {said:?} does not say {part:?}"
+                message.contains(part),
+                "{variable}={value}: {part:?} is missing in {message:?}"
             );
         }
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }
 
 #[test]
-fn a_wrong_file_is_named_with_its_key_or_its_line() {
+fn explains_invalid_file_with_key_or_line() {
     for (content, parts) in [
         (
             "[server]\nlisten = \"everywhere\"\n",
@@ -490,19 +494,19 @@ fn a_wrong_file_is_named_with_its_key_or_its_line() {
 
         let output = run(folder.path(), &["serve", "--config", "wrong.toml"], &[]);
 
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{content}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{content}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
         assert!(
-            parts.iter().all(|part| said.contains(part)),
-            "{content}: {said} does not say {parts:?}"
+            parts.iter().all(|part| message.contains(part)),
+            "{content}: {parts:?} are not all in {message}"
         );
-        assert!(!said.contains("hunter2"), "{said}");
+        assert!(!message.contains("hunter2"), "{message}");
     }
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn reports_missing_file() {
     let folder = TempDir::new().expect("a folder");
 
     let output = run(folder.path(), &["serve", "--config", "nowhere.toml"], &[]);
@@ -517,7 +521,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn the_profile_production_does_not_serve_without_a_secret() {
+fn production_requires_secret() {
     let folder = TempDir::new().expect("a folder");
 
     for command in ["serve", "check-config"] {
@@ -533,7 +537,7 @@ fn the_profile_production_does_not_serve_without_a_secret() {
 }
 
 #[test]
-fn the_example_is_a_configuration_but_for_its_secrets() {
+fn example_lacks_only_secret_files() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/example.toml");
     let folder = TempDir::new().expect("a folder");
 
@@ -541,13 +545,13 @@ fn the_example_is_a_configuration_but_for_its_secrets() {
 
     assert!(
         stderr(&output).contains("the file for database.url, named by"),
-        "only the files of secrets are missing: {}",
+        "expected only missing secret files, found: {}",
         stderr(&output)
     );
 }
 
 #[test]
-fn a_secret_with_a_comma_is_one_secret_and_white_space_around_it_is_none_of_it() {
+fn secret_is_trimmed_but_not_split() {
     let folder = TempDir::new().expect("a folder");
     let service = Service::start(folder.path(), &[("APP__WEBHOOK__SECRETS", " one,two ")]);
     let send = |secret: &str| {
@@ -576,7 +580,7 @@ fn a_secret_with_a_comma_is_one_secret_and_white_space_around_it_is_none_of_it()
 }
 
 #[test]
-fn an_empty_variable_does_not_take_a_secret_away() {
+fn empty_variable_keeps_other_secret() {
     let shown = line(
         &[
             ("CLOUDFLARE_WEBHOOK_SECRET", "s3cret"),
@@ -589,7 +593,7 @@ fn an_empty_variable_does_not_take_a_secret_away() {
 }
 
 #[test]
-fn a_secret_in_the_place_of_its_files_name_is_not_repeated() {
+fn hides_secret_given_as_file_name() {
     let output = check(&[("CLOUDFLARE_WEBHOOK_SECRET_FILE", "hunter2")]);
 
     assert_eq!(output.status.code(), Some(2));
@@ -601,7 +605,7 @@ fn a_secret_in_the_place_of_its_files_name_is_not_repeated() {
 }
 
 #[test]
-fn a_file_that_has_no_end_is_refused() {
+fn rejects_endless_files() {
     for variables in [
         [
             ("CLOUDFLARE_WEBHOOK_SECRET_FILE", "/dev/zero"),
@@ -636,7 +640,7 @@ fn a_file_that_has_no_end_is_refused() {
 }
 
 #[test]
-fn an_empty_file_of_a_secret_ends_the_start() {
+fn rejects_empty_secret_file() {
     let folder = TempDir::new().expect("a folder");
     fs::write(folder.path().join("empty"), "\n").expect("a file");
 
@@ -656,7 +660,7 @@ fn an_empty_file_of_a_secret_ends_the_start() {
 }
 
 #[test]
-fn a_secret_of_standard_webhooks_has_to_be_one_where_that_scheme_is_on() {
+fn validates_secret_for_standard_scheme() {
     let secret = ("CLOUDFLARE_WEBHOOK_SECRET", "whsec_hunter2");
 
     let (on, off) = (

@@ -1,4 +1,5 @@
-//! A database that is away: 500, logged with its cause, not ready; and all by itself well again when it returns.
+//! Database outages: the service responds with 500, logs the cause, is not ready, and recovers
+//! without a restart.
 
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
@@ -11,30 +12,34 @@ use crate::support::wait;
 
 const BODY: &str = r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#;
 
-/// A short patience, so that the tests have one too.
-const IMPATIENT: [(&str, &str); 2] = [
+/// Short timeouts keep the tests short.
+const SHORT_TIMEOUTS: [(&str, &str); 2] = [
     ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1"),
     ("APP__DATABASE__TIMEOUT_SECS", "2"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_postgres_means_500_and_not_ready_until_it_returns() {
-    let app = App::start_with(Database::postgres_own_server().await, &IMPATIENT).await;
+async fn stopped_postgres_causes_500_until_restart() {
+    let app = App::start_with(Database::postgres_own_server().await, &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
-    let cluster = app.database.cluster.as_ref().expect("a server of its own");
+    let cluster = app
+        .database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
 
     cluster.stop();
-    let (answered, readiness, liveness) = (
+    let (response, readiness, liveness) = (
         app.deliver(BODY).await,
         app.get_ops("/readyz").await,
         app.get_ops("/livez").await,
     );
 
-    assert_eq!(answered.outcome(), (500, "internal-error"));
+    assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(
-        answered.body["detail"],
+        response.body["detail"],
         json!(null),
-        "the cause is for the log alone"
+        "the response must not contain the cause"
     );
     assert_eq!(
         (readiness.status.as_u16(), &readiness.body["status"]),
@@ -48,10 +53,10 @@ async fn a_stopped_postgres_means_500_and_not_ready_until_it_returns() {
         "{}",
         readiness.body
     );
-    assert_eq!(liveness.status, 200, "it is not the process that is broken");
+    assert_eq!(liveness.status, 200, "the process is alive");
 
     cluster.restart();
-    wait::until_async("it is well again", async || {
+    wait::until_async("the service recovers", async || {
         app.deliver(BODY).await.status == 200
     })
     .await;
@@ -60,7 +65,7 @@ async fn a_stopped_postgres_means_500_and_not_ready_until_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_restarts_within_the_patience_is_not_noticed() {
+async fn waits_for_postgres_restart_within_timeout() {
     let app = App::start_with(
         Database::postgres_own_server().await,
         &[
@@ -70,30 +75,38 @@ async fn a_postgres_that_restarts_within_the_patience_is_not_noticed() {
     )
     .await;
     app.database.register("image").await;
-    let cluster = app.database.cluster.as_ref().expect("a server of its own");
+    let cluster = app
+        .database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
     cluster.stop();
 
-    let (answered, ()) = tokio::join!(app.deliver(BODY), async {
+    let (response, ()) = tokio::join!(app.deliver(BODY), async {
         tokio::task::block_in_place(|| cluster.restart());
     });
 
-    assert_eq!(answered.outcome(), (200, "applied"));
+    assert_eq!(response.outcome(), (200, "applied"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_postgres_means_500_within_the_deadline() {
-    let app = App::start_with(Database::postgres_own_server().await, &IMPATIENT).await;
+async fn frozen_postgres_causes_500_within_deadline() {
+    let app = App::start_with(Database::postgres_own_server().await, &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
-    let cluster = app.database.cluster.as_ref().expect("a server of its own");
+    let cluster = app
+        .database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
 
     cluster.freeze();
-    let (answered, readiness) = (app.deliver(BODY).await, app.get_ops("/readyz").await);
+    let (response, readiness) = (app.deliver(BODY).await, app.get_ops("/readyz").await);
     cluster.thaw();
 
-    assert_eq!(answered.outcome(), (500, "internal-error"));
+    assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(readiness.status, 503);
-    // The first may have been committed, and only its answer lost.
-    wait::until_async("it is well again", async || {
+    // The first notification may have been committed although its response was lost.
+    wait::until_async("the service recovers", async || {
         app.deliver(BODY).await.status == 200
     })
     .await;
@@ -101,25 +114,25 @@ async fn a_frozen_postgres_means_500_within_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sqlite_file_that_another_process_holds_locked_means_500_until_it_is_let_go() {
-    let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
+async fn locked_sqlite_causes_500_until_unlock() {
+    let app = App::start_with(Database::sqlite(), &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
     let mut other = SqliteConnection::connect(&app.database.url)
         .await
         .expect("the file opens");
 
     other.execute("BEGIN EXCLUSIVE").await.expect("a lock");
-    let answered = app.deliver(BODY).await;
+    let response = app.deliver(BODY).await;
     other.execute("ROLLBACK").await.expect("no lock");
 
-    assert_eq!(answered.outcome(), (500, "internal-error"));
+    assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sqlite_file_that_is_moved_away_means_500_and_not_ready_until_it_is_back() {
-    let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
+async fn moved_sqlite_file_causes_500() {
+    let app = App::start_with(Database::sqlite(), &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
     let file = app
         .database
@@ -129,14 +142,14 @@ async fn a_sqlite_file_that_is_moved_away_means_500_and_not_ready_until_it_is_ba
         .to_owned();
     let away = format!("{file}.away");
 
-    std::fs::rename(&file, &away).expect("it can be moved");
-    let answered = app.deliver(BODY).await;
+    std::fs::rename(&file, &away).expect("the file is moved");
+    let response = app.deliver(BODY).await;
     let readiness = app.get_ops("/readyz").await;
     std::fs::write(&file, "").expect("another file");
     let replaced = app.deliver(BODY).await;
-    std::fs::rename(&away, &file).expect("it can be moved back");
+    std::fs::rename(&away, &file).expect("the file is moved back");
 
-    assert_eq!(answered.outcome(), (500, "internal-error"));
+    assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(replaced.outcome(), (500, "internal-error"));
     assert_eq!(readiness.status, 503);
     assert!(
@@ -151,8 +164,8 @@ async fn a_sqlite_file_that_is_moved_away_means_500_and_not_ready_until_it_is_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_makes_no_sense_is_a_500_that_leaves_other_images_alone() {
-    let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
+async fn invalid_row_fails_only_its_image() {
+    let app = App::start_with(Database::sqlite(), &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
     app.database.register("broken").await;
     app.database
@@ -162,39 +175,36 @@ async fn a_row_that_makes_no_sense_is_a_500_that_leaves_other_images_alone() {
         )
         .await;
 
-    let told = json!({"id": "broken", "uploaded": "2024-01-01T12:00:00Z", "variants": ["https://a.example/1"]});
+    let notification = json!({"id": "broken", "uploaded": "2024-01-01T12:00:00Z", "variants": ["https://a.example/1"]});
 
     assert_eq!(
-        app.deliver(told.to_string()).await.outcome(),
+        app.deliver(notification.to_string()).await.outcome(),
         (500, "internal-error")
     );
     assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_another_program_holds_locked_in_postgres_means_500_until_it_is_let_go() {
-    let app = App::start_with(Database::postgres().await, &IMPATIENT).await;
+async fn locked_postgres_row_causes_500() {
+    let app = App::start_with(Database::postgres().await, &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
     let lock = app
         .database
         .hold_lock_of("UPDATE cloudflare_images SET user_id = 1")
         .await;
 
-    let answered = app.deliver(BODY).await;
+    let response = app.deliver(BODY).await;
     let still_waiting = app.database.lock_waiters().await;
     lock.release().await;
 
-    assert_eq!(answered.outcome(), (500, "internal-error"));
-    assert_eq!(
-        still_waiting, 0,
-        "the statement does not run on behind our back"
-    );
+    assert_eq!(response.outcome(), (500, "internal-error"));
+    assert_eq!(still_waiting, 0, "the statement was cancelled");
     assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn our_connections_to_postgres_bear_our_name_and_are_no_more_than_the_setting_allows() {
+async fn names_and_limits_postgres_connections() {
     let app = App::start_with(
         Database::postgres().await,
         &[("APP__DATABASE__MAX_CONNECTIONS", "3")],
@@ -209,25 +219,25 @@ async fn our_connections_to_postgres_bear_our_name_and_are_no_more_than_the_sett
     }
     let statuses = running.join_all().await;
 
-    let ours = "SELECT count(*) FROM pg_stat_activity \
+    let service_connections = "SELECT count(*) FROM pg_stat_activity \
         WHERE datname = current_database() AND application_name = 'cloudflare-images-webhook'";
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
-    assert!((1..=3).contains(&app.database.count(ours).await));
+    assert!((1..=3).contains(&app.database.count(service_connections).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_fall_silent_are_replaced_while_new_ones_work() {
+async fn replaces_dead_connections() {
     let mut database = Database::postgres().await;
     let direct = database.url.clone();
     let proxy = Proxy::in_front_of(&direct).await;
     database.url = proxy.url(&direct);
-    let app = App::start_with(database, &IMPATIENT).await;
+    let app = App::start_with(database, &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
-    // Every connection of the pool has been used, and none is open to be noticed as closed.
+    // The pool now has open connections, and none is known to be dead.
     assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
 
     proxy.blackhole();
-    wait::until_async("a webhook is recorded again", async || {
+    wait::until_async("a webhook is recorded", async || {
         app.deliver(BODY).await.outcome() == (200, "duplicate")
     })
     .await;
@@ -236,10 +246,14 @@ async fn connections_that_fall_silent_are_replaced_while_new_ones_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_postgres_that_has_restarted_is_met_with_fresh_connections_and_no_failure() {
+async fn reconnects_after_postgres_restart() {
     let app = App::start(Database::postgres_own_server().await).await;
     app.database.register("image").await;
-    let cluster = app.database.cluster.as_ref().expect("a server of its own");
+    let cluster = app
+        .database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let request = app.request(BODY).header("cf-webhook-auth", SECRET);
@@ -248,7 +262,7 @@ async fn a_postgres_that_has_restarted_is_met_with_fresh_connections_and_no_fail
     assert_eq!(
         running.join_all().await,
         [200; 8],
-        "the pool is full of connections that were used a moment ago"
+        "the pool fills with open connections"
     );
 
     tokio::task::block_in_place(|| {
@@ -262,21 +276,21 @@ async fn a_postgres_that_has_restarted_is_met_with_fresh_connections_and_no_fail
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sqlite_file_that_cannot_be_written_is_not_ready() {
-    let app = App::start_with(Database::sqlite(), &IMPATIENT).await;
+async fn unwritable_sqlite_is_not_ready() {
+    let app = App::start_with(Database::sqlite(), &SHORT_TIMEOUTS).await;
     let mut other = SqliteConnection::connect(&app.database.url)
         .await
         .expect("the file opens");
 
     other.execute("BEGIN EXCLUSIVE").await.expect("a lock");
-    let held = app.get_ops("/readyz").await;
+    let readiness = app.get_ops("/readyz").await;
     other.execute("ROLLBACK").await.expect("no lock");
 
     assert_eq!(
-        (held.status.as_u16(), &held.body["database"]["ok"]),
+        (readiness.status.as_u16(), &readiness.body["database"]["ok"]),
         (503, &json!(false))
     );
-    wait::until_async("it is ready again", async || {
+    wait::until_async("the service is ready", async || {
         app.get_ops("/readyz").await.status == 200
     })
     .await;

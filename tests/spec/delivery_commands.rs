@@ -1,4 +1,4 @@
-//! What other apps were told is shown, delivered again, paused and resumed by an operator's commands.
+//! The operator's commands for endpoints and deliveries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::relay_delivery::states;
+use crate::relay_delivery::statuses;
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
@@ -18,15 +18,15 @@ use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
-/// A service and its one endpoint, `app`, which gives up after the first try.
-struct Told {
+/// A service with one endpoint, `app`, that is tried once per delivery.
+struct Relay {
     app: App,
     subscriber: Subscriber,
     endpoints: String,
     folder: TempDir,
 }
 
-impl Told {
+impl Relay {
     async fn start(database: Database) -> Self {
         let subscriber = Subscriber::start().await;
         let endpoints = json!([{
@@ -42,16 +42,16 @@ impl Told {
         }
     }
 
-    /// Has an image uploaded, and waits until that was delivered, or was given up.
+    /// Uploads an image and waits until its delivery is delivered or failed.
     async fn upload(&self, id: &str) {
         self.app.database.register(id).await;
         let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
         assert_eq!(self.app.deliver(body).await.outcome(), (200, "applied"));
-        self.wait_until_nothing_waits().await;
+        self.wait_until_none_due().await;
     }
 
-    async fn wait_until_nothing_waits(&self) {
-        wait::until_async("nothing waits", async || {
+    async fn wait_until_none_due(&self) {
+        wait::until_async("no delivery is due", async || {
             self.app
                 .database
                 .count("SELECT count(*) FROM relay_deliveries WHERE due_at IS NOT NULL")
@@ -61,42 +61,42 @@ impl Told {
         .await;
     }
 
-    /// Runs a command, and returns its exit code and what it printed.
-    fn run(&self, words: &[&str]) -> (Option<i32>, String) {
+    /// Runs a command. Returns its exit code and its output.
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let variables = [
             ("DATABASE_URL", self.app.database.url.as_str()),
             ("APP__RELAY__ENDPOINTS", self.endpoints.as_str()),
         ];
-        let output = run(self.folder.path(), words, &variables);
+        let output = run(self.folder.path(), arguments, &variables);
         (output.status.code(), stdout(&output) + &stderr(&output))
     }
 
-    fn json(&self, words: &[&str]) -> Value {
-        let (code, said) = self.run(words);
-        assert_eq!(code, Some(0), "{said}");
-        serde_json::from_str(&said).expect("JSON")
+    fn json(&self, arguments: &[&str]) -> Value {
+        let (code, printed) = self.run(arguments);
+        assert_eq!(code, Some(0), "{printed}");
+        serde_json::from_str(&printed).expect("JSON")
     }
 }
 
 on_both_databases!(
-    a_preview_has_the_headers_and_the_bytes_that_are_sent,
-    deliveries_are_listed_the_newest_first_by_endpoint_state_and_time,
-    a_delivery_is_shown_with_its_tries_and_its_message,
-    what_was_given_up_is_delivered_again_under_the_same_id,
-    a_paused_endpoint_is_told_nothing_until_it_is_resumed,
-    what_was_told_long_ago_is_deleted_and_what_waits_is_kept,
+    preview_matches_sent_request,
+    lists_deliveries_by_endpoint_status_and_time,
+    shows_delivery_with_attempts_and_payload,
+    replays_failed_deliveries_with_same_ids,
+    pauses_and_resumes_endpoint,
+    prunes_only_completed_deliveries,
 );
 
-async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database: Database) {
-    let told = Told::start(database).await;
-    told.upload("image").await;
-    let sent = told.subscriber.received().remove(0);
-    fs::write(told.folder.path().join("event.json"), &sent.body).expect("a file");
+async fn preview_matches_sent_request(database: Database) {
+    let relay = Relay::start(database).await;
+    relay.upload("image").await;
+    let sent = relay.subscriber.received().remove(0);
+    fs::write(relay.folder.path().join("event.json"), &sent.body).expect("a file");
 
-    let (code, said) = told.run(&["endpoints", "preview", "app", "--event", "event.json"]);
+    let (code, printed) = relay.run(&["endpoints", "preview", "app", "--event", "event.json"]);
 
-    assert_eq!(code, Some(0), "{said}");
-    let (head, body) = said.split_once("\n\n").expect("a head and a body");
+    assert_eq!(code, Some(0), "{printed}");
+    let (head, body) = printed.split_once("\n\n").expect("a head and a body");
     assert_eq!(
         body,
         format!("{}\n", str::from_utf8(&sent.body).expect("text"))
@@ -106,31 +106,31 @@ async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database: Databas
         .skip(1)
         .map(|line| line.split_once(": ").expect("a header"));
     let shown: BTreeMap<&str, &str> = lines.clone().collect();
-    assert_eq!(shown.len(), lines.count(), "each once: {head}");
+    assert_eq!(shown.len(), lines.count(), "a header occurs twice: {head}");
     let names: Vec<&str> = sent.headers.keys().map(HeaderName::as_str).collect();
     assert_eq!(
         shown.keys().copied().collect::<BTreeSet<_>>(),
         names.into_iter().collect()
     );
     for (name, value) in shown {
-        let is_of_the_moment = name.ends_with("-timestamp") || name.ends_with("-signature");
+        let changes_per_attempt = name.ends_with("-timestamp") || name.ends_with("-signature");
         let is_secret = name == "authorization";
         assert!(
-            value == sent.header(name) || is_of_the_moment || is_secret,
+            value == sent.header(name) || changes_per_attempt || is_secret,
             "{name}: {value}"
         );
     }
 }
 
-async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(database: Database) {
-    let told = Told::start(database).await;
-    told.upload("first").await;
-    told.subscriber.answer(Answer::Status(500));
-    told.app.clock.advance(Duration::from_mins(1));
-    told.upload("second").await;
+async fn lists_deliveries_by_endpoint_status_and_time(database: Database) {
+    let relay = Relay::start(database).await;
+    relay.upload("first").await;
+    relay.subscriber.answer(Answer::Status(500));
+    relay.app.clock.advance(Duration::from_mins(1));
+    relay.upload("second").await;
 
-    let images = |words: &[&str]| -> Vec<String> {
-        let listed = told.json(&[&["deliveries", "list", "--json"], words].concat());
+    let images = |arguments: &[&str]| -> Vec<String> {
+        let listed = relay.json(&[&["deliveries", "list", "--json"], arguments].concat());
         listed
             .as_array()
             .expect("an array")
@@ -143,7 +143,7 @@ async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(datab
     assert_eq!(images(&["--endpoint", "app", "--limit", "1"]), ["second"]);
     assert_eq!(images(&["--endpoint", "nobody"]), Vec::<String>::new());
     assert_eq!(images(&["--since", "2024-01-01T12:00:30Z"]), ["second"]);
-    let (_, table) = told.run(&["deliveries", "list"]);
+    let (_, table) = relay.run(&["deliveries", "list"]);
     let lines: Vec<&str> = table.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("ID  CREATED"), "{table}");
     assert!(
@@ -153,13 +153,13 @@ async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(datab
     assert!(lines[2].contains("delivered"), "{table}");
 }
 
-async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) {
-    let told = Told::start(database).await;
-    told.upload("image").await;
+async fn shows_delivery_with_attempts_and_payload(database: Database) {
+    let relay = Relay::start(database).await;
+    relay.upload("image").await;
 
-    let shown = told.json(&["deliveries", "show", "1", "--json"]);
+    let shown = relay.json(&["deliveries", "show", "1", "--json"]);
 
-    let message = told.subscriber.received().remove(0);
+    let message = relay.subscriber.received().remove(0);
     assert_eq!(shown["payload"], message.json());
     assert_eq!(
         (&shown["event_id"], &shown["status"], &shown["status_code"]),
@@ -172,14 +172,14 @@ async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) 
         ),
         (&json!(1), &json!(200))
     );
-    let (code, text) = told.run(&["deliveries", "show", "1"]);
+    let (code, text) = relay.run(&["deliveries", "show", "1"]);
     assert!(
         code == Some(0) && text.contains("\n TRY  STARTED"),
         "{text}"
     );
-    let (code, said) = told.run(&["deliveries", "show", "7"]);
+    let (code, printed) = relay.run(&["deliveries", "show", "7"]);
     assert_eq!(
-        (code, said.as_str()),
+        (code, printed.as_str()),
         (
             Some(1),
             "error: there is no delivery 7; `deliveries list` shows what there is\n"
@@ -187,17 +187,18 @@ async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) 
     );
 }
 
-async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Database) {
-    let told = Told::start(database).await;
-    told.subscriber.answer(Answer::Status(500));
-    told.upload("first").await;
-    told.upload("second").await;
-    told.subscriber.answer(Answer::Status(200));
-    // The command's clock is the machine's: for the service, what it made due is due in a future.
-    told.app.clock.advance(Duration::from_hours(24 * 365 * 30));
+async fn replays_failed_deliveries_with_same_ids(database: Database) {
+    let relay = Relay::start(database).await;
+    relay.subscriber.answer(Answer::Status(500));
+    relay.upload("first").await;
+    relay.upload("second").await;
+    relay.subscriber.answer(Answer::Status(200));
+    // The command uses the real clock, so the deliveries are due in the future of the service's
+    // clock.
+    relay.app.clock.advance(Duration::from_hours(24 * 365 * 30));
 
     assert_eq!(
-        told.run(&[
+        relay.run(&[
             "deliveries",
             "replay",
             "--endpoint",
@@ -208,50 +209,51 @@ async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Databa
         (Some(0), "2 deliveries are due again\n".to_owned())
     );
 
-    let received = told.subscriber.wait_for(4).await;
-    told.wait_until_nothing_waits().await;
+    let received = relay.subscriber.wait_for(4).await;
+    relay.wait_until_none_due().await;
     let mut ids: Vec<String> = received
         .iter()
         .map(crate::support::subscriber::Received::event_id)
         .collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 2, "the ids stay");
+    assert_eq!(ids.len(), 2, "a replay keeps the event ids");
     assert_eq!(
-        told.run(&["deliveries", "replay", "--endpoint", "app"]).0,
+        relay.run(&["deliveries", "replay", "--endpoint", "app"]).0,
         Some(1),
-        "not everything, by mistake"
+        "a replay of all deliveries needs a filter"
     );
     assert_eq!(
-        told.run(&["deliveries", "replay", "1"]),
+        relay.run(&["deliveries", "replay", "1"]),
         (Some(0), "1 delivery is due again\n".to_owned())
     );
-    told.subscriber.wait_for(5).await;
-    told.wait_until_nothing_waits().await;
-    let attempts = told
+    relay.subscriber.wait_for(5).await;
+    relay.wait_until_none_due().await;
+    let attempts = relay
         .app
         .database
         .count("SELECT count(*) FROM relay_attempts WHERE delivery_id = 1")
         .await;
-    assert_eq!(attempts, 3, "every try is kept");
+    assert_eq!(attempts, 3, "every attempt is stored");
 }
 
-async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Database) {
-    let told = Told::start(database).await;
+async fn pauses_and_resumes_endpoint(database: Database) {
+    let relay = Relay::start(database).await;
     assert_eq!(
-        told.run(&["endpoints", "pause", "app"]),
+        relay.run(&["endpoints", "pause", "app"]),
         (Some(0), "app is paused\n".to_owned())
     );
-    told.app.database.register("image").await;
+    relay.app.database.register("image").await;
     assert_eq!(
-        told.app
+        relay
+            .app
             .deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
             .await
             .outcome(),
         (200, "applied")
     );
 
-    let listed = told.json(&["endpoints", "list", "--json"]);
+    let listed = relay.json(&["endpoints", "list", "--json"]);
     assert_eq!(
         (
             &listed[0]["name"],
@@ -267,28 +269,30 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
         )
     );
     assert_eq!(
-        told.json(&["deliveries", "list", "--json", "--status", "paused"])
+        relay
+            .json(&["deliveries", "list", "--json", "--status", "paused"])
             .as_array()
             .expect("an array")
             .len(),
         1
     );
-    told.app.wait_for_claim().await;
-    assert_eq!(states(&told.app.database).await, ["pending"]);
-    assert_eq!(told.subscriber.received().len(), 0);
+    relay.app.wait_for_claim().await;
+    assert_eq!(statuses(&relay.app.database).await, ["pending"]);
+    assert_eq!(relay.subscriber.received().len(), 0);
     assert_eq!(
-        told.run(&["endpoints", "resume", "app"]),
+        relay.run(&["endpoints", "resume", "app"]),
         (Some(0), "app is told again, what waited first\n".to_owned())
     );
 
-    told.subscriber.wait_for(1).await;
-    told.wait_until_nothing_waits().await;
+    relay.subscriber.wait_for(1).await;
+    relay.wait_until_none_due().await;
     assert_eq!(
-        told.run(&["endpoints", "resume", "app"]),
+        relay.run(&["endpoints", "resume", "app"]),
         (Some(0), "app was not paused\n".to_owned())
     );
-    told.run(&["endpoints", "pause", "app"]);
-    told.app
+    relay.run(&["endpoints", "pause", "app"]);
+    relay
+        .app
         .database
         .execute(
             "UPDATE relay_endpoints SET paused_because = 'its settings pause it'",
@@ -296,7 +300,7 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
         )
         .await;
     assert_eq!(
-        told.run(&["endpoints", "resume", "app"]),
+        relay.run(&["endpoints", "resume", "app"]),
         (
             Some(1),
             "error: app is paused by its settings: \
@@ -305,7 +309,7 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
         )
     );
     assert_eq!(
-        told.run(&["endpoints", "pause", "ap"]),
+        relay.run(&["endpoints", "pause", "ap"]),
         (
             Some(1),
             "error: no endpoint is called \"ap\" in the settings; \
@@ -315,35 +319,36 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
     );
 }
 
-async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database: Database) {
-    let told = Told::start(database).await;
-    told.upload("delivered").await;
-    told.run(&["endpoints", "pause", "app"]);
-    told.app.database.register("waits").await;
+async fn prunes_only_completed_deliveries(database: Database) {
+    let relay = Relay::start(database).await;
+    relay.upload("delivered").await;
+    relay.run(&["endpoints", "pause", "app"]);
+    relay.app.database.register("waits").await;
     assert_eq!(
-        told.app
+        relay
+            .app
             .deliver(r#"{"id":"waits","uploaded":"2024-01-01T12:00:00Z"}"#)
             .await
             .outcome(),
         (200, "applied")
     );
-    let (_, database) = told.app.stop().await;
+    let (_, database) = relay.app.stop().await;
 
-    // The tests' clock stands in 2024, the command's does not.
+    // The command uses the real clock, and the service's clock is in 2024.
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
         ("APP__RETENTION__LOGS_DAYS", "0"),
         ("APP__RETENTION__REJECTIONS_DAYS", "0"),
     ];
-    let said = stdout(&run(
-        told.folder.path(),
+    let printed = stdout(&run(
+        relay.folder.path(),
         &["retention", "prune"],
         &variables,
     ));
 
     assert!(
-        said.ends_with("relay_deliveries: 1 rows were deleted\n"),
-        "{said}"
+        printed.ends_with("relay_deliveries: 1 rows were deleted\n"),
+        "{printed}"
     );
     assert_eq!(
         database.texts("SELECT status FROM relay_deliveries").await,
@@ -357,27 +362,27 @@ async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database: Data
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_is_tried_out_by_hand() {
-    let told = Told::start(Database::sqlite()).await;
+async fn tests_endpoint_with_sample_event() {
+    let relay = Relay::start(Database::sqlite()).await;
 
-    let (code, said) = told.run(&["endpoints", "test", "app"]);
+    let (code, printed) = relay.run(&["endpoints", "test", "app"]);
 
     assert_eq!(
-        (code, said.as_str()),
+        (code, printed.as_str()),
         (Some(0), "app took it: it answered 200\n")
     );
-    let message = told.subscriber.received().remove(0);
+    let message = relay.subscriber.received().remove(0);
     assert_eq!(message.json()["event"], "test");
-    told.subscriber.answer(Answer::Status(403));
+    relay.subscriber.answer(Answer::Status(403));
     assert_eq!(
-        told.run(&["endpoints", "test", "app"]),
+        relay.run(&["endpoints", "test", "app"]),
         (
             Some(1),
             "error: app did not take it: answered 403 Forbidden\n".to_owned()
         )
     );
-    told.upload("image").await;
-    let real = told.json(&["deliveries", "show", "1", "--json"])["payload"].clone();
+    relay.upload("image").await;
+    let real = relay.json(&["deliveries", "show", "1", "--json"])["payload"].clone();
     let keys = |value: &Value| -> Vec<String> {
         value
             .as_object()
@@ -389,21 +394,21 @@ async fn an_endpoint_is_tried_out_by_hand() {
     assert_eq!(
         keys(&message.json()),
         keys(&real),
-        "it looks like a real one"
+        "the sample has the fields of a real event"
     );
     assert_eq!(keys(&message.json()["object"]), keys(&real["object"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_endpoint_would_get_is_shown_and_not_sent() {
-    let told = Told::start(Database::sqlite()).await;
+async fn preview_hides_secrets_and_sends_nothing() {
+    let relay = Relay::start(Database::sqlite()).await;
     let event = json!({"id": "evt_1", "event": "updated", "model": {"label": IMAGES}, "object": {"id": "7"}}).to_string();
-    fs::write(told.folder.path().join("event.json"), &event).expect("a file");
+    fs::write(relay.folder.path().join("event.json"), &event).expect("a file");
 
-    let (code, said) = told.run(&["endpoints", "preview", "app", "--event", "event.json"]);
+    let (code, printed) = relay.run(&["endpoints", "preview", "app", "--event", "event.json"]);
 
-    assert_eq!(code, Some(0), "{said}");
-    let (head, body) = said.split_once("\n\n").expect("a head and a body");
+    assert_eq!(code, Some(0), "{printed}");
+    let (head, body) = printed.split_once("\n\n").expect("a head and a body");
     assert_eq!(body.trim_end(), event);
     for line in [
         "POST http://127.0.0.1:",
@@ -417,6 +422,6 @@ async fn what_an_endpoint_would_get_is_shown_and_not_sent() {
             "{line}: {head}"
         );
     }
-    assert!(!said.contains("SECRET"), "{said}");
-    assert_eq!(told.subscriber.received().len(), 0);
+    assert!(!printed.contains("SECRET"), "{printed}");
+    assert_eq!(relay.subscriber.received().len(), 0);
 }

@@ -1,25 +1,25 @@
-//! Tables that the Django toolkit created are taken over as they are.
+//! Adoption of tables that the Django toolkit created.
 
 use serde_json::{Value, json};
 
 use crate::support::app::App;
 use crate::support::database::Database;
 
-/// The toolkit's schema, as Django writes it.
-const DJANGOS_TABLES: &str = include_str!("../fixtures/django_toolkit.sql");
+/// The toolkit's schema, as Django creates it.
+const DJANGO_SCHEMA: &str = include_str!("../fixtures/django_toolkit.sql");
 
 const UPLOADED: &str = "5f2b1f0e-7a39-4a5c-9d0e-000000000001";
 
-async fn adopted() -> App {
+async fn start_on_django_tables() -> App {
     let database = Database::postgres().await;
-    database.execute_script(DJANGOS_TABLES).await;
+    database.execute_script(DJANGO_SCHEMA).await;
     App::start(database).await
 }
 
 #[tokio::test]
-async fn every_row_stays_as_it_was_and_gains_our_columns() {
+async fn keeps_rows_and_adds_columns() {
     let database = Database::postgres().await;
-    database.execute_script(DJANGOS_TABLES).await;
+    database.execute_script(DJANGO_SCHEMA).await;
     let before = database.images_and_logs().await;
 
     let app = App::start(database).await;
@@ -43,8 +43,8 @@ async fn every_row_stays_as_it_was_and_gains_our_columns() {
 }
 
 #[tokio::test]
-async fn an_adopted_image_moves_on_from_where_it_was() {
-    let app = adopted().await;
+async fn continues_transitions_of_adopted_images() {
+    let app = start_on_django_tables().await;
 
     let pending = app
         .deliver(r#"{"id":"django-pending","uploaded":"2024-01-01T12:00:00Z"}"#)
@@ -71,8 +71,8 @@ async fn an_adopted_image_moves_on_from_where_it_was() {
 }
 
 #[tokio::test]
-async fn an_insert_of_one_column_works_there_too_with_an_id_longer_than_djangos() {
-    let app = adopted().await;
+async fn accepts_minimal_insert_with_long_id() {
+    let app = start_on_django_tables().await;
     let long = "x".repeat(1024);
 
     app.database.register(&long).await;
@@ -87,8 +87,8 @@ async fn an_insert_of_one_column_works_there_too_with_an_id_longer_than_djangos(
 }
 
 #[tokio::test]
-async fn djangos_insert_of_every_column_still_works() {
-    let app = adopted().await;
+async fn accepts_insert_of_every_column() {
+    let app = start_on_django_tables().await;
 
     app.database.execute_script(
         "INSERT INTO cloudflare_images (id, cloudflare_id, user_id, filename, original_filename, content_type, file_size,
@@ -111,8 +111,8 @@ async fn djangos_insert_of_every_column_still_works() {
 }
 
 #[tokio::test]
-async fn the_audit_trail_loses_its_foreign_key_and_so_outlives_the_image() {
-    let app = adopted().await;
+async fn audit_log_outlives_deleted_image() {
+    let app = start_on_django_tables().await;
 
     app.database
         .execute_script(&format!(
@@ -124,17 +124,17 @@ async fn the_audit_trail_loses_its_foreign_key_and_so_outlives_the_image() {
 }
 
 #[tokio::test]
-async fn an_adopted_schema_has_the_columns_defaults_and_constraints_of_a_new_one() {
+async fn adopted_schema_matches_new_schema() {
     const COLUMNS: &str = "SELECT table_name || '.' || column_name || ' ' || is_nullable || ' ' || coalesce(column_default, 'no default')
         FROM information_schema.columns WHERE table_name IN ('cloudflare_images', 'cloudflare_image_logs')
          AND column_name <> 'user_id' ORDER BY 1";
-    let (adopted, new) = (
-        adopted().await,
+    let (start_on_django_tables, new) = (
+        start_on_django_tables().await,
         App::start(Database::postgres().await).await,
     );
 
     assert_eq!(
-        adopted.database.texts(COLUMNS).await,
+        start_on_django_tables.database.texts(COLUMNS).await,
         new.database.texts(COLUMNS).await
     );
 }

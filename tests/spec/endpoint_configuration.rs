@@ -1,4 +1,5 @@
-//! Endpoints are settings like any other: checked at the start, with secrets from the environment and from files, and shown without them.
+//! Endpoint settings. They are checked at the start. Secrets come from the environment and from
+//! files, and are not shown.
 
 use std::fs;
 
@@ -11,7 +12,7 @@ use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::subscriber::{RELAY_SECRET, Subscriber};
 
-/// What `check-config` says of this file, and its exit code.
+/// Runs `check-config` with this file. Returns its exit code and its output.
 fn check(folder: &TempDir, file: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     fs::write(folder.path().join("my.toml"), file).expect("a file");
     let output = run(
@@ -23,7 +24,7 @@ fn check(folder: &TempDir, file: &str, variables: &[(&str, &str)]) -> (Option<i3
 }
 
 #[test]
-fn an_endpoint_is_shown_without_its_secrets() {
+fn shows_endpoint_without_secrets() {
     let folder = TempDir::new().expect("a folder");
     fs::write(folder.path().join("secret.txt"), "SECRET-1\n").expect("a file");
     let file = r#"
@@ -55,24 +56,27 @@ secrets = ["SECRET-5", "${CRM_TOKEN}"]
     }
 }
 
-/// Holds it to be refused with one sentence that says this, where it is, and no secret.
-fn refuses(folder: &TempDir, settings: &str, says: &str) {
-    let (code, said) = check(folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
+/// Asserts that the endpoint is refused with one line that contains this text and the location, and
+/// no secret.
+fn assert_refused(folder: &TempDir, settings: &str, expected: &str) {
+    let (code, printed) = check(folder, &format!("[[relay.endpoints]]\n{settings}"), &[]);
 
-    assert_eq!(code, Some(2), "{settings}: {said}");
+    assert_eq!(code, Some(2), "{settings}: {printed}");
     assert!(
-        said.contains(says) && said.contains("relay.endpoints") && said.contains("my.toml"),
-        "{settings}: {said}"
+        printed.contains(expected)
+            && printed.contains("relay.endpoints")
+            && printed.contains("my.toml"),
+        "{settings}: {printed}"
     );
-    assert!(!said.contains("SECRET"), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(!printed.contains("SECRET"), "{printed}");
+    assert_eq!(printed.lines().count(), 1, "{printed}");
 }
 
 #[test]
-fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
+fn rejects_invalid_endpoints() {
     let folder = TempDir::new().expect("a folder");
-    let good = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
-    for (settings, says) in [
+    let required = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
+    for (settings, expected) in [
         ("name = \"crm\"\n", "missing"),
         (
             "name = \"crm\"\nurl = \"crm.example/SECRET\"\n",
@@ -94,114 +98,114 @@ fn a_wrong_endpoint_ends_the_start_with_one_sentence() {
             "name = \"a b\"\nurl = \"https://crm.example/SECRET\"\n",
             "must have a name of up to 64 letters",
         ),
-        (&format!("{good}secret = \"whsec_SECRET\"\n"), "base64"),
+        (&format!("{required}secret = \"whsec_SECRET\"\n"), "base64"),
         (
-            &format!("{good}secret = \"${{NOT_SET}}\"\n"),
+            &format!("{required}secret = \"${{NOT_SET}}\"\n"),
             "names the environment variable NOT_SET, which is not set",
         ),
         (
-            &format!("{good}secret = \"SECRET ${{}}\"\n"),
+            &format!("{required}secret = \"SECRET ${{}}\"\n"),
             "has a ${ that no NAME} follows",
         ),
         (
-            &format!("{good}secret = \"SECRET\"\nsecret_file = \"x\"\n"),
+            &format!("{required}secret = \"SECRET\"\nsecret_file = \"x\"\n"),
             "are both set",
         ),
         (
-            &format!("{good}secret_file = \"SECRET\"\n"),
+            &format!("{required}secret_file = \"SECRET\"\n"),
             "cannot be read",
         ),
         (
-            &format!("{good}events = [\"create\"]\n"),
+            &format!("{required}events = [\"create\"]\n"),
             "has events that are not created, updated or deleted",
         ),
         (
-            &format!("{good}include_models = [\"store.Order\"]\n"),
+            &format!("{required}include_models = [\"store.Order\"]\n"),
             "has models that are not",
         ),
         (
-            &format!("{good}include_fields = {{ \"store.Order\" = [\"id\"] }}\n"),
+            &format!("{required}include_fields = {{ \"store.Order\" = [\"id\"] }}\n"),
             "names fields of \"store.Order\"",
         ),
         (
             &format!(
-                "{good}exclude_fields = {{ \"cloudflare_images.CloudflareImage\" = [\"creatorr\"] }}\n"
+                "{required}exclude_fields = {{ \"cloudflare_images.CloudflareImage\" = [\"creatorr\"] }}\n"
             ),
             "names the field \"creatorr\" of \"cloudflare_images.CloudflareImage\", which there is not",
         ),
         (
-            &format!("{good}when = \".a ==\"\n"),
+            &format!("{required}when = \".a ==\"\n"),
             "has a `when` that is not understood at its end",
         ),
         (
-            &format!("{good}transform = \"nothing\"\n"),
+            &format!("{required}transform = \"nothing\"\n"),
             "has a `transform` that names the filter \"nothing\", which there is not",
         ),
         (
-            &format!("{good}headers = {{ webhook-id = \"SECRET\" }}\n"),
+            &format!("{required}headers = {{ webhook-id = \"SECRET\" }}\n"),
             "sets the header webhook-id, which is not its to set",
         ),
         (
-            &format!("{good}headers = {{ X-Key = \"SECRET\\n\" }}\n"),
+            &format!("{required}headers = {{ X-Key = \"SECRET\\n\" }}\n"),
             "has a value for the header x-key that no header can carry",
         ),
         (
-            &format!("{good}timeout_secs = 0\n"),
+            &format!("{required}timeout_secs = 0\n"),
             "must be a whole number from 1 to 300",
         ),
         (
-            &format!("{good}retry = {{ backoff_factor = 0.5 }}\n"),
+            &format!("{required}retry = {{ backoff_factor = 0.5 }}\n"),
             "must have a retry.backoff_factor from 1 to 100",
         ),
         (
-            &format!("{good}signatures = [\"hmac\"]\n"),
+            &format!("{required}signatures = [\"hmac\"]\n"),
             "has signatures that are not timestamped or standard",
         ),
-        (&format!("{good}sekret = \"SECRET\"\n"), "sekret"),
+        (&format!("{required}sekret = \"SECRET\"\n"), "sekret"),
     ] {
-        refuses(&folder, settings, says);
+        assert_refused(&folder, settings, expected);
     }
 }
 
 #[test]
-fn a_wrong_authentication_ends_the_start_with_one_sentence() {
+fn rejects_invalid_authentication() {
     let folder = TempDir::new().expect("a folder");
-    let good = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
-    for (settings, says) in [
-        (&format!("{good}auth = \"SECRET\"\n"), "must be"),
+    let required = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
+    for (settings, expected) in [
+        (&format!("{required}auth = \"SECRET\"\n"), "must be"),
         (
             &format!(
-                "{good}auth = {{ type = \"oauth2\", client_id = \"me\", \
+                "{required}auth = {{ type = \"oauth2\", client_id = \"me\", \
                  token_url = \"https://auth.example\", client_secret = [\"SECRET\"] }}\n"
             ),
             "must be",
         ),
         (
-            &format!("{good}\n[[relay.endpoints]]\n{good}"),
+            &format!("{required}\n[[relay.endpoints]]\n{required}"),
             "has the name of another",
         ),
     ] {
-        refuses(&folder, settings, says);
+        assert_refused(&folder, settings, expected);
     }
 }
 
 #[test]
-fn a_wrong_word_is_not_repeated() {
+fn hides_invalid_values() {
     let folder = TempDir::new().expect("a folder");
-    let good = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
-    for (file, key, says) in [
+    let required = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
+    for (file, key, expected) in [
         (
             "[relay]\non_failure = \"SECRET\"\n",
             "relay.on_failure",
             "must be log or callback",
         ),
         (
-            &format!("{good}auth = {{ type = \"SECRET\" }}\n"),
+            &format!("{required}auth = {{ type = \"SECRET\" }}\n"),
             "relay.endpoints[0].auth",
             "must be `oauth2`",
         ),
         (
-            &format!("{good}paused = \"SECRET\"\n"),
+            &format!("{required}paused = \"SECRET\"\n"),
             "relay.endpoints[0].paused",
             "must be true or false",
         ),
@@ -211,57 +215,63 @@ fn a_wrong_word_is_not_repeated() {
             "must be a table with a name and a url",
         ),
     ] {
-        let (code, said) = check(&folder, file, &[]);
+        let (code, printed) = check(&folder, file, &[]);
 
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(key) && said.contains(says), "{said}");
-        assert!(!said.contains("SECRET"), "{said}");
+        assert_eq!(code, Some(2), "{printed}");
+        assert!(
+            printed.contains(key) && printed.contains(expected),
+            "{printed}"
+        );
+        assert!(!printed.contains("SECRET"), "{printed}");
     }
 }
 
 #[test]
-fn an_endpoints_durations_can_have_units() {
+fn accepts_durations_with_units() {
     let folder = TempDir::new().expect("a folder");
-    let with = |settings: &str| {
-        let good = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
-        check(&folder, &format!("{good}{settings}\n"), &[]).0
+    let exit_code = |settings: &str| {
+        let required = "[[relay.endpoints]]\nname = \"crm\"\nurl = \"https://crm.example/\"\n";
+        check(&folder, &format!("{required}{settings}\n"), &[]).0
     };
 
     for settings in [
         "timeout_secs = \"5m\"",
         "retry = { delay_secs = \"1d\", max_delay_secs = \"7d\" }",
     ] {
-        assert_eq!(with(settings), Some(0), "{settings}");
+        assert_eq!(exit_code(settings), Some(0), "{settings}");
     }
     for settings in [
         "timeout_secs = \"6m\"",
         "retry = { delay_secs = \"25h\" }",
         "retry = { max_delay_secs = \"8d\" }",
     ] {
-        assert_eq!(with(settings), Some(2), "{settings}");
+        assert_eq!(exit_code(settings), Some(2), "{settings}");
     }
 }
 
 #[test]
-fn the_example_is_right_whether_its_choices_are_taken_or_not() {
+fn example_is_valid_with_every_option() {
     let folder = TempDir::new().expect("a folder");
     let example = include_str!("../../config/relay.toml");
-    // What stands behind a # and looks like a key or a table.
-    let is_choice = |line: &str| {
-        line.strip_prefix("# ").is_some_and(|rest| {
-            rest.starts_with(['"', '['])
-                || rest
+    // A comment that looks like a key or a table.
+    let is_option = |line: &str| {
+        line.strip_prefix("# ").is_some_and(|text| {
+            text.starts_with(['"', '['])
+                || text
                     .split_once(" = ")
                     .is_some_and(|(key, _)| !key.contains(' '))
         })
     };
-    let taken: Vec<&str> = example
+    let with_options: Vec<&str> = example
         .lines()
-        .map(|line| if is_choice(line) { &line[2..] } else { line })
+        .map(|line| if is_option(line) { &line[2..] } else { line })
         .filter(|line| !line.starts_with("Authorization"))
         .collect();
-    for choice in ["type = \"oauth2\"", "name = \"stream\""] {
-        assert!(taken.contains(&choice), "the choices are found");
+    for option in ["type = \"oauth2\"", "name = \"stream\""] {
+        assert!(
+            with_options.contains(&option),
+            "the option {option} was not found"
+        );
     }
     let variables = [
         ("APP_WEBHOOK_SECRET", "SECRET"),
@@ -272,7 +282,7 @@ fn the_example_is_right_whether_its_choices_are_taken_or_not() {
         ("NATS_PASSWORD", "SECRET"),
     ];
 
-    for file in [example.to_owned(), taken.join("\n")] {
+    for file in [example.to_owned(), with_options.join("\n")] {
         let (code, shown) = check(&folder, &file, &variables);
         assert_eq!(code, Some(0), "{shown}");
         assert!(!shown.contains("SECRET"), "{shown}");
@@ -280,22 +290,22 @@ fn the_example_is_right_whether_its_choices_are_taken_or_not() {
 }
 
 #[test]
-fn private_addresses_are_refused_where_that_is_wanted() {
+fn deny_private_rejects_private_addresses() {
     let folder = TempDir::new().expect("a folder");
     let file = "[relay]\ndeny_private = true\n[[relay.endpoints]]\nname = \"crm\"\nurl = \"http://10.0.0.1/\"\n";
 
-    let (code, said) = check(&folder, file, &[]);
+    let (code, printed) = check(&folder, file, &[]);
 
     assert_eq!(code, Some(2));
     assert!(
-        said.contains("has a url to an address that nothing is sent to"),
-        "{said}"
+        printed.contains("has a url to an address that nothing is sent to"),
+        "{printed}"
     );
 }
 
-on_both_databases!(a_name_is_looked_at_when_it_is_looked_up,);
+on_both_databases!(denies_names_with_private_addresses,);
 
-async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
+async fn denies_names_with_private_addresses(database: Database) {
     let subscriber = Subscriber::start().await;
     let port = subscriber
         .url()
@@ -303,7 +313,7 @@ async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
         .next_back()
         .expect("a port")
         .to_owned();
-    // On every machine this is 127.0.0.1 or ::1.
+    // The name resolves to 127.0.0.1 or ::1 on every machine.
     let endpoints = json!([{
         "name": "app", "url": format!("http://localhost:{port}"), "secret": RELAY_SECRET, "events": ["updated"],
         "retry": {"max_retries": 0},
@@ -326,7 +336,7 @@ async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
         (200, "applied")
     );
 
-    crate::support::wait::until_async("it is given up", async || {
+    crate::support::wait::until_async("the delivery has failed", async || {
         app.database
             .texts("SELECT status FROM relay_deliveries")
             .await
@@ -344,9 +354,8 @@ async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
     assert_eq!(subscriber.received().len(), 0);
 }
 
-/// Two services on one database, and one subscriber.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_replicas_deliver_each_message_once() {
+async fn two_replicas_deliver_each_event_once() {
     let subscriber = Subscriber::start().await;
     let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "events": ["updated"]}]).to_string();
     let variables = [("APP__RELAY__ENDPOINTS", endpoints.as_str())];
@@ -368,7 +377,7 @@ async fn two_replicas_deliver_each_message_once() {
     }
 
     subscriber.wait_for(ids.len()).await;
-    crate::support::wait::until_async("all are settled", async || {
+    crate::support::wait::until_async("all deliveries are done", async || {
         first
             .database
             .count("SELECT count(*) FROM relay_deliveries WHERE status <> 'delivered'")
@@ -376,13 +385,13 @@ async fn two_replicas_deliver_each_message_once() {
             == 0
     })
     .await;
-    let mut told: Vec<String> = subscriber
+    let mut event_ids: Vec<String> = subscriber
         .received()
         .iter()
         .map(crate::support::subscriber::Received::event_id)
         .collect();
-    assert_eq!(told.len(), ids.len());
-    told.sort();
-    told.dedup();
-    assert_eq!(told.len(), ids.len(), "each once");
+    assert_eq!(event_ids.len(), ids.len());
+    event_ids.sort();
+    event_ids.dedup();
+    assert_eq!(event_ids.len(), ids.len(), "each event is delivered once");
 }

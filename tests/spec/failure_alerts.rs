@@ -1,4 +1,4 @@
-//! When an app cannot be told, somebody else is told that.
+//! Alerts about failed deliveries and failing endpoints.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ async fn upload(app: &App, id: &str) {
     assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
 }
 
-/// The messages, without what is new in each.
-fn told(received: &[Received]) -> Vec<Value> {
-    let told = received.iter().map(|one| {
+/// Returns the payloads without ids and timestamps.
+fn payloads(received: &[Received]) -> Vec<Value> {
+    let payloads = received.iter().map(|one| {
         let mut message = one.json();
         assert_eq!(message["id"], one.event_id());
         assert_eq!(message["timestamp"], "2024-01-01T12:00:00.000000Z");
@@ -38,24 +38,24 @@ fn told(received: &[Received]) -> Vec<Value> {
         fields.retain(|name, _| name != "id" && name != "timestamp");
         message
     });
-    told.collect()
+    payloads.collect()
 }
 
 on_both_databases!(
-    what_is_given_up_is_told_with_the_message_as_it_was_sent,
-    an_endpoint_that_fails_and_one_that_has_recovered_are_told_once,
-    nobody_is_told_that_who_is_told_fails,
+    sends_failed_delivery_to_failure_url,
+    alerts_once_on_failure_and_recovery,
+    raises_no_alerts_about_alerts,
 );
 
-async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Database) {
-    let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
+async fn sends_failed_delivery_to_failure_url(database: Database) {
+    let (subscriber, alert_receiver) = (Subscriber::start().await, Subscriber::start().await);
     subscriber.answer(Answer::Status(500));
     let app = start(
         database,
         &subscriber,
         &[
             ("APP__RELAY__ON_FAILURE", "callback"),
-            ("APP__RELAY__FAILURE_URL", &somebody.url()),
+            ("APP__RELAY__FAILURE_URL", &alert_receiver.url()),
             ("APP__RELAY__FAILURE_SECRET", RELAY_SECRET),
         ],
     )
@@ -63,17 +63,17 @@ async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Data
 
     upload(&app, "image").await;
 
-    let received = somebody.wait_for(1).await;
+    let received = alert_receiver.wait_for(1).await;
     let sent = subscriber.received().remove(0).json();
     assert!(sent["object"].get("filename").is_none());
     assert_eq!(
-        told(&received),
+        payloads(&received),
         [json!({
             "event": "gave_up", "endpoint": "app", "error": "answered 500 Internal Server Error",
             "status_code": 500, "attempts": 1, "payload": sent,
         })]
     );
-    wait::until_async("both are settled", async || {
+    wait::until_async("both deliveries are done", async || {
         app.database
             .texts("SELECT status FROM relay_deliveries ORDER BY id")
             .await
@@ -82,14 +82,14 @@ async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Data
     .await;
 }
 
-async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(database: Database) {
-    let (subscriber, somebody) = (Subscriber::start().await, Subscriber::start().await);
+async fn alerts_once_on_failure_and_recovery(database: Database) {
+    let (subscriber, alert_receiver) = (Subscriber::start().await, Subscriber::start().await);
     subscriber.answer_first(vec![Answer::Status(503); 4]);
     let app = start(
         database,
         &subscriber,
         &[
-            ("APP__RELAY__MONITORING__ALERT_URL", &somebody.url()),
+            ("APP__RELAY__MONITORING__ALERT_URL", &alert_receiver.url()),
             ("APP__RELAY__MONITORING__ALERT_SECRET", RELAY_SECRET),
             ("APP__RELAY__MONITORING__ALERT_ON_CONSECUTIVE_FAILURES", "3"),
         ],
@@ -101,11 +101,11 @@ async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(databas
     }
 
     subscriber.wait_for(6).await;
-    let mut received = somebody.wait_for(2).await;
-    // They may come in any order; their ids say in which they belong.
+    let mut received = alert_receiver.wait_for(2).await;
+    // Alerts may arrive in any order. Their ids give the order in which they were created.
     received.sort_by_key(Received::event_id);
     assert_eq!(
-        told(&received),
+        payloads(&received),
         [
             json!({"event": "failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
             json!({"event": "recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
@@ -113,17 +113,17 @@ async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(databas
     );
 }
 
-async fn nobody_is_told_that_who_is_told_fails(database: Database) {
+async fn raises_no_alerts_about_alerts(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(500));
-    let nobody = "http://127.0.0.1:1/";
+    let unreachable_url = "http://127.0.0.1:1/";
     let app = start(
         database,
         &subscriber,
         &[
             ("APP__RELAY__ON_FAILURE", "callback"),
-            ("APP__RELAY__FAILURE_URL", nobody),
-            ("APP__RELAY__MONITORING__ALERT_URL", nobody),
+            ("APP__RELAY__FAILURE_URL", unreachable_url),
+            ("APP__RELAY__MONITORING__ALERT_URL", unreachable_url),
             ("APP__RELAY__MONITORING__ALERT_ON_CONSECUTIVE_FAILURES", "1"),
         ],
     )
@@ -131,16 +131,16 @@ async fn nobody_is_told_that_who_is_told_fails(database: Database) {
 
     upload(&app, "image").await;
 
-    wait::until_async("both are tried", async || {
+    wait::until_async("both deliveries were attempted", async || {
         app.database
             .count("SELECT count(*) FROM relay_deliveries WHERE status = 'retrying'")
             .await
             == 2
     })
     .await;
-    // What follows from a try is there before the next one begins.
+    // The events that an attempt causes are stored before the next attempt starts.
     app.clock.advance(Duration::from_secs(75));
-    wait::until_async("both are tried once more", async || {
+    wait::until_async("both deliveries were attempted again", async || {
         app.database.attempts().await.len() == 5
     })
     .await;

@@ -1,7 +1,7 @@
-//! Whatever a client sends, it is answered, and never with a 5xx: what is wrong with it is the client's. Whatever is configured, it
-//! is taken or refused with a sentence, and no secret is repeated.
+//! The fuzzer's samples, unchanged and with random changes.
 //!
-//! The inputs are the fuzzer's samples as they are, and mutilated at random; the same ones in each run. `make fuzz` goes on from there.
+//! No request gets a 5xx. Settings are accepted or refused with a message that contains no secret.
+//! Every run uses the same inputs; `make fuzz` finds more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,16 @@ use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::support::{fuzz_config, fuzz_webhook};
 
-/// How many are sent to each database.
-const INPUTS: usize = 1500;
+/// The number of requests to each database.
+const DATABASE_REQUESTS: usize = 1500;
 
-/// How many are given to the fuzzer's harness: requests without a network and a database, and settings.
-const REQUESTS: usize = 20_000;
-const SETTINGS: usize = 4000;
+/// The number of inputs to the fuzzer's checks, which use neither a network nor a database.
+const CHECKED_REQUESTS: usize = 20_000;
+const CHECKED_SETTINGS: usize = 4000;
 
 const SEED: u64 = 4711;
 
-/// The samples' bodies.
+/// Returns the bodies of the samples.
 fn bodies() -> Vec<Vec<u8>> {
     let without_head = |sample: Vec<u8>| {
         let end = sample.windows(2).position(|two| two == b"\n\n");
@@ -32,7 +32,7 @@ fn bodies() -> Vec<Vec<u8>> {
     samples("webhook").into_values().map(without_head).collect()
 }
 
-fn headers(numbers: &mut Prng, body: &[u8]) -> HeaderMap {
+fn headers(prng: &mut Prng, body: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for name in [
         "cf-webhook-auth",
@@ -48,16 +48,16 @@ fn headers(numbers: &mut Prng, body: &[u8]) -> HeaderMap {
         "x-forwarded-for",
         "expect",
     ] {
-        if numbers.below(4) > 0 {
+        if prng.below(4) > 0 {
             continue;
         }
-        let value = match numbers.below(5) {
+        let value = match prng.below(5) {
             0 => SECRET.as_bytes().to_vec(),
             1 => hex_hmac(SECRET, body).into_bytes(),
             2 => b"sha256=zz".to_vec(),
             3 => b"-9223372036854775808".to_vec(),
-            _ => (0..numbers.below(200))
-                .map(|_| numbers.next().to_le_bytes()[0] | 0x80)
+            _ => (0..prng.below(200))
+                .map(|_| prng.next().to_le_bytes()[0] | 0x80)
                 .collect(),
         };
         if let Ok(value) = HeaderValue::from_bytes(&value) {
@@ -69,25 +69,25 @@ fn headers(numbers: &mut Prng, body: &[u8]) -> HeaderMap {
 }
 
 #[test]
-fn every_sample_of_a_webhook_is_answered_as_its_name_says() {
-    let answers: BTreeMap<String, u16> = samples("webhook")
+fn each_sample_gets_its_status() {
+    let statuses: BTreeMap<String, u16> = samples("webhook")
         .into_iter()
         .map(|(name, sample)| (name, fuzz_webhook::check(&sample)))
         .collect();
 
-    let of = |status: u16| -> Vec<&str> {
-        let answers = answers.iter().filter(|(_, answer)| **answer == status);
-        answers.map(|(name, _)| name.as_str()).collect()
+    let with_status = |status: u16| -> Vec<&str> {
+        let statuses = statuses.iter().filter(|(_, found)| **found == status);
+        statuses.map(|(name, _)| name.as_str()).collect()
     };
-    assert_eq!(of(401), ["no_proof", "wrong_proof"]);
-    assert_eq!(of(403), ["from_elsewhere"]);
+    assert_eq!(with_status(401), ["no_proof", "wrong_proof"]);
+    assert_eq!(with_status(403), ["from_elsewhere"]);
     assert_eq!(
-        of(404),
+        with_status(404),
         ["flat_details_only"],
-        "the harness's inbox takes those for unknown"
+        "the check's inbox treats reports without a status as unknown images"
     );
     assert_eq!(
-        of(400),
+        with_status(400),
         [
             "deep",
             "empty",
@@ -102,7 +102,7 @@ fn every_sample_of_a_webhook_is_answered_as_its_name_says() {
         ]
     );
     assert_eq!(
-        of(200),
+        with_status(200),
         [
             "envelope",
             "envelope_failed",
@@ -120,36 +120,36 @@ fn every_sample_of_a_webhook_is_answered_as_its_name_says() {
 }
 
 #[test]
-fn a_mutilated_request_is_answered_and_never_with_a_5xx() {
-    let (samples, mut numbers) = (samples("webhook"), Prng(SEED));
+fn mutated_requests_get_no_5xx() {
+    let (samples, mut prng) = (samples("webhook"), Prng(SEED));
     let samples: Vec<Vec<u8>> = samples.into_values().collect();
 
-    let seen: BTreeSet<u16> = (0..REQUESTS)
-        .map(|_| fuzz_webhook::check(&numbers.mutated(&samples)))
+    let seen: BTreeSet<u16> = (0..CHECKED_REQUESTS)
+        .map(|_| fuzz_webhook::check(&prng.mutated(&samples)))
         .collect();
 
     assert_eq!(seen, BTreeSet::from([200, 400, 401, 403, 404]));
 }
 
 #[test]
-fn mutilated_settings_are_taken_or_refused_and_repeat_no_secret() {
-    let (samples, mut numbers) = (samples("config"), Prng(SEED));
+fn mutated_settings_leak_no_secret() {
+    let (samples, mut prng) = (samples("config"), Prng(SEED));
     let mut seen: BTreeSet<bool> = BTreeSet::new();
     for sample in samples.values() {
         seen.insert(fuzz_config::check(sample));
     }
     let samples: Vec<Vec<u8>> = samples.into_values().collect();
 
-    for _ in 0..SETTINGS {
-        seen.insert(fuzz_config::check(&numbers.mutated(&samples)));
+    for _ in 0..CHECKED_SETTINGS {
+        seen.insert(fuzz_config::check(&prng.mutated(&samples)));
     }
 
     assert_eq!(seen, BTreeSet::from([false, true]));
 }
 
-on_both_databases!(a_mutilated_webhook_never_makes_the_service_fail,);
+on_both_databases!(mutated_webhooks_cause_no_5xx,);
 
-async fn a_mutilated_webhook_never_makes_the_service_fail(database: Database) {
+async fn mutated_webhooks_cause_no_5xx(database: Database) {
     let app = App::start_with(
         database,
         &[(
@@ -159,21 +159,21 @@ async fn a_mutilated_webhook_never_makes_the_service_fail(database: Database) {
     )
     .await;
     app.database.register("image").await;
-    let (samples, mut numbers) = (bodies(), Prng(SEED));
+    let (samples, mut prng) = (bodies(), Prng(SEED));
     let mut seen = BTreeMap::<u16, usize>::new();
 
-    for number in 0..INPUTS {
-        let body = numbers.mutated(&samples);
-        let mut headers = headers(&mut numbers, &body);
+    for number in 0..DATABASE_REQUESTS {
+        let body = prng.mutated(&samples);
+        let mut headers = headers(&mut prng, &body);
         if number % 4 > 0 {
             headers.insert("cf-webhook-auth", HeaderValue::from_static(SECRET));
         }
-        let answered = answer(app.request(body.clone()).headers(headers)).await;
+        let response = answer(app.request(body.clone()).headers(headers)).await;
 
-        let status = answered.status.as_u16();
+        let status = response.status.as_u16();
         assert!(
             status < 500,
-            "{number} is answered with {status}: {}",
+            "request {number} got status {status}: {}",
             String::from_utf8_lossy(&body)
         );
         *seen.entry(status).or_default() += 1;
@@ -182,7 +182,7 @@ async fn a_mutilated_webhook_never_makes_the_service_fail(database: Database) {
     assert_eq!(
         seen.keys().copied().collect::<Vec<_>>(),
         [200, 400, 401, 404],
-        "all kinds of answers were given: {seen:?}"
+        "expected every kind of response, found {seen:?}"
     );
     let refused = app
         .database
@@ -191,13 +191,13 @@ async fn a_mutilated_webhook_never_makes_the_service_fail(database: Database) {
     assert_eq!(
         usize::try_from(refused).ok(),
         seen.get(&400).copied(),
-        "each refusal is kept"
+        "each rejection is stored"
     );
     let logged = app.database.logs().await.len();
     assert_eq!(
         Some(&logged),
         seen.get(&200),
-        "each success is in the audit trail"
+        "each success is in the audit log"
     );
     assert_eq!(
         app.deliver(r#"{"text":"hello"}"#).await.outcome(),

@@ -1,4 +1,4 @@
-//! Webhooks that come at once share a transaction, and nobody can tell: each is answered for itself, and none is lost.
+//! Group commit: concurrent webhooks share a transaction, and each gets its own response.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::support::wait;
 
 pub(crate) const ONE_WRITER: (&str, &str) = ("APP__DATABASE__WRITERS", "1");
 
-/// A row's lock is waited for a twenty-fifth of this, longer than any test needs on a slow machine.
-pub(crate) const PATIENT: (&str, &str) = ("APP__DATABASE__TIMEOUT_SECS", "300");
+/// The wait for a row lock lasts a 25th of this timeout, which is enough for a slow machine.
+pub(crate) const LONG_TIMEOUT: (&str, &str) = ("APP__DATABASE__TIMEOUT_SECS", "300");
 
 const SENDERS: usize = 64;
 const WEBHOOKS_EACH: usize = 20;
@@ -44,36 +44,37 @@ fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: u
     tasks.spawn(async move { (id, answer(request).await) });
 }
 
-async fn wait_until_waiting(app: &App, count: i64) {
-    wait::until_async("so many webhooks wait", async || {
+async fn wait_until_queued(app: &App, count: i64) {
+    wait::until_async("the expected number of webhooks is queued", async || {
         app.counter("inbox_waiting").await == count
     })
     .await;
 }
 
-/// Waits until the writer has taken everything that waited, and is held up with it.
-async fn wait_until_taken(app: &App, tasks_begun: i64) {
-    wait::until_async("the writer has taken it", async || {
+/// Waits until the writer has taken all queued webhooks. A lock then blocks it.
+async fn wait_until_taken(app: &App, write_attempts: i64) {
+    wait::until_async("the writer has taken all queued webhooks", async || {
         app.counter("inbox_waiting").await == 0
-            && app.counter("inbox_begun_total").await >= tasks_begun
+            && app.counter("inbox_begun_total").await >= write_attempts
     })
     .await;
 }
 
-/// Has these recorded in one transaction, in their order, by an app with [`ONE_WRITER`] that is [`PATIENT`]; another webhook, for the image
-/// `held`, keeps the writer busy until all have come. Returns what is answered to each.
+/// Records these bodies in one transaction, in order. Needs [`ONE_WRITER`] and [`LONG_TIMEOUT`]. A
+/// webhook for the locked image `held` blocks the writer until all bodies are queued. Returns the
+/// responses.
 pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
     app.database.register("held").await;
     let lock = app.database.lock_image("held").await;
-    let begun = app.counter("inbox_begun_total").await;
+    let write_attempts = app.counter("inbox_begun_total").await;
     let mut tasks = JoinSet::new();
     deliver(app, &mut tasks, "held", 0);
-    wait_until_taken(app, begun + 1).await;
+    wait_until_taken(app, write_attempts + 1).await;
     let mut answers = Vec::new();
     for body in bodies {
         let request = app.request(body).header("cf-webhook-auth", SECRET);
         answers.push(tokio::spawn(answer(request)));
-        wait_until_waiting(app, i64::try_from(answers.len()).expect("small")).await;
+        wait_until_queued(app, i64::try_from(answers.len()).expect("small")).await;
     }
 
     lock.release().await;
@@ -87,8 +88,8 @@ pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answ
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_of_which_sqlite_makes_no_json_fails_its_own_webhook_alone() {
-    let app = App::start_with(Database::sqlite(), &[ONE_WRITER, PATIENT]).await;
+async fn unreadable_sqlite_row_fails_alone() {
+    let app = App::start_with(Database::sqlite(), &[ONE_WRITER, LONG_TIMEOUT]).await;
     for id in ["held", "blob", "good"] {
         app.database.register(id).await;
     }
@@ -98,15 +99,15 @@ async fn a_row_of_which_sqlite_makes_no_json_fails_its_own_webhook_alone() {
             &["blob"],
         )
         .await;
-    let held = app.database.lock_image("held").await;
+    let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
     deliver(&app, &mut tasks, "blob", 0);
     deliver(&app, &mut tasks, "good", 0);
-    wait_until_waiting(&app, 2).await;
+    wait_until_queued(&app, 2).await;
 
-    held.release().await;
+    lock.release().await;
 
     for (id, answer) in tasks.join_all().await {
         let expected = if id == "blob" {
@@ -119,14 +120,14 @@ async fn a_row_of_which_sqlite_makes_no_json_fails_its_own_webhook_alone() {
 }
 
 on_both_databases!(
-    what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands,
-    what_one_sender_queues_for_an_image_is_recorded_in_its_order,
-    a_row_that_makes_no_sense_fails_its_own_webhook_alone,
-    more_than_may_wait_is_refused_at_once_and_may_be_sent_again,
-    a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit,
+    records_all_of_64_concurrent_senders,
+    records_one_sender_in_order,
+    invalid_row_fails_alone,
+    rejects_over_queue_limit_with_503,
+    client_disconnect_leaves_batch_intact,
 );
 
-async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(database: Database) {
+async fn records_all_of_64_concurrent_senders(database: Database) {
     let app = Arc::new(App::start(database).await);
     for image in 0..IMAGES {
         app.database.register(&format!("image-{image}")).await;
@@ -170,11 +171,11 @@ async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(data
     );
     assert!(
         commits < i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"),
-        "{commits} commits: some were shared"
+        "expected shared commits, found {commits} commits"
     );
 }
 
-async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database: Database) {
+async fn records_one_sender_in_order(database: Database) {
     let inboxes = Inboxes::open(
         &database,
         UnknownImages::Create,
@@ -187,7 +188,7 @@ async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database: 
     for sender in 0..SENDERS {
         let inbox = inbox.clone();
         senders.spawn(async move {
-            // All at once: none of them waits for the one before it.
+            // All are recorded concurrently.
             let notifications: Vec<_> = (0..WEBHOOKS_EACH)
                 .map(|turn| [numbered(sender, turn)])
                 .collect();
@@ -219,8 +220,8 @@ async fn what_one_sender_queues_for_an_image_is_recorded_in_its_order(database: 
     );
 }
 
-async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Database) {
-    let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
+async fn invalid_row_fails_alone(database: Database) {
+    let app = App::start_with(database, &[ONE_WRITER, LONG_TIMEOUT]).await;
     for id in ["held", "broken"]
         .map(str::to_owned)
         .into_iter()
@@ -234,7 +235,7 @@ async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Databas
             &["broken"],
         )
         .await;
-    let held = app.database.lock_image("held").await;
+    let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
@@ -242,9 +243,9 @@ async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Databas
         deliver(&app, &mut tasks, &format!("good-{number}"), 0);
     }
     deliver(&app, &mut tasks, "broken", 0);
-    wait_until_waiting(&app, 11).await;
+    wait_until_queued(&app, 11).await;
 
-    held.release().await;
+    lock.release().await;
 
     for (id, answer) in tasks.join_all().await {
         match id.as_str() {
@@ -258,69 +259,71 @@ async fn a_row_that_makes_no_sense_fails_its_own_webhook_alone(database: Databas
     assert_eq!(app.counter("inbox_failed_total").await, 1);
 }
 
-async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: Database) {
-    let variables = [ONE_WRITER, PATIENT, ("APP__DATABASE__QUEUE_LIMIT", "2")];
+async fn rejects_over_queue_limit_with_503(database: Database) {
+    let variables = [
+        ONE_WRITER,
+        LONG_TIMEOUT,
+        ("APP__DATABASE__QUEUE_LIMIT", "2"),
+    ];
     let app = App::start_with(database, &variables).await;
     for id in ["held", "a", "b", "c"] {
         app.database.register(id).await;
     }
-    let held = app.database.lock_image("held").await;
+    let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
     deliver(&app, &mut tasks, "a", 0);
     deliver(&app, &mut tasks, "b", 0);
-    wait_until_waiting(&app, 2).await;
+    wait_until_queued(&app, 2).await;
 
     let refused = app.deliver(uploaded("c", 0)).await;
-    held.release().await;
-    let waited = tasks.join_all().await;
-    let again = app.deliver(uploaded("c", 0)).await;
+    lock.release().await;
+    let queued = tasks.join_all().await;
+    let retried = app.deliver(uploaded("c", 0)).await;
 
     assert_eq!(refused.outcome(), (503, "busy"));
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(refused.headers["content-type"], "application/problem+json");
-    for (id, answer) in &waited {
+    for (id, answer) in &queued {
         assert_eq!(answer.outcome(), (200, "applied"), "{id}");
     }
-    assert_eq!(again.outcome(), (200, "applied"));
+    assert_eq!(retried.outcome(), (200, "applied"));
     assert_eq!(app.counter("inbox_refused_total").await, 1);
 }
 
-async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
-    database: Database,
-) {
-    let app = App::start_with(database, &[ONE_WRITER, PATIENT]).await;
+async fn client_disconnect_leaves_batch_intact(database: Database) {
+    let app = App::start_with(database, &[ONE_WRITER, LONG_TIMEOUT]).await;
     for id in ["held", "gone", "stays"] {
         app.database.register(id).await;
     }
-    let held = app.database.lock_image("held").await;
+    let lock = app.database.lock_image("held").await;
     let (mut tasks, mut gone) = (JoinSet::new(), JoinSet::new());
     deliver(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
     deliver(&app, &mut gone, "gone", 0);
     deliver(&app, &mut tasks, "stays", 0);
-    wait_until_waiting(&app, 2).await;
+    wait_until_queued(&app, 2).await;
 
     gone.shutdown().await;
-    held.release().await;
+    lock.release().await;
     let answers = tasks.join_all().await;
-    let (ending, database) = app.stop().await;
+    let (exit_reason, database) = app.stop().await;
 
     let stays = answers
         .iter()
         .find(|(id, _)| id == "stays")
         .expect("it was sent");
     assert_eq!(stays.1.outcome(), (200, "applied"));
-    assert_eq!(ending, ExitReason::Clean);
+    assert_eq!(exit_reason, ExitReason::Clean);
     assert_eq!(
         database.image("gone").await["status"],
         "uploaded",
-        "what was taken in is recorded"
+        "the queued webhook is recorded"
     );
 }
 
-/// A notification that the audit trail knows again.
+/// Returns a notification that its audit log entry identifies.
 fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
     let at = Timestamp::from_unix_seconds(NOW).expect("a time");
     Arc::new(Notification {
@@ -338,7 +341,7 @@ fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_an_app_has_locked_fails_its_own_webhook_alone() {
+async fn locked_row_fails_alone() {
     let app = App::start_with(
         Database::postgres().await,
         &[ONE_WRITER, ("APP__DATABASE__TIMEOUT_SECS", "50")],
@@ -362,7 +365,7 @@ async fn a_row_that_an_app_has_locked_fails_its_own_webhook_alone() {
     for (id, answer) in tasks.join_all().await {
         match id.as_str() {
             "locked" => assert_eq!(answer.outcome(), (500, "internal-error")),
-            // On a slow machine its lock may have been held for longer than the 2 s that it waits.
+            // On a slow machine, the lock may outlast the 2 s that the statement waits.
             "first" => {}
             _ => assert_eq!(answer.outcome(), (200, "applied"), "{id}"),
         }
@@ -372,12 +375,12 @@ async fn a_row_that_an_app_has_locked_fails_its_own_webhook_alone() {
     assert_eq!(
         app.deliver(uploaded("locked", 0)).await.outcome(),
         (200, "applied"),
-        "redelivered, it is recorded"
+        "the redelivery is recorded"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pool_of_one_connection_serves_writers_and_probes_alike() {
+async fn one_connection_serves_writer_and_probes() {
     let variables = [("APP__DATABASE__MAX_CONNECTIONS", "1")];
     let app = App::start_with(Database::postgres().await, &variables).await;
     app.database.register("a").await;
@@ -390,13 +393,13 @@ async fn a_pool_of_one_connection_serves_writers_and_probes_alike() {
         assert_eq!(
             app.get_ops("/readyz").await.status,
             200,
-            "no writer keeps the only connection"
+            "the writer releases the only connection"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_under_crossing_load_neither_deadlock_nor_lose_an_update() {
+async fn replicas_neither_deadlock_nor_lose_updates() {
     let database = Database::postgres().await;
     let second = database.for_replica();
     let replicas = [
@@ -415,7 +418,7 @@ async fn two_replicas_under_crossing_load_neither_deadlock_nor_lose_an_update() 
         let app = replicas[sender % 2].clone();
         senders.spawn(async move {
             for turn in 0..WEBHOOKS_EACH {
-                // One replica goes over the images upwards, the other downwards.
+                // One replica updates the images in ascending order, the other in descending order.
                 let image = if sender % 2 == 0 {
                     turn
                 } else {
@@ -435,7 +438,7 @@ async fn two_replicas_under_crossing_load_neither_deadlock_nor_lose_an_update() 
 
     let database = &replicas[0].database;
     assert_eq!(database.logs().await.len(), SENDERS * WEBHOOKS_EACH);
-    // The last of the applied ones is what the row says.
+    // The row holds the latest applied notification.
     let behind = "SELECT count(*) FROM cloudflare_images AS image WHERE extract(epoch FROM status_at)::bigint <> (
         SELECT max((log.data -> 'payload' ->> 'ts')::bigint) FROM cloudflare_image_logs AS log WHERE log.image_id = image.id)";
     assert_eq!(database.count(behind).await, 0);

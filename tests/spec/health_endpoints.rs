@@ -1,4 +1,4 @@
-//! The listener for the platform.
+//! The ops listener: liveness and readiness.
 
 use serde_json::json;
 
@@ -7,12 +7,12 @@ use crate::support::app::App;
 use crate::support::database::Database;
 
 on_both_databases!(
-    a_service_whose_database_is_up_to_date_is_live_and_ready,
-    a_database_that_was_not_migrated_is_said_to_be_so,
-    webhooks_are_not_received_where_the_platform_asks_nor_the_other_way_round,
+    migrated_service_is_live_and_ready,
+    reports_missing_migrations,
+    separates_webhook_and_ops_routes,
 );
 
-async fn a_service_whose_database_is_up_to_date_is_live_and_ready(database: Database) {
+async fn migrated_service_is_live_and_ready(database: Database) {
     let app = App::start(database).await;
 
     let (liveness, readiness) = (app.get_ops("/livez").await, app.get_ops("/readyz").await);
@@ -28,7 +28,7 @@ async fn a_service_whose_database_is_up_to_date_is_live_and_ready(database: Data
     );
 }
 
-async fn a_database_that_was_not_migrated_is_said_to_be_so(database: Database) {
+async fn reports_missing_migrations(database: Database) {
     let app = App::start_with(database, &[("APP__DATABASE__MIGRATE_ON_START", "false")]).await;
 
     let readiness = app.get_ops("/readyz").await;
@@ -48,9 +48,7 @@ async fn a_database_that_was_not_migrated_is_said_to_be_so(database: Database) {
     );
 }
 
-async fn webhooks_are_not_received_where_the_platform_asks_nor_the_other_way_round(
-    database: Database,
-) {
+async fn separates_webhook_and_ops_routes(database: Database) {
     let app = App::start(database).await;
 
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Routes, methods, request ids, and the form of answers.
+//! Routes, methods, request ids and response bodies.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -11,16 +11,16 @@ use crate::support::signing::SECRET;
 const TEST_MESSAGE: &str = r#"{"text":"t"}"#;
 
 on_both_databases!(
-    the_path_works_with_and_without_the_last_slash,
-    the_path_is_a_setting,
-    every_method_but_post_is_answered_with_405_and_says_which_is_allowed,
-    a_problem_has_a_stable_type_a_title_and_its_status,
-    a_success_is_json,
-    a_request_id_is_taken_over_or_made_and_is_on_every_answer,
-    two_requests_have_two_ids,
+    accepts_path_with_or_without_slash,
+    path_is_configurable,
+    rejects_other_methods_with_405,
+    problems_have_type_title_and_status,
+    success_is_json,
+    reuses_or_creates_request_id,
+    request_ids_are_unique,
 );
 
-async fn the_path_works_with_and_without_the_last_slash(database: Database) {
+async fn accepts_path_with_or_without_slash(database: Database) {
     let app = App::start(database).await;
     for path in [
         "/cloudflare-images/api/webhook/",
@@ -39,7 +39,7 @@ async fn the_path_works_with_and_without_the_last_slash(database: Database) {
     }
 }
 
-async fn the_path_is_a_setting(database: Database) {
+async fn path_is_configurable(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__PATH", "/hooks/images")]).await;
     for (path, expected) in [
         ("/hooks/images", (200, "test")),
@@ -59,7 +59,7 @@ async fn the_path_is_a_setting(database: Database) {
     }
 }
 
-async fn every_method_but_post_is_answered_with_405_and_says_which_is_allowed(database: Database) {
+async fn rejects_other_methods_with_405(database: Database) {
     let app = App::start(database).await;
     for method in [
         Method::GET,
@@ -81,7 +81,7 @@ async fn every_method_but_post_is_answered_with_405_and_says_which_is_allowed(da
     }
 }
 
-async fn a_problem_has_a_stable_type_a_title_and_its_status(database: Database) {
+async fn problems_have_type_title_and_status(database: Database) {
     let app = App::start(database).await;
 
     let answer = app
@@ -97,7 +97,7 @@ async fn a_problem_has_a_stable_type_a_title_and_its_status(database: Database) 
     assert_eq!(answer.body["status"], 404);
 }
 
-async fn a_success_is_json(database: Database) {
+async fn success_is_json(database: Database) {
     let app = App::start(database).await;
 
     let answer = app.deliver(TEST_MESSAGE).await;
@@ -106,10 +106,10 @@ async fn a_success_is_json(database: Database) {
     assert_eq!(answer.body, json!({"outcome": "test"}));
 }
 
-async fn a_request_id_is_taken_over_or_made_and_is_on_every_answer(database: Database) {
+async fn reuses_or_creates_request_id(database: Database) {
     let app = App::start(database).await;
 
-    for (given, is_kept) in [
+    for (given, is_reused) in [
         ("from-the-proxy/42", true),
         ("with space", false),
         ("", false),
@@ -123,7 +123,7 @@ async fn a_request_id_is_taken_over_or_made_and_is_on_every_answer(database: Dat
             let answer = answer(request.header("x-request-id", given)).await;
 
             let id = answer.headers["x-request-id"].to_str().expect("text");
-            assert_eq!(id == given, is_kept, "{given:?} became {id:?}");
+            assert_eq!(id == given, is_reused, "sent {given:?}, received {id:?}");
             assert!(!id.is_empty());
         }
     }
@@ -134,17 +134,20 @@ async fn a_request_id_is_taken_over_or_made_and_is_on_every_answer(database: Dat
             .to_str()
             .expect("text"),
         long,
-        "a long one is not repeated"
+        "a long request id is replaced"
     );
 }
 
-async fn two_requests_have_two_ids(database: Database) {
+async fn request_ids_are_unique(database: Database) {
     let app = App::start(database).await;
 
-    let (one, two) = (
+    let (first, second) = (
         app.deliver(TEST_MESSAGE).await,
         app.deliver(TEST_MESSAGE).await,
     );
 
-    assert_ne!(one.headers["x-request-id"], two.headers["x-request-id"]);
+    assert_ne!(
+        first.headers["x-request-id"],
+        second.headers["x-request-id"]
+    );
 }

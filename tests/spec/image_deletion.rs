@@ -1,4 +1,4 @@
-//! An image can be deleted: its row goes, what is known of its webhooks stays, and other apps are told.
+//! Deletion of images: the row is deleted, the audit log remains, and the deletion is published.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::group_commit::PATIENT;
+use crate::group_commit::LONG_TIMEOUT;
 use crate::on_both_databases;
 use crate::relay_delivery::{upload, uploaded};
 use crate::support::app::{App, answer};
@@ -18,7 +18,7 @@ use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
-/// Settings with one endpoint, which wants these events of images.
+/// Returns settings with one endpoint that wants these events.
 fn settings(
     database: &Database,
     subscriber: &Subscriber,
@@ -34,32 +34,32 @@ fn settings(
     ]
 }
 
-/// Runs `images` with these words, and returns the exit code and what was printed.
-fn images(folder: &Path, words: &[&str], settings: &[(&str, String)]) -> (Option<i32>, String) {
+/// Runs `images` with these arguments. Returns the exit code and the output.
+fn images(folder: &Path, arguments: &[&str], settings: &[(&str, String)]) -> (Option<i32>, String) {
     let variables: Vec<_> = settings
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let output = run(folder, &[&["images"], words].concat(), &variables);
+    let output = run(folder, &[&["images"], arguments].concat(), &variables);
     (output.status.code(), stdout(&output) + &stderr(&output))
 }
 
-fn said(words: &str) -> (Option<i32>, String) {
-    (Some(0), format!("{words}\n"))
+fn success(line: &str) -> (Option<i32>, String) {
+    (Some(0), format!("{line}\n"))
 }
 
 on_both_databases!(
-    an_image_is_deleted_and_its_trail_stays,
-    what_comes_for_a_deleted_image_is_kept_until_it_is_registered_again,
-    apps_are_told_of_a_deleted_image_as_it_was_last,
-    only_who_wants_to_know_is_told_of_a_deletion,
-    an_image_that_another_table_needs_stays_and_nobody_is_told_otherwise,
-    an_image_that_a_trigger_keeps_is_not_called_deleted,
-    a_webhook_that_comes_meanwhile_is_applied_before_it_or_kept,
-    where_the_service_inserts_images_a_webhook_that_comes_meanwhile_is_applied_before_it_or_to_a_new_one,
+    deletes_row_but_not_audit_log,
+    parks_notification_for_deleted_image,
+    publishes_deletion_with_last_state,
+    publishes_deletion_only_if_subscribed,
+    foreign_key_prevents_deletion,
+    trigger_prevents_deletion,
+    concurrent_webhook_is_applied_or_parked,
+    concurrent_webhook_may_recreate_image,
 );
 
-async fn an_image_is_deleted_and_its_trail_stays(database: Database) {
+async fn deletes_row_but_not_audit_log(database: Database) {
     let app = App::start(database).await;
     let (folder, settings) = (
         TempDir::new().expect("a folder"),
@@ -67,20 +67,20 @@ async fn an_image_is_deleted_and_its_trail_stays(database: Database) {
     );
     upload(&app, "image").await;
     app.database.register("other").await;
-    let trail = app.database.logs().await;
+    let logs_before = app.database.logs().await;
 
     assert_eq!(
         images(folder.path(), &["delete", "image"], &settings),
-        said("deleted image")
+        success("deleted image")
     );
 
-    let left = app
+    let remaining = app
         .database
         .texts("SELECT cloudflare_id FROM cloudflare_images")
         .await;
     assert_eq!(
-        (left, app.database.logs().await),
-        (vec!["other".to_owned()], trail)
+        (remaining, app.database.logs().await),
+        (vec!["other".to_owned()], logs_before)
     );
     let again = images(folder.path(), &["delete", "image"], &settings);
     assert_eq!(
@@ -92,7 +92,7 @@ async fn an_image_is_deleted_and_its_trail_stays(database: Database) {
     );
 }
 
-async fn what_comes_for_a_deleted_image_is_kept_until_it_is_registered_again(database: Database) {
+async fn parks_notification_for_deleted_image(database: Database) {
     let app = App::start(database).await;
     let (folder, settings) = (
         TempDir::new().expect("a folder"),
@@ -111,16 +111,16 @@ async fn what_comes_for_a_deleted_image_is_kept_until_it_is_registered_again(dat
     assert_eq!(
         app.deliver(later).await.outcome(),
         (200, "applied"),
-        "it is another image than the one that is gone"
+        "the notification applies to the new image"
     );
-    wait::until_async("what was kept is applied too", async || {
+    wait::until_async("the parked notification is applied", async || {
         app.database.rejections().await[0]["state"] == "applied"
     })
     .await;
     assert_eq!(app.database.image("image").await["status"], "failed");
 }
 
-async fn apps_are_told_of_a_deleted_image_as_it_was_last(database: Database) {
+async fn publishes_deletion_with_last_state(database: Database) {
     let (subscriber, folder) = (Subscriber::start().await, TempDir::new().expect("a folder"));
     let settings = settings(&database, &subscriber, &["created", "updated", "deleted"]);
     let variables: Vec<_> = settings
@@ -134,7 +134,7 @@ async fn apps_are_told_of_a_deleted_image_as_it_was_last(database: Database) {
             &["add", "image", "--metadata", "{\"album\":7}"],
             &settings
         ),
-        said("registered image")
+        success("registered image")
     );
     let request = crate::support::app::client()
         .post(service.url())
@@ -145,18 +145,18 @@ async fn apps_are_told_of_a_deleted_image_as_it_was_last(database: Database) {
 
     assert_eq!(
         images(folder.path(), &["delete", "image"], &settings),
-        said("deleted image")
+        success("deleted image")
     );
 
-    let told: Vec<Value> = subscriber
+    let payloads: Vec<Value> = subscriber
         .wait_for(3)
         .await
         .iter()
         .map(Received::json)
         .collect();
-    let events: Vec<&Value> = told.iter().map(|told| &told["event"]).collect();
+    let events: Vec<&Value> = payloads.iter().map(|payloads| &payloads["event"]).collect();
     assert_eq!(events, ["created", "updated", "deleted"]);
-    let last = &told[2];
+    let last = &payloads[2];
     assert_eq!(
         (&last["model"]["label"], &last["changes"], &last["user"]),
         (&json!(IMAGES), &Value::Null, &Value::Null)
@@ -166,18 +166,18 @@ async fn apps_are_told_of_a_deleted_image_as_it_was_last(database: Database) {
     }
     assert_eq!(
         last["object"].as_object().map(serde_json::Map::len),
-        told[1]["object"].as_object().map(serde_json::Map::len)
+        payloads[1]["object"].as_object().map(serde_json::Map::len)
     );
 }
 
-async fn only_who_wants_to_know_is_told_of_a_deletion(database: Database) {
+async fn publishes_deletion_only_if_subscribed(database: Database) {
     let (subscriber, folder) = (Subscriber::start().await, TempDir::new().expect("a folder"));
     let settings = settings(&database, &subscriber, &["created", "updated"]);
     images(folder.path(), &["add", "image"], &settings);
 
     assert_eq!(
         images(folder.path(), &["delete", "image"], &settings),
-        said("deleted image")
+        success("deleted image")
     );
 
     assert_eq!(
@@ -186,11 +186,11 @@ async fn only_who_wants_to_know_is_told_of_a_deletion(database: Database) {
     );
 }
 
-async fn an_image_that_another_table_needs_stays_and_nobody_is_told_otherwise(database: Database) {
+async fn foreign_key_prevents_deletion(database: Database) {
     let (subscriber, folder) = (Subscriber::start().await, TempDir::new().expect("a folder"));
     let settings = settings(&database, &subscriber, &["deleted"]);
     images(folder.path(), &["add", "image"], &settings);
-    // As Django has its keys: looked at when the transaction ends.
+    // Like Django's foreign keys, it is checked at the end of the transaction.
     let key =
         "image text REFERENCES cloudflare_images (cloudflare_id) DEFERRABLE INITIALLY DEFERRED";
     database
@@ -200,19 +200,19 @@ async fn an_image_that_another_table_needs_stays_and_nobody_is_told_otherwise(da
         .execute("INSERT INTO albums VALUES ('image')", &[])
         .await;
 
-    let (code, said) = images(folder.path(), &["delete", "image"], &settings);
+    let (code, printed) = images(folder.path(), &["delete", "image"], &settings);
 
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(1), "{printed}");
     assert!(
-        said.contains("failed at deleting an image: ")
-            && said.to_lowercase().contains("foreign key"),
-        "{said}"
+        printed.contains("failed at deleting an image: ")
+            && printed.to_lowercase().contains("foreign key"),
+        "{printed}"
     );
     assert_eq!(database.image("image").await["status"], "pending");
     assert_eq!(database.count("SELECT count(*) FROM relay_events").await, 0);
 }
 
-async fn an_image_that_a_trigger_keeps_is_not_called_deleted(database: Database) {
+async fn trigger_prevents_deletion(database: Database) {
     let (subscriber, folder) = (Subscriber::start().await, TempDir::new().expect("a folder"));
     for wanted in [&["deleted"][..], &["created"]] {
         let settings = settings(&database, &subscriber, wanted);
@@ -232,12 +232,12 @@ async fn an_image_that_a_trigger_keeps_is_not_called_deleted(database: Database)
                 .await;
         }
 
-        let (code, said) = images(folder.path(), &["delete", "image"], &settings);
+        let (code, printed) = images(folder.path(), &["delete", "image"], &settings);
 
-        assert_eq!(code, Some(1), "{said}");
+        assert_eq!(code, Some(1), "{printed}");
         assert!(
-            said.contains("did not take every row of cloudflare_images"),
-            "{said}"
+            printed.contains("did not take every row of cloudflare_images"),
+            "{printed}"
         );
         assert_eq!(database.image("image").await["status"], "pending");
         assert_eq!(
@@ -247,8 +247,8 @@ async fn an_image_that_a_trigger_keeps_is_not_called_deleted(database: Database)
     }
 }
 
-async fn a_webhook_that_comes_meanwhile_is_applied_before_it_or_kept(database: Database) {
-    let (answers, left) = race(database, "reject", Order::Any).await;
+async fn concurrent_webhook_is_applied_or_parked(database: Database) {
+    let (answers, remaining) = race(database, "reject", Order::Any).await;
 
     assert!(
         matches!(
@@ -257,19 +257,20 @@ async fn a_webhook_that_comes_meanwhile_is_applied_before_it_or_kept(database: D
         ),
         "{answers:?}"
     );
-    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(remaining, Vec::<String>::new());
 }
 
-async fn where_the_service_inserts_images_a_webhook_that_comes_meanwhile_is_applied_before_it_or_to_a_new_one(
-    database: Database,
-) {
-    let (answers, left) = race(database, "create", Order::Any).await;
+async fn concurrent_webhook_may_recreate_image(database: Database) {
+    let (answers, remaining) = race(database, "create", Order::Any).await;
 
     assert_eq!(answers, (200, "applied", 1, 0));
-    assert!(left.is_empty() || left == ["uploaded"], "{left:?}");
+    assert!(
+        remaining.is_empty() || remaining == ["uploaded"],
+        "{remaining:?}"
+    );
 }
 
-/// Who waits first for a row that somebody holds.
+/// The first to wait for the locked row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
     DeletionFirst,
@@ -277,27 +278,32 @@ enum Order {
     Any,
 }
 
-/// Deletes an image, and has Cloudflare tell that it is there, while its row is held by somebody, who then lets go. The answer to the
-/// webhook, how many entries of the trail and rejections there are then, and the images' states.
+/// Deletes an image and delivers a webhook for it while its row is locked. Returns the webhook's
+/// status and outcome, the number of audit log entries and rejections, and the statuses of the
+/// images.
 async fn race(
     database: Database,
     unknown_images: &str,
     order: Order,
 ) -> ((u16, &'static str, usize, usize), Vec<String>) {
-    let variables = [("APP__WEBHOOK__UNKNOWN_IMAGES", unknown_images), PATIENT];
+    let variables = [
+        ("APP__WEBHOOK__UNKNOWN_IMAGES", unknown_images),
+        LONG_TIMEOUT,
+    ];
     let app = App::start_with(database, &variables).await;
     let folder = TempDir::new().expect("a folder");
     let settings = [
         ("DATABASE_URL", app.database.url.clone()),
-        (PATIENT.0, PATIENT.1.to_owned()),
+        (LONG_TIMEOUT.0, LONG_TIMEOUT.1.to_owned()),
     ];
     app.database.register("image").await;
     let lock = app.database.lock_image("image").await;
-    let waiting = async |count: i64| {
+    let wait_for_lock_waiters = async |count: i64| {
         if order != Order::Any {
-            wait::until_async("so many wait", async || {
-                app.database.lock_waiters().await == count
-            })
+            wait::until_async(
+                "the expected number of statements waits for a lock",
+                async || app.database.lock_waiters().await == count,
+            )
             .await;
         }
     };
@@ -309,21 +315,21 @@ async fn race(
 
     if order == Order::DeletionFirst {
         delete();
-        waiting(1).await;
+        wait_for_lock_waiters(1).await;
     }
     let request = app
         .request(uploaded("image"))
         .header("cf-webhook-auth", SECRET);
     let webhook = tokio::spawn(answer(request));
-    waiting(if order == Order::DeletionFirst { 2 } else { 1 }).await;
+    wait_for_lock_waiters(if order == Order::DeletionFirst { 2 } else { 1 }).await;
     if order != Order::DeletionFirst {
         delete();
-        waiting(2).await;
+        wait_for_lock_waiters(2).await;
     }
     lock.release().await;
 
-    assert_eq!(deleting.join_all().await, [said("deleted image")]);
-    let answer = webhook.await.expect("it ends");
+    assert_eq!(deleting.join_all().await, [success("deleted image")]);
+    let answer = webhook.await.expect("the request ends");
     let outcome = match answer.outcome() {
         (200, "applied") => (200, "applied"),
         (404, "unknown-image") => (404, "unknown-image"),
@@ -333,16 +339,16 @@ async fn race(
         app.database.logs().await.len(),
         app.database.rejections().await.len(),
     );
-    let left = app
+    let remaining = app
         .database
         .texts("SELECT status FROM cloudflare_images")
         .await;
-    ((outcome.0, outcome.1, logs, rejections), left)
+    ((outcome.0, outcome.1, logs, rejections), remaining)
 }
 
-/// Who waits for locks can be seen on Postgres alone.
+/// Only Postgres shows its lock waiters.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_that_waited_for_a_deletion_is_kept_and_one_that_was_before_it_is_applied() {
+async fn order_of_waiting_decides_parked_or_applied() {
     let none = Vec::<String>::new();
     let after = race(Database::postgres().await, "reject", Order::DeletionFirst).await;
     assert_eq!(after, ((404, "unknown-image", 0, 1), none.clone()));
@@ -351,7 +357,7 @@ async fn a_webhook_that_waited_for_a_deletion_is_kept_and_one_that_was_before_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_service_inserts_images_one_that_waited_for_a_deletion_is_about_a_new_image() {
+async fn webhook_after_deletion_creates_new_image() {
     let after = race(Database::postgres().await, "create", Order::DeletionFirst).await;
     assert_eq!(after, ((200, "applied", 1, 0), vec!["uploaded".to_owned()]));
     let before = race(Database::postgres().await, "create", Order::WebhookFirst).await;

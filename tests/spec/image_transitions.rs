@@ -1,4 +1,4 @@
-//! What notifications do to an image, in whatever order and however often they come.
+//! The effects of notifications on an image, in any order and with redeliveries.
 
 use serde_json::{Value, json};
 
@@ -21,40 +21,40 @@ fn draft(minute: u32) -> String {
         .to_string()
 }
 
-/// The row, without what says when it was written.
+/// Returns the row without the columns that depend on the time of writing.
 async fn state(app: &App) -> Value {
     let mut image = app.database.image("image").await;
-    for moment in ["id", "created_at", "updated_at", "expires_at"] {
-        image.as_object_mut().expect("a row").remove(moment);
+    for column in ["id", "created_at", "updated_at", "expires_at"] {
+        image.as_object_mut().expect("a row").remove(column);
     }
     image
 }
 
 on_both_databases!(
-    a_redelivery_is_a_duplicate_and_changes_nothing,
-    a_late_draft_does_not_turn_an_uploaded_image_back,
-    between_uploaded_and_failed_the_later_wins_and_at_the_same_time_the_upload,
-    an_expired_image_can_still_be_uploaded_but_not_drafted,
-    the_last_row_is_the_same_for_every_order_of_arrival,
-    a_notification_without_a_time_counts_from_its_receipt,
-    what_jsonb_rewrites_is_still_known_when_it_comes_again,
-    an_undated_notification_that_came_before_does_not_turn_the_image_back_when_it_comes_again,
-    a_late_draft_does_not_wipe_what_the_upload_told,
-    what_is_not_told_stays_to_the_letter,
-    what_is_told_too_late_leaves_a_column_to_the_letter_too,
-    json_of_another_program_that_we_cannot_read_is_replaced_by_what_is_told,
-    an_empty_error_beside_uploaded_is_no_failure,
-    an_unknown_image_is_answered_with_404_and_nothing_is_written,
-    an_unknown_image_is_created_where_the_policy_says_so,
-    that_an_image_was_created_is_news_even_where_nothing_else_is_told,
-    an_id_that_no_index_can_hold_is_unknown_and_no_fault_of_ours,
-    the_apps_own_columns_are_left_alone,
-    the_audit_trail_keeps_the_payload_the_time_and_the_image,
-    the_audit_trail_outlives_its_image,
-    of_many_who_report_one_image_at_once_each_is_answered_and_logged,
+    redelivery_is_duplicate_and_changes_nothing,
+    late_draft_is_stale,
+    later_status_wins_and_upload_wins_ties,
+    expired_image_accepts_upload_but_not_draft,
+    final_row_is_independent_of_order,
+    undated_notification_counts_from_receipt,
+    duplicate_is_found_despite_jsonb_rewriting,
+    repeated_undated_notification_is_duplicate,
+    late_draft_preserves_uploaded_details,
+    unreported_json_stays_exact,
+    stale_json_leaves_column_exact,
+    replaces_unreadable_json,
+    empty_error_with_upload_is_success,
+    unknown_image_gets_404,
+    creates_unknown_image_if_configured,
+    creation_alone_counts_as_applied,
+    id_too_long_for_index_is_unknown,
+    leaves_app_columns_unchanged,
+    audit_entry_has_payload_time_and_image,
+    audit_entry_outlives_image,
+    answers_and_logs_concurrent_notifications,
 );
 
-async fn a_redelivery_is_a_duplicate_and_changes_nothing(database: Database) {
+async fn redelivery_is_duplicate_and_changes_nothing(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.deliver(uploaded(0)).await;
@@ -73,7 +73,7 @@ async fn a_redelivery_is_a_duplicate_and_changes_nothing(database: Database) {
     );
 }
 
-async fn a_late_draft_does_not_turn_an_uploaded_image_back(database: Database) {
+async fn late_draft_is_stale(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.deliver(uploaded(0)).await;
@@ -92,9 +92,7 @@ async fn a_late_draft_does_not_turn_an_uploaded_image_back(database: Database) {
     );
 }
 
-async fn between_uploaded_and_failed_the_later_wins_and_at_the_same_time_the_upload(
-    database: Database,
-) {
+async fn later_status_wins_and_upload_wins_ties(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -120,7 +118,7 @@ async fn between_uploaded_and_failed_the_later_wins_and_at_the_same_time_the_upl
     );
 }
 
-async fn an_expired_image_can_still_be_uploaded_but_not_drafted(database: Database) {
+async fn expired_image_accepts_upload_but_not_draft(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.database
@@ -134,7 +132,7 @@ async fn an_expired_image_can_still_be_uploaded_but_not_drafted(database: Databa
     assert_eq!(app.deliver(uploaded(0)).await.body["status"], "uploaded");
 }
 
-async fn the_last_row_is_the_same_for_every_order_of_arrival(database: Database) {
+async fn final_row_is_independent_of_order(database: Database) {
     let bodies = [
         json!({"id": "image", "draft": true, "uploaded": "2024-01-01T12:00:00Z", "creator": "ann", "filename": "draft.jpg"}),
         json!({"id": "image", "error": "too big", "timestamp": "2024-01-01T12:01:00Z"}),
@@ -170,7 +168,7 @@ async fn the_last_row_is_the_same_for_every_order_of_arrival(database: Database)
     );
 }
 
-async fn a_notification_without_a_time_counts_from_its_receipt(database: Database) {
+async fn undated_notification_counts_from_receipt(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -193,7 +191,7 @@ async fn a_notification_without_a_time_counts_from_its_receipt(database: Databas
     );
 }
 
-async fn what_jsonb_rewrites_is_still_known_when_it_comes_again(database: Database) {
+async fn duplicate_is_found_despite_jsonb_rewriting(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     let body = r#"{"id":"image","timestamp":"2024-01-01T12:00:00Z","metadata":{"long key":1.50,"b":-0.0,"a":1e300,"z":5e-324,
@@ -204,9 +202,7 @@ async fn what_jsonb_rewrites_is_still_known_when_it_comes_again(database: Databa
     assert_eq!(app.deliver(body).await.body["outcome"], "duplicate");
 }
 
-async fn an_undated_notification_that_came_before_does_not_turn_the_image_back_when_it_comes_again(
-    database: Database,
-) {
+async fn repeated_undated_notification_is_duplicate(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.database.register("other").await;
@@ -215,33 +211,33 @@ async fn an_undated_notification_that_came_before_does_not_turn_the_image_back_w
     assert_eq!(app.deliver(undated.clone()).await.body["status"], "failed");
     assert_eq!(app.deliver(uploaded(1)).await.body["status"], "uploaded");
     app.clock.advance(std::time::Duration::from_mins(5));
-    let again = app.deliver(undated).await;
-    let of_another_image = app
+    let repeated = app.deliver(undated).await;
+    let for_other_image = app
         .deliver(json!({"id": "other", "error": "boom"}).to_string())
         .await;
-    let another = app
+    let with_other_error = app
         .deliver(json!({"id": "image", "error": "boom again"}).to_string())
         .await;
 
     assert_eq!(
-        again.body,
+        repeated.body,
         json!({"outcome": "duplicate", "id": "image", "status": "uploaded"})
     );
-    assert_eq!(of_another_image.body["outcome"], "applied");
+    assert_eq!(for_other_image.body["outcome"], "applied");
     assert_eq!(
-        another.body,
+        with_other_error.body,
         json!({"outcome": "applied", "id": "image", "status": "failed"})
     );
 }
 
-async fn a_late_draft_does_not_wipe_what_the_upload_told(database: Database) {
+async fn late_draft_preserves_uploaded_details(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
-    let told = json!({
+    let notification = json!({
         "id": "image", "uploaded": "2024-01-01T12:00:00Z", "variants": ["https://a.example/1"],
         "metadata": {"k": 1}, "filename": "cat.jpg",
     });
-    app.deliver(told.to_string()).await;
+    app.deliver(notification.to_string()).await;
     let before = app.database.image("image").await;
 
     for time in [json!("2024-01-01T13:00:00Z"), json!(null)] {
@@ -252,7 +248,7 @@ async fn a_late_draft_does_not_wipe_what_the_upload_told(database: Database) {
     assert_eq!(app.database.image("image").await, before);
 }
 
-async fn what_is_not_told_stays_to_the_letter(database: Database) {
+async fn unreported_json_stays_exact(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     let precise = r#"{"big": 12345678901234567890123, "dec": 0.10000000000000000000001}"#;
@@ -280,7 +276,7 @@ async fn what_is_not_told_stays_to_the_letter(database: Database) {
     );
 }
 
-async fn what_is_told_too_late_leaves_a_column_to_the_letter_too(database: Database) {
+async fn stale_json_leaves_column_exact(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.deliver(
@@ -301,7 +297,7 @@ async fn what_is_told_too_late_leaves_a_column_to_the_letter_too(database: Datab
     assert_eq!(
         app.deliver(late.to_string()).await.body["outcome"],
         "applied",
-        "only it tells the name"
+        "only this notification reports the file name"
     );
 
     let text = if app.database.is_postgres() {
@@ -317,9 +313,7 @@ async fn what_is_told_too_late_leaves_a_column_to_the_letter_too(database: Datab
     );
 }
 
-async fn json_of_another_program_that_we_cannot_read_is_replaced_by_what_is_told(
-    database: Database,
-) {
+async fn replaces_unreadable_json(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.database
@@ -330,9 +324,10 @@ async fn json_of_another_program_that_we_cannot_read_is_replaced_by_what_is_told
         )
         .await;
 
-    let told = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "metadata": {"a": 1}});
+    let notification =
+        json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "metadata": {"a": 1}});
     assert_eq!(
-        app.deliver(told.to_string()).await.outcome(),
+        app.deliver(notification.to_string()).await.outcome(),
         (200, "applied")
     );
 
@@ -342,7 +337,7 @@ async fn json_of_another_program_that_we_cannot_read_is_replaced_by_what_is_told
     );
 }
 
-async fn an_empty_error_beside_uploaded_is_no_failure(database: Database) {
+async fn empty_error_with_upload_is_success(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -364,7 +359,7 @@ async fn an_empty_error_beside_uploaded_is_no_failure(database: Database) {
     );
 }
 
-async fn an_unknown_image_is_answered_with_404_and_nothing_is_written(database: Database) {
+async fn unknown_image_gets_404(database: Database) {
     let app = App::start(database).await;
 
     let answer = app.deliver(uploaded(0)).await;
@@ -373,7 +368,7 @@ async fn an_unknown_image_is_answered_with_404_and_nothing_is_written(database: 
     assert!(app.database.images_and_logs().await.is_empty());
 }
 
-async fn an_unknown_image_is_created_where_the_policy_says_so(database: Database) {
+async fn creates_unknown_image_if_configured(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
 
     let answer = app.deliver(uploaded(0)).await;
@@ -386,7 +381,7 @@ async fn an_unknown_image_is_created_where_the_policy_says_so(database: Database
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
-async fn that_an_image_was_created_is_news_even_where_nothing_else_is_told(database: Database) {
+async fn creation_alone_counts_as_applied(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
     let body = json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z"}).to_string();
 
@@ -397,9 +392,9 @@ async fn that_an_image_was_created_is_news_even_where_nothing_else_is_told(datab
     assert_eq!(app.deliver(body).await.body["outcome"], "duplicate");
 }
 
-async fn an_id_that_no_index_can_hold_is_unknown_and_no_fault_of_ours(database: Database) {
+async fn id_too_long_for_index_is_unknown(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
-    // Random letters of four bytes each, so that Postgres cannot compress them into an index entry.
+    // Random letters of four bytes each. Postgres cannot compress them into an index entry.
     let mut seed = 1_u32;
     let id: String = std::iter::repeat_with(|| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -415,7 +410,7 @@ async fn an_id_that_no_index_can_hold_is_unknown_and_no_fault_of_ours(database: 
     assert_eq!(answer.outcome(), (404, "unknown-image"));
 }
 
-async fn the_apps_own_columns_are_left_alone(database: Database) {
+async fn leaves_app_columns_unchanged(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.database
@@ -448,7 +443,7 @@ async fn the_apps_own_columns_are_left_alone(database: Database) {
     );
 }
 
-async fn the_audit_trail_keeps_the_payload_the_time_and_the_image(database: Database) {
+async fn audit_entry_has_payload_time_and_image(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -467,7 +462,7 @@ async fn the_audit_trail_keeps_the_payload_the_time_and_the_image(database: Data
     );
 }
 
-async fn the_audit_trail_outlives_its_image(database: Database) {
+async fn audit_entry_outlives_image(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.deliver(uploaded(0)).await;
@@ -482,12 +477,12 @@ async fn the_audit_trail_outlives_its_image(database: Database) {
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
-async fn of_many_who_report_one_image_at_once_each_is_answered_and_logged(database: Database) {
+async fn answers_and_logs_concurrent_notifications(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
     let answers = (0..32).map(|minute| app.deliver(uploaded(minute)));
-    let answers = futures_join(answers).await;
+    let answers = join_all(answers).await;
 
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert_eq!(
@@ -497,8 +492,8 @@ async fn of_many_who_report_one_image_at_once_each_is_answered_and_logged(databa
     assert_eq!(app.database.logs().await.len(), 32);
 }
 
-/// Runs futures at once and waits for all.
-async fn futures_join<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+/// Runs the futures concurrently and waits for all.
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut all_done = true;
@@ -519,7 +514,7 @@ async fn futures_join<T>(futures: impl Iterator<Item = impl Future<Output = T>>)
     .await;
     running
         .into_iter()
-        .map(|(_, result)| result.expect("it is done"))
+        .map(|(_, result)| result.expect("the future is done"))
         .collect()
 }
 
@@ -528,9 +523,9 @@ fn permutations(length: usize) -> Vec<Vec<usize>> {
         return vec![Vec::new()];
     }
     let extend = |shorter: Vec<usize>| {
-        (0..length).map(move |place| {
+        (0..length).map(move |position| {
             let mut longer = shorter.clone();
-            longer.insert(place, length - 1);
+            longer.insert(position, length - 1);
             longer
         })
     };
@@ -541,7 +536,7 @@ fn permutations(length: usize) -> Vec<Vec<usize>> {
 }
 
 #[tokio::test]
-async fn a_row_of_sqlite_whose_uuid_an_app_spelled_in_its_own_way_is_a_row_like_any_other() {
+async fn accepts_sqlite_uuid_in_any_spelling() {
     let app = App::start(Database::sqlite()).await;
     for id in [
         "5F2B1F0E-7A39-4A5C-9D0E-000000000001",
@@ -564,12 +559,12 @@ async fn a_row_of_sqlite_whose_uuid_an_app_spelled_in_its_own_way_is_a_row_like_
     assert_eq!(
         app.database.count(joined).await,
         2,
-        "the trail refers to the row as the app spelled it"
+        "the audit log refers to the id as the app spelled it"
     );
 }
 
 #[tokio::test]
-async fn a_time_in_postgres_that_is_none_names_its_row_and_is_no_panic() {
+async fn infinite_time_fails_without_panic() {
     let app = App::start(Database::postgres().await).await;
     app.database.register("image").await;
     app.database
@@ -593,7 +588,7 @@ async fn a_time_in_postgres_that_is_none_names_its_row_and_is_no_panic() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_after_it_has_sent_all_is_recorded_all_the_same() {
+async fn records_after_client_disconnects() {
     let app = App::start(Database::postgres().await).await;
     app.database.register("image").await;
     let lock = app
@@ -605,18 +600,18 @@ async fn a_client_that_goes_away_after_it_has_sent_all_is_recorded_all_the_same(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut stream = std::net::TcpStream::connect(app.address).expect("it listens");
-    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("it is read");
+    let mut stream = std::net::TcpStream::connect(app.address).expect("the service listens");
+    std::io::Write::write_all(&mut stream, request.as_bytes()).expect("the request is sent");
     app.database.wait_for_lock_waiter().await;
 
     drop(stream);
-    // The service has noticed when it serves what came later.
+    // The service notices the disconnect before it serves later requests.
     for _ in 0..10 {
         assert_eq!(answer(app.client().get(app.url())).await.status, 405);
     }
     lock.release().await;
 
-    wait::until_async("it is recorded", async || {
+    wait::until_async("the notification is recorded", async || {
         app.database.image("image").await["status"] == "uploaded"
     })
     .await;

@@ -1,5 +1,5 @@
-//! What every inbox promises, whichever database is behind it, and whether or not calls share transactions: a batch is one
-//! transaction, with one result for each notification, as if they had come one after another.
+//! Guarantees of every inbox, on both databases, with and without group commit. A batch is one
+//! transaction with one result for each notification, as if they arrived one after another.
 
 use std::sync::Arc;
 
@@ -18,20 +18,20 @@ use cloudflare_images_webhook::store::{Inbox, StoreError};
 use crate::support::database::Database;
 use crate::support::inbox::Inboxes;
 
-/// Whether each call has a transaction of its own, or shares one with others.
+/// Whether each call has its own transaction or shares one.
 #[derive(Clone, Copy)]
-enum Way {
+enum Mode {
     Plain,
     GroupCommit,
 }
 
-/// An inbox, and what keeps it going.
-struct Opened {
+/// An inbox, and the writers that it needs.
+struct OpenInbox {
     inbox: Arc<dyn Inbox>,
     _inboxes: Inboxes,
 }
 
-impl Opened {
+impl OpenInbox {
     async fn record<const N: usize>(
         &self,
         notifications: [Notification; N],
@@ -40,45 +40,45 @@ impl Opened {
     }
 }
 
-async fn open(database: &Database, way: Way, unknown_images: UnknownImages) -> Opened {
-    // A row's lock is waited for a twenty-fifth of this: for longer than a slow machine takes for a batch.
-    let patient = [("APP__DATABASE__TIMEOUT_SECS", "300")];
-    let inboxes = Inboxes::open(database, unknown_images, &patient).await;
-    let inbox = match way {
-        Way::Plain => &inboxes.plain,
-        Way::GroupCommit => &inboxes.grouped,
+async fn open(database: &Database, mode: Mode, unknown_images: UnknownImages) -> OpenInbox {
+    // The wait for a row lock lasts a 25th of this timeout, which is enough for a slow machine.
+    let long_timeout = [("APP__DATABASE__TIMEOUT_SECS", "300")];
+    let inboxes = Inboxes::open(database, unknown_images, &long_timeout).await;
+    let inbox = match mode {
+        Mode::Plain => &inboxes.plain,
+        Mode::GroupCommit => &inboxes.grouped,
     };
-    Opened {
+    OpenInbox {
         inbox: Arc::clone(inbox),
         _inboxes: inboxes,
     }
 }
 
-/// Makes four tests of each function that is listed: on each database, with and without group commit.
-macro_rules! in_every_way {
+/// Defines four tests for each listed function: on each database, with and without group commit.
+macro_rules! on_every_inbox {
     ($($name:ident),+ $(,)?) => {
         $(
             mod $name {
-                use super::{Database, Way};
+                use super::{Database, Mode};
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite() {
-                    super::$name(Database::sqlite(), Way::Plain).await;
+                    super::$name(Database::sqlite(), Mode::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite_with_group_commit() {
-                    super::$name(Database::sqlite(), Way::GroupCommit).await;
+                    super::$name(Database::sqlite(), Mode::GroupCommit).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres() {
-                    super::$name(Database::postgres().await, Way::Plain).await;
+                    super::$name(Database::postgres().await, Mode::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres_with_group_commit() {
-                    super::$name(Database::postgres().await, Way::GroupCommit).await;
+                    super::$name(Database::postgres().await, Mode::GroupCommit).await;
                 }
             }
         )+
@@ -132,18 +132,18 @@ fn image(effect: Effect, status: Status) -> Outcome {
     Outcome::of_image(effect, status)
 }
 
-in_every_way!(
-    a_batch_has_one_result_for_each_notification_in_their_order,
-    several_notifications_for_one_image_act_as_if_they_came_one_after_another,
-    a_batch_of_nothing_is_nothing,
-    a_batch_that_fails_leaves_nothing_behind,
-    unknown_images_are_created_once_where_the_policy_says_so,
-    a_thousand_notifications_are_one_batch_like_any_other,
-    crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification,
+on_every_inbox!(
+    returns_one_result_per_notification_in_order,
+    applies_notifications_for_one_image_in_order,
+    empty_batch_does_nothing,
+    failed_batch_changes_nothing,
+    creates_each_unknown_image_once,
+    records_thousand_notifications_in_one_batch,
+    crossing_batches_neither_deadlock_nor_lose,
 );
 
-async fn a_batch_has_one_result_for_each_notification_in_their_order(database: Database, way: Way) {
-    let inbox = open(&database, way, UnknownImages::Reject).await;
+async fn returns_one_result_per_notification_in_order(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Reject).await;
     for id in ["a", "b"] {
         database.register(id).await;
     }
@@ -157,7 +157,7 @@ async fn a_batch_has_one_result_for_each_notification_in_their_order(database: D
             other(Content::OtherProduct),
         ])
         .await
-        .expect("it is recorded");
+        .expect("the batch is recorded");
 
     assert_eq!(
         recorded,
@@ -180,11 +180,8 @@ async fn a_batch_has_one_result_for_each_notification_in_their_order(database: D
     );
 }
 
-async fn several_notifications_for_one_image_act_as_if_they_came_one_after_another(
-    database: Database,
-    way: Way,
-) {
-    let inbox = open(&database, way, UnknownImages::Reject).await;
+async fn applies_notifications_for_one_image_in_order(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Reject).await;
     database.register("a").await;
 
     let recorded = inbox
@@ -197,7 +194,7 @@ async fn several_notifications_for_one_image_act_as_if_they_came_one_after_anoth
             uploaded("a", 12),
         ])
         .await
-        .expect("it is recorded");
+        .expect("the batch is recorded");
 
     assert_eq!(
         recorded,
@@ -217,15 +214,15 @@ async fn several_notifications_for_one_image_act_as_if_they_came_one_after_anoth
     assert_eq!(database.logs().await.len(), 6);
 }
 
-async fn a_batch_of_nothing_is_nothing(database: Database, way: Way) {
-    let inbox = open(&database, way, UnknownImages::Create).await;
+async fn empty_batch_does_nothing(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Create).await;
 
-    assert_eq!(inbox.record([]).await.expect("it is recorded"), []);
+    assert_eq!(inbox.record([]).await.expect("the batch is recorded"), []);
     assert!(database.images_and_logs().await.is_empty());
 }
 
-async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) {
-    let inbox = open(&database, way, UnknownImages::Create).await;
+async fn failed_batch_changes_nothing(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Create).await;
     database.register("broken").await;
     database
         .execute(
@@ -238,7 +235,7 @@ async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) 
     let error = inbox
         .record([uploaded("new", 10), uploaded("broken", 10)])
         .await
-        .expect_err("the row makes no sense");
+        .expect_err("the row is invalid");
 
     assert!(
         error
@@ -249,13 +246,13 @@ async fn a_batch_that_fails_leaves_nothing_behind(database: Database, way: Way) 
     assert_eq!(database.images_and_logs().await, before);
 }
 
-async fn unknown_images_are_created_once_where_the_policy_says_so(database: Database, way: Way) {
-    let inbox = open(&database, way, UnknownImages::Create).await;
+async fn creates_each_unknown_image_once(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Create).await;
 
     let recorded = inbox
         .record([uploaded("a", 10), uploaded("b", 10), uploaded("a", 10)])
         .await
-        .expect("it is recorded");
+        .expect("the batch is recorded");
 
     assert_eq!(
         recorded,
@@ -273,13 +270,17 @@ async fn unknown_images_are_created_once_where_the_policy_says_so(database: Data
     );
 }
 
-async fn a_thousand_notifications_are_one_batch_like_any_other(database: Database, way: Way) {
-    let inbox = open(&database, way, UnknownImages::Create).await;
+async fn records_thousand_notifications_in_one_batch(database: Database, mode: Mode) {
+    let inbox = open(&database, mode, UnknownImages::Create).await;
     let batch: Vec<_> = (0..1_000)
         .map(|number| Arc::new(uploaded(&format!("image-{number}"), number)))
         .collect();
 
-    let recorded = inbox.inbox.record(&batch).await.expect("it is recorded");
+    let recorded = inbox
+        .inbox
+        .record(&batch)
+        .await
+        .expect("the batch is recorded");
 
     assert!(
         recorded
@@ -295,13 +296,10 @@ async fn a_thousand_notifications_are_one_batch_like_any_other(database: Databas
     assert_eq!(database.logs().await.len(), 1_000);
 }
 
-async fn crossing_batches_of_two_replicas_neither_deadlock_nor_lose_a_notification(
-    database: Database,
-    way: Way,
-) {
+async fn crossing_batches_neither_deadlock_nor_lose(database: Database, mode: Mode) {
     let replicas = [
-        open(&database, way, UnknownImages::Create).await,
-        open(&database, way, UnknownImages::Create).await,
+        open(&database, mode, UnknownImages::Create).await,
+        open(&database, mode, UnknownImages::Create).await,
     ];
     let ids: Vec<String> = (0..20).map(|number| format!("image-{number}")).collect();
 

@@ -1,4 +1,5 @@
-//! Authenticated, but nothing that this service understands: 400, with the field and its rule, and no row is touched.
+//! Authenticated requests with an invalid payload: 400 with the invalid field, and no change to any
+//! row.
 
 use serde_json::{Value, json};
 
@@ -12,8 +13,8 @@ async fn app(database: Database) -> App {
     app
 }
 
-/// Posts each body, and holds it to be refused for this field without a change to any row.
-async fn refuses(app: &App, bodies: impl IntoIterator<Item = (Vec<u8>, Option<&str>)>) {
+/// Posts each body. Asserts that it is refused for this field and that no row changes.
+async fn assert_all_refused(app: &App, bodies: impl IntoIterator<Item = (Vec<u8>, Option<&str>)>) {
     let before = app.database.images_and_logs().await;
     for (body, field) in bodies {
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
@@ -51,17 +52,17 @@ fn utf16(text: &str) -> Vec<u8> {
 }
 
 on_both_databases!(
-    what_is_not_json_is_refused,
-    what_is_json_but_no_payload_known_here_is_refused,
-    u_0000_is_refused_wherever_it_is,
-    an_id_that_breaks_its_rule_is_refused_in_every_shape,
-    every_other_field_is_held_to_its_rule_too,
-    what_is_odd_but_allowed_is_taken,
+    rejects_invalid_json,
+    rejects_unknown_shapes,
+    rejects_null_character_everywhere,
+    rejects_invalid_id_in_every_shape,
+    validates_every_other_field,
+    accepts_unusual_but_valid_payloads,
 );
 
-async fn what_is_not_json_is_refused(database: Database) {
+async fn rejects_invalid_json(database: Database) {
     let app = app(database).await;
-    let good = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+    let valid = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
     let deep = |open: &str, close: &str| {
         format!(
             r#"{{"id":"image","metadata":{}1{}}}"#,
@@ -71,20 +72,20 @@ async fn what_is_not_json_is_refused(database: Database) {
         .into_bytes()
     };
 
-    refuses(
+    assert_all_refused(
         &app,
         [
             (Vec::new(), None),
             (b" ".to_vec(), None),
             (b"hello".to_vec(), None),
             (b"id=image&uploaded=now".to_vec(), None),
-            (good.as_bytes()[..good.len() - 1].to_vec(), None),
-            (good.as_bytes()[..10].to_vec(), None),
-            (format!("{good}x").into_bytes(), None),
-            (format!("{good}{good}").into_bytes(), None),
-            (format!("{good}\0").into_bytes(), None),
-            (utf16(&good), None),
-            ([b"\xef\xbb\xbf", good.as_bytes()].concat(), None),
+            (valid.as_bytes()[..valid.len() - 1].to_vec(), None),
+            (valid.as_bytes()[..10].to_vec(), None),
+            (format!("{valid}x").into_bytes(), None),
+            (format!("{valid}{valid}").into_bytes(), None),
+            (format!("{valid}\0").into_bytes(), None),
+            (utf16(&valid), None),
+            ([b"\xef\xbb\xbf", valid.as_bytes()].concat(), None),
             (
                 b"{\"id\":\"\xff\xfe\",\"uploaded\":\"2024-01-01T12:00:00Z\"}".to_vec(),
                 None,
@@ -112,10 +113,10 @@ async fn what_is_not_json_is_refused(database: Database) {
     .await;
 }
 
-async fn what_is_json_but_no_payload_known_here_is_refused(database: Database) {
+async fn rejects_unknown_shapes(database: Database) {
     let app = app(database).await;
 
-    refuses(
+    assert_all_refused(
         &app,
         [
             "[]",
@@ -136,10 +137,10 @@ async fn what_is_json_but_no_payload_known_here_is_refused(database: Database) {
     .await;
 }
 
-async fn u_0000_is_refused_wherever_it_is(database: Database) {
+async fn rejects_null_character_everywhere(database: Database) {
     let app = app(database).await;
 
-    refuses(
+    assert_all_refused(
         &app,
         [
             (
@@ -184,7 +185,7 @@ async fn u_0000_is_refused_wherever_it_is(database: Database) {
     .await;
 }
 
-async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database: Database) {
+async fn rejects_invalid_id_in_every_shape(database: Database) {
     let app = app(database).await;
     let long = "x".repeat(1025);
     for id in [
@@ -200,7 +201,7 @@ async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database: Database
         json!("a\nb"),
         json!("a\u{7f}"),
     ] {
-        refuses(
+        assert_all_refused(
             &app,
             [
                 (
@@ -221,7 +222,7 @@ async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database: Database
         )
         .await;
     }
-    refuses(
+    assert_all_refused(
         &app,
         [
             (json!({"uploaded": "2024-01-01T12:00:00Z"}), Some("id")),
@@ -236,7 +237,7 @@ async fn an_id_that_breaks_its_rule_is_refused_in_every_shape(database: Database
     .await;
 }
 
-/// Bodies of the other shapes, and the field that each one gets wrong.
+/// Bodies of the nested shapes, each with its invalid field.
 fn nested() -> [(Value, &'static str); 9] {
     [
         (
@@ -269,7 +270,7 @@ fn nested() -> [(Value, &'static str); 9] {
     ]
 }
 
-async fn every_other_field_is_held_to_its_rule_too(database: Database) {
+async fn validates_every_other_field(database: Database) {
     let app = app(database).await;
     let flat = |field: &str, value: Value| json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z", field: value});
 
@@ -336,7 +337,7 @@ async fn every_other_field_is_held_to_its_rule_too(database: Database) {
         bodies.push((body, field.to_owned()));
     }
 
-    refuses(
+    assert_all_refused(
         &app,
         bodies
             .iter()
@@ -345,7 +346,7 @@ async fn every_other_field_is_held_to_its_rule_too(database: Database) {
     .await;
 }
 
-async fn what_is_odd_but_allowed_is_taken(database: Database) {
+async fn accepts_unusual_but_valid_payloads(database: Database) {
     let app = app(database).await;
     let exponent = r#"{"id":"image","timestamp":"2024-01-01T12:00:01Z","metadata":{"small":1e-20000,
         "long":0.1000000000000000055511151231257827021181583404541015625}}"#;

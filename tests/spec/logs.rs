@@ -1,4 +1,4 @@
-//! One line for each request, with everything that somebody who looks for it knows, and nothing that nobody may know.
+//! The log: one line for each request, with the fields that an operator needs and without secrets.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,7 +14,7 @@ const SECRETS: [(&str, &str); 2] = [
     ("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", PREVIOUS_SECRET),
 ];
 
-/// Stops the service, and returns the JSON lines that it has logged.
+/// Stops the service and returns the JSON lines that it has logged.
 fn lines(mut service: Service) -> Vec<Value> {
     service.signal("-TERM");
     service.wait();
@@ -25,7 +25,7 @@ fn lines(mut service: Service) -> Vec<Value> {
         .collect()
 }
 
-/// The lines of requests, without the one by which the tests know that the service has started.
+/// Returns the lines of requests, without the request that waits for the start.
 fn requests(lines: &[Value]) -> Vec<&Value> {
     lines
         .iter()
@@ -34,7 +34,7 @@ fn requests(lines: &[Value]) -> Vec<&Value> {
 }
 
 #[tokio::test]
-async fn every_webhook_is_one_line_with_all_that_is_known_of_it() {
+async fn logs_one_line_per_webhook() {
     let folder = TempDir::new().expect("a folder");
     run(folder.path(), &["images", "add", "an/image"], &[]);
     let service = Service::start(folder.path(), &SECRETS);
@@ -60,7 +60,7 @@ async fn every_webhook_is_one_line_with_all_that_is_known_of_it() {
 
     let lines = lines(service);
     let requests = requests(&lines);
-    let told: Vec<_> = requests
+    let fields: Vec<_> = requests
         .iter()
         .map(|line| {
             (
@@ -71,7 +71,7 @@ async fn every_webhook_is_one_line_with_all_that_is_known_of_it() {
         })
         .collect();
     assert_eq!(
-        told,
+        fields,
         [
             (200, "applied", Some("an/image")),
             (404, "unknown-image", Some("nobody")),
@@ -81,7 +81,7 @@ async fn every_webhook_is_one_line_with_all_that_is_known_of_it() {
     );
     assert_eq!(
         requests[2]["detail"], "The body is not JSON: expected ident at line 1 column 2.",
-        "an operator reads no answers"
+        "the log contains the detail of the response"
     );
     for line in requests {
         assert_eq!(
@@ -108,7 +108,7 @@ async fn every_webhook_is_one_line_with_all_that_is_known_of_it() {
 }
 
 #[tokio::test]
-async fn no_secret_no_signature_and_no_body_is_ever_logged_even_at_the_finest_level() {
+async fn never_logs_secrets_signatures_or_bodies() {
     let folder = TempDir::new().expect("a folder");
     run(folder.path(), &["images", "add", "image"], &[]);
     let variables: Vec<_> = SECRETS.into_iter().chain([("RUST_LOG", "trace")]).collect();
@@ -139,7 +139,7 @@ async fn no_secret_no_signature_and_no_body_is_ever_logged_even_at_the_finest_le
     assert!(log.contains("answered 200 applied"));
     assert!(
         log.contains("\"target\":\"sqlx::query\""),
-        "the finest level is on"
+        "the log level is trace"
     );
     for private in [
         SECRET,
@@ -153,7 +153,7 @@ async fn no_secret_no_signature_and_no_body_is_ever_logged_even_at_the_finest_le
 }
 
 #[tokio::test]
-async fn a_5xx_is_an_error_with_the_whole_chain_of_causes() {
+async fn logs_5xx_with_cause_chain() {
     let folder = TempDir::new().expect("a folder");
     let cluster = Cluster::start(Durability::NoFsync);
     let url = cluster
@@ -188,7 +188,7 @@ async fn a_5xx_is_an_error_with_the_whole_chain_of_causes() {
     );
     assert!(
         !answer.body.to_string().contains("onnection"),
-        "the cause stays here: {}",
+        "the response contains the cause: {}",
         answer.body
     );
     let lines = lines(service);
@@ -223,20 +223,23 @@ async fn a_5xx_is_an_error_with_the_whole_chain_of_causes() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_logged_and_what_it_sent_is_not_half_done() {
+async fn logs_disconnected_client() {
     use tokio::io::AsyncWriteExt;
 
     let folder = TempDir::new().expect("a folder");
     let service = Service::start(folder.path(), &SECRETS);
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", service.port))
         .await
-        .expect("it listens");
+        .expect("the service listens");
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: 100\r\n\r\nhalf",
         crate::support::app::PATH
     );
-    stream.write_all(head.as_bytes()).await.expect("it is read");
-    stream.shutdown().await.expect("it closes");
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .expect("the request is sent");
+    stream.shutdown().await.expect("the connection closes");
     drop(stream);
 
     wait::until("the request is logged", || {
@@ -254,7 +257,7 @@ async fn a_client_that_goes_away_is_logged_and_what_it_sent_is_not_half_done() {
 }
 
 #[test]
-fn logs_are_text_where_that_is_set() {
+fn text_format_is_configurable() {
     let folder = TempDir::new().expect("a folder");
     let mut service = Service::start(folder.path(), &[("APP__LOG__FORMAT", "text")]);
     service.signal("-TERM");

@@ -1,4 +1,4 @@
-//! The product's specification: what it promises, through HTTP and the wire, on both databases.
+//! The specification: what the service guarantees over HTTP and the wire, on both databases.
 
 #![expect(
     clippy::too_many_lines,

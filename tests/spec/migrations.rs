@@ -1,4 +1,4 @@
-//! Bringing the tables up to date, and what an app may count on in them.
+//! Migrations, and the schema that apps may rely on.
 
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
@@ -19,16 +19,16 @@ use crate::support::program::{program, run, stderr, stdout};
 use crate::support::wait;
 
 #[tokio::test]
-async fn a_file_that_keeps_its_text_otherwise_is_refused() {
+async fn refuses_utf16_database() {
     let folder = TempDir::new().expect("a folder");
     let options = SqliteConnectOptions::new()
         .filename(folder.path().join("app.db"))
         .create_if_missing(true);
-    let mut app = options.connect().await.expect("it opens");
+    let mut app = options.connect().await.expect("the file opens");
     app.execute("PRAGMA encoding = 'UTF-16le'; CREATE TABLE app (id integer)")
         .await
         .expect("a table");
-    app.close().await.expect("it closes");
+    app.close().await.expect("the file closes");
 
     let output = run(
         folder.path(),
@@ -37,26 +37,26 @@ async fn a_file_that_keeps_its_text_otherwise_is_refused() {
     );
 
     assert_eq!(output.status.code(), Some(1));
-    let said = stderr(&output);
+    let printed = stderr(&output);
     assert!(
-        said.contains(
+        printed.contains(
             "app.db keeps its text as UTF-16le (PRAGMA encoding), and this service needs UTF-8"
         ),
-        "{said}"
+        "{printed}"
     );
 }
 
 on_both_databases!(
-    an_app_registers_an_upload_with_an_insert_of_one_column,
-    images_that_are_registered_one_after_another_have_ids_in_that_order,
-    a_status_that_does_not_exist_cannot_be_written,
-    a_state_without_its_time_cannot_be_written,
-    migrating_twice_is_the_same_as_once,
-    many_processes_may_migrate_at_once,
-    a_database_that_a_newer_release_has_migrated_is_still_ready,
+    app_inserts_image_with_id_only,
+    image_ids_are_ordered_by_creation,
+    rejects_unknown_status,
+    rejects_state_without_its_time,
+    second_migration_changes_nothing,
+    concurrent_migrations_succeed,
+    newer_schema_is_still_ready,
 );
 
-async fn an_app_registers_an_upload_with_an_insert_of_one_column(database: Database) {
+async fn app_inserts_image_with_id_only(database: Database) {
     let app = App::start(database).await;
 
     app.database
@@ -79,17 +79,17 @@ async fn an_app_registers_an_upload_with_an_insert_of_one_column(database: Datab
     assert_eq!(
         image["id"].as_str().map(str::len),
         Some(36),
-        "a UUID in its usual form"
+        "expected a hyphenated UUID"
     );
     assert!(image["expires_at"].as_str() > image["created_at"].as_str());
 }
 
-async fn images_that_are_registered_one_after_another_have_ids_in_that_order(database: Database) {
+async fn image_ids_are_ordered_by_creation(database: Database) {
     let app = App::start(database).await;
 
     for number in 0..20 {
         app.database.register(&format!("image-{number}")).await;
-        // Within one millisecond they may stand in any order.
+        // Ids of the same millisecond have no order.
         wait::until_next_millisecond().await;
     }
 
@@ -110,7 +110,7 @@ async fn images_that_are_registered_one_after_another_have_ids_in_that_order(dat
     let (seconds, _) = Uuid::parse_str(&ids[0])
         .ok()
         .and_then(|id| id.get_timestamp())
-        .expect("it has a time")
+        .expect("the UUID has a time")
         .to_unix();
     let created_at = app.database.image("image-0").await["created_at"]
         .as_str()
@@ -122,7 +122,7 @@ async fn images_that_are_registered_one_after_another_have_ids_in_that_order(dat
     );
 }
 
-async fn a_status_that_does_not_exist_cannot_be_written(database: Database) {
+async fn rejects_unknown_status(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -138,14 +138,14 @@ async fn a_status_that_does_not_exist_cannot_be_written(database: Database) {
 
     assert!(
         refused
-            .expect_err("it panics")
+            .expect_err("the update panics")
             .into_panic()
             .downcast_ref::<String>()
             .is_some_and(|text| text.contains("cloudflare_images_status_check"))
     );
 }
 
-async fn a_state_without_its_time_cannot_be_written(database: Database) {
+async fn rejects_state_without_its_time(database: Database) {
     let app = App::start(database).await;
     let time = if app.database.is_postgres() {
         "'2024-01-01 12:00:00+00'"
@@ -206,7 +206,7 @@ async fn a_state_without_its_time_cannot_be_written(database: Database) {
     }
 }
 
-async fn migrating_twice_is_the_same_as_once(database: Database) {
+async fn second_migration_changes_nothing(database: Database) {
     let folder = TempDir::new().expect("a folder");
     let variables = [("DATABASE_URL", database.url.as_str())];
 
@@ -223,7 +223,7 @@ async fn migrating_twice_is_the_same_as_once(database: Database) {
     assert_eq!(stdout(&second), "the tables are up to date\n");
 }
 
-async fn many_processes_may_migrate_at_once(database: Database) {
+async fn concurrent_migrations_succeed(database: Database) {
     let folder = TempDir::new().expect("a folder");
     let start = || {
         let mut command = program(folder.path());
@@ -232,13 +232,13 @@ async fn many_processes_may_migrate_at_once(database: Database) {
             .env("DATABASE_URL", &database.url)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command.spawn().expect("it runs")
+        command.spawn().expect("the program runs")
     };
 
     let started: Vec<Child> = (0..6).map(|_| start()).collect();
 
     for child in started {
-        let output = child.wait_with_output().expect("it ends");
+        let output = child.wait_with_output().expect("the program ends");
         assert!(
             output.status.success(),
             "{}",
@@ -251,7 +251,7 @@ async fn many_processes_may_migrate_at_once(database: Database) {
     assert_eq!(versions, 4);
 }
 
-async fn a_database_that_a_newer_release_has_migrated_is_still_ready(database: Database) {
+async fn newer_schema_is_still_ready(database: Database) {
     let app = App::start(database).await;
     app.database.execute_script(
             "INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)

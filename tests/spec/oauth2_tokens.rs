@@ -1,4 +1,4 @@
-//! An endpoint that wants a token gets one; without a token nothing is delivered.
+//! OAuth 2.0 tokens for endpoints. Without a token nothing is delivered.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn upload(app: &App, id: &str) {
 }
 
 async fn wait_until_error_is(app: &App, error: &str) {
-    wait::until_async("the try has failed", async || {
+    wait::until_async("the attempt has failed", async || {
         app.database
             .texts("SELECT error FROM relay_deliveries")
             .await
@@ -49,16 +49,16 @@ async fn wait_until_error_is(app: &App, error: &str) {
 }
 
 on_both_databases!(
-    one_token_is_fetched_and_serves_for_as_long_as_it_holds,
-    the_client_may_say_who_it_is_in_the_form,
-    a_token_that_has_run_out_or_was_refused_is_replaced,
-    while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost,
-    a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call,
+    fetches_one_token_until_expiry,
+    sends_client_credentials_in_body,
+    replaces_expired_or_rejected_token,
+    retries_while_token_server_is_down,
+    token_request_shares_delivery_timeout,
 );
 
-async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database: Database) {
+async fn fetches_one_token_until_expiry(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-    tokens.wait(Duration::from_millis(100));
+    tokens.set_delay(Duration::from_millis(100));
     tokens.set_expires_in("\"3600\"");
     let app = start(database, &subscriber, &tokens, json!({})).await;
 
@@ -75,11 +75,11 @@ async fn one_token_is_fetched_and_serves_for_as_long_as_it_holds(database: Datab
     assert_eq!(
         tokens.issued(),
         1,
-        "whoever comes meanwhile waits for that one"
+        "concurrent deliveries wait for the same token"
     );
 }
 
-async fn the_client_may_say_who_it_is_in_the_form(database: Database) {
+async fn sends_client_credentials_in_body(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
     let app = start(
         database,
@@ -97,7 +97,7 @@ async fn the_client_may_say_who_it_is_in_the_form(database: Database) {
     );
 }
 
-async fn a_token_that_has_run_out_or_was_refused_is_replaced(database: Database) {
+async fn replaces_expired_or_rejected_token(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
     tokens.set_expires_in("0");
     let app = start(database, &subscriber, &tokens, json!({})).await;
@@ -109,19 +109,19 @@ async fn a_token_that_has_run_out_or_was_refused_is_replaced(database: Database)
 
     subscriber.answer_first([Answer::Status(401)]);
     upload(&app, "3").await;
-    wait::until_async("the try is settled", async || {
+    wait::until_async("the attempt is stored", async || {
         app.database.attempts().await.len() == 3
     })
     .await;
     app.clock.advance(Duration::from_secs(75));
 
     let received = subscriber.wait_for(4).await;
-    let used: Vec<&str> = received
+    let tokens_used: Vec<&str> = received
         .iter()
         .map(|one| one.header("authorization"))
         .collect();
     assert_eq!(
-        used,
+        tokens_used,
         [
             "Bearer token-1",
             "Bearer token-2",
@@ -131,11 +131,9 @@ async fn a_token_that_has_run_out_or_was_refused_is_replaced(database: Database)
     );
 }
 
-async fn while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost(
-    database: Database,
-) {
+async fn retries_while_token_server_is_down(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-    tokens.refuse(true);
+    tokens.set_unavailable(true);
     let app = start(database, &subscriber, &tokens, json!({})).await;
 
     upload(&app, "image").await;
@@ -146,14 +144,14 @@ async fn while_the_token_server_is_down_nothing_is_delivered_and_nothing_is_lost
     )
     .await;
     assert_eq!(subscriber.received().len(), 0);
-    tokens.refuse(false);
+    tokens.set_unavailable(false);
     app.clock.advance(Duration::from_secs(75));
     subscriber.wait_for(1).await;
 }
 
-async fn a_token_server_that_hangs_is_not_waited_for_longer_than_for_a_call(database: Database) {
+async fn token_request_shares_delivery_timeout(database: Database) {
     let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
-    tokens.wait(Duration::from_hours(1));
+    tokens.set_delay(Duration::from_hours(1));
     let app = start(database, &subscriber, &tokens, json!({})).await;
 
     upload(&app, "image").await;

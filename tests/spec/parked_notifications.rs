@@ -1,4 +1,5 @@
-//! A notification that comes before its image's row is answered with 404, and applied when the row is there.
+//! Parked notifications: a notification for an unknown image gets 404, and is applied when the row
+//! exists.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ fn uploaded(id: &str) -> String {
     json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string()
 }
 
-/// Posts it, and holds it to be answered with 404.
-async fn deliver_too_early(app: &App, body: &str) {
+/// Posts the body and asserts that the response is 404.
+async fn deliver_unknown(app: &App, body: &str) {
     assert_eq!(
         app.deliver(body.to_owned()).await.outcome(),
         (404, "unknown-image"),
@@ -26,35 +27,35 @@ async fn deliver_too_early(app: &App, body: &str) {
 }
 
 async fn wait_until_applied(database: &Database, count: i64) {
-    wait::until_async("what was parked is applied", async || {
+    wait::until_async("the parked notifications are applied", async || {
         let applied = "SELECT count(*) FROM webhook_rejections WHERE state = 'applied'";
         database.count(applied).await == count
     })
     .await;
 }
 
-/// The values of a column of all rejections, in order.
+/// Returns a column of all rejections, in order.
 async fn column(database: &Database, name: &str) -> Vec<Value> {
     let rejections = database.rejections().await;
     rejections.iter().map(|row| row[name].clone()).collect()
 }
 
 on_both_databases!(
-    it_is_applied_when_an_app_inserts_the_row,
-    several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once,
-    many_are_applied_at_once,
-    registering_an_image_by_hand_applies_it_without_a_service,
-    after_some_days_it_is_merely_kept,
-    what_came_while_no_secret_was_configured_is_not_applied_when_one_is,
-    without_parking_it_is_merely_kept,
-    what_came_later_for_the_same_image_waits_however_many_came_between,
-    many_that_cannot_be_applied_keep_no_other_from_being_applied,
-    one_whose_row_makes_no_sense_keeps_no_other_from_being_applied,
+    applies_after_app_inserts_row,
+    applies_several_in_order_and_once,
+    applies_many_at_once,
+    images_add_applies_without_service,
+    expires_after_ttl,
+    skips_unauthenticated_once_secret_is_set,
+    zero_ttl_disables_parking,
+    applies_in_order_despite_many_others,
+    many_failures_do_not_block_others,
+    invalid_row_does_not_block_others,
 );
 
-async fn it_is_applied_when_an_app_inserts_the_row(database: Database) {
+async fn applies_after_app_inserts_row(database: Database) {
     let app = App::start(database).await;
-    deliver_too_early(&app, &uploaded("image")).await;
+    deliver_unknown(&app, &uploaded("image")).await;
     let parked = app.database.rejections().await;
     assert_eq!(
         (
@@ -76,7 +77,7 @@ async fn it_is_applied_when_an_app_inserts_the_row(database: Database) {
     );
     assert_eq!(
         image["updated_at"], "2024-01-01T12:00:05.000000Z",
-        "whoever looks for changes since then finds it"
+        "a query for later changes finds the row"
     );
     let logs = app.database.logs().await;
     assert_eq!(logs.len(), 1);
@@ -91,17 +92,15 @@ async fn it_is_applied_when_an_app_inserts_the_row(database: Database) {
     );
 }
 
-async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_once(
-    database: Database,
-) {
+async fn applies_several_in_order_and_once(database: Database) {
     let app = App::start(database).await;
     let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
-    // They say no time of their own, and so count from their receipt.
+    // They have no time of their own, so they count from their receipt.
     for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
-        deliver_too_early(&app, &named(name)).await;
+        deliver_unknown(&app, &named(name)).await;
         app.clock.advance(Duration::from_secs(1));
     }
-    deliver_too_early(&app, &uploaded("another")).await;
+    deliver_unknown(&app, &uploaded("another")).await;
 
     app.database.register("image").await;
 
@@ -114,7 +113,7 @@ async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_
     assert_eq!(
         column(&app.database, "state").await[4],
         "parked",
-        "the other has no row yet"
+        "the other image has no row"
     );
     assert_eq!(
         app.database.log_types().await,
@@ -125,17 +124,17 @@ async fn several_for_one_image_are_applied_in_the_order_in_which_they_came_each_
             "webhook_received"
         ]
     );
-    // Whoever sends one of them again is told that it is known.
+    // A redelivery of an applied notification is a duplicate.
     assert_eq!(
         app.deliver(named("last.jpg")).await.outcome(),
         (200, "duplicate")
     );
 }
 
-async fn many_are_applied_at_once(database: Database) {
+async fn applies_many_at_once(database: Database) {
     let app = App::start(database).await;
     for number in 0..250 {
-        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
     }
 
     let rows: Vec<String> = (0..250)
@@ -158,12 +157,12 @@ async fn many_are_applied_at_once(database: Database) {
     assert_eq!(app.database.logs().await.len(), 250);
 }
 
-async fn registering_an_image_by_hand_applies_it_without_a_service(database: Database) {
+async fn images_add_applies_without_service(database: Database) {
     let app = App::start(database).await;
-    deliver_too_early(&app, &uploaded("image")).await;
+    deliver_unknown(&app, &uploaded("image")).await;
     let (_, database) = app.stop().await;
     let folder = TempDir::new().expect("a folder");
-    // The tests' clock stands in 2024, the command's does not.
+    // The command uses the real clock, and the service's clock is in 2024.
     let variables = [("DATABASE_URL", database.url.as_str())];
     let just_now = "UPDATE webhook_rejections SET parked_at = \
         (SELECT created_at FROM cloudflare_images WHERE cloudflare_id = $1)";
@@ -179,11 +178,11 @@ async fn registering_an_image_by_hand_applies_it_without_a_service(database: Dat
     assert_eq!(database.image("image").await["status"], "uploaded");
 }
 
-async fn after_some_days_it_is_merely_kept(database: Database) {
+async fn expires_after_ttl(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
-    deliver_too_early(&app, &uploaded("old")).await;
+    deliver_unknown(&app, &uploaded("old")).await;
     app.clock.advance(Duration::from_hours(7 * 24 + 1));
-    deliver_too_early(&app, &uploaded("new")).await;
+    deliver_unknown(&app, &uploaded("new")).await;
 
     for id in ["old", "new"] {
         app.database.register(id).await;
@@ -195,28 +194,29 @@ async fn after_some_days_it_is_merely_kept(database: Database) {
     assert_eq!(
         column(&app.database, "state").await,
         ["kept", "applied"],
-        "nobody looks at it any more"
+        "the expired notification is not applied"
     );
 }
 
-async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(database: Database) {
-    let open = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
+async fn skips_unauthenticated_once_secret_is_set(database: Database) {
+    let without_secret = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
     for id in ["before", "after"] {
-        // A header that proves nothing, since nobody asks.
-        let answered = answer(
-            open.request(uploaded(id))
+        // Without a secret the header is not checked.
+        let response = answer(
+            without_secret
+                .request(uploaded(id))
                 .header("cf-webhook-auth", "anything"),
         )
         .await;
-        assert_eq!(answered.outcome(), (404, "unknown-image"));
+        assert_eq!(response.outcome(), (404, "unknown-image"));
     }
-    open.database.register("before").await;
-    wait_until_applied(&open.database, 1).await;
-    let (_, database) = open.stop().await;
+    without_secret.database.register("before").await;
+    wait_until_applied(&without_secret.database, 1).await;
+    let (_, database) = without_secret.stop().await;
 
     let app = App::start(database).await;
     app.database.register("after").await;
-    deliver_too_early(&app, &uploaded("proved")).await;
+    deliver_unknown(&app, &uploaded("proved")).await;
     app.database.register("proved").await;
 
     wait_until_applied(&app.database, 2).await;
@@ -224,46 +224,46 @@ async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(dat
     assert_eq!(
         app.database.image("after").await["status"],
         "pending",
-        "anybody could have said so"
+        "the notification was not authenticated"
     );
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("DATABASE_URL", app.database.url.as_str()),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
     ];
-    let said = stdout(&run(
+    let printed = stdout(&run(
         folder.path(),
         &["rejections", "reprocess", "2"],
         &variables,
     ));
     assert_eq!(
-        said,
+        printed,
         "2: refused still: it came without proof, while no secret was configured\n"
     );
     assert_eq!(app.database.image("after").await["status"], "pending");
 }
 
-async fn without_parking_it_is_merely_kept(database: Database) {
+async fn zero_ttl_disables_parking(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
-    deliver_too_early(&app, &uploaded("image")).await;
+    deliver_unknown(&app, &uploaded("image")).await;
 
     app.database.register("image").await;
 
-    wait::until_async("it is not parked any more", async || {
+    wait::until_async("the notification is not parked", async || {
         column(&app.database, "state").await == ["kept"]
     })
     .await;
     assert_eq!(app.database.image("image").await["status"], "pending");
 }
 
-async fn what_came_later_for_the_same_image_waits_however_many_came_between(database: Database) {
+async fn applies_in_order_despite_many_others(database: Database) {
     let app = App::start(database).await;
     let broken = "broken";
-    deliver_too_early(&app, &uploaded(broken)).await;
+    deliver_unknown(&app, &uploaded(broken)).await;
     for number in 0..150 {
-        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
     }
-    deliver_too_early(
+    deliver_unknown(
         &app,
         &json!({"id": broken, "filename": "later.jpg"}).to_string(),
     )
@@ -271,7 +271,8 @@ async fn what_came_later_for_the_same_image_waits_however_many_came_between(data
     let good: Vec<String> = (0..150)
         .map(|number| format!("('image-{number}', '{{}}')"))
         .collect();
-    // Its status cannot be read while the earlier one has to be applied, and can be when the later one comes to it.
+    // The row is unreadable when the first notification is due, and is repaired before the later
+    // one.
     app.database
         .execute_script(&format!(
             "INSERT INTO cloudflare_images (cloudflare_id, details_at) \
@@ -297,12 +298,12 @@ async fn what_came_later_for_the_same_image_waits_however_many_came_between(data
     assert_eq!(last, [Value::Null, json!("later.jpg")]);
 }
 
-async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database: Database) {
+async fn many_failures_do_not_block_others(database: Database) {
     let app = App::start(database).await;
     for number in 0..120 {
-        deliver_too_early(&app, &uploaded(&format!("broken-{number}"))).await;
+        deliver_unknown(&app, &uploaded(&format!("broken-{number}"))).await;
     }
-    deliver_too_early(&app, &uploaded("good")).await;
+    deliver_unknown(&app, &uploaded("good")).await;
     let rows: Vec<String> = (0..120)
         .map(|number| format!("('broken-{number}', 'nonsense')"))
         .collect();
@@ -319,10 +320,10 @@ async fn many_that_cannot_be_applied_keep_no_other_from_being_applied(database: 
     assert_eq!(app.database.image("good").await["status"], "uploaded");
 }
 
-async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database: Database) {
+async fn invalid_row_does_not_block_others(database: Database) {
     let app = App::start(database).await;
     for id in ["broken", "good"] {
-        deliver_too_early(&app, &uploaded(id)).await;
+        deliver_unknown(&app, &uploaded(id)).await;
     }
     app.database
         .execute_script(
@@ -345,19 +346,19 @@ async fn one_whose_row_makes_no_sense_keeps_no_other_from_being_applied(database
     assert_eq!(
         app.database.image("broken").await["status"],
         "uploaded",
-        "it was tried again"
+        "the notification was applied again after the repair"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_whose_row_takes_too_long_keeps_no_other_from_being_applied() {
+async fn slow_row_does_not_block_others() {
     let app = App::start_with(
         Database::postgres().await,
         &[("APP__DATABASE__TIMEOUT_SECS", "2")],
     )
     .await;
     for id in ["slow", "good"] {
-        deliver_too_early(&app, &uploaded(id)).await;
+        deliver_unknown(&app, &uploaded(id)).await;
     }
 
     app.database
@@ -375,12 +376,12 @@ async fn one_whose_row_takes_too_long_keeps_no_other_from_being_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_apply_each_once() {
+async fn replicas_apply_each_once() {
     let database = Database::postgres().await;
     let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;
     for number in 0..150 {
-        deliver_too_early(&app, &uploaded(&format!("image-{number}"))).await;
+        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
     }
 
     app.database
@@ -391,7 +392,7 @@ async fn two_replicas_apply_each_once() {
         .await;
 
     wait_until_applied(&app.database, 150).await;
-    // Another round of both finds nothing to do.
+    // Another sweep of both replicas finds nothing to apply.
     tokio::join!(app.wait_for_sweep(), replica.wait_for_sweep());
     assert_eq!(app.database.logs().await.len(), 150);
     drop(replica);

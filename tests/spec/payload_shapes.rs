@@ -1,4 +1,4 @@
-//! The payloads: a test message, Cloudflare's notification, an event, a flat report.
+//! The payload shapes: a test message, Cloudflare's notification, an event and a flat report.
 
 use serde_json::json;
 
@@ -9,24 +9,24 @@ use crate::support::database::Database;
 const ID: &str = "2cdc28f0-017a-49c4-9ed7-87056c83901";
 
 on_both_databases!(
-    a_flat_report_marks_the_image_uploaded_and_tells_its_details,
-    a_flat_report_with_an_error_marks_the_image_failed_and_says_why,
-    a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too,
-    a_flat_report_of_details_alone_leaves_the_status,
-    the_event_image_uploaded_marks_the_image_uploaded,
-    another_event_is_refused,
-    cloudflares_notification_marks_the_image_by_the_word_under_data,
-    cloudflares_notification_is_searched_at_each_of_its_pointers,
-    cloudflares_notification_of_a_failure_says_why_in_whatever_form,
-    the_pointers_are_settings,
-    an_alert_of_another_product_is_recorded_and_ignored,
-    cloudflares_test_message_is_accepted_whatever_its_wording,
-    unknown_fields_are_ignored_and_null_is_absent,
-    ids_are_opaque_text_and_come_back_as_they_were,
-    any_content_type_will_do,
+    flat_upload_stores_details,
+    flat_error_marks_image_failed,
+    draft_wins_over_uploaded_field,
+    details_only_report_leaves_status,
+    event_marks_image_uploaded,
+    rejects_other_events,
+    notification_status_word_sets_status,
+    notification_id_is_found_at_each_pointer,
+    notification_failure_stores_its_error,
+    pointers_are_configurable,
+    ignores_other_alerts,
+    accepts_any_test_message,
+    ignores_unknown_fields_and_null,
+    ids_are_opaque_text,
+    accepts_any_content_type,
 );
 
-async fn a_flat_report_marks_the_image_uploaded_and_tells_its_details(database: Database) {
+async fn flat_upload_stores_details(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -59,7 +59,7 @@ async fn a_flat_report_marks_the_image_uploaded_and_tells_its_details(database: 
     assert_eq!(image["require_signed_urls"], true);
 }
 
-async fn a_flat_report_with_an_error_marks_the_image_failed_and_says_why(database: Database) {
+async fn flat_error_marks_image_failed(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -78,7 +78,7 @@ async fn a_flat_report_with_an_error_marks_the_image_failed_and_says_why(databas
     );
 }
 
-async fn a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too(database: Database) {
+async fn draft_wins_over_uploaded_field(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -93,7 +93,7 @@ async fn a_draft_is_a_draft_although_cloudflare_sets_uploaded_on_it_too(database
     assert_eq!(app.database.image(ID).await["uploaded_at"], json!(null));
 }
 
-async fn a_flat_report_of_details_alone_leaves_the_status(database: Database) {
+async fn details_only_report_leaves_status(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -116,7 +116,7 @@ async fn a_flat_report_of_details_alone_leaves_the_status(database: Database) {
     assert_eq!(image["cloudflare_metadata"], json!({"a": 1}));
 }
 
-async fn the_event_image_uploaded_marks_the_image_uploaded(database: Database) {
+async fn event_marks_image_uploaded(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -148,7 +148,7 @@ async fn the_event_image_uploaded_marks_the_image_uploaded(database: Database) {
     );
 }
 
-async fn another_event_is_refused(database: Database) {
+async fn rejects_other_events(database: Database) {
     let app = App::start(database).await;
 
     let answer = app
@@ -159,7 +159,7 @@ async fn another_event_is_refused(database: Database) {
     assert_eq!(answer.body["field"], "event");
 }
 
-async fn cloudflares_notification_marks_the_image_by_the_word_under_data(database: Database) {
+async fn notification_status_word_sets_status(database: Database) {
     let app = App::start(database).await;
     for (word, status) in [
         ("success", "uploaded"),
@@ -191,7 +191,7 @@ async fn cloudflares_notification_marks_the_image_by_the_word_under_data(databas
     );
 }
 
-async fn cloudflares_notification_is_searched_at_each_of_its_pointers(database: Database) {
+async fn notification_id_is_found_at_each_pointer(database: Database) {
     let app = App::start(database).await;
     for (number, data) in [
         json!({"image": {"id": "image-0", "status": "success"}}),
@@ -215,7 +215,7 @@ async fn cloudflares_notification_is_searched_at_each_of_its_pointers(database: 
     }
 }
 
-async fn cloudflares_notification_of_a_failure_says_why_in_whatever_form(database: Database) {
+async fn notification_failure_stores_its_error(database: Database) {
     let app = App::start(database).await;
     for (id, data, error) in [
         (
@@ -246,7 +246,7 @@ async fn cloudflares_notification_of_a_failure_says_why_in_whatever_form(databas
     }
 }
 
-async fn the_pointers_are_settings(database: Database) {
+async fn pointers_are_configurable(database: Database) {
     let app = App::start_with(
         database,
         &[
@@ -270,7 +270,7 @@ async fn the_pointers_are_settings(database: Database) {
     );
 }
 
-async fn an_alert_of_another_product_is_recorded_and_ignored(database: Database) {
+async fn ignores_other_alerts(database: Database) {
     let app = App::start(database).await;
     for body in [
         json!({"name": "n", "text": "t", "data": {"zone": "z"}, "ts": 1, "alert_type": "dos_attack_l7"}),
@@ -289,7 +289,7 @@ async fn an_alert_of_another_product_is_recorded_and_ignored(database: Database)
     );
 }
 
-async fn cloudflares_test_message_is_accepted_whatever_its_wording(database: Database) {
+async fn accepts_any_test_message(database: Database) {
     let app = App::start(database).await;
     for text in [
         "Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your webhook is configured properly.",
@@ -306,7 +306,7 @@ async fn cloudflares_test_message_is_accepted_whatever_its_wording(database: Dat
     assert_eq!(app.database.log_types().await, ["webhook_test"; 3]);
 }
 
-async fn unknown_fields_are_ignored_and_null_is_absent(database: Database) {
+async fn ignores_unknown_fields_and_null(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -321,7 +321,7 @@ async fn unknown_fields_are_ignored_and_null_is_absent(database: Database) {
     );
 }
 
-async fn ids_are_opaque_text_and_come_back_as_they_were(database: Database) {
+async fn ids_are_opaque_text(database: Database) {
     let app = App::start(database).await;
     for id in [
         "users/42/avatar.png",
@@ -344,7 +344,7 @@ async fn ids_are_opaque_text_and_come_back_as_they_were(database: Database) {
     }
 }
 
-async fn any_content_type_will_do(database: Database) {
+async fn accepts_any_content_type(database: Database) {
     let app = App::start(database).await;
     for content_type in [
         "application/json",

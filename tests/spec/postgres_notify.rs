@@ -1,4 +1,4 @@
-//! Whoever listens to Postgres hears which images changed, in the moment in which the change can be read.
+//! Postgres NOTIFY: listeners receive each changed image when the change commits.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use tempfile::TempDir;
 
-use crate::group_commit::{ONE_WRITER, PATIENT, deliver_together};
+use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, deliver_together};
 use crate::relay_delivery::{upload, uploaded};
 use crate::support::app::App;
 use crate::support::database::Database;
@@ -16,21 +16,23 @@ use crate::support::subscriber::{RELAY_SECRET, Subscriber};
 use crate::support::wait;
 
 const CHANNEL: &str = "images_changed";
-const VARIABLE: (&str, &str) = ("APP__RELAY__NOTIFY_CHANNEL", CHANNEL);
+const CHANNEL_SETTING: (&str, &str) = ("APP__RELAY__NOTIFY_CHANNEL", CHANNEL);
 
-/// What is heard, until nothing more can come: a last word goes through the same channel.
-async fn heard(listener: &mut PgListener, database: &Database) -> Vec<Value> {
+/// Returns the payloads so far. A final message through the same channel marks the end.
+async fn payloads(listener: &mut PgListener, database: &Database) -> Vec<Value> {
     let last = format!("SELECT pg_notify('{CHANNEL}', '\"end\"')");
     database.execute(&last, &[]).await;
-    let mut heard = Vec::new();
+    let mut payloads = Vec::new();
     loop {
         let next = tokio::time::timeout(wait::PATIENCE, listener.recv()).await;
-        let notification = next.expect("it comes").expect("the connection holds");
+        let notification = next
+            .expect("a payload arrives")
+            .expect("the connection holds");
         let payload: Value = serde_json::from_str(notification.payload()).expect("JSON");
         if payload == "end" {
-            return heard;
+            return payloads;
         }
-        heard.push(payload);
+        payloads.push(payload);
     }
 }
 
@@ -45,20 +47,20 @@ async fn listen(database: &Database) -> PgListener {
 async fn start(variables: &[(&str, &str)]) -> (App, PgListener) {
     let database = Database::postgres().await;
     let listener = listen(&database).await;
-    let variables: Vec<_> = variables.iter().copied().chain([VARIABLE]).collect();
+    let variables: Vec<_> = variables.iter().copied().chain([CHANNEL_SETTING]).collect();
     (App::start_with(database, &variables).await, listener)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_change_of_an_image_is_heard_with_its_event() {
+async fn notifies_each_change_with_event() {
     let (app, mut listener) = start(&[]).await;
     upload(&app, "image").await;
 
-    let heard = heard(&mut listener, &app.database).await;
+    let payloads = payloads(&mut listener, &app.database).await;
     let event = app.database.events().await.remove(0);
     let id = app.database.image("image").await["id"].clone();
     assert_eq!(
-        heard,
+        payloads,
         [
             json!({"id": id, "cloudflare_id": "image", "status": "uploaded", "event_id": event["id"]})
         ]
@@ -81,10 +83,10 @@ async fn each_change_of_an_image_is_heard_with_its_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changes_nothing_is_not_heard() {
+async fn skips_unchanged_images() {
     let (app, mut listener) = start(&[]).await;
     upload(&app, "image").await;
-    assert_eq!(heard(&mut listener, &app.database).await.len(), 1);
+    assert_eq!(payloads(&mut listener, &app.database).await.len(), 1);
 
     assert_eq!(
         app.deliver(uploaded("image")).await.outcome(),
@@ -96,14 +98,14 @@ async fn what_changes_nothing_is_not_heard() {
     );
 
     assert_eq!(
-        heard(&mut listener, &app.database).await,
+        payloads(&mut listener, &app.database).await,
         Vec::<Value>::new()
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_is_heard_once_in_a_transaction_as_it_is_at_its_end() {
-    let (app, mut listener) = start(&[ONE_WRITER, PATIENT]).await;
+async fn notifies_final_status_per_transaction() {
+    let (app, mut listener) = start(&[ONE_WRITER, LONG_TIMEOUT]).await;
     for id in ["image", "other"] {
         app.database.register(id).await;
     }
@@ -117,36 +119,43 @@ async fn an_image_is_heard_once_in_a_transaction_as_it_is_at_its_end() {
         assert_eq!(answer.status, 200);
     }
 
-    let heard = heard(&mut listener, &app.database).await;
+    let payloads = payloads(&mut listener, &app.database).await;
     let text = |one: &Value, name| one[name].as_str().expect("text").to_owned();
-    let mut heard: Vec<(String, String)> = heard
+    let mut payloads: Vec<(String, String)> = payloads
         .iter()
         .map(|one| (text(one, "cloudflare_id"), text(one, "status")))
         .collect();
-    heard.sort_unstable();
-    let now = |id: &str| (id.to_owned(), "uploaded".to_owned());
-    assert_eq!(heard, [now("held"), now("image"), now("other")]);
+    payloads.sort_unstable();
+    let uploaded_image = |id: &str| (id.to_owned(), "uploaded".to_owned());
+    assert_eq!(
+        payloads,
+        [
+            uploaded_image("held"),
+            uploaded_image("image"),
+            uploaded_image("other")
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_heard_of_what_is_not_committed() {
+async fn skips_rolled_back_changes() {
     let (app, mut listener) = start(&[]).await;
     app.database.register("image").await;
-    let refuse_at_the_commit = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+    let fail_on_commit = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON relay_deliveries DEFERRABLE INITIALLY DEFERRED
             FOR EACH ROW EXECUTE FUNCTION refuse();";
-    app.database.execute_script(refuse_at_the_commit).await;
+    app.database.execute_script(fail_on_commit).await;
 
     assert_eq!(app.deliver(uploaded("image")).await.status, 500);
 
     assert_eq!(
-        heard(&mut listener, &app.database).await,
+        payloads(&mut listener, &app.database).await,
         Vec::<Value>::new()
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_is_registered_by_hand_is_heard() {
+async fn notifies_after_images_add() {
     let database = Database::postgres().await;
     let mut listener = listen(&database).await;
     let app = App::start(database).await;
@@ -155,37 +164,40 @@ async fn an_image_that_is_registered_by_hand_is_heard() {
     let variables = [
         ("DATABASE_URL", app.database.url.as_str()),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
-        VARIABLE,
+        CHANNEL_SETTING,
     ];
     let added = run(folder.path(), &["images", "add", "image"], &variables);
 
     assert_eq!(added.status.code(), Some(0), "{}", stderr(&added));
-    let heard = heard(&mut listener, &app.database).await;
-    assert_eq!((heard.len(), &heard[0]["status"]), (1, &json!("pending")));
+    let payloads = payloads(&mut listener, &app.database).await;
+    assert_eq!(
+        (payloads.len(), &payloads[0]["status"]),
+        (1, &json!("pending"))
+    );
     assert_eq!(app.database.events().await[0]["event"], "created");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_is_deleted_is_heard_without_a_status() {
+async fn notifies_deletion_without_status() {
     let (app, mut listener) = start(&[]).await;
     app.database.register("image").await;
     let id = app.database.image("image").await["id"].clone();
     let folder = TempDir::new().expect("a folder");
 
-    let variables = [("DATABASE_URL", app.database.url.as_str()), VARIABLE];
+    let variables = [("DATABASE_URL", app.database.url.as_str()), CHANNEL_SETTING];
     let deleted = run(folder.path(), &["images", "delete", "image"], &variables);
 
     assert_eq!(deleted.status.code(), Some(0), "{}", stderr(&deleted));
     let event = app.database.events().await.remove(0);
     assert_eq!(event["event"], "deleted");
     assert_eq!(
-        heard(&mut listener, &app.database).await,
+        payloads(&mut listener, &app.database).await,
         [json!({"id": id, "cloudflare_id": "image", "status": null, "event_id": event["id"]})]
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_is_told_beside_the_channel_and_of_what_it_wants() {
+async fn notifies_and_delivers_independently() {
     let subscriber = Subscriber::start().await;
     let endpoints = json!([{
         "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET,
@@ -197,22 +209,22 @@ async fn an_endpoint_is_told_beside_the_channel_and_of_what_it_wants() {
 
     let message = subscriber.wait_for(1).await.remove(0);
     assert_eq!(message.json()["model"]["name"], "ImageUploadLog");
-    let heard = heard(&mut listener, &app.database).await;
-    assert_eq!(heard.len(), 1);
-    assert_ne!(heard[0]["event_id"], message.event_id());
+    let payloads = payloads(&mut listener, &app.database).await;
+    assert_eq!(payloads.len(), 1);
+    assert_ne!(payloads[0]["event_id"], message.event_id());
     assert_eq!(app.database.events().await.len(), 2);
     assert_eq!(subscriber.received().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_heard_is_old_some_day() {
+async fn prunes_old_notify_events() {
     let (app, mut listener) = start(&[]).await;
     upload(&app, "image").await;
-    assert_eq!(heard(&mut listener, &app.database).await.len(), 1);
+    assert_eq!(payloads(&mut listener, &app.database).await.len(), 1);
     let folder = TempDir::new().expect("a folder");
 
-    // The program lives today, and the webhook came long ago.
-    let variables = [("DATABASE_URL", app.database.url.as_str()), VARIABLE];
+    // The command uses the real clock, and the webhook is from 2024.
+    let variables = [("DATABASE_URL", app.database.url.as_str()), CHANNEL_SETTING];
     let pruned = run(folder.path(), &["retention", "prune"], &variables);
 
     assert_eq!(pruned.status.code(), Some(0), "{}", stderr(&pruned));
@@ -225,10 +237,10 @@ async fn what_was_heard_is_old_some_day() {
 }
 
 #[test]
-fn a_channel_that_nobody_can_listen_to_is_refused_at_the_start() {
+fn rejects_invalid_channels() {
     let folder = TempDir::new().expect("a folder");
     let postgres = "postgres://images@db.example/images";
-    for (url, channel, says) in [
+    for (url, channel, expected) in [
         (
             "sqlite://images.db",
             CHANNEL,
@@ -262,11 +274,11 @@ fn a_channel_that_nobody_can_listen_to_is_refused_at_the_start() {
             &["--config", "my.toml", "check-config"],
             &[("DATABASE_URL", url), ("CLOUDFLARE_WEBHOOK_SECRET", SECRET)],
         );
-        let said = stdout(&output) + &stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{channel}: {said}");
+        let printed = stdout(&output) + &stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{channel}: {printed}");
         assert!(
-            said.contains("relay.notify_channel") && said.contains(says),
-            "{said}"
+            printed.contains("relay.notify_channel") && printed.contains(expected),
+            "{printed}"
         );
     }
 }

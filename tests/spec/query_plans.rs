@@ -1,4 +1,4 @@
-//! What a webhook costs does not grow with the tables.
+//! Query plans: the cost of a webhook does not grow with the tables.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::wait;
 
-/// A notification that says no time of its own: it is looked for in the audit trail.
+/// A notification without a time. The service searches the audit log for it.
 fn undated(id: &str) -> String {
     json!({"id": id, "filename": "cat.jpg"}).to_string()
 }
@@ -16,12 +16,11 @@ fn dated(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_the_plan_was_made()
-{
-    // Migrating reads as it likes, and tells the statistics when its connection ends.
+async fn postgres_never_scans_whole_tables() {
+    // The migration may scan tables. Its statistics appear when its connection ends.
     let app = App::start(Database::postgres().await).await;
     let (_, database) = app.stop().await;
-    wait::until_async("nobody else is connected", async || {
+    wait::until_async("no other connection is open", async || {
         let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
         database.count(others).await == 0
     })
@@ -31,12 +30,12 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
         .await;
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
 
-    // The tables are empty, which is when reading them as a whole is the best plan.
+    // The tables are empty, when a sequential scan is the cheapest plan.
     for _ in 0..10 {
         assert_eq!(app.deliver(dated("first")).await.status, 200);
         assert_eq!(app.deliver(undated("first")).await.status, 200);
     }
-    // And nobody has counted these rows yet when the next webhooks come.
+    // The statistics do not yet include these rows when the next webhooks arrive.
     app.database
         .execute_script(
             "INSERT INTO cloudflare_images (cloudflare_id)
@@ -45,7 +44,8 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
                  SELECT 'made_up' FROM generate_series(1, 5000)",
         )
         .await;
-    // Nor these, among which parked notifications are looked for; a body that breaks a rule is kept among them.
+    // The same holds for these rows, which the sweep of parked notifications reads. The rejected
+    // body adds one more.
     app.database
         .execute_script(
             "INSERT INTO webhook_rejections (received_at, status, reason)
@@ -61,7 +61,7 @@ async fn on_postgres_no_table_is_ever_read_as_a_whole_whatever_it_was_like_when_
 
     app.wait_for_sweep().await;
     let (_, database) = app.stop().await;
-    wait::until_async("the statistics tell of every webhook", async || {
+    wait::until_async("the statistics include every webhook", async || {
         let updates =
             "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'cloudflare_images'";
         database.count(updates).await >= 22

@@ -1,4 +1,4 @@
-//! From where webhooks are taken, and whose word counts on where they came from.
+//! Rate limits and allowed addresses, and the address that counts as the client's.
 
 use std::time::Duration;
 
@@ -15,26 +15,24 @@ use crate::support::wait;
 
 const TEST_MESSAGE: &str = r#"{"text":"hello"}"#;
 
-/// Whether an answer names this setting to whoever reads it.
-fn names(answer: &Answer, setting: &str) -> bool {
+/// Returns whether a response names this setting.
+fn names_setting(answer: &Answer, setting: &str) -> bool {
     let detail = answer.body["detail"].as_str().expect("a sentence");
     detail.contains(&format!("webhook.{setting}"))
 }
 
-/// Posts a webhook, as a proxy at this machine does for a client at that address.
+/// Posts a webhook as a local proxy does for a client with this address.
 async fn deliver_for(app: &App, header: &str, client: &str) -> Answer {
     let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
     answer(request.header(header, client)).await
 }
 
 on_both_databases!(
-    from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted,
-    the_address_that_a_trusted_proxy_tells_is_the_clients,
+    rejects_and_counts_disallowed_addresses,
+    uses_client_address_from_trusted_proxy,
 );
 
-async fn from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted(
-    database: Database,
-) {
+async fn rejects_and_counts_disallowed_addresses(database: Database) {
     let app = App::start_with(
         database,
         &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")],
@@ -44,9 +42,9 @@ async fn from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted(
     let refused = app.deliver(TEST_MESSAGE).await;
 
     assert_eq!(refused.outcome(), (403, "address-not-allowed"));
-    assert!(names(&refused, "allowed_addresses"), "{refused:?}");
+    assert!(names_setting(&refused, "allowed_addresses"), "{refused:?}");
     app.clock.advance(Duration::from_mins(1));
-    wait::until_async("the minute is written down", async || {
+    wait::until_async("the count of the minute is stored", async || {
         app.database.rejections().await.len() == 1
     })
     .await;
@@ -66,7 +64,7 @@ async fn from_an_address_that_is_not_allowed_nothing_is_taken_and_it_is_counted(
     assert_eq!(app.database.logs().await.len(), 0);
 }
 
-async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database: Database) {
+async fn uses_client_address_from_trusted_proxy(database: Database) {
     let app = App::start_with(
         database,
         &[
@@ -96,7 +94,7 @@ async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database: Databas
             .await
             .status,
         403,
-        "another header than the one that is read"
+        "only the configured header is read"
     );
 
     let refused = answer(
@@ -112,13 +110,14 @@ async fn the_address_that_a_trusted_proxy_tells_is_the_clients(database: Databas
     );
 }
 
-/// A service behind a proxy that is trusted.
-async fn behind_a_proxy(variables: &[(&str, &str)]) -> App {
+/// Starts a service behind a trusted proxy.
+async fn start_behind_proxy(variables: &[(&str, &str)]) -> App {
     let base = [("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1")];
     App::start_with(Database::sqlite(), &[&base[..], variables].concat()).await
 }
 
-/// Posts so many webhooks at once for a client at that address; how many were let in, and an answer to one that was not.
+/// Posts webhooks concurrently for a client. Returns the number of accepted ones, and a refused
+/// response if there is one.
 async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<Answer>) {
     let answers = join_all((0..count).map(|_| deliver_for(app, "x-forwarded-for", client))).await;
     let (admitted, refused): (Vec<_>, Vec<_>) =
@@ -127,16 +126,16 @@ async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<Answer>)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_too_often_is_told_when_to_come_again_and_slows_down_no_other() {
-    let app = behind_a_proxy(&[("APP__WEBHOOK__CLIENT_RATE_LIMIT_PER_SECOND", "2")]).await;
+async fn limits_each_client_separately() {
+    let app = start_behind_proxy(&[("APP__WEBHOOK__CLIENT_RATE_LIMIT_PER_SECOND", "2")]).await;
 
     let (admitted, refused) = flood(&app, "203.0.113.7", 60).await;
 
-    let refused = refused.expect("60 at once are more than two a second");
-    assert!(admitted >= 1, "the first ones are let in");
+    let refused = refused.expect("the limit of 2 per second refuses some of 60 webhooks");
+    assert!(admitted >= 1, "the first webhooks are accepted");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
     assert!(
-        names(&refused, "client_rate_limit_per_second"),
+        names_setting(&refused, "client_rate_limit_per_second"),
         "{refused:?}"
     );
     assert_eq!(refused.headers["retry-after"], "1");
@@ -146,14 +145,14 @@ async fn a_client_that_sends_too_often_is_told_when_to_come_again_and_slows_down
             .status,
         200
     );
-    // All addresses that one client of IPv6 has are one client.
-    let neighbours = join_all((0..60).map(|number| {
+    // The addresses of one IPv6 network count as one client.
+    let ipv6_statuses = join_all((0..60).map(|number| {
         let (app, client) = (&app, format!("2001:db8::{number:x}"));
         async move { deliver_for(app, "x-forwarded-for", &client).await.status }
     }))
     .await;
-    assert!(neighbours.iter().any(|status| *status == 429));
-    wait::until_async("it is let in again", async || {
+    assert!(ipv6_statuses.iter().any(|status| *status == 429));
+    wait::until_async("the client is accepted again", async || {
         deliver_for(&app, "x-forwarded-for", "203.0.113.7")
             .await
             .status
@@ -163,8 +162,8 @@ async fn a_client_that_sends_too_often_is_told_when_to_come_again_and_slows_down
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_clients_together_have_a_limit_too() {
-    let app = behind_a_proxy(&[("APP__WEBHOOK__RATE_LIMIT_PER_SECOND", "2")]).await;
+async fn limits_all_clients_together() {
+    let app = start_behind_proxy(&[("APP__WEBHOOK__RATE_LIMIT_PER_SECOND", "2")]).await;
 
     let answers = join_all((0..60).map(|number| {
         let (app, client) = (&app, format!("203.0.113.{number}"));
@@ -173,36 +172,39 @@ async fn all_clients_together_have_a_limit_too() {
     .await;
 
     let refused = answers.iter().find(|answer| answer.status != 200);
-    let refused = refused.expect("60 at once are more than two a second");
+    let refused = refused.expect("the limit of 2 per second refuses some of 60 webhooks");
     assert_eq!(refused.outcome(), (429, "rate-limited"));
-    assert!(names(refused, "rate_limit_per_second"), "{refused:?}");
+    assert!(
+        names_setting(refused, "rate_limit_per_second"),
+        "{refused:?}"
+    );
     assert!(refused.headers.contains_key("retry-after"));
     assert!(
         answers.iter().any(|answer| answer.status == 200),
-        "the first ones are let in"
+        "the first webhooks are accepted"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_are_worked_on_at_once_than_may_be() {
+async fn limits_concurrent_webhooks() {
     let app = App::start_with(
         Database::postgres().await,
         &[
             ("APP__WEBHOOK__MAX_IN_FLIGHT", "1"),
-            // A row's lock is waited for a twenty-fifth of this.
+            // The wait for a row lock lasts a 25th of this timeout.
             ("APP__DATABASE__TIMEOUT_SECS", "300"),
         ],
     )
     .await;
     app.database.register("image").await;
-    let held = app.database.lock_image("image").await;
+    let lock = app.database.lock_image("image").await;
     let body = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
     let first = app.request(body).header("cf-webhook-auth", SECRET);
     let first = tokio::spawn(answer(first));
     app.database.wait_for_lock_waiter().await;
 
     let second = app.deliver(TEST_MESSAGE).await;
-    held.release().await;
+    lock.release().await;
 
     assert_eq!(second.outcome(), (503, "busy"));
     assert_eq!(second.headers["retry-after"], "1");
@@ -210,12 +212,12 @@ async fn no_more_are_worked_on_at_once_than_may_be() {
     assert_eq!(
         app.deliver(TEST_MESSAGE).await.status,
         200,
-        "its place is free again"
+        "a finished webhook frees its slot"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_forges_an_address() {
+async fn ignores_address_headers_without_proxy() {
     let app = App::start_with(
         Database::sqlite(),
         &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")],
@@ -228,16 +230,16 @@ async fn nobody_forges_an_address() {
         "forwarded",
         "x-real-ip",
     ] {
-        let answered = deliver_for(&app, header, "203.0.113.7").await;
-        assert_eq!(answered.outcome(), (403, "address-not-allowed"), "{header}");
+        let response = deliver_for(&app, header, "203.0.113.7").await;
+        assert_eq!(response.outcome(), (403, "address-not-allowed"), "{header}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cloudflares_networks_have_a_name_and_can_be_replaced() {
+async fn cloudflare_networks_are_replaceable() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("networks.txt");
-    std::fs::write(&file, "# ours\n198.51.100.0/24\n").expect("it is written");
+    std::fs::write(&file, "# ours\n198.51.100.0/24\n").expect("the file is written");
     let file = file.display().to_string();
     let built_in = [
         ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1"),
@@ -250,33 +252,35 @@ async fn cloudflares_networks_have_a_name_and_can_be_replaced() {
     ]
     .concat();
 
-    for (variables, theirs, ours) in [(&built_in[..], 200, 403), (&replaced, 403, 200)] {
+    for (variables, cloudflare_status, other_status) in
+        [(&built_in[..], 200, 403), (&replaced, 403, 200)]
+    {
         let app = App::start_with(Database::sqlite(), variables).await;
         assert_eq!(
             deliver_for(&app, "cf-connecting-ip", "104.16.1.1")
                 .await
                 .status,
-            theirs
+            cloudflare_status
         );
         assert_eq!(
             deliver_for(&app, "cf-connecting-ip", "2606:4700::1")
                 .await
                 .status,
-            theirs
+            cloudflare_status
         );
         assert_eq!(
             deliver_for(&app, "cf-connecting-ip", "198.51.100.1")
                 .await
                 .status,
-            ours
+            other_status
         );
     }
 }
 
 #[test]
-fn an_address_that_is_none_keeps_the_service_from_starting() {
+fn rejects_invalid_address_settings() {
     let folder = TempDir::new().expect("a folder");
-    std::fs::write(folder.path().join("empty.txt"), "# nothing\n").expect("it is written");
+    std::fs::write(folder.path().join("empty.txt"), "# nothing\n").expect("the file is written");
     for (variable, value, key) in [
         (
             "APP__WEBHOOK__ALLOWED_ADDRESSES",

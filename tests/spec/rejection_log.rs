@@ -1,4 +1,4 @@
-//! What was refused although its sender was proved is kept, with the reason, for somebody to look at.
+//! The rejection log: authenticated requests that were refused are stored with the reason.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use crate::support::database::Database;
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::support::wait;
 
-/// How much of a body is kept.
-const KEPT_BYTES: usize = 64 * 1024;
+/// The number of bytes of a body that are stored.
+const STORED_BYTES: usize = 64 * 1024;
 
 fn hexadecimal(bytes: &[u8]) -> String {
     format!("\\x{}", hex::encode(bytes))
 }
 
 on_both_databases!(
-    a_body_that_breaks_a_rule_is_kept_as_it_came,
-    each_is_kept_and_none_is_an_entry_of_the_audit_trail,
-    of_a_long_body_the_beginning_is_kept,
-    how_many_came_without_proof_is_counted_by_the_minute_and_network,
-    a_minute_that_is_not_over_is_written_down_at_the_end_and_added_to,
-    nothing_is_kept_of_somebody_without_the_secret,
+    stores_invalid_body_unchanged,
+    stores_rejections_outside_audit_log,
+    truncates_long_bodies,
+    counts_unauthenticated_by_minute_and_network,
+    writes_partial_minute_on_shutdown,
+    stores_no_unauthenticated_body,
 );
 
-async fn a_body_that_breaks_a_rule_is_kept_as_it_came(database: Database) {
+async fn stores_invalid_body_unchanged(database: Database) {
     let app = App::start(database).await;
     let body = "{\"id\": 7, \u{e9} }";
     let request = app
@@ -37,13 +37,13 @@ async fn a_body_that_breaks_a_rule_is_kept_as_it_came(database: Database) {
     let refused = answer(request).await;
 
     assert_eq!(refused.outcome(), (400, "invalid-payload"));
-    let kept = app.database.rejections().await;
-    assert_eq!(kept.len(), 1);
-    let row = &kept[0];
+    let rejections = app.database.rejections().await;
+    assert_eq!(rejections.len(), 1);
+    let row = &rejections[0];
     assert_eq!(
         (&row["status"], &row["reason"]),
         (&json!(400), &json!("invalid-payload")),
-        "what its sender was told"
+        "the row has the status and reason of the response"
     );
     assert_eq!(row["problem"], refused.body["detail"]);
     assert_eq!(
@@ -61,7 +61,7 @@ async fn a_body_that_breaks_a_rule_is_kept_as_it_came(database: Database) {
     assert_eq!(row["received_at"], "2024-01-01T12:00:00.000000Z");
 }
 
-async fn each_is_kept_and_none_is_an_entry_of_the_audit_trail(database: Database) {
+async fn stores_rejections_outside_audit_log(database: Database) {
     let app = App::start(database).await;
 
     for body in ["", "{", "[]", r#"{"id":""}"#, "{"] {
@@ -76,21 +76,24 @@ async fn each_is_kept_and_none_is_an_entry_of_the_audit_trail(database: Database
     assert_eq!(app.database.logs().await, Vec::<Value>::new());
 }
 
-async fn of_a_long_body_the_beginning_is_kept(database: Database) {
+async fn truncates_long_bodies(database: Database) {
     let app = App::start(database).await;
-    let body = "x".repeat(3 * KEPT_BYTES);
+    let body = "x".repeat(3 * STORED_BYTES);
 
     assert_eq!(
         app.deliver(body.clone()).await.outcome(),
         (400, "invalid-payload")
     );
 
-    let kept = app.database.rejections().await;
-    assert_eq!(kept[0]["body"], hexadecimal(&body.as_bytes()[..KEPT_BYTES]));
-    assert_eq!(kept[0]["body_bytes"], 3 * KEPT_BYTES);
+    let rejections = app.database.rejections().await;
+    assert_eq!(
+        rejections[0]["body"],
+        hexadecimal(&body.as_bytes()[..STORED_BYTES])
+    );
+    assert_eq!(rejections[0]["body_bytes"], 3 * STORED_BYTES);
 }
 
-async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(database: Database) {
+async fn counts_unauthenticated_by_minute_and_network(database: Database) {
     let app = App::start(database).await;
     for _ in 0..3 {
         answer(app.request("{").header("x-signature", "00")).await;
@@ -99,24 +102,24 @@ async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(databa
     assert_eq!(
         app.database.rejections().await,
         Vec::<Value>::new(),
-        "nothing is written on their way"
+        "nothing is stored during the requests"
     );
 
     app.clock.advance(Duration::from_mins(1));
-    wait::until_async("the minute is written down", async || {
+    wait::until_async("the count of the minute is stored", async || {
         app.database.rejections().await.len() == 2
     })
     .await;
 
     let rows = app.database.rejections().await;
-    let of = |scheme: &str| {
+    let with_scheme = |scheme: &str| {
         rows.iter()
             .find(|row| row["scheme"] == scheme)
             .expect("a row")
             .clone()
     };
     assert_eq!(
-        (&of("hmac")["count"], &of("")["count"]),
+        (&with_scheme("hmac")["count"], &with_scheme("")["count"]),
         (&json!(3), &json!(1))
     );
     for row in &rows {
@@ -138,11 +141,11 @@ async fn how_many_came_without_proof_is_counted_by_the_minute_and_network(databa
     }
 }
 
-async fn a_minute_that_is_not_over_is_written_down_at_the_end_and_added_to(database: Database) {
+async fn writes_partial_minute_on_shutdown(database: Database) {
     let app = App::start(database).await;
     answer(app.request("{")).await;
     let (_, database) = app.stop().await;
-    // Its clock stands in the same minute.
+    // The clock is still in the same minute.
     let app = App::start(database).await;
     answer(app.request("{")).await;
     let (_, database) = app.stop().await;
@@ -152,7 +155,7 @@ async fn a_minute_that_is_not_over_is_written_down_at_the_end_and_added_to(datab
     assert_eq!(rows[0]["count"], 2);
 }
 
-async fn nothing_is_kept_of_somebody_without_the_secret(database: Database) {
+async fn stores_no_unauthenticated_body(database: Database) {
     let app = App::start(database).await;
 
     for body in ["{", r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#] {
@@ -161,14 +164,14 @@ async fn nothing_is_kept_of_somebody_without_the_secret(database: Database) {
     }
 
     let (_, database) = app.stop().await;
-    let with_a_body = database
+    let with_body = database
         .count("SELECT count(*) FROM webhook_rejections WHERE body IS NOT NULL")
         .await;
-    assert_eq!(with_a_body, 0);
+    assert_eq!(with_body, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_that_cannot_be_written_down_is_a_refusal_all_the_same() {
+async fn rejects_even_if_storing_fails() {
     let app = App::start_with(
         Database::postgres_own_server().await,
         &[
@@ -180,7 +183,7 @@ async fn a_refusal_that_cannot_be_written_down_is_a_refusal_all_the_same() {
     app.database
         .cluster
         .as_ref()
-        .expect("a server of its own")
+        .expect("the database has its own server")
         .stop();
 
     let refused = app.deliver("{").await;

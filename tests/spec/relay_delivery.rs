@@ -1,4 +1,4 @@
-//! Other apps are told what changed: signed, at least once, tried again, and logged.
+//! Delivery of events to endpoints.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::group_commit::{ONE_WRITER, PATIENT, deliver_together};
+use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, deliver_together};
 use crate::on_both_databases;
 use crate::support::app::{App, CLAIMS_METRIC, answer, client, wait_for_pass};
 use crate::support::database::Database;
@@ -19,7 +19,7 @@ use crate::support::wait;
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 const LOGS: &str = "cloudflare_images.ImageUploadLog";
 
-/// A service that tells one subscriber of images, with these settings beside.
+/// Starts a service with one endpoint for images and these additional endpoint settings.
 async fn start(database: Database, subscriber: &Subscriber, settings: Value) -> App {
     let mut endpoint = json!({
         "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -27,10 +27,10 @@ async fn start(database: Database, subscriber: &Subscriber, settings: Value) -> 
     });
     let fields = endpoint.as_object_mut().expect("an object");
     fields.extend(settings.as_object().expect("an object").clone());
-    start_telling(database, &json!([endpoint])).await
+    start_with_endpoints(database, &json!([endpoint])).await
 }
 
-async fn start_telling(database: Database, endpoints: &Value) -> App {
+async fn start_with_endpoints(database: Database, endpoints: &Value) -> App {
     App::start_with(
         database,
         &[("APP__RELAY__ENDPOINTS", &endpoints.to_string())],
@@ -38,66 +38,66 @@ async fn start_telling(database: Database, endpoints: &Value) -> App {
     .await
 }
 
-/// Cloudflare's word that an image is there.
+/// Returns a notification that the image was uploaded.
 pub(crate) fn uploaded(id: &str) -> String {
     json!({"id": id, "uploaded": "2024-01-01T12:00:00Z", "filename": "cat.jpg"}).to_string()
 }
 
-/// Registers an image, and has Cloudflare tell that it is there.
+/// Registers an image and delivers the notification of its upload.
 pub(crate) async fn upload(app: &App, id: &str) {
     app.database.register(id).await;
     assert_eq!(app.deliver(uploaded(id)).await.outcome(), (200, "applied"));
 }
 
-/// The states of all deliveries, in order.
-pub(crate) async fn states(database: &Database) -> Vec<String> {
+/// Returns the statuses of all deliveries, in order.
+pub(crate) async fn statuses(database: &Database) -> Vec<String> {
     database
         .texts("SELECT status FROM relay_deliveries ORDER BY id")
         .await
 }
 
-async fn wait_until_states_are(database: &Database, expected: &[&str]) {
-    wait::until_async("the deliveries are settled", async || {
-        states(database).await == expected
+async fn wait_for_statuses(database: &Database, expected: &[&str]) {
+    wait::until_async("the deliveries have the expected statuses", async || {
+        statuses(database).await == expected
     })
     .await;
 }
 
 on_both_databases!(
-    an_app_is_told_what_changed_and_how_it_is_now,
-    every_delivery_and_every_try_is_logged,
-    what_changes_nothing_is_told_to_nobody,
-    without_an_endpoint_nothing_is_written,
-    an_entry_of_the_audit_trail_is_an_event_too,
-    each_entry_of_the_audit_trail_is_told_as_its_row_is,
-    an_entry_is_told_as_its_row_is_whatever_triggers_the_trail_has,
-    an_image_that_the_service_inserts_is_told_as_created,
-    only_the_events_that_an_endpoint_wants_are_for_it,
-    several_endpoints_get_the_same_event_under_the_same_id,
-    a_delivery_that_fails_is_tried_again_later_under_the_same_id,
-    after_the_last_try_it_is_given_up_and_can_be_replayed,
-    an_endpoint_that_says_it_is_gone_is_paused_and_loses_nothing,
-    an_endpoint_is_left_alone_for_as_long_as_it_asks,
-    a_redirect_is_a_failure_and_is_not_followed,
-    an_answer_that_never_ends_or_breaks_off_is_a_failure,
-    a_long_answer_is_not_read_to_its_end,
-    an_endpoint_that_hangs_delays_no_other,
-    no_more_calls_begin_in_a_second_than_an_endpoint_wants,
-    an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_everything,
-    what_was_leased_for_an_endpoint_that_begins_to_fail_is_given_back_untried,
-    what_an_endpoint_does_not_want_takes_no_rest_while_it_is_left_in_peace,
-    in_order_means_that_a_message_waits_for_the_one_before_it,
-    what_was_under_way_when_the_service_was_killed_is_delivered_once_more,
-    an_endpoint_gets_the_fields_that_are_for_it,
-    an_endpoint_gets_only_what_its_condition_holds_for,
-    a_transformation_makes_another_message_from_what_the_endpoint_may_see,
-    a_program_that_fails_on_a_message_is_a_try_that_failed,
-    kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and_never_none,
-    a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_begun,
-    an_endpoint_that_its_settings_pause_is_told_when_they_do_no_more,
+    has_changes_and_current_row,
+    stores_each_delivery_and_attempt,
+    publishes_nothing_without_change,
+    writes_nothing_without_endpoint,
+    publishes_audit_entries,
+    audit_payloads_match_rows,
+    audit_payload_matches_row_despite_triggers,
+    publishes_inserted_image_as_created,
+    delivers_only_wanted_events,
+    endpoints_share_event_and_id,
+    retries_with_same_id,
+    fails_after_last_attempt_until_replay,
+    pauses_endpoint_after_410,
+    honors_retry_after,
+    fails_on_redirect,
+    fails_on_incomplete_response,
+    reads_only_start_of_long_response,
+    hanging_endpoint_delays_no_other,
+    respects_endpoint_rate_limit,
+    opens_after_failures_then_delivers_all,
+    opening_releases_leased_deliveries,
+    filtered_events_need_no_cooldown,
+    delivers_in_order_if_configured,
+    redelivers_after_lease_expires,
+    applies_field_filters,
+    when_condition_filters_events,
+    transform_sees_only_allowed_fields,
+    failing_transform_fails_attempt,
+    kill_during_attempt_causes_redelivery,
+    shutdown_finishes_attempts_and_releases_leases,
+    delivers_after_configured_pause_ends,
 );
 
-async fn an_app_is_told_what_changed_and_how_it_is_now(database: Database) {
+async fn has_changes_and_current_row(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({})).await;
     app.database
@@ -114,10 +114,10 @@ async fn an_app_is_told_what_changed_and_how_it_is_now(database: Database) {
     );
 
     let message = subscriber.wait_for(1).await.remove(0);
-    let (told, row) = (message.json(), app.database.image("image").await);
-    assert_eq!(told["id"], message.event_id());
+    let (payload, row) = (message.json(), app.database.image("image").await);
+    assert_eq!(payload["id"], message.event_id());
     assert_eq!(
-        (&told["event"], &told["timestamp"], &told["user"]),
+        (&payload["event"], &payload["timestamp"], &payload["user"]),
         (
             &json!("updated"),
             &json!("2024-01-01T12:00:00.000000Z"),
@@ -125,11 +125,11 @@ async fn an_app_is_told_what_changed_and_how_it_is_now(database: Database) {
         )
     );
     assert_eq!(
-        told["model"],
+        payload["model"],
         json!({"app": "cloudflare_images", "name": "CloudflareImage", "label": IMAGES})
     );
     assert_eq!(
-        told["changes"],
+        payload["changes"],
         json!({
             "status": {"old": "pending", "new": "uploaded"},
             "status_at": {"old": null, "new": "2024-01-01T12:00:00.000000Z"},
@@ -137,29 +137,29 @@ async fn an_app_is_told_what_changed_and_how_it_is_now(database: Database) {
             "filename": {"old": "", "new": "cat.jpg"},
         })
     );
-    for (column, value) in told["object"].as_object().expect("an object") {
+    for (column, value) in payload["object"].as_object().expect("an object") {
         assert_eq!(value, &row[column], "{column}");
     }
     let missing: Vec<&String> = row
         .as_object()
         .expect("an object")
         .keys()
-        .filter(|column| told["object"].get(column).is_none())
+        .filter(|column| payload["object"].get(column).is_none())
         .collect();
     assert_eq!(
         missing,
         ["details_at", "upload_url"],
-        "one is ours, and the other lets who has it upload"
+        "details_at is internal, and upload_url would permit uploads"
     );
 }
 
-async fn every_delivery_and_every_try_is_logged(database: Database) {
+async fn stores_each_delivery_and_attempt(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
     let message = subscriber.received().remove(0);
     let delivery = app.database.deliveries().await.remove(0);
     for (column, value) in [
@@ -186,16 +186,16 @@ async fn every_delivery_and_every_try_is_logged(database: Database) {
     assert_eq!(
         payload,
         [String::from_utf8(message.body.to_vec()).expect("text")],
-        "the bytes that were signed and sent"
+        "the stored payload is the bytes that were signed and sent"
     );
 }
 
-async fn what_changes_nothing_is_told_to_nobody(database: Database) {
+async fn publishes_nothing_without_change(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "image").await;
 
-    let again = app.deliver(uploaded("image")).await;
+    let duplicate = app.deliver(uploaded("image")).await;
     let stale = app
         .deliver(
             json!({"id": "image", "draft": true, "timestamp": "2024-01-01T11:00:00Z"}).to_string(),
@@ -203,7 +203,7 @@ async fn what_changes_nothing_is_told_to_nobody(database: Database) {
         .await;
 
     assert_eq!(
-        (again.outcome(), stale.outcome()),
+        (duplicate.outcome(), stale.outcome()),
         ((200, "duplicate"), (200, "stale"))
     );
     assert_eq!(
@@ -214,7 +214,7 @@ async fn what_changes_nothing_is_told_to_nobody(database: Database) {
     );
 }
 
-async fn without_an_endpoint_nothing_is_written(database: Database) {
+async fn writes_nothing_without_endpoint(database: Database) {
     let app = App::start(database).await;
 
     upload(&app, "image").await;
@@ -227,45 +227,53 @@ async fn without_an_endpoint_nothing_is_written(database: Database) {
     );
 }
 
-async fn an_entry_of_the_audit_trail_is_an_event_too(database: Database) {
+async fn publishes_audit_entries(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({"include_models": [LOGS]})).await;
 
     upload(&app, "image").await;
-    let _again = app.deliver(uploaded("image")).await;
+    let _duplicate = app.deliver(uploaded("image")).await;
 
-    let told: Vec<Value> = subscriber
+    let payloads: Vec<Value> = subscriber
         .wait_for(2)
         .await
         .iter()
         .map(Received::json)
         .collect();
-    let mut types: Vec<&Value> = told
+    let mut types: Vec<&Value> = payloads
         .iter()
-        .map(|told| &told["object"]["event_type"])
+        .map(|payloads| &payloads["object"]["event_type"])
         .collect();
     types.sort_by_key(ToString::to_string);
     assert_eq!(types, ["webhook_duplicate", "webhook_received"]);
-    for told in &told {
+    for payloads in &payloads {
         assert_eq!(
-            (&told["event"], &told["model"]["label"], &told["changes"]),
+            (
+                &payloads["event"],
+                &payloads["model"]["label"],
+                &payloads["changes"]
+            ),
             (&json!("created"), &json!(LOGS), &Value::Null)
         );
-        assert_eq!(told["object"]["data"]["payload"]["id"], "image");
+        assert_eq!(payloads["object"]["data"]["payload"]["id"], "image");
         assert_eq!(
-            told["object"]["image_id"],
+            payloads["object"]["image_id"],
             app.database.image("image").await["id"]
         );
     }
 }
 
-async fn each_entry_of_the_audit_trail_is_told_as_its_row_is(database: Database) {
+async fn audit_payloads_match_rows(database: Database) {
     let subscriber = Subscriber::start().await;
     let endpoints =
         json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET}]).to_string();
     let app = App::start_with(
         database,
-        &[("APP__RELAY__ENDPOINTS", &endpoints), ONE_WRITER, PATIENT],
+        &[
+            ("APP__RELAY__ENDPOINTS", &endpoints),
+            ONE_WRITER,
+            LONG_TIMEOUT,
+        ],
     )
     .await;
     for id in ["one", "two"] {
@@ -283,36 +291,36 @@ async fn each_entry_of_the_audit_trail_is_told_as_its_row_is(database: Database)
 
     let outcomes: Vec<_> = answers.iter().map(|answer| answer.outcome().1).collect();
     assert_eq!(outcomes, ["applied", "applied", "duplicate", "test"]);
-    // Of the images there are three more: two of these, and the one that was held.
-    let told: Vec<Value> = subscriber
+    // The other three events are about images: `one`, `two` and `held`.
+    let payloads: Vec<Value> = subscriber
         .wait_for(8)
         .await
         .iter()
         .map(Received::json)
         .collect();
-    let mut told: Vec<&Value> = told
+    let mut payloads: Vec<&Value> = payloads
         .iter()
-        .filter(|told| told["model"]["label"] == LOGS)
+        .filter(|payloads| payloads["model"]["label"] == LOGS)
         .collect();
-    told.sort_by_key(|told| told["id"].to_string());
+    payloads.sort_by_key(|payloads| payloads["id"].to_string());
     let rows = app.database.logs().await;
-    assert_eq!((told.len(), rows.len()), (5, 5));
-    for (told, row) in told.iter().zip(&rows) {
-        let mut object = told["object"].clone();
+    assert_eq!((payloads.len(), rows.len()), (5, 5));
+    for (payloads, row) in payloads.iter().zip(&rows) {
+        let mut object = payloads["object"].clone();
         let cloudflare_id = object
             .as_object_mut()
             .expect("an object")
             .remove("cloudflare_id")
-            .expect("it is told");
+            .expect("the payload has cloudflare_id");
         assert_eq!(&object, row);
-        let is_about = row["data"]["payload"]["id"]
+        let id_in_row = row["data"]["payload"]["id"]
             .as_str()
             .or(row["data"]["payload"]["data"]["image"]["id"].as_str());
-        assert_eq!(cloudflare_id.as_str(), is_about);
+        assert_eq!(cloudflare_id.as_str(), id_in_row);
     }
 }
 
-async fn an_entry_is_told_as_its_row_is_whatever_triggers_the_trail_has(database: Database) {
+async fn audit_payload_matches_row_despite_triggers(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({"include_models": [LOGS]})).await;
     app.database
@@ -332,19 +340,19 @@ async fn an_entry_is_told_as_its_row_is_whatever_triggers_the_trail_has(database
         .await;
 
     upload(&app, "image").await;
-    let _again = app.deliver(uploaded("image")).await;
+    let _duplicate = app.deliver(uploaded("image")).await;
 
-    for told in subscriber.wait_for(2).await.iter().map(Received::json) {
+    for payload in subscriber.wait_for(2).await.iter().map(Received::json) {
         let rows = app.database.logs().await;
         let row = rows
             .iter()
-            .find(|row| row["id"] == told["object"]["id"])
-            .expect("it is a row's");
-        assert_eq!(row["message"], told["object"]["message"]);
+            .find(|row| row["id"] == payload["object"]["id"])
+            .expect("the audit log has the row");
+        assert_eq!(row["message"], payload["object"]["message"]);
     }
 }
 
-async fn an_image_that_the_service_inserts_is_told_as_created(database: Database) {
+async fn publishes_inserted_image_as_created(database: Database) {
     let subscriber = Subscriber::start().await;
     let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]}]);
     let app = App::start_with(
@@ -361,17 +369,21 @@ async fn an_image_that_the_service_inserts_is_told_as_created(database: Database
         (200, "applied")
     );
 
-    let told = subscriber.wait_for(1).await[0].json();
+    let payload = subscriber.wait_for(1).await[0].json();
     assert_eq!(
-        (&told["event"], &told["changes"], &told["object"]["status"]),
+        (
+            &payload["event"],
+            &payload["changes"],
+            &payload["object"]["status"]
+        ),
         (&json!("created"), &Value::Null, &json!("uploaded"))
     );
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
 }
 
-async fn only_the_events_that_an_endpoint_wants_are_for_it(database: Database) {
+async fn delivers_only_wanted_events(database: Database) {
     let (first, second) = (Subscriber::start().await, Subscriber::start().await);
-    let app = start_telling(database, &json!([
+    let app = start_with_endpoints(database, &json!([
             {"name": "new", "url": first.url(), "secret": RELAY_SECRET, "events": ["created"], "exclude_models": [LOGS]},
             {"name": "changed", "url": second.url(), "secret": RELAY_SECRET, "events": ["updated", "deleted"]},
         ])).await;
@@ -387,14 +399,14 @@ async fn only_the_events_that_an_endpoint_wants_are_for_it(database: Database) {
     );
 }
 
-async fn several_endpoints_get_the_same_event_under_the_same_id(database: Database) {
+async fn endpoints_share_event_and_id(database: Database) {
     let (first, second) = (Subscriber::start().await, Subscriber::start().await);
     let endpoint = |name: &str, subscriber: &Subscriber| {
         json!({
             "name": name, "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]
         })
     };
-    let app = start_telling(
+    let app = start_with_endpoints(
         database,
         &json!([endpoint("first", &first), endpoint("second", &second)]),
     )
@@ -412,35 +424,35 @@ async fn several_endpoints_get_the_same_event_under_the_same_id(database: Databa
     );
 }
 
-async fn a_delivery_that_fails_is_tried_again_later_under_the_same_id(database: Database) {
+async fn retries_with_same_id(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer_first([Answer::Status(500), Answer::Status(503)]);
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "image").await;
-    wait_until_states_are(&app.database, &["retrying"]).await;
+    wait_for_statuses(&app.database, &["retrying"]).await;
 
     app.clock.advance(Duration::from_secs(75));
     subscriber.wait_for(2).await;
-    wait::until_async("the second try is settled", async || {
+    wait::until_async("the second attempt is stored", async || {
         app.database.attempts().await.len() == 2
     })
     .await;
     app.clock.advance(Duration::from_secs(150));
 
     let received = subscriber.wait_for(3).await;
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
     assert!(
         received
             .iter()
             .all(|one| one.event_id() == received[0].event_id() && one.body == received[0].body)
     );
     let attempts = app.database.attempts().await;
-    let told: Vec<(&Value, &Value)> = attempts
+    let results: Vec<(&Value, &Value)> = attempts
         .iter()
         .map(|attempt| (&attempt["number"], &attempt["status_code"]))
         .collect();
     assert_eq!(
-        told,
+        results,
         [
             (&json!(1), &json!(500)),
             (&json!(2), &json!(503)),
@@ -450,12 +462,12 @@ async fn a_delivery_that_fails_is_tried_again_later_under_the_same_id(database: 
     assert_eq!(attempts[0]["error"], "answered 500 Internal Server Error");
 }
 
-async fn after_the_last_try_it_is_given_up_and_can_be_replayed(database: Database) {
+async fn fails_after_last_attempt_until_replay(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
     upload(&app, "image").await;
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["gave_up"]).await;
 
     subscriber.answer(Answer::Status(204));
     app.database
@@ -467,32 +479,32 @@ async fn after_the_last_try_it_is_given_up_and_can_be_replayed(database: Databas
         .await;
 
     let received = subscriber.wait_for(2).await;
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
     assert_eq!(received[0].event_id(), received[1].event_id());
 }
 
-async fn an_endpoint_that_says_it_is_gone_is_paused_and_loses_nothing(database: Database) {
+async fn pauses_endpoint_after_410(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(410));
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "first").await;
-    wait::until_async("it is paused", async || {
+    wait::until_async("the endpoint is paused", async || {
         app.database
             .count("SELECT count(*) FROM relay_endpoints WHERE paused_at IS NOT NULL")
             .await
             == 1
     })
     .await;
-    wait_until_states_are(&app.database, &["retrying"]).await;
+    wait_for_statuses(&app.database, &["retrying"]).await;
 
     upload(&app, "second").await;
     app.clock.advance(Duration::from_hours(1));
     app.wait_for_claim().await;
-    assert_eq!(states(&app.database).await, ["retrying", "pending"]);
+    assert_eq!(statuses(&app.database).await, ["retrying", "pending"]);
     assert_eq!(
         subscriber.received().len(),
         1,
-        "nothing is sent to who is paused"
+        "a paused endpoint receives nothing"
     );
     subscriber.answer(Answer::Status(200));
     app.database
@@ -500,17 +512,17 @@ async fn an_endpoint_that_says_it_is_gone_is_paused_and_loses_nothing(database: 
         .await;
 
     subscriber.wait_for(3).await;
-    wait_until_states_are(&app.database, &["delivered", "delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered", "delivered"]).await;
 }
 
-async fn an_endpoint_is_left_alone_for_as_long_as_it_asks(database: Database) {
+async fn honors_retry_after(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::WithHeader(429, "retry-after", "1000".to_owned()));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["retrying"]).await;
+    wait_for_statuses(&app.database, &["retrying"]).await;
     let due_at = app.database.deliveries().await[0]["due_at"]
         .as_str()
         .expect("a time")
@@ -522,14 +534,14 @@ async fn an_endpoint_is_left_alone_for_as_long_as_it_asks(database: Database) {
     );
 }
 
-async fn a_redirect_is_a_failure_and_is_not_followed(database: Database) {
+async fn fails_on_redirect(database: Database) {
     let (subscriber, elsewhere) = (Subscriber::start().await, Subscriber::start().await);
     subscriber.answer(Answer::WithHeader(307, "location", elsewhere.url()));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["gave_up"]).await;
     assert_eq!(elsewhere.received().len(), 0);
     assert_eq!(
         app.database.deliveries().await[0]["error"],
@@ -537,13 +549,13 @@ async fn a_redirect_is_a_failure_and_is_not_followed(database: Database) {
     );
 }
 
-async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database) {
-    let (trickling, broken, silent) = (
+async fn fails_on_incomplete_response(database: Database) {
+    let (endless, broken, silent) = (
         Subscriber::start().await,
         Subscriber::start().await,
         Subscriber::start().await,
     );
-    trickling.answer(Answer::EndlessBody);
+    endless.answer(Answer::EndlessBody);
     broken.answer(Answer::TruncatedBody);
     silent.answer(Answer::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
@@ -554,10 +566,10 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
     };
     let refusing = json!({"name": "4", "url": "http://127.0.0.1:1/", "include_models": [IMAGES], "retry": {"max_retries": 0}});
     let unknown = json!({"name": "5", "url": "http://no-such-host.invalid/", "include_models": [IMAGES], "retry": {"max_retries": 0}});
-    let app = start_telling(
+    let app = start_with_endpoints(
         database,
         &json!([
-            endpoint("1", &trickling),
+            endpoint("1", &endless),
             endpoint("2", &broken),
             endpoint("3", &silent),
             refusing,
@@ -568,7 +580,7 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"; 5]).await;
+    wait_for_statuses(&app.database, &["gave_up"; 5]).await;
     let errors = app
         .database
         .texts("SELECT error FROM relay_deliveries ORDER BY endpoint")
@@ -584,17 +596,17 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
     assert!(errors[4].contains("dns"), "{}", errors[4]);
 }
 
-async fn a_long_answer_is_not_read_to_its_end(database: Database) {
+async fn reads_only_start_of_long_response(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::LongBody(10_000_000));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
 }
 
-async fn an_endpoint_that_hangs_delays_no_other(database: Database) {
+async fn hanging_endpoint_delays_no_other(database: Database) {
     let (hanging, good) = (Subscriber::start().await, Subscriber::start().await);
     hanging.answer(Answer::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
@@ -603,7 +615,7 @@ async fn an_endpoint_that_hangs_delays_no_other(database: Database) {
             "max_in_flight": 1
         })
     };
-    let app = start_telling(
+    let app = start_with_endpoints(
         database,
         &json!([endpoint("hanging", &hanging), endpoint("good", &good)]),
     )
@@ -617,23 +629,27 @@ async fn an_endpoint_that_hangs_delays_no_other(database: Database) {
     assert_eq!(
         hanging.received().len(),
         1,
-        "one at a time, as its settings say"
+        "max_in_flight allows one attempt"
     );
 }
 
-async fn no_more_calls_begin_in_a_second_than_an_endpoint_wants(database: Database) {
+async fn respects_endpoint_rate_limit(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({"rate_limit_per_second": 1})).await;
-    let began = Instant::now();
+    let started = Instant::now();
     for id in ["1", "2", "3", "4", "5", "6", "7", "8"] {
         upload(&app, id).await;
     }
     subscriber.wait_for(3).await;
 
-    // However slow the machine is: the first at once, and one for each second that has passed.
-    let told = subscriber.received().len() as u64;
-    let allowed = 1 + began.elapsed().as_secs();
-    assert!(told <= allowed, "{told} calls, {allowed} allowed");
+    // The limit allows the first attempt at once and one more per elapsed second, on a machine of
+    // any speed.
+    let attempts = subscriber.received().len() as u64;
+    let allowed = 1 + started.elapsed().as_secs();
+    assert!(
+        attempts <= allowed,
+        "{attempts} attempts, {allowed} allowed"
+    );
     assert_eq!(
         app.database
             .attempts()
@@ -642,44 +658,44 @@ async fn no_more_calls_begin_in_a_second_than_an_endpoint_wants(database: Databa
             .filter(|attempt| attempt["error"] != "")
             .count(),
         0,
-        "those that wait have not failed"
+        "waiting is not a failed attempt"
     );
 }
 
-async fn an_endpoint_that_fails_again_and_again_is_left_in_peace_and_then_told_everything(
-    database: Database,
-) {
+async fn opens_after_failures_then_delivers_all(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({"max_in_flight": 1})).await;
     let ids: Vec<String> = (0..30).map(|number| format!("image-{number}")).collect();
-    let began = Instant::now();
+    let started = Instant::now();
 
     for id in &ids {
         upload(&app, id).await;
     }
     subscriber.wait_for(6).await;
 
-    // However slow the machine is: five at once, and one after each rest of 1, 2, 4, 8, 16 and then 30 s that fits.
-    let tried = subscriber.received().len();
-    let ends_of_rests = [1, 3, 7, 15, 31, 61, 91, 121];
-    let seconds = began.elapsed().as_secs();
-    let rests = ends_of_rests.iter().filter(|end| **end <= seconds).count();
-    assert!(tried <= 5 + rests, "{tried} calls in {seconds} s");
-    assert!(tried < 10, "{tried} calls");
+    // The breaker allows five attempts at once, and one after each elapsed cooldown of 1, 2, 4, 8,
+    // 16 and then 30 s.
+    let attempts = subscriber.received().len();
+    let cooldown_ends = [1, 3, 7, 15, 31, 61, 91, 121];
+    let seconds = started.elapsed().as_secs();
+    let cooldowns = cooldown_ends.iter().filter(|end| **end <= seconds).count();
+    assert!(
+        attempts <= 5 + cooldowns,
+        "{attempts} attempts in {seconds} s"
+    );
+    assert!(attempts < 10, "{attempts} attempts");
     subscriber.answer(Answer::Status(200));
-    // A failure that is settled after the clock has moved on would be due too late.
-    wait::until_async("the failures are settled", async || {
-        app.database.attempts().await.len() >= tried
+    // A failure that is settled after the clock advances would be due too late.
+    wait::until_async("the failed attempts are stored", async || {
+        app.database.attempts().await.len() >= attempts
     })
     .await;
     app.clock.advance(Duration::from_secs(75));
-    wait_until_states_are(&app.database, &vec!["delivered"; ids.len()]).await;
+    wait_for_statuses(&app.database, &vec!["delivered"; ids.len()]).await;
 }
 
-async fn what_was_leased_for_an_endpoint_that_begins_to_fail_is_given_back_untried(
-    database: Database,
-) {
+async fn opening_releases_leased_deliveries(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(500));
     let paused = start(
@@ -693,28 +709,29 @@ async fn what_was_leased_for_an_endpoint_that_begins_to_fail_is_given_back_untri
     }
     let (_, database) = paused.stop().await;
 
-    // All twenty are leased at once, and ten wait for their turns.
+    // All twenty are leased at once, and ten of them wait for a slot.
     let app = start(database, &subscriber, json!({"max_in_flight": 10})).await;
 
-    wait::until_async("some are given back", async || {
-        let tried = app
+    wait::until_async("some deliveries are released", async || {
+        let attempts = app
             .database
             .count("SELECT count(*) FROM relay_attempts")
             .await;
-        tried >= 5 && states(&app.database).await.contains(&"pending".to_owned())
+        attempts >= 5
+            && statuses(&app.database)
+                .await
+                .contains(&"pending".to_owned())
     })
     .await;
-    // Another service knows of no failures, and does not rest.
+    // A restarted service has no failure history, so its breaker is closed.
     let (_, database) = app.stop().await;
     subscriber.answer(Answer::Status(200));
     let app = start(database, &subscriber, json!({})).await;
     app.clock.advance(Duration::from_secs(75));
-    wait_until_states_are(&app.database, &["delivered"; 20]).await;
+    wait_for_statuses(&app.database, &["delivered"; 20]).await;
 }
 
-async fn what_an_endpoint_does_not_want_takes_no_rest_while_it_is_left_in_peace(
-    database: Database,
-) {
+async fn filtered_events_need_no_cooldown(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({
@@ -733,8 +750,8 @@ async fn what_an_endpoint_does_not_want_takes_no_rest_while_it_is_left_in_peace(
         upload(&app, &format!("unwanted-{number}")).await;
     }
 
-    // One rest, and not one of a second for each.
-    wait::until_async("all are passed over", async || {
+    // One cooldown is enough for all of them.
+    wait::until_async("all unwanted events are filtered", async || {
         app.database
             .count("SELECT count(*) FROM relay_deliveries WHERE status = 'filtered'")
             .await
@@ -743,7 +760,7 @@ async fn what_an_endpoint_does_not_want_takes_no_rest_while_it_is_left_in_peace(
     .await;
 }
 
-async fn in_order_means_that_a_message_waits_for_the_one_before_it(database: Database) {
+async fn delivers_in_order_if_configured(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer_first([Answer::Status(500)]);
     let app = start(database, &subscriber, json!({"ordered": true})).await;
@@ -759,11 +776,11 @@ async fn in_order_means_that_a_message_waits_for_the_one_before_it(database: Dat
     );
     upload(&app, "another").await;
     subscriber.wait_for(2).await;
-    wait_until_states_are(&app.database, &["retrying", "pending", "delivered"]).await;
+    wait_for_statuses(&app.database, &["retrying", "pending", "delivered"]).await;
     app.clock.advance(Duration::from_secs(75));
 
     let received = subscriber.wait_for(4).await;
-    let told: Vec<(String, String)> = received
+    let delivered: Vec<(String, String)> = received
         .iter()
         .map(|one| {
             let object = &one.json()["object"];
@@ -773,12 +790,12 @@ async fn in_order_means_that_a_message_waits_for_the_one_before_it(database: Dat
             )
         })
         .collect();
-    let told: Vec<(&str, &str)> = told
+    let delivered: Vec<(&str, &str)> = delivered
         .iter()
         .map(|(id, status)| (id.trim_matches('"'), status.trim_matches('"')))
         .collect();
     assert_eq!(
-        told,
+        delivered,
         [
             ("image", "draft"),
             ("another", "uploaded"),
@@ -788,33 +805,33 @@ async fn in_order_means_that_a_message_waits_for_the_one_before_it(database: Dat
     );
 }
 
-async fn what_was_under_way_when_the_service_was_killed_is_delivered_once_more(database: Database) {
+async fn redelivers_after_lease_expires(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "image").await;
-    wait_until_states_are(&app.database, &["delivered"]).await;
-    // As a service leaves it that was killed between the answer and the settling of it.
-    let lease_ends = if app.database.is_postgres() {
+    wait_for_statuses(&app.database, &["delivered"]).await;
+    // The state after a kill between the response and the settlement.
+    let lease_expires_at = if app.database.is_postgres() {
         "2024-01-01 12:01:30+00"
     } else {
         "2024-01-01T12:01:30.000000Z"
     };
     let sql = format!(
-        "UPDATE relay_deliveries SET status = 'leased', lease = 'of the dead', due_at = '{lease_ends}', completed_at = NULL"
+        "UPDATE relay_deliveries SET status = 'leased', lease = 'of the dead', due_at = '{lease_expires_at}', completed_at = NULL"
     );
     app.database.execute(&sql, &[]).await;
 
     app.wait_for_claim().await;
-    assert_eq!(states(&app.database).await, ["leased"]);
-    assert_eq!(subscriber.received().len(), 1, "its lease still runs");
+    assert_eq!(statuses(&app.database).await, ["leased"]);
+    assert_eq!(subscriber.received().len(), 1, "the lease has not expired");
     app.clock.advance(Duration::from_secs(91));
 
     let received = subscriber.wait_for(2).await;
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
     assert_eq!(received[0].event_id(), received[1].event_id());
 }
 
-async fn an_endpoint_gets_the_fields_that_are_for_it(database: Database) {
+async fn applies_field_filters(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(
         database,
@@ -840,28 +857,28 @@ async fn an_endpoint_gets_the_fields_that_are_for_it(database: Database) {
     );
 
     let message = subscriber.wait_for(1).await.remove(0);
-    let (told, id) = (
+    let (payload, id) = (
         message.json(),
         app.database.image("image").await["id"].clone(),
     );
     assert_eq!(
-        told["object"],
+        payload["object"],
         json!({"id": id, "status": "uploaded", "filename": "***", "metadata": {"album": 7}})
     );
     assert_eq!(
-        told["changes"],
+        payload["changes"],
         json!({"status": {"old": "pending", "new": "uploaded"}, "filename": {"old": "***", "new": "***"}})
     );
-    wait_until_states_are(&app.database, &["delivered"]).await;
-    let kept = app.database.deliveries().await[0]["payload"].clone();
+    wait_for_statuses(&app.database, &["delivered"]).await;
+    let stored = app.database.deliveries().await[0]["payload"].clone();
     assert_eq!(
-        kept,
+        stored,
         String::from_utf8(message.body.to_vec()).expect("text"),
-        "what was sent, as it was sent"
+        "the stored payload is the sent payload"
     );
 }
 
-async fn an_endpoint_gets_only_what_its_condition_holds_for(database: Database) {
+async fn when_condition_filters_events(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(
         database,
@@ -879,16 +896,16 @@ async fn an_endpoint_gets_only_what_its_condition_holds_for(database: Database) 
         (200, "applied")
     );
 
-    wait_until_states_are(&app.database, &["filtered", "delivered"]).await;
+    wait_for_statuses(&app.database, &["filtered", "delivered"]).await;
     assert_eq!(subscriber.received().len(), 1);
     assert_eq!(
         app.database.attempts().await.len(),
         1,
-        "what is filtered is not tried"
+        "a filtered event has no attempt"
     );
 }
 
-async fn a_transformation_makes_another_message_from_what_the_endpoint_may_see(database: Database) {
+async fn transform_sees_only_allowed_fields(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(
         database,
@@ -910,11 +927,11 @@ async fn a_transformation_makes_another_message_from_what_the_endpoint_may_see(d
     );
     assert!(
         message.event_id().starts_with("evt_"),
-        "the id is in the header all the same"
+        "the header contains the event id"
     );
 }
 
-async fn a_program_that_fails_on_a_message_is_a_try_that_failed(database: Database) {
+async fn failing_transform_fails_attempt(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(
         database,
@@ -925,7 +942,7 @@ async fn a_program_that_fails_on_a_message_is_a_try_that_failed(database: Databa
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["gave_up"]).await;
     assert_eq!(
         app.database.deliveries().await[0]["error"],
         "its `transform` ended with an error"
@@ -933,9 +950,7 @@ async fn a_program_that_fails_on_a_message_is_a_try_that_failed(database: Databa
     assert_eq!(subscriber.received().len(), 0);
 }
 
-async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and_never_none(
-    database: Database,
-) {
+async fn kill_during_attempt_causes_redelivery(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::NoResponse);
     let folder = TempDir::new().expect("a folder");
@@ -957,24 +972,22 @@ async fn kill_9_between_the_sending_and_the_settling_gives_one_more_delivery_and
     service.signal("-KILL");
     service.wait();
     subscriber.answer(Answer::Status(200));
-    let another = Service::start(folder.path(), &variables);
-    wait_for_pass(&another.ops_url("/metrics"), CLAIMS_METRIC).await;
-    assert_eq!(states(&database).await, ["leased"]);
-    assert_eq!(subscriber.received().len(), 1, "its lease still runs");
-    // As the time does.
+    let restarted = Service::start(folder.path(), &variables);
+    wait_for_pass(&restarted.ops_url("/metrics"), CLAIMS_METRIC).await;
+    assert_eq!(statuses(&database).await, ["leased"]);
+    assert_eq!(subscriber.received().len(), 1, "the lease has not expired");
+    // Expires the lease.
     database
         .execute("UPDATE relay_deliveries SET due_at = created_at", &[])
         .await;
 
     let received = subscriber.wait_for(2).await;
-    wait_until_states_are(&database, &["delivered"]).await;
+    wait_for_statuses(&database, &["delivered"]).await;
     assert_eq!(received[0].event_id(), received[1].event_id());
     assert_eq!(received[0].body, received[1].body);
 }
 
-async fn a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_begun(
-    database: Database,
-) {
+async fn shutdown_finishes_attempts_and_releases_leases(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.answer(Answer::NoResponse);
     let app = start(
@@ -987,19 +1000,19 @@ async fn a_service_that_stops_finishes_its_calls_and_gives_back_what_it_has_not_
     subscriber.wait_for(1).await;
     upload(&app, "second").await;
 
-    let (ending, database) = app.stop().await;
+    let (exit_reason, database) = app.stop().await;
 
-    assert_eq!(ending, ExitReason::Clean);
-    assert_eq!(states(&database).await, ["retrying", "pending"]);
+    assert_eq!(exit_reason, ExitReason::Clean);
+    assert_eq!(statuses(&database).await, ["retrying", "pending"]);
     assert_eq!(subscriber.received().len(), 1);
 }
 
-async fn an_endpoint_that_its_settings_pause_is_told_when_they_do_no_more(database: Database) {
+async fn delivers_after_configured_pause_ends(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({"paused": true})).await;
     upload(&app, "image").await;
     let (_, database) = app.stop().await;
-    assert_eq!(states(&database).await, ["pending"]);
+    assert_eq!(statuses(&database).await, ["pending"]);
     assert_eq!(
         database
             .texts("SELECT paused_because FROM relay_endpoints")
@@ -1010,5 +1023,5 @@ async fn an_endpoint_that_its_settings_pause_is_told_when_they_do_no_more(databa
     let app = start(database, &subscriber, json!({})).await;
 
     subscriber.wait_for(1).await;
-    wait_until_states_are(&app.database, &["delivered"]).await;
+    wait_for_statuses(&app.database, &["delivered"]).await;
 }

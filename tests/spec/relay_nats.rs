@@ -1,4 +1,5 @@
-//! Events go into a stream of NATS `JetStream`, each once, and what the server has not said to have stored is sent again.
+//! Delivery to NATS `JetStream`: each event is stored once, and is sent again until the server
+//! acknowledges it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::relay_delivery::{states, upload, uploaded};
+use crate::relay_delivery::{statuses, upload, uploaded};
 use crate::support::app::{App, answer, client};
 use crate::support::database::Database;
 use crate::support::nats::{NatsServer, header};
@@ -36,20 +37,20 @@ async fn start(database: Database, url: &str, settings: Value) -> App {
     App::start_with(database, &[("APP__RELAY__ENDPOINTS", &endpoints)]).await
 }
 
-async fn wait_until_all_are_delivered(database: &Database) {
-    wait::until_async("the deliveries are settled", async || {
-        states(database)
+async fn wait_until_all_delivered(database: &Database) {
+    wait::until_async("all deliveries are delivered", async || {
+        statuses(database)
             .await
             .iter()
-            .all(|state| state == "delivered")
+            .all(|status| status == "delivered")
     })
     .await;
 }
 
-/// Waits until a try has failed, and returns what was written of it.
-async fn error(database: &Database) -> String {
+/// Waits until an attempt has failed and returns its error.
+async fn attempt_error(database: &Database) -> String {
     let errors = "SELECT error FROM relay_attempts WHERE error <> '' ORDER BY id DESC";
-    wait::until_async("a try fails", async || {
+    wait::until_async("an attempt has failed", async || {
         !database.texts(errors).await.is_empty()
     })
     .await;
@@ -57,15 +58,15 @@ async fn error(database: &Database) -> String {
 }
 
 on_both_databases!(
-    an_event_is_published_under_its_subject_and_settled_when_it_is_stored,
-    a_subject_is_made_of_what_the_endpoint_gets,
-    a_server_that_is_killed_and_started_again_gets_every_event_once,
-    what_the_server_does_not_acknowledge_is_published_again_and_stored_once,
-    without_a_stream_nothing_is_taken_for_delivered,
-    a_replay_comes_under_the_same_id,
+    publishes_and_settles_when_stored,
+    builds_subject_from_payload,
+    stores_each_event_once_across_restart,
+    stores_unacknowledged_event_once,
+    missing_stream_fails_delivery,
+    replays_with_same_id,
 );
 
-async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(database: Database) {
+async fn publishes_and_settles_when_stored(database: Database) {
     let nats = NatsServer::start().await;
     nats.stream("cloudflare_images").await;
     let app = start(
@@ -77,7 +78,7 @@ async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(d
 
     upload(&app, "image").await;
 
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
     let message = nats.wait_for("cloudflare_images", 1).await.remove(0);
     assert_eq!(
         message.subject.as_str(),
@@ -94,7 +95,7 @@ async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(d
     assert_eq!(
         payload,
         [String::from_utf8(message.payload.to_vec()).expect("text")],
-        "the bytes that were signed"
+        "the stored payload is the bytes that were signed"
     );
     let delivery = app.database.deliveries().await.remove(0);
     assert_eq!(
@@ -107,7 +108,7 @@ async fn an_event_is_published_under_its_subject_and_settled_when_it_is_stored(d
     );
 }
 
-async fn a_subject_is_made_of_what_the_endpoint_gets(database: Database) {
+async fn builds_subject_from_payload(database: Database) {
     let nats = NatsServer::start().await;
     nats.stream("images").await;
     let app = start(
@@ -122,12 +123,12 @@ async fn a_subject_is_made_of_what_the_endpoint_gets(database: Database) {
 
     upload(&app, "a.b c>").await;
 
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
     let message = nats.wait_for("images", 1).await.remove(0);
     assert_eq!(message.subject.as_str(), "images.uploaded.a_b_c_.somebody");
 }
 
-async fn a_server_that_is_killed_and_started_again_gets_every_event_once(database: Database) {
+async fn stores_each_event_once_across_restart(database: Database) {
     let mut nats = NatsServer::start().await;
     nats.stream("cloudflare_images").await;
     let app = start(database, &nats.url(), json!({})).await;
@@ -140,68 +141,67 @@ async fn a_server_that_is_killed_and_started_again_gets_every_event_once(databas
     for image in 0..20 {
         upload(&app, &format!("meanwhile-{image}")).await;
     }
-    let error = error(&app.database).await;
+    let attempt_error = attempt_error(&app.database).await;
     nats.restart().await;
 
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
     let messages = nats.wait_for("cloudflare_images", 40).await;
-    assert_eq!(messages.len(), 40, "each once");
+    assert_eq!(messages.len(), 40, "each event is stored once");
     let lost = "the connection was lost before the server said that the message is stored";
     assert!(
-        error == lost || error.starts_with("the NATS server cannot be connected to: "),
-        "{error}"
+        attempt_error == lost
+            || attempt_error.starts_with("the NATS server cannot be connected to: "),
+        "{attempt_error}"
     );
 }
 
-async fn what_the_server_does_not_acknowledge_is_published_again_and_stored_once(
-    database: Database,
-) {
+async fn stores_unacknowledged_event_once(database: Database) {
     let nats = NatsServer::start().await;
     nats.stream("cloudflare_images").await;
     let app = start(database, &nats.url(), json!({"timeout_secs": 1})).await;
     upload(&app, "first").await;
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
 
     nats.signal("-STOP");
     upload(&app, "second").await;
-    let error = error(&app.database).await;
-    assert_eq!(states(&app.database).await[0], "delivered");
-    assert_ne!(states(&app.database).await[1], "delivered");
+    let attempt_error = attempt_error(&app.database).await;
+    assert_eq!(statuses(&app.database).await[0], "delivered");
+    assert_ne!(statuses(&app.database).await[1], "delivered");
     nats.signal("-CONT");
 
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
     assert_eq!(
         nats.wait_for("cloudflare_images", 2).await.len(),
         2,
-        "by its id the stream knows what it has"
+        "the stream deduplicates by event id"
     );
     assert!(
-        error.contains("within 1 s") || error.contains("timed out"),
-        "{error}"
+        attempt_error.contains("within 1 s") || attempt_error.contains("timed out"),
+        "{attempt_error}"
     );
 }
 
-async fn without_a_stream_nothing_is_taken_for_delivered(database: Database) {
+async fn missing_stream_fails_delivery(database: Database) {
     let nats = NatsServer::start().await;
     let app = start(database, &nats.url(), json!({"subject": "images.{event}"})).await;
 
     upload(&app, "image").await;
 
     assert_eq!(
-        error(&app.database).await,
+        attempt_error(&app.database).await,
         "no JetStream stream takes the subject images.{event}"
     );
     nats.stream("images").await;
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
     assert_eq!(nats.wait_for("images", 1).await.len(), 1);
 }
 
-async fn a_replay_comes_under_the_same_id(database: Database) {
+async fn replays_with_same_id(database: Database) {
     let nats = NatsServer::start().await;
     nats.stream("cloudflare_images").await;
     let app = start(database, &nats.url(), json!({})).await;
     upload(&app, "image").await;
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
 
     let folder = TempDir::new().expect("a folder");
     let endpoints = endpoint(&nats.url(), &json!({}));
@@ -213,20 +213,20 @@ async fn a_replay_comes_under_the_same_id(database: Database) {
     let replayed = run(folder.path(), &["deliveries", "replay", "1"], &variables);
 
     assert_eq!(replayed.status.code(), Some(0), "{}", stderr(&replayed));
-    // The program that replays it lives today.
+    // The command uses the real clock, so the replay is due in the future of the service's clock.
     app.clock.advance(Duration::from_hours(24 * 365 * 30));
-    wait::until_async("it was delivered again", async || {
+    wait::until_async("the event was delivered again", async || {
         app.database.attempts().await.len() == 2
     })
     .await;
     let messages = nats.wait_for("cloudflare_images", 1).await;
-    assert_eq!(messages.len(), 1, "by its id the stream knows what it has");
-    let (ending, _) = app.stop().await;
-    assert_eq!(ending, ExitReason::Clean);
+    assert_eq!(messages.len(), 1, "the stream deduplicates by event id");
+    let (exit_reason, _) = app.stop().await;
+    assert_eq!(exit_reason, ExitReason::Clean);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_url_says_who_we_are() {
+async fn authenticates_with_url_credentials() {
     let users = r#"authorization { users = [
         { user: all, password: "p@ss" },
         { user: mute, password: mute, permissions: { publish: ["_INBOX.>"] } },
@@ -242,12 +242,12 @@ async fn the_url_says_who_we_are() {
         upload(app, "image").await;
     }
 
-    wait_until_all_are_delivered(&right.database).await;
+    wait_until_all_delivered(&right.database).await;
     assert_eq!(
-        error(&wrong.database).await,
+        attempt_error(&wrong.database).await,
         "the NATS server cannot be connected to: authorization violation: nats: authorization violation"
     );
-    let mute = error(&mute.database).await;
+    let mute = attempt_error(&mute.database).await;
     assert!(
         mute.contains("within 1 s") || mute.contains("timed out"),
         "{mute}"
@@ -255,18 +255,18 @@ async fn the_url_says_who_we_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_before_the_at_will_do() {
+async fn authenticates_with_token() {
     let nats = NatsServer::start_with("authorization { token: t0ken }", "t0ken").await;
     nats.stream("cloudflare_images").await;
     let app = start(Database::sqlite(), &nats.url(), json!({})).await;
 
     upload(&app, "image").await;
 
-    wait_until_all_are_delivered(&app.database).await;
+    wait_until_all_delivered(&app.database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_servers_name_is_looked_at_when_it_is_looked_up() {
+async fn denies_names_with_private_addresses() {
     let nats = NatsServer::start().await;
     nats.stream("cloudflare_images").await;
     let url = nats.url().replace("127.0.0.1", "localhost");
@@ -280,19 +280,19 @@ async fn a_servers_name_is_looked_at_when_it_is_looked_up() {
     upload(&app, "image").await;
 
     assert_eq!(
-        error(&app.database).await,
+        attempt_error(&app.database).await,
         "the NATS server cannot be found: the host has only addresses that nothing is sent to"
     );
     assert_eq!(nats.wait_for("cloudflare_images", 0).await.len(), 0);
 }
 
-/// A certificate of `localhost` that answers for itself, and its key.
+/// Returns a self-signed certificate for `localhost` and its key.
 fn certificate(folder: &TempDir) -> (PathBuf, PathBuf) {
     let (certificate, key) = (
         folder.path().join("server.pem"),
         folder.path().join("key.pem"),
     );
-    let made = Command::new("openssl")
+    let output = Command::new("openssl")
         .args([
             "req",
             "-x509",
@@ -311,27 +311,27 @@ fn certificate(folder: &TempDir) -> (PathBuf, PathBuf) {
         .arg(&certificate)
         .output()
         .expect("openssl is installed");
-    let said = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
     (certificate, key)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_tls_the_server_proves_its_name() {
+async fn verifies_server_name_over_tls() {
     let folder = TempDir::new().expect("a folder");
     let (certificate, key) = certificate(&folder);
     let nats = NatsServer::start_tls(&certificate, &key).await;
     nats.stream("cloudflare_images").await;
-    let authority = certificate.display().to_string();
+    let ca_file = certificate.display().to_string();
 
-    for (host, taken) in [("localhost", true), ("127.0.0.1", false)] {
+    for (host, accepted) in [("localhost", true), ("127.0.0.1", false)] {
         let database = Database::sqlite();
         let endpoints = endpoint(&nats.tls_url(host), &json!({}));
         let variables = [
             ("DATABASE_URL", database.url.as_str()),
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
             ("APP__RELAY__ENDPOINTS", &endpoints),
-            ("SSL_CERT_FILE", &authority),
+            ("SSL_CERT_FILE", &ca_file),
         ];
         let service = Service::start(folder.path(), &variables);
         database.register("image").await;
@@ -340,17 +340,17 @@ async fn over_tls_the_server_proves_its_name() {
             .header("cf-webhook-auth", SECRET);
         let outcome = answer(request.body(uploaded("image"))).await;
         assert_eq!(outcome.outcome(), (200, "applied"));
-        if taken {
-            wait_until_all_are_delivered(&database).await;
+        if accepted {
+            wait_until_all_delivered(&database).await;
         } else {
-            let error = error(&database).await;
-            assert!(error.contains("certificate"), "{error}");
+            let attempt_error = attempt_error(&database).await;
+            assert!(attempt_error.contains("certificate"), "{attempt_error}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_tried_out_by_hand() {
+async fn tests_and_previews_stream() {
     let nats = NatsServer::start().await;
     let folder = TempDir::new().expect("a folder");
     let endpoints = endpoint(&nats.url(), &json!({"subject": "images.{event}"}));
@@ -372,8 +372,8 @@ async fn a_stream_is_tried_out_by_hand() {
         )
     );
     nats.stream("images").await;
-    let taken = "stream took it: it acknowledged the message\n".to_owned();
-    assert_eq!(stream("test"), (Some(0), taken));
+    let accepted = "stream took it: it acknowledged the message\n".to_owned();
+    assert_eq!(stream("test"), (Some(0), accepted));
     assert_eq!(
         nats.wait_for("images", 1).await[0].subject.as_str(),
         "images.test"
@@ -393,10 +393,10 @@ async fn a_stream_is_tried_out_by_hand() {
 }
 
 #[test]
-fn what_no_stream_can_be_reached_by_is_refused_at_the_start() {
+fn rejects_invalid_stream_settings() {
     let folder = TempDir::new().expect("a folder");
-    let good = "name = \"s\"\nurl = \"nats://me:SECRET@nats.example\"\n";
-    for (settings, says) in [
+    let required = "name = \"s\"\nurl = \"nats://me:SECRET@nats.example\"\n";
+    for (settings, expected) in [
         (
             "name = \"s\"\nurl = \"nats://169.254.169.254\"\n",
             "has a url to an address that nothing is sent to",
@@ -414,12 +414,12 @@ fn what_no_stream_can_be_reached_by_is_refused_at_the_start() {
             "must have a url such as https://app.example/webhooks/ or nats://nats.example:4222",
         ),
         (
-            &format!("{good}subject = \"a..b\"\n"),
+            &format!("{required}subject = \"a..b\"\n"),
             "must have a subject such as",
         ),
         (
             &format!(
-                "{good}auth = {{ type = \"oauth2\", client_id = \"me\", client_secret = \"SECRET\", token_url = \"https://a.example\" }}\n"
+                "{required}auth = {{ type = \"oauth2\", client_id = \"me\", client_secret = \"SECRET\", token_url = \"https://a.example\" }}\n"
             ),
             "has auth, which is HTTP's",
         ),
@@ -438,11 +438,11 @@ fn what_no_stream_can_be_reached_by_is_refused_at_the_start() {
             &["--config", "my.toml", "check-config"],
             &[("CLOUDFLARE_WEBHOOK_SECRET", SECRET)],
         );
-        let said = stdout(&output) + &stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{settings}: {said}");
+        let printed = stdout(&output) + &stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{settings}: {printed}");
         assert!(
-            said.contains(says) && !said.contains("SECRET"),
-            "{settings}: {said}"
+            printed.contains(expected) && !printed.contains("SECRET"),
+            "{settings}: {printed}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Whoever is told can prove that it was us: with the code of the toolkit's documentation, and with any library of Standard Webhooks.
+//! Signatures of events. The documented code and any Standard Webhooks library can verify them.
 
 use std::fs;
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
-/// What a subscriber gets whose endpoint has these settings.
-async fn message(
+/// Returns the event that a subscriber receives with these endpoint settings.
+async fn receive(
     database: Database,
     secret: Option<&str>,
     settings: serde_json::Value,
@@ -36,8 +36,8 @@ async fn message(
     subscriber.wait_for(1).await.remove(0)
 }
 
-/// Runs a program that reads a request from a file, and returns what it prints.
-fn ask(folder: &Path, program: &str, script: &str, received: &Received) -> String {
+/// Runs a program that reads a request from a file, and returns its output.
+fn run_script(folder: &Path, program: &str, script: &str, received: &Received) -> String {
     let headers: serde_json::Map<String, serde_json::Value> = received
         .headers
         .iter()
@@ -61,31 +61,31 @@ const PYTHON: &str = include_str!("../fixtures/verify_webhook.py");
 const NODE: &str = include_str!("../fixtures/verify_webhook.js");
 
 on_both_databases!(
-    the_code_of_the_documentation_accepts_our_requests_and_no_others,
-    several_secrets_sign_at_once_where_there_is_room,
-    either_signature_can_be_turned_off,
-    without_a_secret_nothing_is_signed,
-    headers_of_the_settings_come_along,
+    documented_code_verifies_signatures,
+    signs_with_every_secret,
+    signatures_can_be_disabled,
+    signs_nothing_without_secret,
+    sends_configured_headers,
 );
 
-async fn the_code_of_the_documentation_accepts_our_requests_and_no_others(database: Database) {
-    let received = message(
+async fn documented_code_verifies_signatures(database: Database) {
+    let received = receive(
         database,
         Some(RELAY_SECRET),
         json!({"secret": RELAY_SECRET}),
     )
     .await;
     let folder = TempDir::new().expect("a folder");
-    // Frameworks look headers up without regard to case.
+    // Frameworks ignore the case of header names.
     let python = format!(
         r#"{PYTHON}
 import json
 class Headers(dict):
     def get(self, name): return dict.get(self, name.lower())
 class Request: pass
-told = json.load(open("request.json", encoding="utf-8"))
+sent = json.load(open("request.json", encoding="utf-8"))
 request = Request()
-request.headers, request.body = Headers(told["headers"]), told["body"].encode()
+request.headers, request.body = Headers(sent["headers"]), sent["body"].encode()
 print(verify_webhook(request, "{RELAY_SECRET}"), verify_webhook(request, "another secret"))
 request.body += b" "
 print(verify_webhook(request, "{RELAY_SECRET}"))
@@ -101,18 +101,18 @@ console.log(verifyWebhook(request, "{RELAY_SECRET}"));
     );
 
     assert_eq!(
-        ask(folder.path(), "python3", &python, &received),
+        run_script(folder.path(), "python3", &python, &received),
         "True False\nFalse"
     );
     assert_eq!(
-        ask(folder.path(), "node", &node, &received),
+        run_script(folder.path(), "node", &node, &received),
         "true false\nfalse"
     );
 }
 
-async fn several_secrets_sign_at_once_where_there_is_room(database: Database) {
+async fn signs_with_every_secret(database: Database) {
     let other = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-    let received = message(
+    let received = receive(
         database,
         Some(RELAY_SECRET),
         json!({"secrets": [RELAY_SECRET, other]}),
@@ -132,12 +132,12 @@ async fn several_secrets_sign_at_once_where_there_is_room(database: Database) {
     assert_eq!(
         received.header("x-webhook-signature"),
         timestamped(RELAY_SECRET, timestamp, &received.body),
-        "of the first alone"
+        "only the first secret signs this header"
     );
 }
 
-async fn either_signature_can_be_turned_off(database: Database) {
-    let received = message(
+async fn signatures_can_be_disabled(database: Database) {
+    let received = receive(
         database,
         Some(RELAY_SECRET),
         json!({"secret": RELAY_SECRET, "signatures": ["standard"]}),
@@ -148,14 +148,14 @@ async fn either_signature_can_be_turned_off(database: Database) {
     assert!(!received.headers.contains_key("x-webhook-signature"));
 }
 
-async fn without_a_secret_nothing_is_signed(database: Database) {
-    let received = message(database, None, json!({})).await;
+async fn signs_nothing_without_secret(database: Database) {
+    let received = receive(database, None, json!({})).await;
 
     assert!(received.event_id().starts_with("evt_"));
 }
 
-async fn headers_of_the_settings_come_along(database: Database) {
-    let received = message(
+async fn sends_configured_headers(database: Database) {
+    let received = receive(
         database,
         None,
         json!({"headers": {"Authorization": "Bearer static_token_xyz", "X-API-Key": "k"}}),

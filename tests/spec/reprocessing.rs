@@ -1,4 +1,4 @@
-//! What was refused is shown, and applied after all when a pointer or a row was mended.
+//! Reprocessing: rejections are shown, and applied after a pointer or a row was corrected.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -8,61 +8,62 @@ use crate::support::app::{App, answer};
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 
-/// Where the account of these tests names the image.
-const MENDED: (&str, &str) = ("APP__WEBHOOK__ENVELOPE__ID_POINTERS", r#"["/data/upload"]"#);
+/// The pointer to the image id in these tests' notifications.
+const CORRECTED_POINTERS: (&str, &str) =
+    ("APP__WEBHOOK__ENVELOPE__ID_POINTERS", r#"["/data/upload"]"#);
 
-/// A notification that names its image where the default pointers do not look.
-fn elsewhere(id: &str) -> String {
+/// Returns a notification whose id the default pointers do not find.
+fn with_other_pointer(id: &str) -> String {
     json!({"data": {"upload": id, "status": "success"}, "ts": 1_704_110_400, "alert_type": "image_notification"}).to_string()
 }
 
-/// A service with the default pointers gets these bodies, and stops.
-async fn refused(database: Database, bodies: &[&str]) -> Database {
+/// Delivers these bodies to a service with the default pointers and stops it.
+async fn rejected_bodies(database: Database, bodies: &[&str]) -> Database {
     let app = App::start(database).await;
     for body in bodies {
-        let refused = app.deliver((*body).to_owned()).await;
-        assert_eq!(refused.outcome(), (400, "invalid-payload"), "{body}");
+        let response = app.deliver((*body).to_owned()).await;
+        assert_eq!(response.outcome(), (400, "invalid-payload"), "{body}");
     }
     app.stop().await.1
 }
 
-/// Runs `rejections` with these words, and returns its exit code and what it printed.
-fn rejections(database: &Database, words: &[&str], mended: bool) -> (Option<i32>, String) {
+/// Runs `rejections` with these arguments. Returns its exit code and its output.
+fn rejections(database: &Database, arguments: &[&str], corrected: bool) -> (Option<i32>, String) {
     let folder = TempDir::new().expect("a folder");
     let mut variables = vec![("DATABASE_URL", database.url.as_str())];
-    if mended {
-        variables.push(MENDED);
+    if corrected {
+        variables.push(CORRECTED_POINTERS);
     }
     let output = run(
         folder.path(),
-        &[&["rejections"], words].concat(),
+        &[&["rejections"], arguments].concat(),
         &variables,
     );
     (output.status.code(), stdout(&output) + &stderr(&output))
 }
 
 on_both_databases!(
-    after_a_pointer_was_mended_a_refused_body_is_applied_once,
-    all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are_told,
-    where_rows_are_made_for_unknown_images_one_is_made,
-    what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_mended_one,
-    more_than_a_page_are_gone_through,
-    what_cannot_be_applied_says_why,
-    they_are_listed_and_shown_for_people_and_for_programs,
+    applies_rejection_once_after_correction,
+    reprocesses_by_reason_in_order,
+    creates_unknown_images_if_configured,
+    parks_again_under_corrected_id,
+    reprocesses_more_than_one_page,
+    explains_failures,
+    lists_and_shows_rejections,
 );
 
-async fn after_a_pointer_was_mended_a_refused_body_is_applied_once(database: Database) {
-    let database = refused(database, &[&elsewhere("image")]).await;
+async fn applies_rejection_once_after_correction(database: Database) {
+    let database = rejected_bodies(database, &[&with_other_pointer("image")]).await;
     database.register("image").await;
 
     let before = rejections(&database, &["reprocess", "1"], false);
     let applied = rejections(&database, &["reprocess", "1"], true);
-    let again = rejections(&database, &["reprocess", "1"], true);
+    let repeated = rejections(&database, &["reprocess", "1"], true);
 
     assert_eq!(before.0, Some(1), "{}", before.1);
     assert!(before.1.starts_with("1: refused still: "), "{}", before.1);
     assert_eq!(applied, (Some(0), "1: applied\n".to_owned()));
-    assert_eq!(again, (Some(0), "1: applied already\n".to_owned()));
+    assert_eq!(repeated, (Some(0), "1: applied already\n".to_owned()));
     assert_eq!(database.image("image").await["status"], "uploaded");
     assert_eq!(database.log_types().await, ["webhook_received"]);
     let row = database.rejections().await.remove(0);
@@ -76,19 +77,22 @@ async fn after_a_pointer_was_mended_a_refused_body_is_applied_once(database: Dat
     );
 }
 
-async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are_told(
-    database: Database,
-) {
-    let database = refused(
+async fn reprocesses_by_reason_in_order(database: Database) {
+    let database = rejected_bodies(
         database,
-        &[&elsewhere("a"), "{", &elsewhere("nobody"), &elsewhere("b")],
+        &[
+            &with_other_pointer("a"),
+            "{",
+            &with_other_pointer("nobody"),
+            &with_other_pointer("b"),
+        ],
     )
     .await;
     for id in ["a", "b"] {
         database.register(id).await;
     }
 
-    let (code, said) = rejections(
+    let (code, printed) = rejections(
         &database,
         &[
             "reprocess",
@@ -100,9 +104,9 @@ async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are
         true,
     );
 
-    let lines: Vec<&str> = said.lines().collect();
+    let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines[0], "1: applied");
-    assert!(lines[1].starts_with("2: refused still: "), "{said}");
+    assert!(lines[1].starts_with("2: refused still: "), "{printed}");
     assert_eq!(
         lines[2..],
         [
@@ -112,7 +116,7 @@ async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are
         ]
     );
     assert_eq!(code, Some(1));
-    // What waits for its row is applied like any other that came too early.
+    // The parked rejection is applied like any other parked notification.
     let states: Vec<Value> = database
         .rejections()
         .await
@@ -128,7 +132,7 @@ async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are
             "3: applied\n1 tried, 0 of them not applied\n".to_owned()
         )
     );
-    // Others that came earlier are not meant.
+    // Older rejections are not selected.
     assert_eq!(
         rejections(
             &database,
@@ -139,12 +143,12 @@ async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are
     );
 }
 
-async fn where_rows_are_made_for_unknown_images_one_is_made(database: Database) {
-    let database = refused(database, &[&elsewhere("image")]).await;
+async fn creates_unknown_images_if_configured(database: Database) {
+    let database = rejected_bodies(database, &[&with_other_pointer("image")]).await;
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
-        MENDED,
+        CORRECTED_POINTERS,
         ("APP__WEBHOOK__UNKNOWN_IMAGES", "create"),
     ];
 
@@ -154,9 +158,7 @@ async fn where_rows_are_made_for_unknown_images_one_is_made(database: Database) 
     assert_eq!(database.image("image").await["status"], "uploaded");
 }
 
-async fn what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_mended_one(
-    database: Database,
-) {
+async fn parks_again_under_corrected_id(database: Database) {
     let both = json!({
         "data": {"id": "wrong", "upload": "right", "status": "success"},
         "ts": 1_704_110_400, "alert_type": "image_notification",
@@ -164,7 +166,7 @@ async fn what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_men
     .to_string();
     let app = App::start(database).await;
     assert_eq!(app.deliver(both).await.outcome(), (404, "unknown-image"));
-    // The tests' clock stands in 2024, the command's does not.
+    // The command uses the real clock, and the service's clock is in 2024.
     let (_, database) = app.stop().await;
 
     assert_eq!(
@@ -176,7 +178,7 @@ async fn what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_men
     let added = run(
         folder.path(),
         &["images", "add", "right"],
-        &[("DATABASE_URL", database.url.as_str()), MENDED],
+        &[("DATABASE_URL", database.url.as_str()), CORRECTED_POINTERS],
     );
     assert_eq!(
         stdout(&added),
@@ -184,12 +186,12 @@ async fn what_is_parked_under_another_name_and_long_ago_waits_anew_under_the_men
     );
 }
 
-async fn more_than_a_page_are_gone_through(database: Database) {
+async fn reprocesses_more_than_one_page(database: Database) {
     let bodies: Vec<String> = (0..230)
-        .map(|number| elsewhere(&format!("image-{number}")))
+        .map(|number| with_other_pointer(&format!("image-{number}")))
         .collect();
     let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
-    let database = refused(database, &bodies).await;
+    let database = rejected_bodies(database, &bodies).await;
     let rows: Vec<String> = (0..230)
         .map(|number| format!("('image-{number}')"))
         .collect();
@@ -200,14 +202,14 @@ async fn more_than_a_page_are_gone_through(database: Database) {
         ))
         .await;
 
-    let (code, said) = rejections(
+    let (code, printed) = rejections(
         &database,
         &["reprocess", "--reason", "invalid-payload"],
         true,
     );
 
     assert_eq!(
-        (code, said.lines().last()),
+        (code, printed.lines().last()),
         (Some(0), Some("230 tried, 0 of them not applied"))
     );
     assert_eq!(
@@ -218,7 +220,7 @@ async fn more_than_a_page_are_gone_through(database: Database) {
     );
 }
 
-async fn what_cannot_be_applied_says_why(database: Database) {
+async fn explains_failures(database: Database) {
     let app = App::start(database).await;
     let long = format!("[\"{}\"]", "x".repeat(70_000));
     assert_eq!(app.deliver(long).await.outcome(), (400, "invalid-payload"));
@@ -246,16 +248,20 @@ async fn what_cannot_be_applied_says_why(database: Database) {
             "error: there is no rejection 77; `rejections list` shows what there is\n".to_owned()
         )
     );
-    for words in [
+    for arguments in [
         &["reprocess"][..],
         &["reprocess", "1", "--reason", "invalid-payload"],
         &["list", "--since", "yesterday"],
     ] {
-        assert_eq!(rejections(&database, words, true).0, Some(2), "{words:?}");
+        assert_eq!(
+            rejections(&database, arguments, true).0,
+            Some(2),
+            "{arguments:?}"
+        );
     }
 }
 
-async fn they_are_listed_and_shown_for_people_and_for_programs(database: Database) {
+async fn lists_and_shows_rejections(database: Database) {
     let app = App::start(database).await;
     assert_eq!(
         rejections(&app.database, &["list"], false),
@@ -321,7 +327,7 @@ async fn they_are_listed_and_shown_for_people_and_for_programs(database: Databas
     );
     assert!(
         shown.contains(r"{\u{1b}[2J") && !shown.contains('\u{1b}'),
-        "a terminal obeys nothing of it: {shown}"
+        "control characters are not escaped: {shown}"
     );
     let json: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Bodies that are too large, too slow, or oddly sent.
+//! Limits of requests: large bodies, slow clients and malformed HTTP.
 
 use std::time::Duration;
 
@@ -25,22 +25,22 @@ async fn app(database: Database) -> App {
     .await
 }
 
-/// HTTP/2, RFC 9113: an empty SETTINGS frame, the type of a PING, and the flag of its answer.
+/// HTTP/2 (RFC 9113): an empty SETTINGS frame, the type of a PING frame and its ACK flag.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const PING: u8 = 6;
 const ACK: u8 = 1;
 
-/// A test message of exactly so many bytes.
-fn message(length: usize) -> String {
+/// Returns a test message of this length.
+fn test_message(length: usize) -> String {
     format!(
         r#"{{"text":"{}"}}"#,
         "x".repeat(length - r#"{"text":""}"#.len())
     )
 }
 
-fn head(more: &str) -> String {
+fn head(extra_headers: &str) -> String {
     format!(
-        "POST {PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncf-webhook-auth: {SECRET}\r\n{more}\r\n"
+        "POST {PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncf-webhook-auth: {SECRET}\r\n{extra_headers}\r\n"
     )
 }
 
@@ -52,61 +52,68 @@ fn chunked(body: &str, chunk: usize) -> String {
     format!("{}0\r\n\r\n", chunks.collect::<String>())
 }
 
-/// Reads, and gives up loudly on a service that neither answers nor closes.
-async fn in_time(reading: impl Future<Output = std::io::Result<usize>>) -> std::io::Result<usize> {
-    tokio::time::timeout(wait::PATIENCE, reading)
+/// Waits for a read. Panics if the service neither responds nor closes the connection.
+async fn with_timeout(
+    read: impl Future<Output = std::io::Result<usize>>,
+) -> std::io::Result<usize> {
+    tokio::time::timeout(wait::PATIENCE, read)
         .await
-        .expect("it answers or closes")
+        .expect("the service responds or closes the connection")
 }
 
-/// Sends bytes and reads all that comes back.
+/// Sends bytes and reads the response until the connection closes.
 async fn exchange(app: &App, request: &str) -> String {
-    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let mut stream = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
     stream
         .write_all(request.as_bytes())
         .await
-        .expect("it is read");
+        .expect("the bytes are sent");
     let mut answer = String::new();
-    in_time(stream.read_to_string(&mut answer))
+    with_timeout(stream.read_to_string(&mut answer))
         .await
-        .expect("it answers");
+        .expect("the service responds");
     answer
 }
 
 on_both_databases!(
-    a_body_at_the_limit_is_taken_and_one_over_it_answered_with_413,
-    a_body_in_chunks_is_held_to_the_same_limit,
-    a_client_that_expects_100_continue_is_told_to_go_on,
-    a_client_that_expects_100_continue_is_refused_before_it_sends_too_much,
-    a_body_that_comes_a_byte_a_second_is_answered_with_408,
-    a_connection_that_says_nothing_or_half_a_head_is_closed,
-    clients_that_vanish_leave_the_service_as_it_was,
-    clients_that_never_read_their_answers_do_not_keep_others_out,
-    an_http_2_connection_that_answers_every_ping_and_asks_for_nothing_is_closed,
-    an_idle_connection_is_kept_longer_than_a_head_may_take,
-    http_2_in_cleartext_is_served_too,
-    what_is_no_http_is_refused_and_the_service_goes_on,
+    accepts_body_at_limit_and_rejects_above,
+    limits_chunked_bodies,
+    sends_100_continue,
+    rejects_large_body_before_100_continue,
+    slow_body_gets_408,
+    closes_connection_without_complete_head,
+    survives_disconnecting_clients,
+    unread_responses_do_not_block_others,
+    closes_idle_http2_despite_pings,
+    keep_alive_outlasts_read_timeout,
+    serves_http2_in_cleartext,
+    rejects_malformed_http,
 );
 
-async fn a_body_at_the_limit_is_taken_and_one_over_it_answered_with_413(database: Database) {
+async fn accepts_body_at_limit_and_rejects_above(database: Database) {
     let app = app(database).await;
 
     assert_eq!(
-        app.deliver(message(LIMIT - 1)).await.outcome(),
+        app.deliver(test_message(LIMIT - 1)).await.outcome(),
         (200, "test")
     );
-    assert_eq!(app.deliver(message(LIMIT)).await.outcome(), (200, "test"));
     assert_eq!(
-        app.deliver(message(LIMIT + 1)).await.outcome(),
+        app.deliver(test_message(LIMIT)).await.outcome(),
+        (200, "test")
+    );
+    assert_eq!(
+        app.deliver(test_message(LIMIT + 1)).await.outcome(),
         (413, "body-too-large")
     );
     assert_eq!(
-        app.deliver(message(3 * LIMIT)).await.outcome(),
+        app.deliver(test_message(3 * LIMIT)).await.outcome(),
         (413, "body-too-large")
     );
 }
 
-async fn a_body_in_chunks_is_held_to_the_same_limit(database: Database) {
+async fn limits_chunked_bodies(database: Database) {
     let app = app(database).await;
     for (length, status) in [
         (LIMIT - 1, "200 OK"),
@@ -116,7 +123,7 @@ async fn a_body_in_chunks_is_held_to_the_same_limit(database: Database) {
     ] {
         for chunk in [1, 700, 10_000] {
             let request =
-                head("transfer-encoding: chunked\r\n") + &chunked(&message(length), chunk);
+                head("transfer-encoding: chunked\r\n") + &chunked(&test_message(length), chunk);
 
             let answer = exchange(&app, &request).await;
 
@@ -128,32 +135,35 @@ async fn a_body_in_chunks_is_held_to_the_same_limit(database: Database) {
     }
 }
 
-async fn a_client_that_expects_100_continue_is_told_to_go_on(database: Database) {
+async fn sends_100_continue(database: Database) {
     let app = app(database).await;
-    let body = message(100);
-    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let body = test_message(100);
+    let mut stream = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
 
     stream
         .write_all(head("expect: 100-continue\r\ncontent-length: 100\r\n").as_bytes())
         .await
-        .expect("it is read");
+        .expect("the bytes are sent");
     let mut first = [0; 25];
-    in_time(stream.read_exact(&mut first))
+    with_timeout(stream.read_exact(&mut first))
         .await
-        .expect("it answers before the body is sent");
-    stream.write_all(body.as_bytes()).await.expect("it is read");
-    let mut rest = String::new();
-    in_time(stream.read_to_string(&mut rest))
+        .expect("the service responds before the body is sent");
+    stream
+        .write_all(body.as_bytes())
         .await
-        .expect("it answers");
+        .expect("the bytes are sent");
+    let mut remaining = String::new();
+    with_timeout(stream.read_to_string(&mut remaining))
+        .await
+        .expect("the service responds");
 
     assert_eq!(&first, b"HTTP/1.1 100 Continue\r\n\r\n");
-    assert!(rest.starts_with("HTTP/1.1 200 OK\r\n"), "{rest}");
+    assert!(remaining.starts_with("HTTP/1.1 200 OK\r\n"), "{remaining}");
 }
 
-async fn a_client_that_expects_100_continue_is_refused_before_it_sends_too_much(
-    database: Database,
-) {
+async fn rejects_large_body_before_100_continue(database: Database) {
     let app = app(database).await;
 
     let answer = exchange(
@@ -168,28 +178,30 @@ async fn a_client_that_expects_100_continue_is_refused_before_it_sends_too_much(
     );
 }
 
-async fn a_body_that_comes_a_byte_a_second_is_answered_with_408(database: Database) {
+async fn slow_body_gets_408(database: Database) {
     let app = app(database).await;
-    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let mut stream = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
     stream
         .write_all(head("content-length: 100\r\n").as_bytes())
         .await
-        .expect("it is read");
-    let (mut reading, mut writing) = stream.into_split();
-    let dripping = tokio::spawn(async move {
+        .expect("the bytes are sent");
+    let (mut reader, mut writer) = stream.into_split();
+    let slow_writer = tokio::spawn(async move {
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         loop {
             every_second.tick().await;
-            if writing.write_all(b"x").await.is_err() {
+            if writer.write_all(b"x").await.is_err() {
                 return;
             }
         }
     });
 
     let mut answer = String::new();
-    in_time(reading.read_to_string(&mut answer))
+    with_timeout(reader.read_to_string(&mut answer))
         .await
-        .expect("it answers");
+        .expect("the service responds");
 
     assert!(
         answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
@@ -199,24 +211,24 @@ async fn a_body_that_comes_a_byte_a_second_is_answered_with_408(database: Databa
         answer.contains("urn:cloudflare-images-webhook:problem:read-timeout"),
         "{answer}"
     );
-    dripping.abort();
+    slow_writer.abort();
 }
 
-async fn a_connection_that_says_nothing_or_half_a_head_is_closed(database: Database) {
+async fn closes_connection_without_complete_head(database: Database) {
     let app = app(database).await;
-    for said in ["", "P", "PRI * HTTP/2.0", "POST / HTTP/1.1\r\nhost: local"] {
-        let answer = exchange(&app, said).await;
+    for sent in ["", "P", "PRI * HTTP/2.0", "POST / HTTP/1.1\r\nhost: local"] {
+        let answer = exchange(&app, sent).await;
 
-        assert_eq!(answer, "", "{said:?}");
+        assert_eq!(answer, "", "{sent:?}");
     }
     assert_eq!(
-        app.deliver(message(100)).await.outcome(),
+        app.deliver(test_message(100)).await.outcome(),
         (200, "test"),
-        "the service goes on"
+        "the service still serves requests"
     );
 }
 
-async fn clients_that_vanish_leave_the_service_as_it_was(database: Database) {
+async fn survives_disconnecting_clients(database: Database) {
     let app = app(database).await;
     app.database.register("image").await;
     let body = r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#;
@@ -225,14 +237,19 @@ async fn clients_that_vanish_leave_the_service_as_it_was(database: Database) {
         head("content-length: 48\r\n") + &body[..20],
         head("transfer-encoding: chunked\r\n") + "5\r\nab",
     ] {
-        let mut stream = TcpStream::connect(app.address).await.expect("it listens");
-        stream.write_all(sent.as_bytes()).await.expect("it is read");
+        let mut stream = TcpStream::connect(app.address)
+            .await
+            .expect("the service listens");
+        stream
+            .write_all(sent.as_bytes())
+            .await
+            .expect("the bytes are sent");
     }
 
     assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
 }
 
-async fn clients_that_never_read_their_answers_do_not_keep_others_out(database: Database) {
+async fn unread_responses_do_not_block_others(database: Database) {
     let app = App::start_with(
         database,
         &[
@@ -242,11 +259,14 @@ async fn clients_that_never_read_their_answers_do_not_keep_others_out(database: 
         ],
     )
     .await;
-    let hogs: Vec<_> = (0..2)
+    let unread: Vec<_> = (0..2)
         .map(|_| {
-            let mut stream = std::net::TcpStream::connect(app.address).expect("it listens");
-            stream.set_nonblocking(true).expect("it can be");
-            // Until the service reads no more, because nobody reads its answers.
+            let mut stream =
+                std::net::TcpStream::connect(app.address).expect("the service listens");
+            stream
+                .set_nonblocking(true)
+                .expect("the stream is non-blocking");
+            // Writes until the service stops reading because its responses are not read.
             let mut idle_tries = 0;
             while idle_tries < 1_000 {
                 if std::io::Write::write(
@@ -265,23 +285,29 @@ async fn clients_that_never_read_their_answers_do_not_keep_others_out(database: 
         })
         .collect();
 
-    assert_eq!(app.deliver(message(100)).await.outcome(), (200, "test"));
-    drop(hogs);
+    assert_eq!(
+        app.deliver(test_message(100)).await.outcome(),
+        (200, "test")
+    );
+    drop(unread);
 }
 
-async fn an_http_2_connection_that_answers_every_ping_and_asks_for_nothing_is_closed(
-    database: Database,
-) {
+async fn closes_idle_http2_despite_pings(database: Database) {
     let app = app(database).await;
-    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
+    let mut stream = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         .await
-        .expect("it is read");
-    stream.write_all(&SETTINGS).await.expect("it is read");
+        .expect("the bytes are sent");
+    stream
+        .write_all(&SETTINGS)
+        .await
+        .expect("the bytes are sent");
 
-    // RFC 9113, section 4.1: three bytes of length, the type, the flags, four bytes of stream.
-    let talk = async {
+    // RFC 9113, section 4.1: three bytes of length, the type, the flags, four bytes of stream id.
+    let answer_pings = async {
         let (mut head, mut frames) = ([0; 9], 0);
         while stream.read_exact(&mut head).await.is_ok() {
             let length = usize::from(head[1]) << 8 | usize::from(head[2]);
@@ -289,24 +315,24 @@ async fn an_http_2_connection_that_answers_every_ping_and_asks_for_nothing_is_cl
             stream
                 .read_exact(&mut payload)
                 .await
-                .expect("the frame is whole");
+                .expect("the frame is complete");
             frames += 1;
             if head[3] == PING && head[4] == 0 {
                 head[4] = ACK;
-                // It may be closing; then the next read says so.
+                // If the service has closed the connection, the next read fails.
                 let _closed = stream.write_all(&[&head[..], &payload].concat()).await;
             }
         }
         frames
     };
-    let frames = tokio::time::timeout(wait::PATIENCE, talk)
+    let frames = tokio::time::timeout(wait::PATIENCE, answer_pings)
         .await
-        .expect("it is closed");
+        .expect("the service closes the connection");
 
-    assert!(frames > 0, "it spoke HTTP/2");
+    assert!(frames > 0, "no HTTP/2 frame was received");
 }
 
-async fn an_idle_connection_is_kept_longer_than_a_head_may_take(database: Database) {
+async fn keep_alive_outlasts_read_timeout(database: Database) {
     let app = App::start_with(
         database,
         &[
@@ -315,39 +341,49 @@ async fn an_idle_connection_is_kept_longer_than_a_head_may_take(database: Databa
         ],
     )
     .await;
-    let mut stream = TcpStream::connect(app.address).await.expect("it listens");
-    let request = |more: &str| format!("GET {PATH} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
+    let mut stream = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
+    let request = |extra_headers: &str| {
+        format!("GET {PATH} HTTP/1.1\r\nhost: localhost\r\n{extra_headers}\r\n")
+    };
     let mut first = [0; 24];
 
     stream
         .write_all(request("").as_bytes())
         .await
-        .expect("it is read");
-    in_time(stream.read_exact(&mut first))
+        .expect("the bytes are sent");
+    with_timeout(stream.read_exact(&mut first))
         .await
-        .expect("it answers");
-    // Idle for longer than a head may take: one that begins now and never ends is given up meanwhile.
-    let mut unfinished = TcpStream::connect(app.address).await.expect("it listens");
-    unfinished.write_all(b"GET").await.expect("it is read");
+        .expect("the service responds");
+    // The connection is idle longer than the read timeout: another connection with a partial head
+    // times out meanwhile.
+    let mut unfinished = TcpStream::connect(app.address)
+        .await
+        .expect("the service listens");
+    unfinished
+        .write_all(b"GET")
+        .await
+        .expect("the bytes are sent");
     let mut answer = Vec::new();
-    let _closed = in_time(unfinished.read_to_end(&mut answer)).await;
+    let _closed = with_timeout(unfinished.read_to_end(&mut answer)).await;
     stream
         .write_all(request("connection: close\r\n").as_bytes())
         .await
-        .expect("it is read");
-    let mut rest = String::new();
-    in_time(stream.read_to_string(&mut rest))
+        .expect("the bytes are sent");
+    let mut remaining = String::new();
+    with_timeout(stream.read_to_string(&mut remaining))
         .await
-        .expect("it answers");
+        .expect("the service responds");
 
     assert_eq!(
-        rest.matches("HTTP/1.1 405").count(),
+        remaining.matches("HTTP/1.1 405").count(),
         1,
-        "the second was answered too: {rest}"
+        "expected a second response, found: {remaining}"
     );
 }
 
-async fn http_2_in_cleartext_is_served_too(database: Database) {
+async fn serves_http2_in_cleartext(database: Database) {
     let app = app(database).await;
     let client = reqwest::Client::builder()
         .http2_prior_knowledge()
@@ -357,7 +393,7 @@ async fn http_2_in_cleartext_is_served_too(database: Database) {
     let request = client
         .post(app.url())
         .header("cf-webhook-auth", SECRET)
-        .body(message(100));
+        .body(test_message(100));
 
     assert_eq!(
         crate::support::app::answer(request).await.outcome(),
@@ -365,16 +401,19 @@ async fn http_2_in_cleartext_is_served_too(database: Database) {
     );
 }
 
-async fn what_is_no_http_is_refused_and_the_service_goes_on(database: Database) {
+async fn rejects_malformed_http(database: Database) {
     let app = app(database).await;
-    for said in [
+    for sent in [
         "nonsense\r\n\r\n".to_owned(),
         format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(10_000)),
         "GET /\u{e9} HTTP/1.1\r\n\r\n".to_owned(),
     ] {
-        let answer = exchange(&app, &said).await;
+        let answer = exchange(&app, &sent).await;
 
-        assert!(answer.starts_with("HTTP/1.1 4"), "{said:.40}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 4"), "{sent:.40}: {answer}");
     }
-    assert_eq!(app.deliver(message(100)).await.outcome(), (200, "test"));
+    assert_eq!(
+        app.deliver(test_message(100)).await.outcome(),
+        (200, "test")
+    );
 }

@@ -1,4 +1,4 @@
-//! What is old is deleted, and what is not stays.
+//! Retention: old rows are deleted, and recent rows stay.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use crate::support::database::Database;
 use crate::support::program::{run, stdout};
 use crate::support::wait;
 
-/// Enough for several transactions.
+/// Enough rows for several transactions.
 const OLD_ROWS: usize = 2500;
 
-/// Tables with so many rows of the last century, and after each tenth of them one that is new at the tests' time.
+/// Returns a database with this many rows of the last century. Every tenth is followed by a row
+/// that is recent on the tests' clock.
 async fn database_with_old_rows(database: Database) -> Database {
     let (_, database) = App::start(database).await.stop().await;
     let rows = |columns: &str| {
@@ -31,7 +32,7 @@ async fn database_with_old_rows(database: Database) -> Database {
         "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES {};
          INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES {};
          INSERT INTO webhook_rejections (received_at, status, reason) VALUES {}",
-        // Of another program, and before ours.
+        // An entry of another program, inserted before ours.
         rows("'upload_url_created'"),
         rows("'webhook_received'"),
         rows("400, 'made-up'"),
@@ -40,14 +41,14 @@ async fn database_with_old_rows(database: Database) -> Database {
     database
 }
 
-/// How many rows there are: of webhooks in the audit trail, and of what was not applied.
+/// Returns the number of webhook entries in the audit log, and of rejections.
 async fn rows(database: &Database) -> (i64, i64) {
-    let of_others =
+    let other_entries =
         "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'upload_url_created'";
     assert_eq!(
-        database.count(of_others).await,
+        database.count(other_entries).await,
         ALL_ROWS,
-        "they are not ours to delete"
+        "entries of other programs are not deleted"
     );
     (
         database
@@ -63,31 +64,31 @@ const NEW_ROWS: i64 = 250;
 const ALL_ROWS: i64 = 2750;
 
 on_both_databases!(
-    a_service_deletes_what_is_older_than_its_settings_say,
-    a_table_that_is_kept_for_ever_is_left_alone,
-    what_was_parked_again_is_kept_from_then_on,
-    a_person_asks_how_much_that_is_and_has_it_deleted,
-    every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day,
-    webhooks_are_recorded_meanwhile,
+    deletes_rows_older_than_settings,
+    zero_days_disables_pruning,
+    parking_again_extends_retention,
+    command_previews_and_deletes_old_rows,
+    deletes_every_type_of_webhook_entry,
+    records_webhooks_while_pruning,
 );
 
-async fn a_service_deletes_what_is_older_than_its_settings_say(database: Database) {
+async fn deletes_rows_older_than_settings(database: Database) {
     let database = database_with_old_rows(database).await;
 
     let app = App::start(database).await;
 
-    wait::until_async("nothing old is left", async || {
+    wait::until_async("all old rows are deleted", async || {
         rows(&app.database).await == (NEW_ROWS, NEW_ROWS)
     })
     .await;
 }
 
-async fn a_table_that_is_kept_for_ever_is_left_alone(database: Database) {
+async fn zero_days_disables_pruning(database: Database) {
     let database = database_with_old_rows(database).await;
 
     let app = App::start_with(database, &[("APP__RETENTION__LOGS_DAYS", "0")]).await;
 
-    wait::until_async("no old rejection is left", async || {
+    wait::until_async("all old rejections are deleted", async || {
         rows(&app.database).await.1 == NEW_ROWS
     })
     .await;
@@ -95,7 +96,7 @@ async fn a_table_that_is_kept_for_ever_is_left_alone(database: Database) {
     assert_eq!(rows(&database).await, (ALL_ROWS, NEW_ROWS));
 }
 
-async fn what_was_parked_again_is_kept_from_then_on(database: Database) {
+async fn parking_again_extends_retention(database: Database) {
     let app = App::start(database).await;
     let (long_ago, yesterday) = ("2023-06-01 00:00:00.000000Z", "2023-12-31 00:00:00.000000Z");
     for (id, parked_at) in [("again", yesterday), ("once", long_ago)] {
@@ -118,42 +119,42 @@ async fn what_was_parked_again_is_kept_from_then_on(database: Database) {
 
     let app = App::start(database).await;
 
-    wait::until_async("an old one is gone", async || {
+    wait::until_async("the old rejection is deleted", async || {
         app.database.rejections().await.len() < 2
     })
     .await;
     assert_eq!(app.database.rejections().await[0]["cloudflare_id"], "again");
 }
 
-async fn a_person_asks_how_much_that_is_and_has_it_deleted(database: Database) {
+async fn command_previews_and_deletes_old_rows(database: Database) {
     let database = database_with_old_rows(database).await;
     let folder = TempDir::new().expect("a folder");
-    // Of the machine's clock: what is new at the tests' time is kept.
+    // Relative to the real clock. Rows that are recent on the tests' clock stay.
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
         ("APP__RETENTION__LOGS_DAYS", "7000"),
         ("APP__RETENTION__REJECTIONS_DAYS", "0"),
     ];
-    let prune = |words: &[&str]| {
+    let prune = |arguments: &[&str]| {
         stdout(&run(
             folder.path(),
-            &[&["retention", "prune"], words].concat(),
+            &[&["retention", "prune"], arguments].concat(),
             &variables,
         ))
     };
 
-    let asked = prune(&["--dry-run"]);
+    let preview = prune(&["--dry-run"]);
     assert_eq!(rows(&database).await, (ALL_ROWS, ALL_ROWS));
-    let done = prune(&[]);
+    let deleted = prune(&[]);
 
     assert_eq!(
-        asked,
+        preview,
         "cloudflare_image_logs: 2500 rows would be deleted\n\
          webhook_rejections: 0 rows would be deleted\n\
          relay_deliveries: 0 rows would be deleted\n"
     );
     assert_eq!(
-        done,
+        deleted,
         "cloudflare_image_logs: 2500 rows were deleted\n\
          webhook_rejections: 0 rows were deleted\n\
          relay_deliveries: 0 rows were deleted\n"
@@ -161,7 +162,7 @@ async fn a_person_asks_how_much_that_is_and_has_it_deleted(database: Database) {
     assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
 }
 
-async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database: Database) {
+async fn deletes_every_type_of_webhook_entry(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     for (body, outcome) in [
@@ -188,15 +189,15 @@ async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database: D
     let (_, database) = app.stop().await;
     let folder = TempDir::new().expect("a folder");
 
-    // The tests' clock stands in 2024, the command's does not.
-    let done = stdout(&run(
+    // The command uses the real clock, and the service's clock is in 2024.
+    let deleted = stdout(&run(
         folder.path(),
         &["retention", "prune"],
         &[("DATABASE_URL", &database.url)],
     ));
 
     assert_eq!(
-        done,
+        deleted,
         "cloudflare_image_logs: 5 rows were deleted\n\
          webhook_rejections: 0 rows were deleted\n\
          relay_deliveries: 0 rows were deleted\n"
@@ -204,11 +205,11 @@ async fn every_kind_of_entry_that_a_webhook_makes_is_deleted_one_day(database: D
     assert_eq!(
         database.image("image").await["status"],
         "uploaded",
-        "images are never deleted"
+        "images are not deleted"
     );
 }
 
-async fn webhooks_are_recorded_meanwhile(database: Database) {
+async fn records_webhooks_while_pruning(database: Database) {
     let database = database_with_old_rows(database).await;
     let app = App::start(database).await;
     app.database.register("image").await;
@@ -219,19 +220,19 @@ async fn webhooks_are_recorded_meanwhile(database: Database) {
         assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
     }
 
-    wait::until_async("nothing old is left", async || {
+    wait::until_async("all old rows are deleted", async || {
         rows(&app.database).await == (NEW_ROWS + 20, NEW_ROWS)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_delete_together_what_is_old() {
+async fn replicas_prune_together() {
     let database = database_with_old_rows(Database::postgres().await).await;
     let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;
 
-    wait::until_async("nothing old is left", async || {
+    wait::until_async("all old rows are deleted", async || {
         rows(&app.database).await == (NEW_ROWS, NEW_ROWS)
     })
     .await;

@@ -1,4 +1,4 @@
-//! Signals, deadlines, exit codes.
+//! Shutdown: signals, deadlines and exit codes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,63 +12,67 @@ use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::wait;
 
-const SECRET_IS_SET: (&str, &str) = ("CLOUDFLARE_WEBHOOK_SECRET", SECRET);
+const SECRET_VARIABLE: (&str, &str) = ("CLOUDFLARE_WEBHOOK_SECRET", SECRET);
 const BODY: &str = r#"{"text":"t"}"#;
 
-/// A connection that waits for nothing for ever.
+/// Opens a connection with a read timeout.
 fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the service listens");
     stream
         .set_read_timeout(Some(wait::PATIENCE))
-        .expect("it is no zero");
+        .expect("the timeout is not zero");
     stream
 }
 
-/// Sends all but the last byte of a request, so that it is in flight.
+/// Sends all of a request except its last byte, so that it is in flight.
 fn begin_request(service: &Service) -> TcpStream {
     let mut stream = connect(service.port);
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
         BODY.len()
     );
-    stream.write_all(head.as_bytes()).expect("it is read");
-    // 100 Continue says that the request has reached the handler.
+    stream
+        .write_all(head.as_bytes())
+        .expect("the bytes are sent");
+    // 100 Continue means that the request has reached the handler.
     let mut answer = [0; 25];
-    stream.read_exact(&mut answer).expect("it answers");
+    stream
+        .read_exact(&mut answer)
+        .expect("the service responds");
     stream
         .write_all(&BODY.as_bytes()[..BODY.len() - 1])
-        .expect("it is read");
+        .expect("the bytes are sent");
     stream
 }
 
 fn finish_request(mut stream: TcpStream) -> String {
     stream
         .write_all(&BODY.as_bytes()[BODY.len() - 1..])
-        .expect("it is read");
+        .expect("the bytes are sent");
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
-        .expect("it answers, and closes");
+        .expect("the service responds and closes the connection");
     answer
 }
 
-/// Waits until the service has said something with these words.
-fn wait_for_log(service: &Service, words: &str) {
-    wait::until("the log says so", || {
-        service.log().iter().any(|line| line.contains(words))
+/// Waits until the service has logged a line with this text.
+fn wait_for_log(service: &Service, text: &str) {
+    wait::until("the line is logged", || {
+        service.log().iter().any(|line| line.contains(text))
     });
 }
 
 #[test]
-fn sigterm_and_sigint_finish_what_is_in_flight_and_end_with_0() {
+fn signals_finish_requests_and_exit_0() {
     for signal in ["-TERM", "-INT"] {
         let folder = TempDir::new().expect("a folder");
-        let mut service = Service::start(folder.path(), &[SECRET_IS_SET]);
+        let mut service = Service::start(folder.path(), &[SECRET_VARIABLE]);
         let in_flight = begin_request(&service);
 
         service.signal(signal);
         wait_for_log(&service, "received SIG");
-        wait::until("it accepts no more", || {
+        wait::until("the service accepts no connections", || {
             TcpStream::connect(("127.0.0.1", service.port)).is_err()
         });
         let answer = finish_request(in_flight);
@@ -79,17 +83,18 @@ fn sigterm_and_sigint_finish_what_is_in_flight_and_end_with_0() {
 }
 
 #[test]
-fn an_idle_connection_does_not_hold_up_the_end() {
+fn idle_connection_does_not_delay_exit() {
     let folder = TempDir::new().expect("a folder");
-    let mut service = Service::start(folder.path(), &[SECRET_IS_SET]);
+    let mut service = Service::start(folder.path(), &[SECRET_VARIABLE]);
     let mut idle = connect(service.port);
     let request = format!(
         "POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncf-webhook-auth: {SECRET}\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
     );
-    idle.write_all(request.as_bytes()).expect("it is read");
+    idle.write_all(request.as_bytes())
+        .expect("the bytes are sent");
     let mut answer = [0; 15];
-    idle.read_exact(&mut answer).expect("it answers");
+    idle.read_exact(&mut answer).expect("the service responds");
 
     service.signal("-TERM");
 
@@ -97,11 +102,11 @@ fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_second_signal_forces_the_end_with_3() {
+fn second_signal_forces_exit_3() {
     let folder = TempDir::new().expect("a folder");
     let mut service = Service::start(
         folder.path(),
-        &[SECRET_IS_SET, ("APP__SERVER__READ_TIMEOUT_SECS", "300")],
+        &[SECRET_VARIABLE, ("APP__SERVER__READ_TIMEOUT_SECS", "300")],
     );
     let _in_flight = begin_request(&service);
 
@@ -113,10 +118,10 @@ fn a_second_signal_forces_the_end_with_3() {
 }
 
 #[test]
-fn the_deadline_forces_the_end_with_3() {
+fn deadline_forces_exit_3() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
-        SECRET_IS_SET,
+        SECRET_VARIABLE,
         ("APP__SERVER__READ_TIMEOUT_SECS", "300"),
         ("APP__SHUTDOWN__DEADLINE_SECS", "1"),
     ];
@@ -129,14 +134,14 @@ fn the_deadline_forces_the_end_with_3() {
 }
 
 #[test]
-fn while_it_is_stopping_it_is_alive_but_not_ready() {
+fn stopping_service_is_live_but_not_ready() {
     let folder = TempDir::new().expect("a folder");
-    let mut service = Service::start(folder.path(), &[SECRET_IS_SET]);
+    let mut service = Service::start(folder.path(), &[SECRET_VARIABLE]);
     let in_flight = begin_request(&service);
 
     service.signal("-TERM");
     wait_for_log(&service, "received SIGTERM");
-    let (liveness, readiness) = (probe(&service, "/livez"), probe(&service, "/readyz"));
+    let (liveness, readiness) = (get_ops(&service, "/livez"), get_ops(&service, "/readyz"));
     finish_request(in_flight);
 
     assert!(liveness.starts_with("HTTP/1.1 200 OK\r\n"), "{liveness}");
@@ -154,30 +159,35 @@ fn get_ops(service: &Service, path: &str) -> String {
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
                 .as_bytes(),
         )
-        .expect("it is read");
+        .expect("the bytes are sent");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    stream
+        .read_to_string(&mut answer)
+        .expect("the service responds");
     answer
 }
 
 #[tokio::test]
-async fn a_database_that_does_not_answer_cannot_hold_up_the_end() {
+async fn unresponsive_database_does_not_delay_exit() {
     let folder = TempDir::new().expect("a folder");
     let database = Database::postgres_own_server().await;
     let variables = [
-        SECRET_IS_SET,
+        SECRET_VARIABLE,
         ("DATABASE_URL", database.url.as_str()),
         ("APP__SHUTDOWN__DEADLINE_SECS", "1"),
     ];
     let mut service = Service::start(folder.path(), &variables);
     let in_flight = begin_request(&service);
-    let cluster = database.cluster.as_ref().expect("a server of its own");
+    let cluster = database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
 
     cluster.freeze();
     let mut stream = in_flight;
     stream
         .write_all(&BODY.as_bytes()[BODY.len() - 1..])
-        .expect("it is read");
+        .expect("the bytes are sent");
     service.signal("-TERM");
     let ended = service.wait();
     cluster.thaw();
@@ -186,18 +196,18 @@ async fn a_database_that_does_not_answer_cannot_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn while_it_migrates_it_is_alive_and_not_ready_and_can_be_stopped() {
+async fn stops_during_migration() {
     let folder = TempDir::new().expect("a folder");
     let database = Database::postgres().await;
     database
         .execute_script(include_str!("../fixtures/django_toolkit.sql"))
         .await;
     let lock = database.hold_lock_of("LOCK TABLE cloudflare_images").await;
-    let variables = [SECRET_IS_SET, ("DATABASE_URL", database.url.as_str())];
+    let variables = [SECRET_VARIABLE, ("DATABASE_URL", database.url.as_str())];
     let mut service = Service::launch(folder.path(), &variables, free_port(), free_port());
     database.wait_for_lock_waiter().await;
 
-    let (liveness, readiness) = (probe(&service, "/livez"), probe(&service, "/readyz"));
+    let (liveness, readiness) = (get_ops(&service, "/livez"), get_ops(&service, "/readyz"));
     service.signal("-TERM");
     let ended = service.wait();
     lock.release().await;

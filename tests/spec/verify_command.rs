@@ -1,4 +1,4 @@
-//! `verify` says whether a signature holds, and if not, why. The signatures are published vectors, or made by the documents' own rules.
+//! The command `verify`. The signatures are published vectors or follow the documentation.
 
 use std::fs;
 
@@ -12,30 +12,30 @@ use crate::support::signing::{SECRET, hex_hmac, standard, timestamped};
 const BODY: &str = "{\"test\": 2432232314}";
 const AT: i64 = 1_614_265_330;
 
-/// The first vector of Standard Webhooks.
+/// The first test vector of Standard Webhooks.
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const STANDARD_ID: &str = "webhook-id: msg_p5jXN8AQM9LWM0D4loKWxJek";
 const STANDARD_SIGNATURE: &str =
     "webhook-signature: v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
-/// Exit code, what it says, and what it complains of.
+/// Returns the exit code, standard output and standard error.
 fn verify(
     secret: &str,
     headers: &[&str],
     body: &str,
-    more: &[&str],
+    extra_arguments: &[&str],
 ) -> (Option<i32>, String, String) {
     let folder = TempDir::new().expect("a folder");
     fs::write(folder.path().join("body"), body).expect("a file");
     fs::write(folder.path().join("secret"), format!("{secret}\n")).expect("a file");
-    let mut words = vec!["verify", "body", "--secret-file", "secret"];
-    words.extend(headers.iter().flat_map(|header| ["--header", header]));
-    words.extend(more);
-    let output = run(folder.path(), &words, &[]);
+    let mut arguments = vec!["verify", "body", "--secret-file", "secret"];
+    arguments.extend(headers.iter().flat_map(|header| ["--header", header]));
+    arguments.extend(extra_arguments);
+    let output = run(folder.path(), &arguments, &[]);
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-fn then() -> Vec<&'static str> {
+fn at_signing_time() -> Vec<&'static str> {
     vec!["--at", "1614265330"]
 }
 
@@ -44,7 +44,7 @@ fn header(name: &str, value: &str) -> String {
 }
 
 #[test]
-fn a_signature_that_holds_is_said_to_for_every_scheme() {
+fn accepts_valid_signatures() {
     let time = header("X-Webhook-Timestamp", &AT.to_string());
     let signature = header(
         "X-Webhook-Signature",
@@ -53,14 +53,14 @@ fn a_signature_that_holds_is_said_to_for_every_scheme() {
     let plain = header("X-Signature", &hex_hmac(SECRET, BODY.as_bytes()));
     let secret = header("cf-webhook-auth", SECRET);
 
-    for (headers, said) in [
+    for (headers, expected) in [
         (vec![time.as_str(), &signature], "timestamped: holds\n"),
         (vec![plain.as_str()], "hmac: holds\n"),
         (vec![secret.as_str()], "cf-webhook-auth: holds\n"),
     ] {
         assert_eq!(
-            verify(SECRET, &headers, BODY, &then()),
-            (Some(0), said.to_owned(), String::new())
+            verify(SECRET, &headers, BODY, &at_signing_time()),
+            (Some(0), expected.to_owned(), String::new())
         );
     }
     let headers = [
@@ -69,15 +69,15 @@ fn a_signature_that_holds_is_said_to_for_every_scheme() {
         STANDARD_SIGNATURE,
     ];
     assert_eq!(
-        verify(STANDARD_SECRET, &headers, BODY, &then()).1,
+        verify(STANDARD_SECRET, &headers, BODY, &at_signing_time()).1,
         "standard: holds\n"
     );
 }
 
 #[test]
-fn what_is_wrong_with_one_is_said() {
+fn explains_invalid_signatures() {
     let time = header("x-webhook-timestamp", &AT.to_string());
-    let right = header(
+    let valid = header(
         "x-webhook-signature",
         &timestamped(SECRET, AT, BODY.as_bytes()),
     );
@@ -85,41 +85,41 @@ fn what_is_wrong_with_one_is_said() {
         "x-webhook-signature",
         &timestamped(STANDARD_SECRET, AT, BODY.as_bytes()),
     );
-    for (secret, headers, body, said) in [
+    for (secret, headers, body, expected) in [
         (
             SECRET,
-            vec![time.as_str(), &right],
+            vec![time.as_str(), &valid],
             "other bytes",
             "timestamped: the signature is of another secret or of other bytes\n",
         ),
         (
             "another",
-            vec![&time, &right],
+            vec![&time, &valid],
             BODY,
             "timestamped: the signature is of another secret or of other bytes\n",
         ),
         (
             SECRET,
-            vec![&time, &right],
+            vec![&time, &valid],
             "{\"test\": 2432232314}\n",
             "timestamped: the signature is of another secret or of other bytes; \
              it would be right without the line break at the end of the body\n",
         ),
         (
             SECRET,
-            vec![&right],
+            vec![&valid],
             BODY,
             "timestamped: the header x-webhook-timestamp has to be there, once\n",
         ),
         (
             SECRET,
-            vec![&time, &time, &right],
+            vec![&time, &time, &valid],
             BODY,
             "timestamped: the header x-webhook-timestamp has to be there, once\n",
         ),
         (
             SECRET,
-            vec!["x-webhook-timestamp: yesterday", &right],
+            vec!["x-webhook-timestamp: yesterday", &valid],
             BODY,
             "timestamped: the header x-webhook-timestamp has to be whole seconds since 1970\n",
         ),
@@ -148,16 +148,16 @@ fn what_is_wrong_with_one_is_said() {
             "timestamped: holds\n",
         ),
     ] {
-        let code = i32::from(!said.ends_with("holds\n"));
+        let code = i32::from(!expected.ends_with("holds\n"));
         assert_eq!(
-            verify(secret, &headers, body, &then()),
-            (Some(code), said.to_owned(), String::new())
+            verify(secret, &headers, body, &at_signing_time()),
+            (Some(code), expected.to_owned(), String::new())
         );
     }
 }
 
 #[test]
-fn what_is_wrong_with_one_of_standard_webhooks_is_said() {
+fn explains_invalid_standard_signatures() {
     let text_as_base64 = header(
         "webhook-signature",
         &standard(
@@ -169,7 +169,7 @@ fn what_is_wrong_with_one_of_standard_webhooks_is_said() {
     );
     let standard_time = "webhook-timestamp: 1614265330";
 
-    for (secret, headers, body, said) in [
+    for (secret, headers, body, expected) in [
         (
             STANDARD_SECRET,
             vec![standard_time, STANDARD_SIGNATURE],
@@ -190,32 +190,32 @@ fn what_is_wrong_with_one_of_standard_webhooks_is_said() {
         ),
     ] {
         assert_eq!(
-            verify(secret, &headers, body, &then()),
-            (Some(1), said.to_owned(), String::new())
+            verify(secret, &headers, body, &at_signing_time()),
+            (Some(1), expected.to_owned(), String::new())
         );
     }
 }
 
 #[test]
-fn a_secret_that_was_taken_for_text_or_for_base64_is_noticed() {
-    let letters = "a key of thirty-two letters, yes";
-    let encoded = format!("whsec_{}", STANDARD.encode(letters));
+fn detects_secret_encoding_mistakes() {
+    let key_text = "a key of thirty-two letters, yes";
+    let encoded = format!("whsec_{}", STANDARD.encode(key_text));
     let as_base64 = [
         header("x-webhook-timestamp", &AT.to_string()),
         header(
             "x-webhook-signature",
-            &timestamped(letters, AT, BODY.as_bytes()),
+            &timestamped(key_text, AT, BODY.as_bytes()),
         ),
     ];
-    // Its key is the letters of the other.
-    let of_letters = format!("whsec_{}", STANDARD.encode(&encoded));
+    // The key of this secret is the text of the other one.
+    let text_as_key = format!("whsec_{}", STANDARD.encode(&encoded));
     let as_text = [
         STANDARD_ID.to_owned(),
         header("webhook-timestamp", &AT.to_string()),
         header(
             "webhook-signature",
             &standard(
-                &of_letters,
+                &text_as_key,
                 "msg_p5jXN8AQM9LWM0D4loKWxJek",
                 AT,
                 BODY.as_bytes(),
@@ -223,7 +223,7 @@ fn a_secret_that_was_taken_for_text_or_for_base64_is_noticed() {
         ),
     ];
 
-    for (headers, said) in [
+    for (headers, expected) in [
         (
             &as_base64[..],
             "timestamped: the signature is of another secret or of other bytes; \
@@ -237,32 +237,32 @@ fn a_secret_that_was_taken_for_text_or_for_base64_is_noticed() {
     ] {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
         assert_eq!(
-            verify(&encoded, &headers, BODY, &then()),
-            (Some(1), said.to_owned(), String::new())
+            verify(&encoded, &headers, BODY, &at_signing_time()),
+            (Some(1), expected.to_owned(), String::new())
         );
     }
 }
 
 #[test]
-fn one_that_is_old_is_said_to_be_right_and_too_late() {
+fn explains_expired_signature() {
     let headers = [
         STANDARD_ID,
         "webhook-timestamp: 1614265330",
         STANDARD_SIGNATURE,
     ];
 
-    let (code, said, _) = verify(STANDARD_SECRET, &headers, BODY, &["--at", "1614265931"]);
+    let (code, printed, _) = verify(STANDARD_SECRET, &headers, BODY, &["--at", "1614265931"]);
 
     assert_eq!(code, Some(1));
     assert_eq!(
-        said,
+        printed,
         "standard: the signature is right, but its time is 601 s from when it came, where 300 s are tolerated\n"
     );
 }
 
 #[test]
-fn what_cannot_be_examined_is_said_and_no_secret_repeated() {
-    for (headers, more, complaint) in [
+fn explains_unusable_input_without_secrets() {
+    for (headers, extra_arguments, expected) in [
         (
             vec!["content-type: text/plain"],
             vec![],
@@ -290,30 +290,30 @@ fn what_cannot_be_examined_is_said_and_no_secret_repeated() {
             "error: --at is no time",
         ),
     ] {
-        let (code, said, complained) = verify(SECRET, &headers, BODY, &more);
+        let (code, printed, error) = verify(SECRET, &headers, BODY, &extra_arguments);
 
-        assert_eq!((code, said), (Some(1), String::new()));
-        assert!(complained.starts_with(complaint), "{complained}");
-        assert!(!complained.contains("hunter2"), "{complained}");
+        assert_eq!((code, printed), (Some(1), String::new()));
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 }
 
 #[test]
-fn without_a_secret_those_of_the_settings_are_tried() {
+fn uses_configured_secrets_by_default() {
     let folder = TempDir::new().expect("a folder");
     fs::write(folder.path().join("body"), BODY).expect("a file");
-    let proof = header("x-signature", &hex_hmac("the one before", BODY.as_bytes()));
-    let words = ["verify", "body", "--header", &proof];
+    let credential = header("x-signature", &hex_hmac("the one before", BODY.as_bytes()));
+    let arguments = ["verify", "body", "--header", &credential];
 
     let output = run(
         folder.path(),
-        &words,
+        &arguments,
         &[
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
             ("CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS", "the one before"),
         ],
     );
-    let without = run(folder.path(), &words, &[]);
+    let without = run(folder.path(), &arguments, &[]);
 
     assert_eq!(
         stdout(&output),
