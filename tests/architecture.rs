@@ -1,4 +1,4 @@
-//! The fence around the house: who may import whom, and which crates stay in which rooms.
+//! The allowed imports between modules, and other rules for the source files.
 
 #[path = "support/imports.rs"]
 mod imports;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
-/// The modules, and what each may import. An import goes only downwards.
+/// The modules, and the modules that each may import. Imports only go down.
 const ALLOWED: [(&str, &[&str]); 19] = [
     ("main", &["cli"]),
     (
@@ -117,7 +117,8 @@ const ALLOWED: [(&str, &[&str]); 19] = [
     ("domain", &[]),
 ];
 
-/// The crates that only some modules may name. The command line plays Cloudflare, so it is an HTTP client too.
+/// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
+/// client.
 const CONFINED: [(&str, &[&str]); 20] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
@@ -158,11 +159,11 @@ const CONFINED: [(&str, &[&str]); 20] = [
     ),
 ];
 
-/// The steps within a module, from the top down. A file imports only from its own part and from the steps below. `""` is the
-/// module's `mod.rs`.
-type Steps = &'static [&'static [&'static str]];
+/// The levels within a module, from top to bottom. A file may import from its own part and from
+/// lower levels. `""` is the module's `mod.rs`.
+type Levels = &'static [&'static [&'static str]];
 
-const RELAY_STEPS: Steps = &[
+const RELAY_LEVELS: Levels = &[
     &[""],
     &["dispatch", "probe"],
     &["endpoint"],
@@ -170,7 +171,7 @@ const RELAY_STEPS: Steps = &[
     &["settings"],
 ];
 
-const STORE_STEPS: Steps = &[
+const STORE_LEVELS: Levels = &[
     &[""],
     &["postgres", "sqlite", "shared"],
     &["settings"],
@@ -191,7 +192,7 @@ const STORE_STEPS: Steps = &[
 struct Source {
     path: PathBuf,
     module: String,
-    /// Without comments.
+    /// The text without comments.
     code: String,
     text: String,
 }
@@ -210,7 +211,9 @@ fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
         if path.is_dir() {
             collect(root, &path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let inside = path.strip_prefix(root).expect("it is inside");
+            let inside = path
+                .strip_prefix(root)
+                .expect("the path is inside the root");
             let module = inside
                 .iter()
                 .next()
@@ -234,7 +237,7 @@ fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) {
     }
 }
 
-/// The words that follow a prefix, up to the next character that is part of no name; a group in braces gives several.
+/// Returns the names after a prefix. A group in braces gives several.
 fn names_after(code: &str, prefix: &str) -> Vec<String> {
     let name = |text: &str| {
         text.chars()
@@ -243,16 +246,16 @@ fn names_after(code: &str, prefix: &str) -> Vec<String> {
     };
     code.match_indices(prefix)
         .flat_map(|(at, _)| {
-            let rest = &code[at + prefix.len()..];
-            match rest.strip_prefix('{') {
+            let remaining = &code[at + prefix.len()..];
+            match remaining.strip_prefix('{') {
                 Some(group) => first_names(group).iter().map(|text| name(text)).collect(),
-                None => vec![name(rest)],
+                None => vec![name(remaining)],
             }
         })
         .collect()
 }
 
-/// The parts of a group in braces, at its own level.
+/// Returns the items of a group in braces, without nested groups.
 fn first_names(group: &str) -> Vec<&str> {
     let (mut depth, mut from, mut parts) = (0, 0, Vec::new());
     for (at, character) in group.char_indices() {
@@ -274,7 +277,7 @@ fn first_names(group: &str) -> Vec<&str> {
     parts
 }
 
-/// Whether code names a crate, in a path or an attribute.
+/// Returns whether the code uses a crate in a path or an attribute.
 fn names_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
     code.match_indices(&path).any(|(at, _)| {
@@ -286,7 +289,7 @@ fn names_crate(code: &str, name: &str) -> bool {
 }
 
 #[test]
-fn an_import_goes_only_downwards() {
+fn modules_import_only_lower_modules() {
     let allowed: BTreeMap<_, _> = ALLOWED.into_iter().collect();
     for source in sources() {
         if source.module == "lib" {
@@ -294,7 +297,7 @@ fn an_import_goes_only_downwards() {
         }
         let below = allowed
             .get(source.module.as_str())
-            .unwrap_or_else(|| panic!("{} has no place in the house", source.path.display()));
+            .unwrap_or_else(|| panic!("{} is missing in ALLOWED", source.path.display()));
         let prefix = if source.module == "main" {
             "cloudflare_images_webhook::"
         } else {
@@ -311,14 +314,14 @@ fn an_import_goes_only_downwards() {
 }
 
 #[test]
-fn the_table_of_imports_has_no_circle() {
-    for (place, (module, below)) in ALLOWED.iter().enumerate() {
+fn allowed_imports_have_no_cycle() {
+    for (position, (module, below)) in ALLOWED.iter().enumerate() {
         for name in *below {
             let Some(other) = ALLOWED.iter().position(|(other, _)| other == name) else {
-                panic!("{module} may import {name}, which is not there")
+                panic!("{module} may import {name}, which does not exist")
             };
             assert!(
-                other > place,
+                other > position,
                 "{module} may import {name}, which is above it"
             );
         }
@@ -326,9 +329,9 @@ fn the_table_of_imports_has_no_circle() {
 }
 
 #[test]
-fn imports_within_relay_and_store_go_down() {
+fn relay_and_store_import_downwards() {
     let imports = Imports::of_sources();
-    for (module, steps) in [("relay", RELAY_STEPS), ("store", STORE_STEPS)] {
+    for (module, levels) in [("relay", RELAY_LEVELS), ("store", STORE_LEVELS)] {
         let within = imports.within(module);
         assert!(within.len() > 30, "the imports were found");
         for (importer, imported) in within {
@@ -338,9 +341,9 @@ fn imports_within_relay_and_store_go_down() {
             }
             let [above, below] = [importer, imported].map(|path| {
                 let part = path.get(1).map_or("", String::as_str);
-                let step = steps.iter().position(|step| step.contains(&part));
-                let step = step.unwrap_or_else(|| panic!("{module}::{part} has no step"));
-                (part, step)
+                let level = levels.iter().position(|level| level.contains(&part));
+                let level = level.unwrap_or_else(|| panic!("{module}::{part} has no level"));
+                (part, level)
             });
             assert!(
                 above.0 == below.0 || above.1 < below.1,
@@ -353,21 +356,21 @@ fn imports_within_relay_and_store_go_down() {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn files_have_no_import_cycles() {
     let imports = Imports::of_sources();
     for (module, _) in ALLOWED {
-        let circle = imports.cycle_within(module);
-        assert_eq!(circle, None, "the files of {module} form a circle");
+        let cycle = imports.cycle_within(module);
+        assert_eq!(cycle, None, "the files of {module} form a cycle");
     }
 }
 
 #[test]
-fn a_confined_crate_stays_in_its_rooms() {
+fn confined_crates_stay_in_their_modules() {
     for source in sources() {
-        for (name, rooms) in CONFINED {
+        for (name, modules) in CONFINED {
             assert!(
-                !names_crate(&source.code, name) || rooms.contains(&source.module.as_str()),
-                "{} names {name}, which belongs to {rooms:?}",
+                !names_crate(&source.code, name) || modules.contains(&source.module.as_str()),
+                "{} uses {name}, which only {modules:?} may use",
                 source.path.display()
             );
         }
@@ -375,7 +378,7 @@ fn a_confined_crate_stays_in_its_rooms() {
 }
 
 #[test]
-fn only_the_configuration_reads_environment_variables() {
+fn only_config_reads_environment_variables() {
     for source in sources() {
         let reads = ["env::var", "env::vars", "option_env!"]
             .into_iter()
@@ -388,7 +391,7 @@ fn only_the_configuration_reads_environment_variables() {
     }
 }
 
-/// By its name alone a setting is redacted, and may be read from a file.
+/// The name alone decides whether a setting is redacted and may be read from a file.
 #[test]
 fn secret_settings_have_secret_names() {
     let mut found = 0;
@@ -413,7 +416,7 @@ fn secret_settings_have_secret_names() {
 }
 
 #[test]
-fn the_domain_is_pure() {
+fn domain_is_pure() {
     for source in sources()
         .into_iter()
         .filter(|source| source.module == "domain")
@@ -438,7 +441,7 @@ fn the_domain_is_pure() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for() {
+fn every_file_has_module_doc() {
     for source in sources() {
         assert!(
             source.text.starts_with("//! "),
@@ -449,7 +452,7 @@ fn every_file_says_what_it_is_for() {
 }
 
 #[test]
-fn no_file_is_longer_than_300_lines_of_code() {
+fn files_have_at_most_300_code_lines() {
     for source in sources() {
         let lines = source
             .code
@@ -465,7 +468,7 @@ fn no_file_is_longer_than_300_lines_of_code() {
 }
 
 #[test]
-fn every_migration_is_there_for_both_databases() {
+fn both_databases_have_same_migrations() {
     let names = |database: &str| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("migrations")
@@ -483,7 +486,7 @@ fn every_migration_is_there_for_both_databases() {
 }
 
 #[test]
-fn both_databases_have_the_same_statements() {
+fn both_databases_have_same_statements() {
     let statements = |folder: &str| {
         let sources = sources()
             .into_iter()
@@ -494,41 +497,41 @@ fn both_databases_have_the_same_statements() {
         names.sort();
         names
     };
-    // SQLite takes a lock to see whether it can be written.
+    // Only SQLite takes a lock to check whether the database is writable.
     let postgres: Vec<String> = statements("store/postgres")
         .into_iter()
         .filter(|name| name != "schema_check_writable")
         .collect();
     assert!(postgres.len() >= 9);
-    // One statement of Postgres may be several on SQLite.
+    // One Postgres statement may be several statements on SQLite.
     let mut sqlite = statements("store/sqlite");
     sqlite.dedup();
     assert_eq!(postgres, sqlite);
 
     let shared = statements("store/shared");
     assert!(shared.len() >= 9);
-    let twice = shared.iter().find(|name| postgres.contains(name));
-    assert_eq!(twice, None, "a shared statement exists once");
+    let duplicate = shared.iter().find(|name| postgres.contains(name));
+    assert_eq!(duplicate, None, "a shared statement exists once");
 }
 
-/// The test files that may sleep. Every other test waits for an effect, with `tests/support/wait.rs`.
+/// The test files that may sleep. All other tests wait for an effect with `tests/support/wait.rs`.
 const MAY_SLEEP: [(&str, &str); 9] = [
-    ("support/wait.rs", "it looks again and again"),
-    ("support/subscriber.rs", "plays a slow subscriber"),
-    ("support/token_server.rs", "plays a slow token server"),
-    ("support/proxy.rs", "plays a slow network"),
-    ("faults/clients.rs", "plays a slow client"),
-    ("faults/fault.rs", "a fault lasts for some time"),
-    ("faults/load.rs", "the load has a pace"),
-    ("faults/soak.rs", "a soak lasts as long as it is told"),
+    ("support/wait.rs", "polls a condition"),
+    ("support/subscriber.rs", "simulates a slow subscriber"),
+    ("support/token_server.rs", "simulates a slow token server"),
+    ("support/proxy.rs", "simulates a slow network"),
+    ("faults/clients.rs", "simulates a slow client"),
+    ("faults/fault.rs", "a fault has a duration"),
+    ("faults/load.rs", "paces the load"),
+    ("faults/soak.rs", "a soak has a duration"),
     (
-        "faults/trial.rs",
-        "what it waits for is expensive to look at",
+        "faults/scenario.rs",
+        "polls expensive conditions less often",
     ),
 ];
 
 #[test]
-fn a_test_waits_for_an_effect_and_does_not_sleep() {
+fn tests_do_not_sleep() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     for folder in ["spec", "conformance", "support", "faults"] {
         let mut files = Vec::new();
@@ -540,7 +543,7 @@ fn a_test_waits_for_an_effect_and_does_not_sleep() {
             assert_eq!(
                 sleeps,
                 may_sleep,
-                "{} sleeps, or no longer does what MAY_SLEEP says",
+                "{} disagrees with MAY_SLEEP",
                 file.path.display()
             );
         }

@@ -1,4 +1,4 @@
-//! `Catalog`: registering, showing and deleting images.
+//! `Catalog`: adding, showing and deleting images.
 
 use cloudflare_images_webhook::domain::event::EventKind;
 use cloudflare_images_webhook::domain::image::{Image, NewImage, Status};
@@ -15,7 +15,7 @@ on_every_backend!(
     finds_no_image_for_unknown_id,
     lists_last_changed_first_up_to_limit,
     lists_images_of_one_status,
-    deletes_image_but_keeps_audit_log,
+    deletes_image_but_not_audit_log,
     publishes_deleted_image,
     deletes_no_image_for_unknown_id,
     fails_if_trigger_suppresses_deletion,
@@ -35,7 +35,7 @@ async fn adds_image_with_its_fields(fixture: &Fixture) {
     assert_eq!(found.state.details.filename.value, "cat.jpg");
     assert_eq!(found.state.details.creator.value, "user-1");
     let metadata: serde_json::Value =
-        serde_json::from_str(found.metadata.as_str()).expect("it is JSON");
+        serde_json::from_str(found.metadata.as_str()).expect("the metadata is JSON");
     assert_eq!(metadata, serde_json::json!({"album": 7}));
     assert_eq!(found.created_at, at(10));
     assert_eq!(found.updated_at, at(10));
@@ -101,13 +101,13 @@ async fn lists_images_of_one_status(fixture: &Fixture) {
     assert!(list(&store, Some(Status::Expired), 10).await.is_empty());
 }
 
-async fn deletes_image_but_keeps_audit_log(fixture: &Fixture) {
+async fn deletes_image_but_not_audit_log(fixture: &Fixture) {
     let store = fixture.open().await;
     add(&store, "a", 10).await;
     add(&store, "b", 10).await;
     record(&store, [uploaded("a", 20)]).await;
 
-    let outcome = delete(&store, "a").await.expect("it answers");
+    let outcome = delete(&store, "a").await.expect("the query succeeds");
 
     assert_eq!(outcome, DeleteOutcome::Deleted);
     assert_eq!(list(&store, None, 10).await, ["b"]);
@@ -118,7 +118,7 @@ async fn publishes_deleted_image(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     add(&store, "a", 10).await;
 
-    delete(&store, "a").await.expect("it answers");
+    delete(&store, "a").await.expect("the query succeeds");
 
     let kinds = [EventKind::Created.name(), EventKind::Deleted.name()];
     assert_eq!(events(fixture).await, kinds);
@@ -127,7 +127,7 @@ async fn publishes_deleted_image(fixture: &Fixture) {
 async fn deletes_no_image_for_unknown_id(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
 
-    let outcome = delete(&store, "a").await.expect("it answers");
+    let outcome = delete(&store, "a").await.expect("the query succeeds");
 
     assert_eq!(outcome, DeleteOutcome::NotFound);
     assert!(events(fixture).await.is_empty());
@@ -148,7 +148,7 @@ async fn fails_if_trigger_suppresses_deletion(fixture: &Fixture) {
 
     let suppressed = |error: &StoreError| {
         let table = "cloudflare_images";
-        matches!(error, StoreError::RowsSuppressed { table: of } if *of == table)
+        matches!(error, StoreError::RowsSuppressed { table: suppressed } if *suppressed == table)
     };
     assert!(deleted.as_ref().is_err_and(suppressed), "{deleted:?}");
     assert!(events(fixture).await.is_empty());
@@ -166,10 +166,10 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
     let deleted = delete(&store, "a").await.map(|_| ());
 
     let id = id.as_str().expect("text");
-    let named = format!("cloudflare_images.status of row {id} ");
+    let expected = format!("cloudflare_images.status of row {id} ");
     for result in [found, listed, deleted] {
-        let error = result.expect_err("the word is no status").to_string();
-        assert!(error.starts_with(&named), "{error}");
+        let error = result.expect_err("the status is unknown").to_string();
+        assert!(error.starts_with(&expected), "{error}");
     }
 }
 
@@ -181,15 +181,23 @@ async fn add(store: &Store, id: &str, seconds: i64) -> InsertOutcome {
         metadata: Json::from_canonical(r#"{"album":7}"#.to_owned()),
     };
     let adding = store.catalog.add(&new, at(seconds)).await;
-    adding.expect("it answers")
+    adding.expect("the query succeeds")
 }
 
 async fn find(store: &Store, id: &str) -> Option<Image> {
-    store.catalog.find(&image(id)).await.expect("it answers")
+    store
+        .catalog
+        .find(&image(id))
+        .await
+        .expect("the query succeeds")
 }
 
 async fn list(store: &Store, status: Option<Status>, limit: u32) -> Vec<String> {
-    let images = store.catalog.list(status, limit).await.expect("it answers");
+    let images = store
+        .catalog
+        .list(status, limit)
+        .await
+        .expect("the query succeeds");
     let ids = images.iter().map(|image| image.cloudflare_id.to_string());
     ids.collect()
 }

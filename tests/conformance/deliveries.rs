@@ -14,15 +14,15 @@ use crate::outbox::{attempted, claim, due, find, settle, settlement};
 on_every_backend!(
     finds_delivery_with_its_event,
     finds_no_delivery_for_unknown_id,
-    shows_message_that_was_sent,
+    shows_sent_payload,
     lists_newest_without_payloads_up_to_limit,
     filters_by_each_field,
-    shows_waiting_deliveries_of_paused_endpoint,
+    shows_open_deliveries_as_paused,
     lists_attempts_in_order_up_to_limit,
     replays_completed_deliveries_only,
     replays_deliveries_of_filter,
     counts_deliveries_of_endpoints_by_name,
-    lists_no_endpoint_whose_deliveries_succeeded,
+    lists_no_endpoint_with_only_successes,
     names_row_with_unknown_status,
 );
 
@@ -54,10 +54,10 @@ async fn finds_no_delivery_for_unknown_id(fixture: &Fixture) {
 
     let found = store.delivery_catalog.find_delivery(2).await;
 
-    assert!(found.expect("it answers").is_none());
+    assert!(found.expect("the query succeeds").is_none());
 }
 
-async fn shows_message_that_was_sent(fixture: &Fixture) {
+async fn shows_sent_payload(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
@@ -67,10 +67,11 @@ async fn shows_message_that_was_sent(fixture: &Fixture) {
     assert_eq!(find(&store, 1).await.payload, "{}");
 }
 
-/// Four deliveries: to `app` at 10, 20 and 30, and to `archive` at 10. The first is delivered, and the third is given up.
+/// Creates four deliveries: to `app` at 10, 20 and 30, and to `archive` at 10. The first is
+/// delivered, and the last has failed.
 async fn four_deliveries(fixture: &Fixture) -> Store {
-    let archived = fixture.open_for(&["app", "archive"]).await;
-    record(&archived, [uploaded("a", 10)]).await;
+    let both_endpoints = fixture.open_for(&["app", "archive"]).await;
+    record(&both_endpoints, [uploaded("a", 10)]).await;
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("b", 20), uploaded("c", 30)]).await;
     claim(&store, due("app", 100)).await;
@@ -134,11 +135,11 @@ async fn filters_by_each_field(fixture: &Fixture) {
     }
 }
 
-async fn shows_waiting_deliveries_of_paused_endpoint(fixture: &Fixture) {
+async fn shows_open_deliveries_as_paused(fixture: &Fixture) {
     let store = four_deliveries(fixture).await;
 
     let pausing = store.outbox.pause("app", "operator", at(300)).await;
-    pausing.expect("it answers");
+    pausing.expect("the query succeeds");
 
     let paused = list(&store, &status(DeliveryStatus::Paused), 10).await;
     let pending = list(&store, &status(DeliveryStatus::Pending), 10).await;
@@ -161,7 +162,10 @@ async fn lists_attempts_in_order_up_to_limit(fixture: &Fixture) {
     let all = store.delivery_catalog.attempts(1, 10).await;
     let two = store.delivery_catalog.attempts(1, 2).await;
 
-    let (all, two) = (all.expect("it answers"), two.expect("it answers"));
+    let (all, two) = (
+        all.expect("the query succeeds"),
+        two.expect("the query succeeds"),
+    );
     let numbers: Vec<_> = all.iter().map(|attempt| attempt.number).collect();
     assert_eq!(numbers, [1, 2, 3]);
     assert_eq!(two.len(), 2);
@@ -177,9 +181,9 @@ async fn replays_completed_deliveries_only(fixture: &Fixture) {
     let event = fixture.database.events().await.remove(0);
 
     let replayed = replay(&store, &DeliveryFilter::default()).await;
-    let again = replay(&store, &DeliveryFilter::default()).await;
+    let second = replay(&store, &DeliveryFilter::default()).await;
 
-    assert_eq!([replayed, again], [2, 0]);
+    assert_eq!([replayed, second], [2, 0]);
     let delivery = find(&store, 1).await;
     assert_eq!(delivery.status, DeliveryStatus::Pending);
     assert_eq!(delivery.due_at, Some(at(500)));
@@ -226,7 +230,7 @@ async fn replays_deliveries_of_filter(fixture: &Fixture) {
     }
 }
 
-/// Returns the ids of the deliveries that are not as they were.
+/// Returns the ids of the deliveries whose due time has changed.
 async fn changed(fixture: &Fixture, before: &[Value]) -> Vec<i64> {
     let now = fixture.database.deliveries().await;
     let pairs = now.iter().zip(before);
@@ -246,7 +250,7 @@ async fn complete_again(fixture: &Fixture) {
 async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
     let store = four_deliveries(fixture).await;
     let pausing = store.outbox.pause("backup", "operator", at(300)).await;
-    pausing.expect("it answers");
+    pausing.expect("the query succeeds");
     claim(&store, due("archive", 100)).await;
 
     let states = store.delivery_catalog.endpoint_states().await;
@@ -263,14 +267,14 @@ async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
         paused_because: "operator".to_owned(),
         ..unpaused("backup", 0, 0)
     };
-    // A leased delivery waits as well.
+    // The count of open deliveries includes leased ones.
     assert_eq!(
-        states.expect("it answers"),
+        states.expect("the query succeeds"),
         [unpaused("app", 1, 1), unpaused("archive", 1, 0), backup]
     );
 }
 
-async fn lists_no_endpoint_whose_deliveries_succeeded(fixture: &Fixture) {
+async fn lists_no_endpoint_with_only_successes(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
@@ -278,7 +282,7 @@ async fn lists_no_endpoint_whose_deliveries_succeeded(fixture: &Fixture) {
 
     let states = store.delivery_catalog.endpoint_states().await;
 
-    assert!(states.expect("it answers").is_empty());
+    assert!(states.expect("the query succeeds").is_empty());
 }
 
 async fn names_row_with_unknown_status(fixture: &Fixture) {
@@ -292,18 +296,18 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
     let listed = store.delivery_catalog.newest_deliveries(&all, 10).await;
 
     for result in [found.map(|_| ()), listed.map(|_| ())] {
-        let error = result.expect_err("the word is no status").to_string();
-        let named = "relay_deliveries.status of row 1 ";
-        assert!(error.starts_with(named), "{error}");
+        let error = result.expect_err("the status is unknown").to_string();
+        let expected = "relay_deliveries.status of row 1 ";
+        assert!(error.starts_with(expected), "{error}");
     }
 }
 
-/// A successful attempt that sent this message.
-fn sent(message: &str) -> LeaseOutcome {
+/// Returns a successful attempt that sent this payload.
+fn sent(payload: &str) -> LeaseOutcome {
     let LeaseOutcome::Attempted(mut attempted) = attempted(1, Verdict::Delivered) else {
-        unreachable!("it is an attempt");
+        unreachable!("the outcome is an attempt");
     };
-    attempted.sent = Some(message.to_owned());
+    attempted.sent = Some(payload.to_owned());
     LeaseOutcome::Attempted(attempted)
 }
 
@@ -342,11 +346,11 @@ fn ids(deliveries: &[Delivery]) -> Vec<i64> {
 async fn list(store: &Store, filter: &DeliveryFilter, limit: u32) -> Vec<Delivery> {
     let catalog = &store.delivery_catalog;
     let listing = catalog.newest_deliveries(filter, limit).await;
-    listing.expect("it answers")
+    listing.expect("the query succeeds")
 }
 
-/// Replays deliveries at the second 500.
+/// Replays deliveries at second 500.
 async fn replay(store: &Store, filter: &DeliveryFilter) -> u64 {
     let replaying = store.delivery_catalog.replay(filter, at(500)).await;
-    replaying.expect("it answers")
+    replaying.expect("the query succeeds")
 }

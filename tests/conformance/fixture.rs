@@ -1,4 +1,4 @@
-//! A database of one test's own, and the stores that the test opens on it.
+//! The fixture of each test: its own database, and the stores that it opens.
 
 use std::sync::Mutex;
 
@@ -16,7 +16,7 @@ pub(crate) enum Backend {
     Postgres,
 }
 
-/// A database, and the stores that are open on it.
+/// A database and its open stores.
 pub(crate) struct Fixture {
     pub(crate) database: Database,
     opened: Mutex<Vec<Store>>,
@@ -41,7 +41,7 @@ impl Fixture {
             .await
     }
 
-    /// Opens a migrated store that creates unknown images and publishes their events to these endpoints.
+    /// Opens a migrated store that creates unknown images and publishes to these endpoints.
     pub(crate) async fn open_for(&self, endpoints: &[&str]) -> Store {
         let subscriptions = endpoints
             .iter()
@@ -61,11 +61,15 @@ impl Fixture {
         audience: Audience,
     ) -> Store {
         let store = self.open_unmigrated(unknown_images, audience).await;
-        store.schema.migrate().await.expect("it migrates");
+        store
+            .schema
+            .migrate()
+            .await
+            .expect("the migration succeeds");
         store
     }
 
-    /// Opens a store, and leaves its tables as they are.
+    /// Opens a store without migrating its tables.
     pub(crate) async fn open_unmigrated(
         &self,
         unknown_images: UnknownImages,
@@ -73,29 +77,29 @@ impl Fixture {
     ) -> Store {
         let environment: Environment = [
             ("DATABASE_URL", self.database.url.as_str()),
-            // A slow machine may hold a row's lock for long.
+            // Row locks may last long on a slow machine.
             ("APP__DATABASE__TIMEOUT_SECS", "300"),
         ]
         .into_iter()
         .collect();
-        let loaded = load(&environment, None).expect("the settings are right");
+        let loaded = load(&environment, None).expect("the settings are valid");
         let store = Store::open(&loaded.settings.database, unknown_images, audience)
             .await
-            .expect("it opens");
+            .expect("the store opens");
         self.opened.lock().expect("no panic").push(store.clone());
         store
     }
 
-    /// Closes every store. SQLite's threads have logged all their statements then.
+    /// Closes every store. Then the SQLite threads have logged all statements.
     pub(crate) async fn close(self) {
         for store in self.opened.into_inner().expect("no panic") {
             store.close().await;
         }
     }
 
-    /// Writes a word that the table's check refuses into a column of every row.
-    pub(crate) async fn write_unchecked(&self, table: &str, column: &str, word: &str) {
-        let lift = if self.database.is_postgres() {
+    /// Writes an invalid value into a column of every row, without the table's CHECK constraints.
+    pub(crate) async fn write_unchecked(&self, table: &str, column: &str, value: &str) {
+        let disable_checks = if self.database.is_postgres() {
             format!(
                 "ALTER TABLE {table} DROP CONSTRAINT {table}_{column}_check,
                  DROP CONSTRAINT IF EXISTS {table}_times_check"
@@ -103,12 +107,12 @@ impl Fixture {
         } else {
             "PRAGMA ignore_check_constraints = ON".to_owned()
         };
-        let script = format!("{lift}; UPDATE {table} SET {column} = '{word}'");
+        let script = format!("{disable_checks}; UPDATE {table} SET {column} = '{value}'");
         self.database.execute_script(&script).await;
     }
 }
 
-/// A subscription to every event about images, in any order.
+/// Returns a subscription to all image events, unordered.
 pub(crate) fn subscription(endpoint: &str) -> Subscription {
     Subscription {
         endpoint: endpoint.to_owned(),
@@ -118,7 +122,7 @@ pub(crate) fn subscription(endpoint: &str) -> Subscription {
     }
 }
 
-/// Makes two tests of each function that is listed, and `run_all`, which runs them one after another.
+/// Defines two tests for each listed function, and `run_all`, which runs all functions.
 macro_rules! on_every_backend {
     ($($name:ident),+ $(,)?) => {
         /// Runs every test of this file, each on a new database.

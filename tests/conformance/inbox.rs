@@ -1,4 +1,5 @@
-//! `Inbox`: the results and the rows of recorded notifications. `tests/spec/recording_batches.rs` has the rules of a batch.
+//! `Inbox`: outcomes and rows of recorded notifications. `tests/spec/inbox_batches.rs` tests the
+//! rules of batches.
 
 use std::sync::Arc;
 
@@ -15,17 +16,17 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 
 use crate::fixture::{Backend, Fixture, on_every_backend, subscription};
-use crate::notifications::{at, broken, failed, image, record, undated, uploaded};
+use crate::notifications::{at, failed, image, invalid, record, undated, uploaded};
 
 on_every_backend!(
     writes_status_details_and_audit_log,
-    keeps_json_of_app_that_report_omits,
+    leaves_unreported_json_unchanged,
     inserts_missing_images,
     recognizes_redelivery_of_undated_report,
     parks_notification_for_unknown_image,
-    keeps_broken_body,
-    cuts_body_over_64_kib,
-    keeps_unknown_image_with_long_body,
+    stores_invalid_body,
+    truncates_body_over_64_kib,
+    parks_only_bodies_up_to_64_kib,
     publishes_events_in_order_of_changes,
     publishes_wanted_events_only,
     names_row_with_unknown_status,
@@ -34,12 +35,16 @@ on_every_backend!(
 async fn writes_status_details_and_audit_log(fixture: &Fixture) {
     let store = fixture.open().await;
     fixture.database.register("a").await;
-    let told = detailed(uploaded("a", 10));
+    let notification = detailed(uploaded("a", 10));
 
-    let outcomes = record(&store, [told]).await;
+    let outcomes = record(&store, [notification]).await;
 
     assert_eq!(outcomes, [Outcome::Applied(Status::Uploaded)]);
-    let found = store.catalog.find(&image("a")).await.expect("it answers");
+    let found = store
+        .catalog
+        .find(&image("a"))
+        .await
+        .expect("the query succeeds");
     let found = found.expect("a row");
     let details = &found.state.details;
     assert_eq!(found.state.status, Status::Uploaded);
@@ -56,7 +61,7 @@ async fn writes_status_details_and_audit_log(fixture: &Fixture) {
     assert_eq!(log["image_id"], found.id.to_string());
 }
 
-async fn keeps_json_of_app_that_report_omits(fixture: &Fixture) {
+async fn leaves_unreported_json_unchanged(fixture: &Fixture) {
     let store = fixture.open().await;
     fixture.database.register("a").await;
     record(&store, [detailed(uploaded("a", 10))]).await;
@@ -135,11 +140,11 @@ async fn parks_notification_for_unknown_image(fixture: &Fixture) {
     assert_eq!(rejection.outcome, "");
 }
 
-async fn keeps_broken_body(fixture: &Fixture) {
+async fn stores_invalid_body(fixture: &Fixture) {
     let store = fixture.open().await;
     let body = [0xff, 0x00, b'"'];
 
-    let outcomes = record(&store, [broken(&body, 10)]).await;
+    let outcomes = record(&store, [invalid(&body, 10)]).await;
 
     let reason = RejectionReason::InvalidPayload;
     assert_eq!(outcomes, [Outcome::Rejected(reason)]);
@@ -153,52 +158,63 @@ async fn keeps_broken_body(fixture: &Fixture) {
     assert_eq!(rejection.state, RejectionState::Kept);
 }
 
-async fn cuts_body_over_64_kib(fixture: &Fixture) {
+async fn truncates_body_over_64_kib(fixture: &Fixture) {
     const LIMIT: usize = 64 * 1024;
     let store = fixture.open().await;
 
     let at_limit = vec![b'x'; LIMIT];
     let over_limit = vec![b'x'; LIMIT + 1];
-    record(&store, [broken(&at_limit, 10), broken(&over_limit, 10)]).await;
+    record(&store, [invalid(&at_limit, 10), invalid(&over_limit, 10)]).await;
 
     let whole = rejection(&store, 1).await;
     assert_eq!(whole.whole_body().expect("a body").as_bytes(), at_limit);
-    let cut = rejection(&store, 2).await;
-    assert_eq!(cut.body_bytes, 65_537);
-    assert_eq!(cut.body.as_ref().expect("a body").as_bytes(), at_limit);
-    assert_eq!(cut.whole_body(), None);
+    let truncated = rejection(&store, 2).await;
+    assert_eq!(truncated.body_bytes, 65_537);
+    assert_eq!(
+        truncated.body.as_ref().expect("a body").as_bytes(),
+        at_limit
+    );
+    assert_eq!(truncated.whole_body(), None);
 }
 
-async fn keeps_unknown_image_with_long_body(fixture: &Fixture) {
+async fn parks_only_bodies_up_to_64_kib(fixture: &Fixture) {
     let store = fixture.open().await;
-    let of_length = |bytes: usize| Json::from_canonical(format!("\"{}\"", "x".repeat(bytes - 2)));
-    let with = |payload| Notification {
+    let json_of_length =
+        |bytes: usize| Json::from_canonical(format!("\"{}\"", "x".repeat(bytes - 2)));
+    let with_payload = |payload| Notification {
         payload,
         ..uploaded("a", 10)
     };
 
-    record(&store, [with(of_length(65_536)), with(of_length(65_537))]).await;
+    record(
+        &store,
+        [
+            with_payload(json_of_length(65_536)),
+            with_payload(json_of_length(65_537)),
+        ],
+    )
+    .await;
 
     assert_eq!(rejection(&store, 1).await.state, RejectionState::Parked);
     assert_eq!(rejection(&store, 2).await.state, RejectionState::Kept);
 }
 
 async fn publishes_events_in_order_of_changes(fixture: &Fixture) {
-    let everything = Subscription {
+    let all_models = Subscription {
         models: Model::ALL.to_vec(),
         ..subscription("app")
     };
     let store = fixture
-        .open_with(UnknownImages::Create, audience(everything))
+        .open_with(UnknownImages::Create, audience(all_models))
         .await;
 
     record(&store, [uploaded("a", 10), failed("a", 11)]).await;
 
     let events: Vec<Value> = fixture.database.events().await;
-    let what = |event: &Value| (event["model"].clone(), event["event"].clone());
+    let model_and_event = |event: &Value| (event["model"].clone(), event["event"].clone());
     let (images, logs) = (Model::Image.label(), Model::ImageLog.label());
     assert_eq!(
-        events.iter().map(what).collect::<Vec<_>>(),
+        events.iter().map(model_and_event).collect::<Vec<_>>(),
         [
             (json!(images), json!("created")),
             (json!(logs), json!("created")),
@@ -240,7 +256,7 @@ async fn publishes_wanted_events_only(fixture: &Fixture) {
         .iter()
         .map(|delivery| (delivery["endpoint"].clone(), delivery["image"].clone()))
         .collect();
-    // An endpoint that is not ordered has no image to wait for.
+    // Only ordered endpoints store the image of a delivery.
     assert_eq!(
         deliveries,
         [
@@ -261,14 +277,14 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
 
     let recorded = store.inbox.record(&[Arc::new(uploaded("a", 10))]).await;
 
-    let error = recorded.expect_err("the word is no status").to_string();
+    let error = recorded.expect_err("the status is unknown").to_string();
     let id = id.as_str().expect("text");
-    let named = format!("cloudflare_images.status of row {id} ");
-    assert!(error.starts_with(&named), "{error}");
+    let expected = format!("cloudflare_images.status of row {id} ");
+    assert!(error.starts_with(&expected), "{error}");
 }
 
 #[tokio::test]
-async fn announces_last_change_of_image_on_postgres() {
+async fn notifies_last_change_of_image_on_postgres() {
     let fixture = Fixture::new(Backend::Postgres).await;
     let channel = "changes";
     let audience = Audience {
@@ -277,21 +293,24 @@ async fn announces_last_change_of_image_on_postgres() {
     };
     let store = fixture.open_with(UnknownImages::Create, audience).await;
     let connecting = PgListener::connect(&fixture.database.url).await;
-    let mut listener = connecting.expect("it connects");
-    listener.listen(channel).await.expect("it listens");
+    let mut listener = connecting.expect("the listener connects");
+    listener
+        .listen(channel)
+        .await
+        .expect("the listener subscribes");
 
     record(&store, [uploaded("a", 10), failed("a", 11)]).await;
     record(&store, [uploaded("b", 12)]).await;
 
     for (id, status) in [("a", "failed"), ("b", "uploaded")] {
-        let announcement = listener.recv().await.expect("an announcement");
-        let payload: Value = serde_json::from_str(announcement.payload()).expect("JSON");
+        let notification = listener.recv().await.expect("a notification");
+        let payload: Value = serde_json::from_str(notification.payload()).expect("JSON");
         assert!(contains(&payload, "cloudflare_id", &json!(id)), "{payload}");
         assert!(contains(&payload, "status", &json!(status)), "{payload}");
     }
     let filter = DeliveryFilter::default();
     let deliveries = store.delivery_catalog.newest_deliveries(&filter, 10).await;
-    let deliveries = deliveries.expect("it answers");
+    let deliveries = deliveries.expect("the query succeeds");
     assert_eq!(deliveries.len(), 2);
     for delivery in deliveries {
         assert_eq!(delivery.endpoint, "notify");
@@ -302,7 +321,7 @@ async fn announces_last_change_of_image_on_postgres() {
 
 fn detailed(notification: Notification) -> Notification {
     let Content::Report(mut report) = notification.content else {
-        panic!("it is a report");
+        panic!("the notification is a report");
     };
     report.details = ToldDetails {
         filename: Some("cat.jpg".to_owned()),
@@ -340,10 +359,10 @@ async fn only_rejection(store: &Store) -> Rejection {
 
 async fn rejection(store: &Store, id: i64) -> Rejection {
     let found = store.rejection_catalog.find_rejection(id).await;
-    found.expect("it answers").expect("a rejection")
+    found.expect("the query succeeds").expect("a rejection")
 }
 
-/// Returns whether a field of this name has this value, at any depth.
+/// Returns whether JSON has a field with this name and value, at any depth.
 fn contains(json: &Value, name: &str, value: &Value) -> bool {
     match json {
         Value::Object(fields) => {

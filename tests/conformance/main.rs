@@ -1,4 +1,4 @@
-//! The conformance suite of the store: each trait's contract, on every backend.
+//! The conformance suite of the store. It tests the contract of each trait on every backend.
 
 #[expect(dead_code, reason = "only the databases are needed here")]
 #[path = "../support/mod.rs"]

@@ -1,4 +1,4 @@
-//! The notifications that the tests record.
+//! Notifications for the tests.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use cloudflare_images_webhook::domain::outcome::Outcome;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::store::Store;
 
-/// Returns a time in seconds since 1970.
+/// Returns a time, in seconds since 1970.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds).expect("a time")
 }
 
-/// Returns an image's id.
+/// Returns an image id.
 pub(crate) fn image(id: &str) -> CloudflareId {
     CloudflareId::parse(id).expect("an id")
 }
@@ -28,15 +28,15 @@ pub(crate) async fn record<const N: usize>(
     notifications: [Notification; N],
 ) -> Vec<Outcome> {
     let recording = store.inbox.record(&notifications.map(Arc::new)).await;
-    recording.expect("it is recorded")
+    recording.expect("the batch is recorded")
 }
 
-/// A report that an image was uploaded, made and received at this second.
+/// Returns an upload report, made and received at this second.
 pub(crate) fn uploaded(id: &str, seconds: i64) -> Notification {
     report(id, seconds, ReportedStatus::Uploaded { uploaded_at: None })
 }
 
-/// A report that an upload failed, made and received at this second.
+/// Returns a failure report, made and received at this second.
 pub(crate) fn failed(id: &str, seconds: i64) -> Notification {
     let error = "too large".to_owned();
     report(id, seconds, ReportedStatus::Failed { error })
@@ -52,7 +52,7 @@ fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
     received(Content::Report(report), seconds)
 }
 
-/// A report without a time of its own.
+/// Returns a report without a time of its own.
 pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
     let report = Report {
         cloudflare_id: image(id),
@@ -66,16 +66,16 @@ pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
     }
 }
 
-/// A notification whose body breaks a rule.
-pub(crate) fn broken(body: &[u8], seconds: i64) -> Notification {
-    let broken = Broken {
+/// Returns a notification with an invalid body.
+pub(crate) fn invalid(body: &[u8], seconds: i64) -> Notification {
+    let invalid = Broken {
         body: Body::from(body),
         problem: "the body must be JSON".to_owned(),
     };
-    received(Content::Broken(broken), seconds)
+    received(Content::Broken(invalid), seconds)
 }
 
-/// The same notification from a sender who did not authenticate.
+/// Returns the notification as if its sender was not authenticated.
 pub(crate) fn unauthenticated(notification: Notification) -> Notification {
     let origin = Origin {
         scheme: None,

@@ -1,4 +1,4 @@
-//! `Outbox`: claiming and settling deliveries. See `pauses.rs` for its pauses.
+//! `Outbox`: claiming and settling deliveries. `pauses.rs` tests pauses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,12 @@ on_every_backend!(
     claims_all_deliveries_without_order,
     leases_each_delivery_to_one_process,
     settles_each_outcome,
-    released_delivery_keeps_last_answer,
-    lost_lease_keeps_delivery_and_stores_attempt,
+    released_delivery_has_last_response,
+    lost_lease_stores_only_attempt,
     publishes_notices_of_settlements,
 );
 
-/// The name of the lease, unless a test has several.
+/// The default lease.
 pub(crate) const LEASE: &str = "lease";
 
 async fn claims_longest_due_first_up_to_limit(fixture: &Fixture) {
@@ -41,9 +41,9 @@ async fn claims_longest_due_first_up_to_limit(fixture: &Fixture) {
         ..due("app", 100)
     };
 
-    let first = claim(&store, under("first", two)).await;
-    let second = claim(&store, under("second", two)).await;
-    let third = claim(&store, under("third", two)).await;
+    let first = claim(&store, with_lease("first", two)).await;
+    let second = claim(&store, with_lease("second", two)).await;
+    let third = claim(&store, with_lease("third", two)).await;
 
     assert_eq!(ids(&first), [2, 3]);
     assert_eq!(ids(&second), [1, 4]);
@@ -55,10 +55,10 @@ async fn claims_nothing_before_due_time(fixture: &Fixture) {
     record(&store, [uploaded("a", 10)]).await;
 
     let before = claim(&store, due("app", 9)).await;
-    let then = claim(&store, due("app", 10)).await;
+    let at_due_time = claim(&store, due("app", 10)).await;
 
     assert!(before.is_empty());
-    assert_eq!(ids(&then), [1]);
+    assert_eq!(ids(&at_due_time), [1]);
 }
 
 async fn claims_only_for_endpoint(fixture: &Fixture) {
@@ -66,10 +66,10 @@ async fn claims_only_for_endpoint(fixture: &Fixture) {
     record(&store, [uploaded("a", 10)]).await;
 
     let archive = claim(&store, due("archive", 100)).await;
-    let other = claim(&store, due("other", 100)).await;
+    let unknown = claim(&store, due("other", 100)).await;
 
     assert_eq!(ids(&archive), [2]);
-    assert!(other.is_empty());
+    assert!(unknown.is_empty());
 }
 
 async fn leases_until_given_time(fixture: &Fixture) {
@@ -78,8 +78,8 @@ async fn leases_until_given_time(fixture: &Fixture) {
     claim(&store, due("app", 100)).await;
 
     let leased = find(&store, 1).await;
-    let during = claim(&store, under("second", due("app", 159))).await;
-    let after = claim(&store, under("third", due("app", 160))).await;
+    let during = claim(&store, with_lease("second", due("app", 159))).await;
+    let after = claim(&store, with_lease("third", due("app", 160))).await;
 
     assert_eq!(leased.status, DeliveryStatus::Leased);
     assert_eq!(leased.due_at, Some(at(160)));
@@ -113,13 +113,13 @@ async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
     };
 
     let first = claim(&store, in_order).await;
-    let during_lease = claim(&store, under("second", in_order)).await;
+    let during_lease = claim(&store, with_lease("second", in_order)).await;
     settle(&store, &[settlement(1, attempted(1, Verdict::GaveUp))]).await;
-    let then = claim(&store, under("third", in_order)).await;
+    let after_failure = claim(&store, with_lease("third", in_order)).await;
 
     assert_eq!(ids(&first), [1, 2]);
     assert!(during_lease.is_empty());
-    assert_eq!(ids(&then), [3]);
+    assert_eq!(ids(&after_failure), [3]);
 }
 
 async fn claims_all_deliveries_without_order(fixture: &Fixture) {
@@ -137,12 +137,13 @@ async fn leases_each_delivery_to_one_process(fixture: &Fixture) {
         fixture.open_for(&["app"]).await,
     );
     record(&first, ["a", "b", "c", "d"].map(|id| uploaded(id, 10))).await;
-    let claims = ["first", "second"].map(|lease| under(lease, due("app", 100)));
+    let claims = ["first", "second"].map(|lease| with_lease(lease, due("app", 100)));
 
-    let (one, other) = tokio::join!(claim(&first, claims[0]), claim(&second, claims[1]));
-    let rest = claim(&first, due("app", 100)).await;
+    let (first_claim, second_claim) =
+        tokio::join!(claim(&first, claims[0]), claim(&second, claims[1]));
+    let third = claim(&first, due("app", 100)).await;
 
-    let mut leased = [ids(&one), ids(&other), ids(&rest)].concat();
+    let mut leased = [ids(&first_claim), ids(&second_claim), ids(&third)].concat();
     leased.sort_unstable();
     assert_eq!(leased, [1, 2, 3, 4]);
 }
@@ -190,7 +191,7 @@ async fn settles_each_outcome(fixture: &Fixture) {
     assert_eq!(fixture.database.attempts().await.len(), 3);
 }
 
-async fn released_delivery_keeps_last_answer(fixture: &Fixture) {
+async fn released_delivery_has_last_response(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
@@ -210,10 +211,10 @@ async fn released_delivery_keeps_last_answer(fixture: &Fixture) {
     assert_eq!(delivery.error, "unavailable");
 }
 
-async fn lost_lease_keeps_delivery_and_stores_attempt(fixture: &Fixture) {
+async fn lost_lease_stores_only_attempt(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10), uploaded("b", 90)]).await;
-    claim(&store, under("lost", due("app", 50))).await;
+    claim(&store, with_lease("lost", due("app", 50))).await;
     claim(&store, due("app", 120)).await;
     let late = Settlement {
         lease: Arc::from("lost"),
@@ -221,18 +222,18 @@ async fn lost_lease_keeps_delivery_and_stores_attempt(fixture: &Fixture) {
     };
     let in_time = settlement(2, attempted(1, Verdict::Delivered));
 
-    let count = settle(&store, &[late, in_time]).await;
+    let lost = settle(&store, &[late, in_time]).await;
 
-    assert_eq!(count, 1);
-    let kept = find(&store, 1).await;
-    assert_eq!(kept.status, DeliveryStatus::Leased);
-    assert_eq!(kept.attempts, 0);
-    assert_eq!(kept.completed_at, None);
+    assert_eq!(lost, 1);
+    let unsettled = find(&store, 1).await;
+    assert_eq!(unsettled.status, DeliveryStatus::Leased);
+    assert_eq!(unsettled.attempts, 0);
+    assert_eq!(unsettled.completed_at, None);
     assert_eq!(find(&store, 2).await.status, DeliveryStatus::Delivered);
     let attempts = store.delivery_catalog.attempts(1, 10).await;
-    assert_eq!(attempts.expect("it answers").len(), 1);
-    let own = settlement(1, attempted(1, Verdict::Delivered));
-    assert_eq!(settle(&store, &[own]).await, 0);
+    assert_eq!(attempts.expect("the query succeeds").len(), 1);
+    let repeated = settlement(1, attempted(1, Verdict::Delivered));
+    assert_eq!(settle(&store, &[repeated]).await, 0);
 }
 
 async fn publishes_notices_of_settlements(fixture: &Fixture) {
@@ -247,7 +248,7 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
         at: at(150),
     };
     let LeaseOutcome::Attempted(mut gave_up) = attempted(1, Verdict::GaveUp) else {
-        unreachable!("it is an attempt");
+        unreachable!("the outcome is an attempt");
     };
     gave_up.notices = vec![notice("alerts"), notice("pager")];
 
@@ -262,7 +263,7 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
     }
 }
 
-/// A store whose endpoint `app` gets the deliveries about one image in order.
+/// Opens a store whose endpoint `app` is ordered.
 async fn ordered(fixture: &Fixture) -> Store {
     let subscription = Subscription {
         ordered: true,
@@ -275,7 +276,7 @@ async fn ordered(fixture: &Fixture) -> Store {
     fixture.open_with(UnknownImages::Create, audience).await
 }
 
-/// A claim of all deliveries that are due at this second, for a minute.
+/// Returns a claim of all deliveries due at this second. The lease lasts a minute.
 pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
     Claim {
         endpoint,
@@ -287,12 +288,12 @@ pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
     }
 }
 
-/// The same claim under another lease. A lease's name is unique.
-fn under<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
+/// Returns the claim with another lease.
+fn with_lease<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
     Claim { lease, ..claim }
 }
 
-/// A result at the second 200.
+/// Returns a settlement at second 200.
 pub(crate) fn settlement(delivery: i64, outcome: LeaseOutcome) -> Settlement {
     Settlement {
         delivery,
@@ -302,7 +303,7 @@ pub(crate) fn settlement(delivery: i64, outcome: LeaseOutcome) -> Settlement {
     }
 }
 
-/// An attempt that the endpoint answered with 503.
+/// Returns an attempt with the response 503.
 pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
     LeaseOutcome::Attempted(Attempted {
         attempt: NewAttempt {
@@ -319,16 +320,24 @@ pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
 }
 
 pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<Leased> {
-    store.outbox.claim(&claim).await.expect("it answers")
+    store
+        .outbox
+        .claim(&claim)
+        .await
+        .expect("the query succeeds")
 }
 
 pub(crate) async fn settle(store: &Store, settlements: &[Settlement]) -> usize {
-    store.outbox.settle(settlements).await.expect("it answers")
+    store
+        .outbox
+        .settle(settlements)
+        .await
+        .expect("the query succeeds")
 }
 
 pub(crate) async fn find(store: &Store, id: i64) -> Delivery {
     let found = store.delivery_catalog.find_delivery(id).await;
-    found.expect("it answers").expect("a delivery")
+    found.expect("the query succeeds").expect("a delivery")
 }
 
 pub(crate) fn ids(leased: &[Leased]) -> Vec<i64> {

@@ -9,7 +9,7 @@ use crate::outbox::{claim, due, ids};
 
 on_every_backend!(
     claims_nothing_while_endpoint_is_paused,
-    pause_keeps_first_reason,
+    second_pause_leaves_first_reason,
     resumes_with_matching_reason_only,
     resumes_with_any_reason,
 );
@@ -29,7 +29,7 @@ async fn claims_nothing_while_endpoint_is_paused(fixture: &Fixture) {
     assert_eq!(ids(&resumed), [1]);
 }
 
-async fn pause_keeps_first_reason(fixture: &Fixture) {
+async fn second_pause_leaves_first_reason(fixture: &Fixture) {
     let store = fixture.open().await;
 
     pause(&store, "gone", 50).await;
@@ -42,13 +42,13 @@ async fn resumes_with_matching_reason_only(fixture: &Fixture) {
     let store = fixture.open().await;
     pause(&store, "gone", 50).await;
 
-    let with_other = resume(&store, Some("operator")).await;
-    let still = paused(&store).await;
-    let with_same = resume(&store, Some("gone")).await;
+    let with_other_reason = resume(&store, Some("operator")).await;
+    let paused_after = paused(&store).await;
+    let with_same_reason = resume(&store, Some("gone")).await;
 
-    assert!(!with_other);
-    assert_eq!(still, Some((at(50), "gone".to_owned())));
-    assert!(with_same);
+    assert!(!with_other_reason);
+    assert_eq!(paused_after, Some((at(50), "gone".to_owned())));
+    assert!(with_same_reason);
     assert_eq!(paused(&store).await, None);
 }
 
@@ -65,19 +65,19 @@ async fn resumes_with_any_reason(fixture: &Fixture) {
     assert_eq!(paused(&store).await, Some((at(60), "operator".to_owned())));
 }
 
-async fn pause(store: &Store, why: &str, seconds: i64) {
-    let pausing = store.outbox.pause("app", why, at(seconds)).await;
-    pausing.expect("it answers");
+async fn pause(store: &Store, reason: &str, seconds: i64) {
+    let pausing = store.outbox.pause("app", reason, at(seconds)).await;
+    pausing.expect("the query succeeds");
 }
 
-async fn resume(store: &Store, because: Option<&str>) -> bool {
-    let resuming = store.outbox.resume("app", because).await;
-    resuming.expect("it answers")
+async fn resume(store: &Store, reason: Option<&str>) -> bool {
+    let resuming = store.outbox.resume("app", reason).await;
+    resuming.expect("the query succeeds")
 }
 
-/// Returns since when and why the endpoint is paused.
+/// Returns the time and the reason of the endpoint's pause.
 async fn paused(store: &Store) -> Option<(Timestamp, String)> {
     let states = store.delivery_catalog.endpoint_states().await;
-    let state = states.expect("it answers").pop()?;
+    let state = states.expect("the query succeeds").pop()?;
     Some((state.paused_at?, state.paused_because))
 }

@@ -1,4 +1,4 @@
-//! `RejectionCatalog`: showing rejections.
+//! `RejectionCatalog`: listing and showing rejections.
 
 use cloudflare_images_webhook::domain::outcome::RejectionReason;
 use cloudflare_images_webhook::domain::rejection::RejectionState;
@@ -23,7 +23,7 @@ async fn finds_no_rejection_for_unknown_id(fixture: &Fixture) {
 
     let found = store.rejection_catalog.find_rejection(2).await;
 
-    assert!(found.expect("it answers").is_none());
+    assert!(found.expect("the query succeeds").is_none());
 }
 
 async fn lists_newest_without_bodies_up_to_limit(fixture: &Fixture) {
@@ -33,7 +33,7 @@ async fn lists_newest_without_bodies_up_to_limit(fixture: &Fixture) {
 
     let listed = store.rejection_catalog.newest_rejections(&all, 2).await;
 
-    let listed = listed.expect("it answers");
+    let listed = listed.expect("the query succeeds");
     assert_eq!(ids(&listed), [3, 2]);
     assert!(listed.iter().all(|rejection| rejection.body.is_none()));
     assert_eq!(listed[0].cloudflare_id.as_deref(), Some("c"));
@@ -48,7 +48,7 @@ async fn filters_by_reason_state_and_time(fixture: &Fixture) {
             .rejection_catalog
             .newest_rejections(&filter, 10)
             .await
-            .expect("it answers");
+            .expect("the query succeeds");
 
         assert_eq!(ids(&listed), expected, "{filter:?}");
     }
@@ -64,7 +64,7 @@ async fn lists_unapplied_with_bodies_page_by_page(fixture: &Fixture) {
     let first = unapplied(&store, &all, 0, 2).await;
     let second = unapplied(&store, &all, 3, 2).await;
 
-    // The second is applied, and the fourth is a count, which has no body.
+    // The second rejection is applied. The fourth is a count and has no body.
     assert_eq!(ids(&first), [1, 3]);
     assert_eq!(ids(&second), [5]);
     let body = first[0].body.as_ref().expect("a body");
@@ -77,7 +77,7 @@ async fn filters_unapplied_by_reason_state_and_time(fixture: &Fixture) {
     for (filter, mut expected) in filters() {
         let listed = unapplied(&store, &filter, 0, 10).await;
 
-        // The fourth is a count, which has no body.
+        // The fourth rejection is a count and has no body.
         expected.retain(|id| *id != 4);
         expected.reverse();
         assert_eq!(ids(&listed), expected, "{filter:?}");
@@ -95,20 +95,20 @@ async fn names_row_with_unknown_state(fixture: &Fixture) {
     let listed = store.rejection_catalog.newest_rejections(&all, 10).await;
 
     for result in [found.map(|_| ()), listed.map(|_| ())] {
-        let error = result.expect_err("the word is no state").to_string();
-        let named = "webhook_rejections.state of row 1 ";
-        assert!(error.starts_with(named), "{error}");
+        let error = result.expect_err("the state is unknown").to_string();
+        let expected = "webhook_rejections.state of row 1 ";
+        assert!(error.starts_with(expected), "{error}");
     }
 }
 
-/// Filters, and the ids of [`of_every_kind`] that they select, newest first.
+/// Returns filters, and the ids that each selects from [`of_every_kind`], newest first.
 fn filters() -> [(RejectionFilter, Vec<i64>); 9] {
     let all = RejectionFilter::default;
-    let of = |reason| RejectionFilter {
+    let with_reason = |reason| RejectionFilter {
         reason: Some(reason),
         ..all()
     };
-    let in_state = |state| RejectionFilter {
+    let with_state = |state| RejectionFilter {
         state: Some(state),
         ..all()
     };
@@ -118,11 +118,11 @@ fn filters() -> [(RejectionFilter, Vec<i64>); 9] {
     };
     [
         (all(), vec![4, 3, 2, 1]),
-        (of(RejectionReason::UnknownImage), vec![3, 2]),
-        (of(RejectionReason::AddressNotAllowed), vec![]),
-        (in_state(RejectionState::Kept), vec![1]),
-        (in_state(RejectionState::Counted), vec![4]),
-        (in_state(RejectionState::Applied), vec![]),
+        (with_reason(RejectionReason::UnknownImage), vec![3, 2]),
+        (with_reason(RejectionReason::AddressNotAllowed), vec![]),
+        (with_state(RejectionState::Kept), vec![1]),
+        (with_state(RejectionState::Counted), vec![4]),
+        (with_state(RejectionState::Applied), vec![]),
         (since(30), vec![4, 3]),
         (since(41), vec![]),
         (

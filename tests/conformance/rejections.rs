@@ -1,4 +1,5 @@
-//! `Rejections`: parking, applying and counting rejections. See `rejection_catalog.rs` for how they are shown.
+//! `Rejections`: parking, applying and counting rejections. `rejection_catalog.rs` tests how they
+//! are shown.
 
 use std::sync::Arc;
 
@@ -13,14 +14,14 @@ use cloudflare_images_webhook::store::{
 };
 
 use crate::fixture::{Fixture, on_every_backend, subscription};
-use crate::notifications::{at, broken, failed, image, record, unauthenticated, uploaded};
+use crate::notifications::{at, failed, image, invalid, record, unauthenticated, uploaded};
 
 on_every_backend!(
     applies_each_rejection_once,
-    leaves_rejection_whose_image_is_missing,
+    leaves_rejection_without_image,
     applies_rejection_once_for_two_processes,
     publishes_events_of_applied_rejections,
-    parks_kept_rejection_under_new_image,
+    parks_stored_rejection_under_new_image,
     parking_again_restarts_time_and_attempts,
     parks_no_applied_or_counted_rejection,
     pages_parked_notifications_that_can_be_applied,
@@ -29,7 +30,7 @@ on_every_backend!(
     adds_up_counts_within_one_call,
     counts_each_minute_reason_scheme_and_network,
     fails_parked_notification_after_20_attempts,
-    records_no_failure_of_kept_rejection,
+    records_no_failure_of_stored_rejection,
 );
 
 async fn applies_each_rejection_once(fixture: &Fixture) {
@@ -61,7 +62,7 @@ async fn applies_each_rejection_once(fixture: &Fixture) {
     assert_eq!(fixture.database.logs().await.len(), 2);
 }
 
-async fn leaves_rejection_whose_image_is_missing(fixture: &Fixture) {
+async fn leaves_rejection_without_image(fixture: &Fixture) {
     let store = fixture.open().await;
     record(&store, [uploaded("a", 10)]).await;
 
@@ -69,9 +70,9 @@ async fn leaves_rejection_whose_image_is_missing(fixture: &Fixture) {
 
     let reason = RejectionReason::UnknownImage;
     assert_eq!(outcomes, [(1, Outcome::Rejected(reason))]);
-    let left = find(&store, 1).await;
-    assert_eq!(left.state, RejectionState::Parked);
-    assert_eq!(left.settled_at, None);
+    let rejection = find(&store, 1).await;
+    assert_eq!(rejection.state, RejectionState::Parked);
+    assert_eq!(rejection.settled_at, None);
     assert_eq!(fixture.database.rejections().await.len(), 1);
 }
 
@@ -104,9 +105,9 @@ async fn publishes_events_of_applied_rejections(fixture: &Fixture) {
     assert_eq!(event["created_at"], at(100).to_string());
 }
 
-async fn parks_kept_rejection_under_new_image(fixture: &Fixture) {
+async fn parks_stored_rejection_under_new_image(fixture: &Fixture) {
     let store = fixture.open().await;
-    record(&store, [broken(b"{", 10)]).await;
+    record(&store, [invalid(b"{", 10)]).await;
 
     park(&store, 1, "a", 50).await;
 
@@ -204,14 +205,14 @@ async fn expires_parked_in_range_of_ids(fixture: &Fixture) {
 
     let expiring = store.rejections.expire_parked(1, 4, at(20)).await;
 
-    expiring.expect("it answers");
-    let kept = RejectionFilter {
+    expiring.expect("the query succeeds");
+    let stored = RejectionFilter {
         state: Some(RejectionState::Kept),
         ..RejectionFilter::default()
     };
-    let kept = unapplied(&store, &kept, 0, 10).await;
-    // The third is parked since the limit, which is not too long.
-    assert_eq!(ids(&kept), [2, 4]);
+    let stored = unapplied(&store, &stored, 0, 10).await;
+    // The third was parked exactly at the limit, so it has not expired.
+    assert_eq!(ids(&stored), [2, 4]);
 }
 
 async fn adds_up_counts(fixture: &Fixture) {
@@ -251,19 +252,19 @@ async fn counts_each_minute_reason_scheme_and_network(fixture: &Fixture) {
         one.clone(),
         RefusalCount {
             minute: at(120),
-            ..pick.clone()
+            ..one.clone()
         },
         RefusalCount {
             reason: RejectionReason::AddressNotAllowed,
-            ..pick.clone()
+            ..one.clone()
         },
         RefusalCount {
             scheme: "",
-            ..pick.clone()
+            ..one.clone()
         },
         RefusalCount {
             network: "2001:db8::/56".to_owned(),
-            ..pick
+            ..one
         },
     ];
 
@@ -295,24 +296,24 @@ async fn fails_parked_notification_after_20_attempts(fixture: &Fixture) {
     assert_eq!(applied, [(1, Outcome::Applied(Status::Uploaded))]);
 }
 
-async fn records_no_failure_of_kept_rejection(fixture: &Fixture) {
+async fn records_no_failure_of_stored_rejection(fixture: &Fixture) {
     let store = fixture.open().await;
-    record(&store, [broken(b"{", 10)]).await;
+    record(&store, [invalid(b"{", 10)]).await;
 
     fail(&store, 1, 20).await;
 
-    let kept = find(&store, 1).await;
-    assert_eq!(kept.state, RejectionState::Kept);
-    assert_eq!(kept.outcome, "");
-    assert_eq!(kept.settled_at, None);
+    let stored = find(&store, 1).await;
+    assert_eq!(stored.state, RejectionState::Kept);
+    assert_eq!(stored.outcome, "");
+    assert_eq!(stored.settled_at, None);
 }
 
-/// A kept rejection at 10, parked ones at 20 and 30, and a count at 40.
+/// Creates a stored rejection at 10, parked ones at 20 and 30, and a count at 40.
 pub(crate) async fn of_every_kind(fixture: &Fixture) -> Store {
     let store = fixture.open().await;
     record(
         &store,
-        [broken(b"{", 10), uploaded("a", 20), uploaded("b", 30)],
+        [invalid(b"{", 10), uploaded("a", 20), uploaded("b", 30)],
     )
     .await;
     count(&store, &[refused(40, RejectionReason::Unauthenticated, 1)]).await;
@@ -344,7 +345,7 @@ fn refused(minute: i64, reason: RejectionReason, count: i64) -> RefusalCount {
 
 async fn find(store: &Store, id: i64) -> Rejection {
     let found = store.rejection_catalog.find_rejection(id).await;
-    found.expect("it answers").expect("a rejection")
+    found.expect("the query succeeds").expect("a rejection")
 }
 
 pub(crate) async fn unapplied(
@@ -355,21 +356,21 @@ pub(crate) async fn unapplied(
 ) -> Vec<Rejection> {
     let catalog = &store.rejection_catalog;
     let listing = catalog.unapplied_rejections(filter, after, limit).await;
-    listing.expect("it answers")
+    listing.expect("the query succeeds")
 }
 
 async fn parked_page(store: &Store, query: ParkedQuery) -> Option<ParkedPage> {
     let looking = store.rejections.parked_page(&query).await;
-    looking.expect("it answers")
+    looking.expect("the query succeeds")
 }
 
 async fn park(store: &Store, id: i64, cloudflare_id: &str, seconds: i64) {
     let image = image(cloudflare_id);
     let parking = store.rejections.park(id, &image, at(seconds)).await;
-    parking.expect("it answers");
+    parking.expect("the query succeeds");
 }
 
-/// Applies notifications at the second 100.
+/// Applies notifications at second 100.
 pub(crate) async fn apply(
     store: &Store,
     notifications: &[(i64, Notification)],
@@ -379,18 +380,22 @@ pub(crate) async fn apply(
         .map(|(id, notification)| (*id, Arc::new(notification.clone())))
         .collect();
     let applying = store.rejections.apply(&notifications, at(100)).await;
-    applying.expect("it answers")
+    applying.expect("the query succeeds")
 }
 
 async fn count(store: &Store, counts: &[RefusalCount]) {
-    store.rejections.count(counts).await.expect("it answers");
+    store
+        .rejections
+        .count(counts)
+        .await
+        .expect("the query succeeds");
 }
 
-/// Records so many failures at the second 70.
+/// Records this number of failures at second 70.
 async fn fail(store: &Store, id: i64, times: u32) {
     for _ in 0..times {
         let error = "the row is locked";
         let recording = store.rejections.record_failure(id, error, at(70)).await;
-        recording.expect("it answers");
+        recording.expect("the query succeeds");
     }
 }

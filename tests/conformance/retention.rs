@@ -1,4 +1,4 @@
-//! `Retention`: deleting and counting old rows, page by page.
+//! `Retention`: counting and deleting old rows, page by page.
 
 use cloudflare_images_webhook::domain::event::Audience;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
@@ -12,13 +12,13 @@ use crate::notifications::{at, image, record, uploaded};
 on_every_backend!(
     deletes_old_rows_page_by_page,
     counts_old_rows_without_deleting,
-    keeps_audit_entries_of_other_programs,
+    deletes_only_webhook_audit_entries,
     counts_age_from_last_parking,
-    keeps_deliveries_that_are_due,
+    deletes_no_due_deliveries,
     deletes_attempts_and_events_with_last_delivery,
 );
 
-/// Rows from before this second are old.
+/// Rows before this second are old.
 const BEFORE: i64 = 30;
 
 async fn deletes_old_rows_page_by_page(fixture: &Fixture) {
@@ -30,7 +30,7 @@ async fn deletes_old_rows_page_by_page(fixture: &Fixture) {
         let second = prune(&store, after(2, query)).await;
         let third = prune(&store, after(4, query)).await;
 
-        // The third row is as old as the limit, which is not old.
+        // The third row is exactly at the limit, so it is not old.
         assert_eq!(first, Some(page(2, 2)), "{table:?}");
         assert_eq!(second, Some(page(4, 0)), "{table:?}");
         assert_eq!(third, None, "{table:?}");
@@ -48,16 +48,16 @@ async fn counts_old_rows_without_deleting(fixture: &Fixture) {
 
         let first = prune(&store, query).await;
         let all = prune(&store, PageQuery { limit: 10, ..query }).await;
-        let rest = prune(&store, after(1, query)).await;
+        let after_first = prune(&store, after(1, query)).await;
 
         assert_eq!(first, Some(page(2, 2)), "{table:?}");
         assert_eq!(all, Some(page(4, 2)), "{table:?}");
-        assert_eq!(rest, Some(page(3, 1)), "{table:?}");
+        assert_eq!(after_first, Some(page(3, 1)), "{table:?}");
         assert_eq!(rows(fixture, table).await, 4, "{table:?}");
     }
 }
 
-async fn keeps_audit_entries_of_other_programs(fixture: &Fixture) {
+async fn deletes_only_webhook_audit_entries(fixture: &Fixture) {
     let store = fixture.open().await;
     let sql = "INSERT INTO cloudflare_image_logs (event_type, timestamp)
         VALUES ('upload_url_requested', '1970-01-01T00:00:10.000000Z')";
@@ -71,12 +71,12 @@ async fn keeps_audit_entries_of_other_programs(fixture: &Fixture) {
     let counted = prune(&store, count).await;
     let deleted = prune(&store, query).await;
 
-    let kept = Page {
+    let without_expired = Page {
         last_id: 1,
         has_expired: true,
         expired: 0,
     };
-    assert_eq!([counted, deleted], [Some(kept); 2]);
+    assert_eq!([counted, deleted], [Some(without_expired); 2]);
     assert_eq!(fixture.database.logs().await.len(), 1);
 }
 
@@ -84,7 +84,7 @@ async fn counts_age_from_last_parking(fixture: &Fixture) {
     let store = fixture.open().await;
     record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
     let parking = store.rejections.park(2, &image("b"), at(BEFORE)).await;
-    parking.expect("it answers");
+    parking.expect("the query succeeds");
 
     let pruned = prune(&store, delete(PrunableTable::Rejections)).await;
 
@@ -92,7 +92,7 @@ async fn counts_age_from_last_parking(fixture: &Fixture) {
     assert_eq!(fixture.database.rejections().await[0]["id"], 2);
 }
 
-async fn keeps_deliveries_that_are_due(fixture: &Fixture) {
+async fn deletes_no_due_deliveries(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10), uploaded("b", 11)]).await;
     settle_first(&store, "app").await;
@@ -149,7 +149,7 @@ fn after(after: i64, query: PageQuery) -> PageQuery {
     PageQuery { after, ..query }
 }
 
-/// Returns a page with so many old rows.
+/// Returns a page with this number of old rows.
 fn page(last_id: i64, expired: u64) -> Page {
     Page {
         last_id,
@@ -160,10 +160,10 @@ fn page(last_id: i64, expired: u64) -> Page {
 
 async fn prune(store: &Store, query: PageQuery) -> Option<Page> {
     let pruning = store.retention.prune_page(&query).await;
-    pruning.expect("it answers")
+    pruning.expect("the query succeeds")
 }
 
-/// Fills each table with four rows, of which two are old.
+/// Fills each table with four rows. Two of them are old.
 async fn with_four_rows(fixture: &Fixture) -> Store {
     let notifications = || [10, 29, BEFORE, 31].map(|seconds| uploaded("a", seconds));
     let rejecting = fixture
@@ -181,7 +181,7 @@ async fn with_four_rows(fixture: &Fixture) -> Store {
     store
 }
 
-/// Completes the endpoint's first delivery that is due.
+/// Completes the endpoint's first due delivery.
 async fn settle_first(store: &Store, endpoint: &str) {
     let claim = Claim {
         endpoint,
@@ -191,7 +191,11 @@ async fn settle_first(store: &Store, endpoint: &str) {
         until: at(200),
         lease: "lease",
     };
-    let leased = store.outbox.claim(&claim).await.expect("it answers");
+    let leased = store
+        .outbox
+        .claim(&claim)
+        .await
+        .expect("the query succeeds");
     let settlement = Settlement {
         delivery: leased[0].id,
         lease: "lease".into(),
@@ -199,7 +203,7 @@ async fn settle_first(store: &Store, endpoint: &str) {
         outcome: LeaseOutcome::Filtered,
     };
     let settling = store.outbox.settle(&[settlement]).await;
-    assert_eq!(settling.expect("it answers"), 0);
+    assert_eq!(settling.expect("the query succeeds"), 0);
 }
 
 async fn rows(fixture: &Fixture, table: PrunableTable) -> i64 {

@@ -1,4 +1,4 @@
-//! `Schema`: migrations, and whether the database is ready.
+//! `Schema`: migrations and readiness of the database.
 
 use cloudflare_images_webhook::domain::event::Audience;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
@@ -7,7 +7,7 @@ use cloudflare_images_webhook::store::{Store, StoreError};
 use crate::fixture::{Backend, Fixture, on_every_backend};
 
 on_every_backend!(
-    lists_pending_migrations_until_they_ran,
+    lists_pending_migrations_until_run,
     lists_failed_migration_as_pending,
     ignores_migrations_of_newer_release,
     migrates_once_for_many_processes,
@@ -16,11 +16,15 @@ on_every_backend!(
 
 const MIGRATIONS: &str = "cloudflare_images_webhook_migrations";
 
-async fn lists_pending_migrations_until_they_ran(fixture: &Fixture) {
+async fn lists_pending_migrations_until_run(fixture: &Fixture) {
     let store = unmigrated(fixture).await;
 
     let before = pending(&store).await;
-    store.schema.migrate().await.expect("it migrates");
+    store
+        .schema
+        .migrate()
+        .await
+        .expect("the migration succeeds");
     let after = pending(&store).await;
 
     assert!(!before.is_empty());
@@ -31,7 +35,11 @@ async fn lists_pending_migrations_until_they_ran(fixture: &Fixture) {
 async fn lists_failed_migration_as_pending(fixture: &Fixture) {
     let store = unmigrated(fixture).await;
     let all = pending(&store).await;
-    store.schema.migrate().await.expect("it migrates");
+    store
+        .schema
+        .migrate()
+        .await
+        .expect("the migration succeeds");
     let sql = format!("UPDATE {MIGRATIONS} SET success = false WHERE version = 2");
     fixture.database.execute(&sql, &[]).await;
 
@@ -58,9 +66,9 @@ async fn migrates_once_for_many_processes(fixture: &Fixture) {
     let migrated = tokio::join!(first.schema.migrate(), second.schema.migrate());
 
     assert!(migrated.0.is_ok() && migrated.1.is_ok(), "{migrated:?}");
-    let ran = format!("SELECT count(*) FROM {MIGRATIONS}");
-    let ran = fixture.database.count(&ran).await;
-    assert_eq!(usize::try_from(ran), Ok(versions));
+    let rows = format!("SELECT count(*) FROM {MIGRATIONS}");
+    let rows = fixture.database.count(&rows).await;
+    assert_eq!(usize::try_from(rows), Ok(versions));
 }
 
 async fn accepts_writable_database(fixture: &Fixture) {
@@ -97,5 +105,5 @@ async fn unmigrated(fixture: &Fixture) -> Store {
 }
 
 async fn pending(store: &Store) -> Vec<i64> {
-    store.schema.pending().await.expect("it answers")
+    store.schema.pending().await.expect("the query succeeds")
 }

@@ -1,7 +1,7 @@
-//! The proof that this suite runs every statement of the store.
+//! This suite runs every SQL statement of the store.
 //!
-//! sqlx logs each statement when it has run, in the span of its caller. So the statements of this test are told from those of the
-//! tests that run beside it.
+//! sqlx logs each statement after it ran, in the span of its caller. The span separates the
+//! statements of this test from those of concurrent tests.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -40,10 +40,10 @@ async fn every_statement_runs(backend: Backend) {
 
     run_all(backend).instrument(span.clone()).await;
 
-    let ran = ran_in(&span);
+    let recorded = statements_in(&span);
     let missing: Vec<_> = statements
         .iter()
-        .filter(|statement| !ran.iter().any(|sql| sql.starts_with(*statement)))
+        .filter(|statement| !recorded.iter().any(|sql| sql.starts_with(*statement)))
         .collect();
     assert!(
         missing.is_empty(),
@@ -63,21 +63,21 @@ async fn run_all(backend: Backend) {
     schema::run_all(backend).await;
 }
 
-/// Returns the beginning of each named statement of a backend: its first literal, in single spaces.
+/// Returns the start of each named statement of a backend: its first literal, with single spaces.
 fn statements_of_sources(backend: Backend) -> Vec<String> {
-    let own = match backend {
+    let backend_folder = match backend {
         Backend::Sqlite => "sqlite",
         Backend::Postgres => "postgres",
     };
     let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
     let mut statements = Vec::new();
-    for folder in ["shared", own] {
+    for folder in ["shared", backend_folder] {
         let before = statements.len();
         for file in fs::read_dir(store.join(folder)).expect("a folder") {
             let code = fs::read_to_string(file.expect("a file").path()).expect("text");
             let literals = code.split("\"-- ").skip(1);
-            statements.extend(literals.map(|rest| {
-                let (literal, _) = rest.split_once('"').expect("the literal ends");
+            statements.extend(literals.map(|text| {
+                let (literal, _) = text.split_once('"').expect("the literal ends");
                 in_single_spaces(&format!("-- {literal}"))
             }));
         }
@@ -91,8 +91,8 @@ fn in_single_spaces(sql: &str) -> String {
     words.join(" ")
 }
 
-/// The spans of both tests, by their names, with each statement that ran in one.
-static RAN: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
+/// Pairs of a span's name and a statement that ran in the span.
+static RECORDED: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
 
 fn span(backend: Backend) -> Span {
     match backend {
@@ -101,11 +101,11 @@ fn span(backend: Backend) -> Span {
     }
 }
 
-fn ran_in(span: &Span) -> Vec<String> {
-    let name = span.metadata().expect("it is enabled").name();
-    let ran = RAN.lock().expect("no panic");
-    let within = ran.iter().filter(|(span, _)| *span == name);
-    within.map(|(_, sql)| sql.clone()).collect()
+fn statements_in(span: &Span) -> Vec<String> {
+    let name = span.metadata().expect("the span is enabled").name();
+    let recorded = RECORDED.lock().expect("no panic");
+    let in_span = recorded.iter().filter(|(span, _)| *span == name);
+    in_span.map(|(_, sql)| sql.clone()).collect()
 }
 
 fn start_recording() {
@@ -113,7 +113,7 @@ fn start_recording() {
 
     STARTED.call_once(|| {
         let subscriber = tracing_subscriber::registry().with(StatementRecorder);
-        tracing::subscriber::set_global_default(subscriber).expect("no other is set");
+        tracing::subscriber::set_global_default(subscriber).expect("no other subscriber is set");
     });
 }
 
@@ -134,12 +134,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for StatementRecorder {
         let Some(sql) = statement.0 else {
             return;
         };
-        let mut ran = RAN.lock().expect("no panic");
-        ran.extend(scope.map(|span| (span.metadata().name(), sql.clone())));
+        let mut recorded = RECORDED.lock().expect("no panic");
+        recorded.extend(scope.map(|span| (span.metadata().name(), sql.clone())));
     }
 }
 
-/// The statement that an event of sqlx is about.
+/// The statement in an event of sqlx.
 struct Statement(Option<String>);
 
 impl Visit for Statement {

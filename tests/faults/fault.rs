@@ -157,15 +157,15 @@ impl Fault {
                 cluster.thaw();
             }
             Self::DatabaseUnreachable => {
-                inject_network_condition(scenario, load, NetworkCondition::Refused, self).await
+                inject_network_condition(scenario, load, NetworkCondition::Refused, self).await;
             }
             Self::StatementsTruncated => {
                 inject_network_condition(scenario, load, NetworkCondition::TruncatedRequests, self)
-                    .await
+                    .await;
             }
             Self::CommitRepliesLost => {
                 inject_network_condition(scenario, load, NetworkCondition::LostCommitReplies, self)
-                    .await
+                    .await;
             }
             Self::ConnectionsBlackholed => {
                 for replica in &scenario.replicas {

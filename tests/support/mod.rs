@@ -28,6 +28,10 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Defines two tests for each listed function: `name::on_sqlite` and `name::on_postgres`.
+///
+/// The functions are outside the macro, because rustfmt does not format the body of a macro. The
+/// compiler reports an unlisted function as dead code.
 #[macro_export]
 macro_rules! on_both_databases {
     ($($name:ident),+ $(,)?) => {
