@@ -40,7 +40,7 @@ tools:
 soak: prepare
 	$(CARGO) build --release --locked
 	TEST_PROGRAM="$$PWD/target/release/cloudflare-images-webhook" SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" \
-		$(CARGO) test --locked --test spec nothing_is_lost_whatever_breaks -- --nocapture
+		$(CARGO) test --locked --test spec loses_nothing_under_faults -- --nocapture
 
 # Inputs that nobody thought of, for MINUTES minutes each: requests to the webhook, and settings. What is found stands in
 # fuzz/artifacts, and belongs into fuzz/samples when it is mended. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.

@@ -72,7 +72,7 @@ mod tests {
     use crate::telemetry::captured_log::logged;
 
     #[tokio::test]
-    async fn task_that_ends_early_stops_others_with_exit_1() {
+    async fn early_end_stops_all_with_exit_1() {
         for crash in [true, false] {
             let shutdown = Shutdown::default();
             let mut tasks = Tasks::default();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn task_that_was_asked_to_end_has_not_crashed() {
+    async fn requested_end_is_clean() {
         let shutdown = Shutdown::default();
         let mut tasks = Tasks::default();
         tasks.spawn("relay", async {});
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn panic_during_shutdown_is_noticed_and_named() {
+    async fn reports_and_names_panic_during_shutdown() {
         let mut tasks = Tasks::default();
         tasks.spawn("relay", async { panic!("on purpose") });
 

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_texts() {
+    fn rejects_other_texts() {
         for text in [
             "",
             "h",
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn says_both_forms() {
+    fn error_names_both_forms() {
         let refused =
             Seconds::<3600, 7200>::deserialize(IntoDeserializer::<Error>::into_deserializer("5m"));
 

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_has_its_addresses_and_no_others() {
+    fn contains_only_its_addresses() {
         let networks = Networks::parse(["203.0.113.0/24", "2001:db8::/32", " 192.0.2.7 "])
             .expect("they are networks");
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn rejects_invalid_networks() {
         for text in [
             "",
             "everybody",
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_in_each_line() {
+    fn parses_one_network_per_line() {
         let networks = Networks::parse_lines("# all of them\n192.0.2.0/24 # documents\n\n::1\n");
 
         assert_eq!(networks, Networks::parse(["192.0.2.0/24", "::1"]));

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_databases_url_everything_is_shown_that_cannot_be_a_password() {
+    fn redacts_passwords_in_database_urls() {
         for (url, shown) in [
             ("sqlite://data/images.db", "sqlite://data/images.db"),
             ("postgres://db/app", "postgres://db/app"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_only_the_host_of_other_urls() {
+    fn shows_only_host_of_other_urls() {
         for (url, shown) in [
             (
                 "https://SECRET:SECRET@app.example:8443/SECRET?SECRET",
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_webhooks_secret_is_never_shown_whatever_it_looks_like() {
+    fn never_shows_webhook_secrets() {
         for secret in ["sqlite:SECRET", "postgres://SECRET", "SECRET"] {
             for key in ["webhook.secrets", "webhook.previous_secret"] {
                 assert!(is_secret(key));

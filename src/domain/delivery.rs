@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    fn answered(status: u16) -> Tried {
+    fn response(status: u16) -> Tried {
         Tried::Answered {
             status,
             retry_after: None,
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn each_wait_is_longer_by_the_factor_up_to_the_longest_and_then_it_is_given_up() {
+    fn backoff_grows_to_limit_then_fails() {
         let waits: Vec<Next> = (1..=4)
-            .map(|attempt| policy().next(attempt, answered(500), 0.0))
+            .map(|attempt| policy().next(attempt, response(500), 0.0))
             .collect();
 
         let retry = |seconds| Next::Retry(Duration::from_secs(seconds));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_makes_a_wait_longer_and_never_shorter() {
+    fn jitter_only_lengthens_delay() {
         let waits = [0.0, 0.5, 1.0].map(|chance| policy().next(1, Tried::Unanswered, chance));
 
         let retry = |millis| Next::Retry(Duration::from_millis(millis));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_may_ask_for_a_longer_wait_within_the_window() {
+    fn retry_after_is_limited_by_max_delay() {
         let asked = |seconds| {
             let tried = Tried::Answered {
                 status: 429,
@@ -161,28 +161,28 @@ mod tests {
     }
 
     #[test]
-    fn any_answer_of_200_to_299_is_a_success_and_410_pauses_the_endpoint() {
+    fn status_2xx_delivers_and_410_pauses() {
         for status in [200, 204, 299] {
-            assert_eq!(policy().next(9, answered(status), 0.0), Next::Delivered);
+            assert_eq!(policy().next(9, response(status), 0.0), Next::Delivered);
         }
-        assert_eq!(policy().next(1, answered(410), 0.0), Next::Pause);
+        assert_eq!(policy().next(1, response(410), 0.0), Next::Pause);
         for status in [199, 301, 404, 500] {
             assert!(matches!(
-                policy().next(1, answered(status), 0.0),
+                policy().next(1, response(status), 0.0),
                 Next::Retry(_)
             ));
         }
     }
 
     #[test]
-    fn with_a_list_of_answers_all_others_are_given_up_at_once_but_silence_is_not() {
+    fn retries_only_listed_statuses_and_timeouts() {
         let policy = RetryPolicy {
             on_status: vec![429, 503],
             ..policy()
         };
 
-        assert!(matches!(policy.next(1, answered(503), 0.0), Next::Retry(_)));
-        assert_eq!(policy.next(1, answered(404), 0.0), Next::GiveUp);
+        assert!(matches!(policy.next(1, response(503), 0.0), Next::Retry(_)));
+        assert_eq!(policy.next(1, response(404), 0.0), Next::GiveUp);
         assert!(matches!(
             policy.next(1, Tried::Unanswered, 0.0),
             Next::Retry(_)
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_too_large() {
+    fn accepts_extreme_numbers() {
         let policy = RetryPolicy {
             max_retries: u32::MAX,
             backoff_factor: 10.0,

@@ -176,7 +176,7 @@ mod tests {
     use crate::domain::image::Status;
 
     #[test]
-    fn a_change_has_the_old_and_the_new_value_of_each_field_that_differs_and_no_other() {
+    fn changes_contain_only_different_fields() {
         let before = ImageState::registered();
         let mut after = before.clone();
         after.status = Status::Failed;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_leads_back_to_what_it_names() {
+    fn names_round_trip() {
         for kind in EventKind::ALL {
             assert_eq!(EventKind::named(kind.name()), Some(kind));
         }

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_any_text_of_1_to_1024_characters() {
+    fn accepts_text_up_to_1024_characters() {
         for text in [
             "a",
             "2cdc28f0-017a-49c4-9ed7-87056c83901",
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_blank_too_long_and_control_characters_are_refused() {
+    fn rejects_blank_long_and_control_characters() {
         for text in [
             "",
             " ",

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_has_its_status_and_words() {
+    fn maps_outcomes_to_status_and_names() {
         let uploaded = Status::Uploaded;
         let rejected = Outcome::Rejected;
         let table = [
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_reasons() {
+    fn reason_names_round_trip() {
         for reason in RejectionReason::ALL {
             assert_eq!(RejectionReason::named(reason.name()), Some(reason));
         }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn audit_message_tells_the_change() {
+    fn audit_message_describes_change() {
         let uploaded = Outcome::Applied(Status::Uploaded);
 
         assert_eq!(

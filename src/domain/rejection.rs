@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back_to_states() {
+    fn state_names_round_trip() {
         for state in RejectionState::ALL {
             assert_eq!(RejectionState::named(state.name()), Some(state));
         }

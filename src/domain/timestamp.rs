@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_and_writes_rfc_3339() {
+    fn reads_and_writes_rfc_3339() {
         for (text, written) in [
             ("2024-01-01T12:00:00.000Z", "2024-01-01T12:00:00.000000Z"),
             ("2024-01-01T14:00:00+02:00", "2024-01-01T12:00:00.000000Z"),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn it_refuses_what_rfc_3339_does_not_write() {
+    fn rejects_other_time_formats() {
         for text in [
             "",
             "yesterday",
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_out_of_range_are_refused() {
+    fn rejects_seconds_out_of_range() {
         for seconds in [i64::MAX, 253_402_300_800] {
             let read = Timestamp::from_unix_seconds(seconds);
             assert_eq!(read, Err(InvalidTimestamp), "{seconds}");

@@ -187,7 +187,7 @@ mod tests {
     use crate::domain::id::CloudflareId;
     use crate::domain::image::ImageState;
 
-    /// The names in an object, in their order.
+    /// Returns the names of an object's fields, in order.
     fn names(object: &impl Serialize) -> Vec<String> {
         let text = serde_json::to_string(object).expect("it is JSON");
         let values: HashMap<String, &RawValue> = serde_json::from_str(&text).expect("an object");

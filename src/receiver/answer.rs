@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_is_answered_with_its_status() {
+    fn answers_with_status_of_outcome() {
         let outcomes = [
             Outcome::Applied(Status::Uploaded),
             Outcome::Duplicate(Status::Uploaded),

@@ -1,4 +1,4 @@
-//! The published vectors, and what holds of every secret and every body.
+//! Published test vectors, and properties of all secrets and bodies.
 
 use axum::http::HeaderValue;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn standard_headers(id: &str, seconds: i64, signature: &str) -> HeaderMap {
 }
 
 #[test]
-fn the_vectors_of_standard_webhooks_hold() {
+fn accepts_standard_webhooks_vectors() {
     for (secret, id, seconds, body, signature) in [
         (
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -81,7 +81,7 @@ fn the_vectors_of_standard_webhooks_hold() {
 }
 
 #[test]
-fn the_published_hmac_sha256_vector_holds() {
+fn accepts_rfc_4231_hmac_vector() {
     // RFC 4231, test case 2.
     let headers = headers(&[(
         HeaderName::from_static("x-signature"),
@@ -94,7 +94,7 @@ fn the_published_hmac_sha256_vector_holds() {
 }
 
 #[test]
-fn a_secret_of_standard_webhooks_has_24_to_64_bytes() {
+fn standard_secret_has_24_to_64_bytes() {
     use base64::Engine;
     for (length, is_allowed) in [(23, false), (24, true), (64, true), (65, false), (0, false)] {
         let secret = format!(
@@ -113,7 +113,7 @@ fn a_secret_of_standard_webhooks_has_24_to_64_bytes() {
 }
 
 #[test]
-fn a_secret_is_not_shown() {
+fn debug_hides_secrets() {
     let shown = format!("{:?}", verifier(&Scheme::ALL, &["hunter2"]));
 
     assert!(!shown.contains("hunter2"), "{shown}");
@@ -124,7 +124,7 @@ fn any_scheme() -> impl Strategy<Value = Scheme> {
 }
 
 fn any_secret() -> impl Strategy<Value = String> {
-    // What a header can carry; blank ones count as none and never become a key.
+    // Any value that a header can carry. Blank secrets are ignored and never become keys.
     "[!-~]{1,80}".prop_filter("looks like a secret of Standard Webhooks", |secret| {
         !secret.starts_with("whsec_")
     })
@@ -132,7 +132,7 @@ fn any_secret() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_proved_is_accepted(
+    fn accepts_own_credentials(
         scheme in any_scheme(), secret in any_secret(), other in any_secret(), body in prop::collection::vec(any::<u8>(), 0..300), shift in -300..=300_i64
     ) {
         let now = at(1_704_110_400);
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_proved_with_another_secret_is_not(
+    fn rejects_credentials_of_other_secret(
         scheme in any_scheme(), secret in any_secret(), other in any_secret(), body in prop::collection::vec(any::<u8>(), 0..300)
     ) {
         prop_assume!(secret != other);
@@ -157,7 +157,7 @@ proptest! {
     }
 
     #[test]
-    fn a_signature_is_good_for_its_body_alone(
+    fn rejects_signature_of_other_body(
         scheme in prop::sample::select(vec![Scheme::Hmac, Scheme::Timestamped, Scheme::Standard]), secret in any_secret(),
         body in prop::collection::vec(any::<u8>(), 1..300), place in any::<prop::sample::Index>(), flip in 1..=255_u8
     ) {
@@ -170,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn no_header_makes_it_panic_or_is_believed(
+    fn rejects_random_headers_without_panic(
         values in prop::collection::vec((0..6_usize, prop::collection::vec(any::<u8>(), 0..80)), 0..8), body in prop::collection::vec(any::<u8>(), 0..100)
     ) {
         let names = ["cf-webhook-auth", "x-signature", "x-webhook-signature", "x-webhook-timestamp", "webhook-timestamp", "webhook-signature"];

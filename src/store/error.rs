@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_connections_are_systemic() {
+    fn connection_errors_are_systemic() {
         let class = |error| ErrorClass::of(&error, |_| ErrorClass::Transient);
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
 

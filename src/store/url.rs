@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_sqlite_file_or_a_postgres_server() {
+    fn accepts_sqlite_files_and_postgres_servers() {
         assert!(
             matches!("sqlite://data/images.db".parse(), Ok(DatabaseUrl::Sqlite(path)) if path.ends_with("data/images.db"))
         );
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn rejects_other_urls() {
         for url in [
             "",
             "images.db",
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn debug_hides_password() {
         let url: DatabaseUrl = "postgres://app:hunter2@db:5432/app"
             .parse()
             .expect("a Postgres URL");

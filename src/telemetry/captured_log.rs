@@ -24,9 +24,10 @@ impl io::Write for ThreadLog {
     }
 }
 
-/// Runs a future, and returns its output and the lines that it logs.
+/// Runs a future. Returns its output and the lines that it logs.
 ///
-/// The subscriber is the process's: with one for each test, a line that two tests log at once can be lost to both.
+/// The subscriber is global. With a subscriber for each test, a line that two tests log at the same
+/// time could be lost.
 pub(crate) async fn logged<T>(future: impl Future<Output = T>) -> (T, Vec<Value>) {
     static START: Once = Once::new();
     START.call_once(|| {

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn of_x_forwarded_for_the_last_address_counts_that_is_no_trusted_proxys() {
+    fn uses_last_untrusted_forwarded_address() {
         for (told, expected) in [
             ("203.0.113.7", "203.0.113.7"),
             ("192.0.2.1, 203.0.113.7", "203.0.113.7"),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn several_headers_are_read_as_one() {
+    fn joins_repeated_headers() {
         let headers = [
             (X_FORWARDED_FOR, "203.0.113.7"),
             (X_FORWARDED_FOR, "10.1.1.1"),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is_believed_and_no_other_header_read() {
+    fn trusts_only_configured_proxies_and_header() {
         let both = [
             (X_FORWARDED_FOR, "203.0.113.7"),
             (CF_CONNECTING_IP, "203.0.113.8"),

@@ -1,4 +1,4 @@
-//! The table, case by case, and the promises that hold over all cases.
+//! The transition table case by case, and properties of all transitions.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 /// Applies a report that is received at this second.
-fn tell(image: &mut ImageState, report: &Report, second: i64) -> Effect {
+fn apply_report(image: &mut ImageState, report: &Report, second: i64) -> Effect {
     let received_at = at(second);
     transition(image, report, Delivery::New { received_at })
 }
@@ -48,7 +48,7 @@ fn undated_failure() -> Report {
     report(Some(ReportedStatus::Failed { error }), None)
 }
 
-/// A row at this status since second 100.
+/// Returns a row with this status since second 100.
 fn row(status: Status) -> ImageState {
     let mut image = ImageState::registered();
     image.status = status;
@@ -63,7 +63,7 @@ fn row(status: Status) -> ImageState {
 }
 
 #[test]
-fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_and_later() {
+fn effects_match_transition_table() {
     use Effect::{Applied, Duplicate, Stale};
     use Status::{Draft, Expired, Failed, Pending, Uploaded};
     type Told = fn(i64) -> Report;
@@ -91,7 +91,7 @@ fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_a
             let report = told(seconds);
             let mut image = row(status);
 
-            let effect = tell(&mut image, &report, 1_000);
+            let effect = apply_report(&mut image, &report, 1_000);
 
             assert_eq!(
                 effect, expected,
@@ -103,7 +103,7 @@ fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_a
 }
 
 #[test]
-fn only_an_applied_notification_touches_the_row() {
+fn only_applied_reports_change_row() {
     for status in Status::ALL {
         for report in [
             draft(99),
@@ -116,7 +116,7 @@ fn only_an_applied_notification_touches_the_row() {
             let before = row(status);
             let mut after = before.clone();
 
-            let effect = tell(&mut after, &report, 1_000);
+            let effect = apply_report(&mut after, &report, 1_000);
 
             assert_eq!(
                 effect == Effect::Applied,
@@ -128,58 +128,61 @@ fn only_an_applied_notification_touches_the_row() {
 }
 
 #[test]
-fn an_error_stands_only_on_a_failed_image_and_an_upload_time_only_on_an_uploaded_one() {
+fn error_and_upload_time_follow_status() {
     let mut image = ImageState::registered();
 
-    tell(&mut image, &failed(100), 1_000);
+    apply_report(&mut image, &failed(100), 1_000);
     assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
 
-    tell(&mut image, &uploaded(101), 1_000);
+    apply_report(&mut image, &uploaded(101), 1_000);
     assert_eq!(
         (image.error.as_str(), image.uploaded_at),
         ("", Some(at(101)))
     );
 
-    tell(&mut image, &failed(102), 1_000);
+    apply_report(&mut image, &failed(102), 1_000);
     assert_eq!((image.error.as_str(), image.uploaded_at), ("too big", None));
 }
 
 #[test]
-fn a_notification_without_a_time_counts_from_its_receipt_and_is_known_again_when_redelivered() {
+fn undated_report_counts_from_receipt() {
     let undated = undated_failure();
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(tell(&mut image, &undated, 99), Effect::Stale);
-    assert_eq!(tell(&mut image, &undated, 200), Effect::Applied);
+    assert_eq!(apply_report(&mut image, &undated, 99), Effect::Stale);
+    assert_eq!(apply_report(&mut image, &undated, 200), Effect::Applied);
     assert_eq!(image.status_at, Some(at(200)));
-    assert_eq!(tell(&mut image, &undated, 300), Effect::Duplicate);
+    assert_eq!(apply_report(&mut image, &undated, 300), Effect::Duplicate);
     assert_eq!(image.status_at, Some(at(200)));
 }
 
 #[test]
-fn an_undated_upload_of_an_uploaded_image_is_a_duplicate() {
+fn undated_upload_of_uploaded_image_is_duplicate() {
     let undated = report(Some(ReportedStatus::Uploaded { uploaded_at: None }), None);
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(tell(&mut image, &undated, 300), Effect::Duplicate);
+    assert_eq!(apply_report(&mut image, &undated, 300), Effect::Duplicate);
 }
 
 #[test]
-fn a_row_that_another_program_marked_uploaded_counts_from_its_upload() {
+fn missing_status_time_defaults_to_upload_time() {
     let mut image = row(Status::Uploaded);
     image.status_at = None;
 
-    assert_eq!(tell(&mut image, &failed(99), 1_000), Effect::Stale);
-    assert_eq!(tell(&mut image, &failed(101), 1_000), Effect::Applied);
+    assert_eq!(apply_report(&mut image, &failed(99), 1_000), Effect::Stale);
+    assert_eq!(
+        apply_report(&mut image, &failed(101), 1_000),
+        Effect::Applied
+    );
 }
 
 #[test]
-fn a_notification_of_details_alone_changes_details_alone() {
+fn details_only_report_changes_only_details() {
     let mut report = report(None, Some(at(50)));
     report.details.filename = Some("cat.jpg".into());
     let mut image = row(Status::Uploaded);
 
-    assert_eq!(tell(&mut image, &report, 1_000), Effect::Applied);
+    assert_eq!(apply_report(&mut image, &report, 1_000), Effect::Applied);
     assert_eq!(image.details.filename.value, "cat.jpg");
 
     image.details.filename = row(Status::Uploaded).details.filename;
@@ -187,7 +190,7 @@ fn a_notification_of_details_alone_changes_details_alone() {
 }
 
 #[test]
-fn a_detail_stays_with_the_latest_notification_that_told_it() {
+fn latest_report_wins_each_detail() {
     let mut early = uploaded(100);
     early.details.filename = Some("early.jpg".into());
     early.details.creator = Some("ann".into());
@@ -195,9 +198,9 @@ fn a_detail_stays_with_the_latest_notification_that_told_it() {
     late.details.filename = Some("late.jpg".into());
 
     let mut image = ImageState::registered();
-    assert_eq!(tell(&mut image, &late, 1_000), Effect::Applied);
+    assert_eq!(apply_report(&mut image, &late, 1_000), Effect::Applied);
     assert_eq!(
-        tell(&mut image, &early, 1_000),
+        apply_report(&mut image, &early, 1_000),
         Effect::Applied,
         "only the early one tells the creator"
     );
@@ -210,11 +213,11 @@ fn a_detail_stays_with_the_latest_notification_that_told_it() {
         ),
         ("late.jpg", "ann")
     );
-    assert_eq!(tell(&mut image, &early, 1_000), Effect::Stale);
+    assert_eq!(apply_report(&mut image, &early, 1_000), Effect::Stale);
 }
 
 #[test]
-fn a_draft_never_replaces_a_detail_that_another_notification_told_however_late_it_says_to_be() {
+fn draft_never_replaces_reported_details() {
     let mut settled = uploaded(100);
     settled.details.filename = Some("cat.jpg".into());
     let mut late_draft = draft(500);
@@ -234,7 +237,7 @@ fn a_draft_never_replaces_a_detail_that_another_notification_told_however_late_i
 }
 
 #[test]
-fn what_came_before_and_says_no_time_changes_nothing_when_it_comes_again() {
+fn undated_redelivery_changes_nothing() {
     let undated = undated_failure();
     let mut image = row(Status::Uploaded);
 
@@ -259,7 +262,7 @@ fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![Just(""), Just("a"), Just("b"), Just("ab")].prop_map(str::to_owned)
 }
 
-/// Few times and few values, so that ties and repetitions are common.
+/// Generates few times and few values, so ties and repetitions are common.
 fn any_dated_report() -> impl Strategy<Value = Report> {
     let status = prop_oneof![
         Just(None),
@@ -294,38 +297,38 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
 fn after_all<'a>(reports: impl IntoIterator<Item = &'a Report>) -> ImageState {
     let mut image = ImageState::registered();
     for (second, report) in (0..).zip(reports) {
-        tell(&mut image, report, second);
+        apply_report(&mut image, report, second);
     }
     image
 }
 
 proptest! {
     #[test]
-    fn the_last_row_does_not_depend_on_the_order_of_arrival(
+    fn final_row_is_independent_of_order(
         (sent, arrived) in proptest::collection::vec(any_dated_report(), 0..8).prop_flat_map(|sent| (Just(sent.clone()), Just(sent).prop_shuffle()))
     ) {
         prop_assert_eq!(after_all(&sent), after_all(&arrived));
     }
 
     #[test]
-    fn a_redelivery_changes_nothing_however_late_it_comes(
+    fn late_redelivery_changes_nothing(
         reports in proptest::collection::vec(any_dated_report(), 1..8), which in any::<prop::sample::Index>()
     ) {
         let before = after_all(&reports);
         let mut after = before.clone();
 
-        let effect = tell(&mut after, which.get(&reports), 1_000);
+        let effect = apply_report(&mut after, which.get(&reports), 1_000);
 
         prop_assert_ne!(effect, Effect::Applied);
         prop_assert_eq!(before, after);
     }
 
     #[test]
-    fn a_final_image_never_goes_back_to_draft(reports in proptest::collection::vec(any_dated_report(), 0..8)) {
+    fn final_image_never_returns_to_draft(reports in proptest::collection::vec(any_dated_report(), 0..8)) {
         let mut image = ImageState::registered();
         let mut was_final = false;
         for report in &reports {
-            tell(&mut image, report, 1_000);
+            apply_report(&mut image, report, 1_000);
             let is_final = matches!(image.status, Status::Uploaded | Status::Failed);
             prop_assert!(is_final || !was_final);
             was_final = is_final;
@@ -333,13 +336,13 @@ proptest! {
     }
 
     #[test]
-    fn the_effect_is_applied_exactly_when_the_row_changes(
+    fn effect_is_applied_if_row_changes(
         reports in proptest::collection::vec(any_dated_report(), 0..8), last in any_dated_report()
     ) {
         let before = after_all(&reports);
         let mut after = before.clone();
 
-        let effect = tell(&mut after, &last, 1_000);
+        let effect = apply_report(&mut after, &last, 1_000);
 
         prop_assert_eq!(effect == Effect::Applied, before != after);
     }

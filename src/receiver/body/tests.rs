@@ -1,4 +1,5 @@
-//! Bodies as HTTP/2 and chunked HTTP/1.1 carry them. Limits and deadlines are specified through HTTP.
+//! Bodies in chunks, as HTTP/2 and chunked HTTP/1.1 send them. `tests/spec` tests limits and
+//! timeouts.
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -13,7 +14,7 @@ fn stream(chunks: Vec<Chunk>) -> Body {
     Body::from_stream(stream::iter(chunks))
 }
 
-/// A body in chunks of these lengths.
+/// Returns a body in chunks of these lengths.
 fn body(lengths: &[usize]) -> Body {
     let chunk = |length: &usize| Ok(vec![b'x'; *length].into());
     stream(lengths.iter().map(chunk).collect())
@@ -48,7 +49,7 @@ async fn ignores_trailers() {
 }
 
 #[tokio::test]
-async fn refuses_body_that_breaks_off() {
+async fn rejects_truncated_body() {
     let chunks = vec![
         Ok(Bytes::from_static(b"x")),
         Err(std::io::ErrorKind::ConnectionReset.into()),

@@ -1,4 +1,4 @@
-//! The way to a handler: through the gate, or not at all. What the gate admits is specified through HTTP.
+//! The gate in front of a handler. `tests/spec` tests which requests pass it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,14 +18,14 @@ use crate::receiver::Settings;
 use crate::store::{Inbox, StoreError};
 use crate::web;
 
-/// The sections of the default configuration that a receiver needs.
+/// The sections of the default configuration for a receiver.
 #[derive(Deserialize)]
 struct Defaults {
     webhook: Settings,
     server: web::Settings,
 }
 
-/// An inbox that these tests do not reach.
+/// An inbox that is never called.
 struct Unreached;
 
 #[async_trait]
@@ -35,7 +35,7 @@ impl Inbox for Unreached {
     }
 }
 
-/// A receiver with the default settings, which have no secret.
+/// Returns a receiver with the default settings, which contain no secret.
 fn receiver() -> Arc<Receiver> {
     let defaults: Defaults = toml::from_str(include_str!("../../../config/default.toml"))
         .expect("the defaults are valid");
@@ -62,7 +62,7 @@ async fn handler_without_gate_never_runs() {
     static HAS_RUN: AtomicBool = AtomicBool::new(false);
     let handler = async |_: AuthenticatedBody| HAS_RUN.store(true, Ordering::Relaxed);
 
-    // Only this file can write this: outside of it no `Gated` can be made.
+    // Only this module can create a `Gated` outside the gate.
     let response = post_to(post(handler).with_state(Gated(receiver()))).await;
 
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_of_the_rfc_lead_where_it_says() {
+    fn resolves_rfc_6901_examples() {
         let document = serde_json::json!({"foo": ["bar", "baz"], "": 0, "a/b": 1, "c%d": 2, " ": 7, "m~n": 8, "01": 9});
 
         for (text, expected) in [
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pointer_is_refused() {
+    fn rejects_invalid_pointers() {
         for text in ["", "data", "/a~b", "/a~", "/~2"] {
             assert!(Pointer::parse(text).is_none(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What holds of every body. The shapes and the rules of their fields are specified through HTTP, in `tests/spec`.
+//! Properties of all bodies. `tests/spec` tests the shapes and their fields.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -33,7 +33,7 @@ fn report(body: &Value) -> Report {
 }
 
 #[test]
-fn the_time_is_timestamp_else_ts_else_uploaded_else_none() {
+fn prefers_timestamp_then_ts_then_uploaded() {
     let time = |text: &str| Timestamp::parse_rfc3339(text).ok();
     for (body, expected) in [
         (
@@ -63,7 +63,7 @@ fn the_time_is_timestamp_else_ts_else_uploaded_else_none() {
 }
 
 #[test]
-fn an_error_counts_more_than_a_draft_and_a_draft_more_than_uploaded() {
+fn error_wins_over_draft_over_uploaded() {
     let status = |body: Value| report(&body).status;
 
     assert_eq!(
@@ -82,7 +82,7 @@ fn an_error_counts_more_than_a_draft_and_a_draft_more_than_uploaded() {
 }
 
 #[test]
-fn the_payload_is_kept_whole_in_canonical_form() {
+fn returns_canonical_payload() {
     let notification =
         parsed(b" {\"uploaded\": \"2024-01-01T00:00:00Z\", \"id\":\"a\",\"z\": -0.0} ")
             .expect("a good body");
@@ -93,7 +93,7 @@ fn the_payload_is_kept_whole_in_canonical_form() {
     );
 }
 
-/// JSON of every kind, with the names of real fields more often than not.
+/// Generates arbitrary JSON that often uses the names of real fields.
 fn any_value() -> impl Strategy<Value = Value> {
     let name = prop_oneof![
         3 => prop::sample::select(vec![
@@ -124,12 +124,12 @@ fn any_value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(body in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn any_bytes_parse_without_panic(body in prop::collection::vec(any::<u8>(), 0..400)) {
         let _any_result = parsed(&body);
     }
 
     #[test]
-    fn no_json_makes_it_panic_and_what_it_takes_keeps_the_rules(body in any_value()) {
+    fn accepted_json_has_valid_id_and_text(body in any_value()) {
         if let Ok(notification) = parsed(body.to_string().as_bytes()) {
             prop_assert!(!notification.1.as_str().contains("\\u0000"));
             if let Content::Report(report) = notification.0 {
@@ -139,7 +139,7 @@ proptest! {
     }
 
     #[test]
-    fn an_error_names_no_part_of_the_body_but_its_own_fields(secret in "[a-z]{12}", field in prop::sample::select(vec!["uploaded", "variants", "draft", "metadata"])) {
+    fn errors_do_not_quote_the_body(secret in "[a-z]{12}", field in prop::sample::select(vec!["uploaded", "variants", "draft", "metadata"])) {
         let body = json!({"id": "a", field: {"x": [secret.clone()]}, "timestamp": secret.clone()});
 
         if let Err(error) = parsed(body.to_string().as_bytes()) {
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_canonical_stays_so(body in any_value()) {
+    fn canonical_form_is_stable(body in any_value()) {
         let Ok(first) = parsed(body.to_string().as_bytes()) else { return Ok(()) };
 
         let second = parsed(first.1.as_str().as_bytes()).expect("it was good before");
@@ -158,7 +158,7 @@ proptest! {
 }
 
 #[test]
-fn unknown_shape_names_every_known_one() {
+fn unknown_shape_error_lists_known_shapes() {
     let error = parsed(br#"{"foo":1}"#).expect_err("it is unknown");
 
     assert_eq!(

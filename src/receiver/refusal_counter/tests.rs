@@ -1,4 +1,4 @@
-//! The counts by themselves; that they reach the table is specified through HTTP.
+//! The counter without a database. `tests/spec` tests the stored rows.
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +28,7 @@ fn refuse(counter: &RefusalCounter, second: i64, client: Option<IpAddr>) {
     counter.count(RejectionReason::Unauthenticated, at(second), None, client);
 }
 
-/// Refuses a request from each of so many networks.
+/// Counts one refusal from each of this many networks.
 fn flood(counter: &RefusalCounter, second: i64, networks: u32) {
     for network in 0..networks {
         refuse(
@@ -40,7 +40,7 @@ fn flood(counter: &RefusalCounter, second: i64, networks: u32) {
 }
 
 #[test]
-fn neighbours_are_counted_together() {
+fn counts_clients_of_one_network_together() {
     for (one, other, together) in [
         ("203.0.113.7", "203.0.113.200", "203.0.113.0/24"),
         ("2001:db8:1:2:3::4", "2001:db8:1:2::1", "2001:db8:1:2::/64"),
@@ -57,7 +57,7 @@ fn neighbours_are_counted_together() {
 }
 
 #[test]
-fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
+fn limits_networks_without_losing_counts() {
     let counter = counter();
 
     flood(&counter, 5, 100_000);
@@ -72,7 +72,7 @@ fn a_flood_from_everywhere_makes_a_thousand_rows_and_loses_no_count() {
 }
 
 #[test]
-fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
+fn long_flood_adds_20_rows_per_minute() {
     let counter = counter();
 
     for minute in 0..10 {
@@ -91,7 +91,7 @@ fn a_flood_that_does_not_end_makes_twenty_rows_a_minute_from_then_on() {
 }
 
 #[test]
-fn after_a_quiet_hour_there_is_room_for_all_of_them_again() {
+fn quiet_hour_restores_network_limit() {
     let counter = counter();
 
     for minute in [0, 1, 61] {

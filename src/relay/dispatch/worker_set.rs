@@ -46,7 +46,7 @@ mod tests {
     use crate::telemetry::captured_log::logged;
 
     #[tokio::test]
-    async fn passes_on_a_panic_and_names_the_endpoint() {
+    async fn propagates_panic_and_names_endpoint() {
         let mut workers = WorkerSet::default();
         workers.spawn("idle", std::future::pending());
         workers.spawn("crm", async { panic!("on purpose") });

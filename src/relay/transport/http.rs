@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_seconds_and_dates() {
+    fn parses_retry_after_seconds_and_dates() {
         let now = Timestamp::parse_rfc3339("2015-10-21T07:27:00Z").expect("a time");
         for (text, seconds) in [
             ("120", Some(120)),

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_times_of_known_details() {
+    fn reads_times_of_known_details() {
         let none = [None; ImageDetails::NAMES.len()];
         assert_eq!(times("{}"), Some(none.to_vec()));
         assert_eq!(times(r#"{"filename":null}"#), Some(none.to_vec()));

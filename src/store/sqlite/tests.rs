@@ -1,4 +1,4 @@
-//! What only SQLite has: one file, one writer, and a log ahead of the file.
+//! SQLite specifics: one file, one writer and a write-ahead log.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ async fn migrated() -> (TempDir, Sqlite) {
     (folder, database)
 }
 
-/// Makes a file that is not in WAL mode.
+/// Creates a file that is not in WAL mode.
 async fn connect_without_wal(folder: &TempDir) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(folder.path().join("images.db"));
     let options = options.create_if_missing(true);
@@ -71,7 +71,7 @@ fn test_message(payload: Json) -> Arc<Notification> {
 }
 
 #[tokio::test]
-async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
+async fn sets_durable_pragmas_and_busy_timeout() {
     let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
@@ -94,7 +94,7 @@ async fn what_is_committed_survives_a_power_cut_and_a_lock_is_waited_for() {
 }
 
 #[tokio::test]
-async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
+async fn claim_and_settle_restore_fsync() {
     let (_folder, database) = migrated().await;
     let due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
         INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', '2024', '2024');";
@@ -132,7 +132,7 @@ async fn what_the_relay_need_not_wait_for_others_still_wait_for() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_prepares_is_waited_for() {
+async fn waits_for_process_that_prepares_file() {
     let folder = TempDir::new().expect("a folder");
     let mut other = connect_without_wal(&folder).await;
     let writing = other.begin_with("BEGIN IMMEDIATE").await;
@@ -147,10 +147,10 @@ async fn a_file_that_another_process_prepares_is_waited_for() {
 }
 
 #[tokio::test]
-async fn after_a_full_disk_the_writer_is_as_good_as_new() {
+async fn writer_recovers_from_full_disk() {
     let (_folder, database) = migrated().await;
     let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
-    // The limit belongs to the connection, and so goes with it.
+    // The limit belongs to this connection. The failure discards the connection.
     sqlx::query("PRAGMA max_page_count = 1")
         .execute(&database.writer)
         .await
@@ -167,7 +167,7 @@ async fn after_a_full_disk_the_writer_is_as_good_as_new() {
 }
 
 #[tokio::test]
-async fn what_is_committed_moves_into_the_file_without_the_writer() {
+async fn checkpoints_run_without_the_writer() {
     let (folder, database) = migrated().await;
     let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
 
@@ -176,7 +176,7 @@ async fn what_is_committed_moves_into_the_file_without_the_writer() {
     }
 
     let logs_in_the_file = async || {
-        // Without the log ahead of it.
+        // A copy without the write-ahead log.
         let copy = folder.path().join("copy.db");
         std::fs::copy(folder.path().join("images.db"), &copy).expect("it is copied");
         let options = SqliteConnectOptions::new().filename(copy).immutable(true);
@@ -186,7 +186,7 @@ async fn what_is_committed_moves_into_the_file_without_the_writer() {
             .await
     };
     let moved = async {
-        // A copy that is taken in the midst of a checkpoint may make no sense.
+        // A copy made during a checkpoint may be inconsistent.
         while !logs_in_the_file().await.is_ok_and(|logs| logs > 0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -198,7 +198,7 @@ async fn what_is_committed_moves_into_the_file_without_the_writer() {
 }
 
 #[tokio::test]
-async fn the_log_ahead_of_the_file_begins_anew_when_it_is_long() {
+async fn long_log_is_reset() {
     let (folder, database) = migrated().await;
     let mebibyte = Json::from_canonical(format!("\"{}\"", "x".repeat(1024 * 1024)));
     let batch = vec![test_message(mebibyte); 8];
@@ -217,10 +217,10 @@ async fn the_log_ahead_of_the_file_begins_anew_when_it_is_long() {
     );
 }
 
-/// Older ones can lose a commit when one connection makes a checkpoint while another begins the log anew
-/// (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
+/// Older versions can lose a commit if one connection runs a checkpoint while another resets the
+/// log (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
 #[tokio::test]
-async fn sqlite_is_new_enough_for_checkpoints_beside_the_writer() {
+async fn sqlite_version_has_safe_checkpoints() {
     let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
@@ -234,7 +234,7 @@ async fn sqlite_is_new_enough_for_checkpoints_beside_the_writer() {
 }
 
 #[tokio::test]
-async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
+async fn error_names_lock_on_new_file() {
     let folder = TempDir::new().expect("a folder");
     let mut app = connect_without_wal(&folder).await;
     let writing = app.begin_with("BEGIN IMMEDIATE").await;
@@ -248,7 +248,7 @@ async fn an_app_that_keeps_a_new_file_locked_is_named_as_what_is_in_the_way() {
 }
 
 #[tokio::test]
-async fn there_is_one_writer() {
+async fn has_one_writer() {
     let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 

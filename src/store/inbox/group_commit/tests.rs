@@ -1,4 +1,4 @@
-//! Batches, observed from below: an inbox that waits to be let go on, and remembers what it was given.
+//! Group commit in front of an inbox that blocks on demand and stores its batches.
 
 use std::sync::Mutex;
 
@@ -14,23 +14,23 @@ use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::ErrorClass;
 
-/// An image whose row makes no sense.
+/// An image with an invalid row.
 const POISONED: &str = "poisoned";
-/// An image at which recording panics.
+/// An image for which recording panics.
 const PANICKING: &str = "panicking";
-/// An image at which the database takes too long.
+/// An image for which the database times out.
 const SLOW: &str = "slow";
-/// An image that has no row.
+/// An image without a row.
 const UNKNOWN: &str = "unknown";
-/// An image at which the database goes away.
+/// An image at which the database connection fails.
 const LAST: &str = "last";
 
-/// How long a call may wait.
+/// The longest wait of a call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Below {
     batches: Mutex<Vec<Vec<String>>>,
-    /// How many more batches may be written.
+    /// The number of batches that may still be written.
     may_write: Semaphore,
 }
 
@@ -124,8 +124,8 @@ fn group_commit(below: &Arc<Below>, limits: Limits) -> (Arc<GroupCommit>, Vec<Wr
     (Arc::new(inbox), writers)
 }
 
-/// Every other task of this one thread gets its turns.
-async fn settle() {
+/// Lets the other tasks of this thread run.
+async fn run_other_tasks() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
@@ -151,7 +151,7 @@ impl Bench {
         }
     }
 
-    /// Calls once for each image, and waits until all are queued.
+    /// Records each image in a call of its own. Waits until all calls are queued.
     async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<Answer>> {
         let mut calls = Vec::new();
         for id in ids {
@@ -160,7 +160,7 @@ impl Bench {
                 async move { inbox.record(&[notification]).await },
             ));
         }
-        settle().await;
+        run_other_tasks().await;
         calls
     }
 
@@ -190,7 +190,7 @@ const IS_POISONED: &str =
 const IS_AWAY: &str = "the database at here failed at recording";
 
 #[tokio::test]
-async fn what_queues_while_a_batch_is_written_is_the_next_batch() {
+async fn queued_calls_form_next_batch() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["a"]).await;
     calls.extend(bench.call(&["b", "c", "d"]).await);
@@ -202,7 +202,7 @@ async fn what_queues_while_a_batch_is_written_is_the_next_batch() {
 }
 
 #[tokio::test]
-async fn a_call_is_written_at_once_when_nothing_else_is() {
+async fn single_call_is_written_immediately() {
     let bench = Bench::new(10, 10);
     bench.let_write(1);
 
@@ -213,7 +213,7 @@ async fn a_call_is_written_at_once_when_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn a_batch_has_a_limit() {
+async fn limits_calls_per_batch() {
     let bench = Bench::new(10, 2);
     let mut calls = bench.call(&["a"]).await;
     calls.extend(bench.call(&["b", "c", "d"]).await);
@@ -225,13 +225,13 @@ async fn a_batch_has_a_limit() {
 }
 
 #[tokio::test]
-async fn each_caller_gets_its_own_results() {
+async fn callers_get_their_own_results() {
     let bench = Bench::new(10, 10);
     let first = bench.call(&["first"]).await;
     let one = bench.call(&["a"]).await;
     let (inbox, three) = (bench.inbox.clone(), ["b", UNKNOWN, "c"].map(notification));
     let three = tokio::spawn(async move { inbox.record(&three).await });
-    settle().await;
+    run_other_tasks().await;
     let last = bench.call(&[UNKNOWN]).await;
 
     bench.let_write(2);
@@ -258,7 +258,7 @@ async fn each_caller_gets_its_own_results() {
 }
 
 #[tokio::test]
-async fn a_poisoned_call_fails_alone() {
+async fn poisoned_call_fails_alone() {
     for (poison, error) in [
         (POISONED, IS_POISONED),
         (PANICKING, "recording notifications panicked"),
@@ -284,7 +284,7 @@ async fn a_poisoned_call_fails_alone() {
 }
 
 #[tokio::test]
-async fn a_call_that_fails_alone_is_not_tried_again() {
+async fn single_failed_call_is_not_retried() {
     let bench = Bench::new(10, 10);
     bench.let_write(2);
 
@@ -295,7 +295,7 @@ async fn a_call_that_fails_alone_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_not_asked_once_for_each_call() {
+async fn systemic_error_fails_batch_without_retries() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     calls.extend(bench.call(&["a", LAST, "b"]).await);
@@ -307,7 +307,7 @@ async fn a_database_that_is_away_is_not_asked_once_for_each_call() {
 }
 
 #[tokio::test]
-async fn a_database_that_goes_away_between_two_calls_is_not_asked_for_the_rest() {
+async fn systemic_error_stops_single_retries() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     calls.extend(bench.call(&[POISONED, "a", LAST, "b"]).await);
@@ -322,7 +322,7 @@ async fn a_database_that_goes_away_between_two_calls_is_not_asked_for_the_rest()
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once_and_has_room_again_later() {
+async fn full_queue_rejects_until_it_drains() {
     let bench = Bench::new(2, 10);
     let mut calls = bench.call(&["being written"]).await;
     calls.extend(bench.call(&["a", "b"]).await);
@@ -340,7 +340,7 @@ async fn a_full_queue_refuses_at_once_and_has_room_again_later() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_changes_nothing() {
+async fn cancelled_caller_leaves_batch_intact() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     let gone = bench.call(&["a"]).await;
@@ -354,14 +354,14 @@ async fn a_caller_that_goes_away_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_stop_writes_what_is_queued_and_takes_nothing_new() {
+async fn stop_writes_queued_calls_and_rejects_new() {
     let bench = Bench::new(10, 2);
     let mut calls = bench.call(&["being written"]).await;
     calls.extend(bench.call(&["a", "b", "c"]).await);
 
     bench.stop.cancel();
     bench.let_write(1);
-    settle().await;
+    run_other_tasks().await;
     let late = bench.call(&["late"]).await;
     bench.let_write(10);
     bench.writer.await.expect("no panic");
@@ -371,7 +371,7 @@ async fn a_stop_writes_what_is_queued_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn an_idle_writer_stops_when_it_is_asked_to() {
+async fn idle_writer_stops_on_request() {
     let bench = Bench::new(10, 10);
 
     bench.stop.cancel();
@@ -380,7 +380,7 @@ async fn an_idle_writer_stops_when_it_is_asked_to() {
 }
 
 #[tokio::test]
-async fn all_calls_about_one_image_go_to_one_writer() {
+async fn calls_for_one_image_share_a_writer() {
     let limits = Limits {
         writers: 4,
         queue: 1_000,
@@ -393,7 +393,7 @@ async fn all_calls_about_one_image_go_to_one_writer() {
         let inbox = inbox.clone();
         tokio::spawn(async move { inbox.record(&[notification]).await });
     }
-    settle().await;
+    run_other_tasks().await;
 
     let mut writer_of = std::collections::HashMap::new();
     let mut used = 0;
@@ -412,7 +412,7 @@ async fn all_calls_about_one_image_go_to_one_writer() {
 }
 
 #[tokio::test]
-async fn a_call_that_waited_too_long_is_not_begun() {
+async fn expired_call_is_not_written() {
     tokio::time::pause();
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
@@ -435,7 +435,7 @@ async fn a_call_that_waited_too_long_is_not_begun() {
 }
 
 #[tokio::test]
-async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() {
+async fn timeout_shrinks_batches_until_recovery() {
     let bench = Bench::new(100, 8);
     let first = bench.call(&["first"]).await;
     let slow = bench.call(&["a", "b", "c", SLOW]).await;
@@ -444,7 +444,7 @@ async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() 
     bench.let_write(100);
 
     assert_eq!(answers(first).await, [RECORDED]);
-    // Four of the next come with these; whoever waited for the deadline once is told to come again.
+    // The slow batch also contains the first four of `next`. All its calls time out.
     assert_eq!(
         answers(slow).await,
         ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
@@ -457,7 +457,7 @@ async fn after_a_batch_that_took_too_long_the_next_are_smaller_and_grow_again() 
 }
 
 #[tokio::test]
-async fn a_batch_has_a_limit_in_bytes() {
+async fn limits_bytes_per_batch() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     for _ in 0..4 {
@@ -468,7 +468,7 @@ async fn a_batch_has_a_limit_in_bytes() {
             inbox.record(&[Arc::new(large)]).await
         }));
     }
-    settle().await;
+    run_other_tasks().await;
 
     bench.let_write(10);
 
