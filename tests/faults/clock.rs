@@ -1,4 +1,4 @@
-//! A clock that is set back. The service runs in this process, so that the test controls its clock.
+//! A clock that is set back. The service runs in this process and uses the test's clock.
 
 use std::time::Duration;
 

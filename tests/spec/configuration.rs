@@ -580,7 +580,7 @@ fn secret_is_trimmed_but_not_split() {
 }
 
 #[test]
-fn empty_variable_keeps_other_secret() {
+fn empty_variable_leaves_other_secret() {
     let shown = line(
         &[
             ("CLOUDFLARE_WEBHOOK_SECRET", "s3cret"),

@@ -217,11 +217,11 @@ async fn replays_failed_deliveries_with_same_ids(database: Database) {
         .collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 2, "a replay keeps the event ids");
+    assert_eq!(ids.len(), 2, "a replay does not change the event ids");
     assert_eq!(
         relay.run(&["deliveries", "replay", "--endpoint", "app"]).0,
         Some(1),
-        "a replay of all deliveries needs a filter"
+        "an endpoint alone must not select deliveries"
     );
     assert_eq!(
         relay.run(&["deliveries", "replay", "1"]),

@@ -17,7 +17,7 @@ async fn start_on_django_tables() -> App {
 }
 
 #[tokio::test]
-async fn keeps_rows_and_adds_columns() {
+async fn preserves_rows_and_adds_columns() {
     let database = Database::postgres().await;
     database.execute_script(DJANGO_SCHEMA).await;
     let before = database.images_and_logs().await;

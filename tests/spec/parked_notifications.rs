@@ -216,11 +216,14 @@ async fn skips_unauthenticated_once_secret_is_set(database: Database) {
 
     let app = App::start(database).await;
     app.database.register("after").await;
-    deliver_unknown(&app, &uploaded("proved")).await;
-    app.database.register("proved").await;
+    deliver_unknown(&app, &uploaded("authenticated")).await;
+    app.database.register("authenticated").await;
 
     wait_until_applied(&app.database, 2).await;
-    assert_eq!(app.database.image("proved").await["status"], "uploaded");
+    assert_eq!(
+        app.database.image("authenticated").await["status"],
+        "uploaded"
+    );
     assert_eq!(
         app.database.image("after").await["status"],
         "pending",

@@ -24,7 +24,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Sends all of a request except its last byte, so that it is in flight.
+/// Sends all of a request except its last byte. The request is then in flight.
 fn begin_request(service: &Service) -> TcpStream {
     let mut stream = connect(service.port);
     let head = format!(

@@ -1,4 +1,4 @@
-//! An empty database for one test, and access to its tables as any app has it.
+//! An empty database for one test, and direct access to its tables.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
