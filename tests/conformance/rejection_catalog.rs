@@ -120,7 +120,7 @@ fn filters() -> [(RejectionFilter, Vec<i64>); 9] {
         (all(), vec![4, 3, 2, 1]),
         (of(RejectionReason::UnknownImage), vec![3, 2]),
         (of(RejectionReason::AddressNotAllowed), vec![]),
-        (in_state(RejectionState::Kept), vec![1]),
+        (in_state(RejectionState::Stored), vec![1]),
         (in_state(RejectionState::Counted), vec![4]),
         (in_state(RejectionState::Applied), vec![]),
         (since(30), vec![4, 3]),

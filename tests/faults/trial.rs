@@ -310,10 +310,10 @@ impl Trial {
             self.database.count(due).await == 0
         })
         .await;
-        let untold = "SELECT count(*) FROM cloudflare_images WHERE status <> 'pending'
+        let hidden_columns = "SELECT count(*) FROM cloudflare_images WHERE status <> 'pending'
             AND NOT EXISTS (SELECT 1 FROM relay_events WHERE image = cloudflare_id)";
         assert_eq!(
-            self.database.count(untold).await,
+            self.database.count(hidden_columns).await,
             0,
             "each image has events"
         );
@@ -341,7 +341,7 @@ impl Trial {
     async fn tasks(&self) -> usize {
         let mut tasks = 0;
         for replica in &self.replicas {
-            tasks += metric(&replica.service.ops_url("/metrics"), "runtime_tasks").await;
+            tasks += metric(&replica.service.ops_url("/metrics"), "tokio_alive_tasks").await;
         }
         usize::try_from(tasks).expect("a number of tasks")
     }

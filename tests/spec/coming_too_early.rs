@@ -180,7 +180,7 @@ async fn registering_an_image_by_hand_applies_it_without_a_service(database: Dat
 }
 
 async fn after_some_days_it_is_merely_kept(database: Database) {
-    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "7")]).await;
     deliver_too_early(&app, &uploaded("old")).await;
     app.clock.advance(Duration::from_hours(7 * 24 + 1));
     deliver_too_early(&app, &uploaded("new")).await;
@@ -194,7 +194,7 @@ async fn after_some_days_it_is_merely_kept(database: Database) {
     assert_eq!(app.database.image("old").await["status"], "pending");
     assert_eq!(
         column(&app.database, "state").await,
-        ["kept", "applied"],
+        ["stored", "applied"],
         "nobody looks at it any more"
     );
 }
@@ -244,13 +244,13 @@ async fn what_came_while_no_secret_was_configured_is_not_applied_when_one_is(dat
 }
 
 async fn without_parking_it_is_merely_kept(database: Database) {
-    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "0")]).await;
     deliver_too_early(&app, &uploaded("image")).await;
 
     app.database.register("image").await;
 
     wait::until_async("it is not parked any more", async || {
-        column(&app.database, "state").await == ["kept"]
+        column(&app.database, "state").await == ["stored"]
     })
     .await;
     assert_eq!(app.database.image("image").await["status"], "pending");

@@ -330,7 +330,7 @@ async fn a_name_is_looked_at_when_it_is_looked_up(database: Database) {
         app.database
             .texts("SELECT status FROM relay_deliveries")
             .await
-            == ["gave_up"]
+            == ["failed"]
     })
     .await;
     let error = app.database.deliveries().await[0]["error"].clone();

@@ -69,7 +69,7 @@ async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Data
     assert_eq!(
         told(&received),
         [json!({
-            "event": "gave_up", "endpoint": "app", "error": "answered 500 Internal Server Error",
+            "event": "delivery_failed", "endpoint": "app", "error": "answered 500 Internal Server Error",
             "status_code": 500, "attempts": 1, "payload": sent,
         })]
     );
@@ -77,7 +77,7 @@ async fn what_is_given_up_is_told_with_the_message_as_it_was_sent(database: Data
         app.database
             .texts("SELECT status FROM relay_deliveries ORDER BY id")
             .await
-            == ["gave_up", "delivered"]
+            == ["failed", "delivered"]
     })
     .await;
 }
@@ -107,8 +107,8 @@ async fn an_endpoint_that_fails_and_one_that_has_recovered_are_told_once(databas
     assert_eq!(
         told(&received),
         [
-            json!({"event": "failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
-            json!({"event": "recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
+            json!({"event": "endpoint_failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
+            json!({"event": "endpoint_recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
         ]
     );
 }
@@ -148,5 +148,5 @@ async fn nobody_is_told_that_who_is_told_fails(database: Database) {
         .database
         .texts("SELECT event FROM relay_events ORDER BY event")
         .await;
-    assert_eq!(events, ["failing", "gave_up", "updated"]);
+    assert_eq!(events, ["delivery_failed", "endpoint_failing", "updated"]);
 }

@@ -19,14 +19,14 @@ use crate::telling_other_apps::states;
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
 /// A service and its one endpoint, `app`, which gives up after the first try.
-struct Told {
+struct EffectiveTime {
     app: App,
     subscriber: Subscriber,
     endpoints: String,
     folder: TempDir,
 }
 
-impl Told {
+impl EffectiveTime {
     async fn start(database: Database) -> Self {
         let subscriber = Subscriber::start().await;
         let endpoints = json!([{
@@ -88,7 +88,7 @@ on_both_databases!(
 );
 
 async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     told.upload("image").await;
     let sent = told.subscriber.received().remove(0);
     fs::write(told.folder.path().join("event.json"), &sent.body).expect("a file");
@@ -123,7 +123,7 @@ async fn a_preview_has_the_headers_and_the_bytes_that_are_sent(database: Databas
 }
 
 async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     told.upload("first").await;
     told.subscriber.answer(Answer::Status(500));
     told.app.clock.advance(Duration::from_mins(1));
@@ -139,7 +139,7 @@ async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(datab
             .collect()
     };
     assert_eq!(images(&[]), ["second", "first"]);
-    assert_eq!(images(&["--status", "gave_up"]), ["second"]);
+    assert_eq!(images(&["--status", "failed"]), ["second"]);
     assert_eq!(images(&["--endpoint", "app", "--limit", "1"]), ["second"]);
     assert_eq!(images(&["--endpoint", "nobody"]), Vec::<String>::new());
     assert_eq!(images(&["--since", "2024-01-01T12:00:30Z"]), ["second"]);
@@ -147,14 +147,14 @@ async fn deliveries_are_listed_the_newest_first_by_endpoint_state_and_time(datab
     let lines: Vec<&str> = table.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("ID  CREATED"), "{table}");
     assert!(
-        lines[1].contains("gave_up") && lines[1].ends_with("answered 500 Internal Server Error"),
+        lines[1].contains("failed") && lines[1].ends_with("answered 500 Internal Server Error"),
         "{table}"
     );
     assert!(lines[2].contains("delivered"), "{table}");
 }
 
 async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     told.upload("image").await;
 
     let shown = told.json(&["deliveries", "show", "1", "--json"]);
@@ -167,8 +167,8 @@ async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) 
     );
     assert_eq!(
         (
-            &shown["tries"][0]["number"],
-            &shown["tries"][0]["status_code"]
+            &shown["attempt_history"][0]["number"],
+            &shown["attempt_history"][0]["status_code"]
         ),
         (&json!(1), &json!(200))
     );
@@ -188,7 +188,7 @@ async fn a_delivery_is_shown_with_its_tries_and_its_message(database: Database) 
 }
 
 async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     told.subscriber.answer(Answer::Status(500));
     told.upload("first").await;
     told.upload("second").await;
@@ -203,7 +203,7 @@ async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Databa
             "--endpoint",
             "app",
             "--status",
-            "gave_up"
+            "failed"
         ]),
         (Some(0), "2 deliveries are due again\n".to_owned())
     );
@@ -237,7 +237,7 @@ async fn what_was_given_up_is_delivered_again_under_the_same_id(database: Databa
 }
 
 async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     assert_eq!(
         told.run(&["endpoints", "pause", "app"]),
         (Some(0), "app is paused\n".to_owned())
@@ -257,7 +257,7 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
             &listed[0]["name"],
             &listed[0]["state"],
             &listed[0]["waiting"],
-            &listed[0]["paused_because"]
+            &listed[0]["pause_reason"]
         ),
         (
             &json!("app"),
@@ -291,7 +291,7 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
     told.app
         .database
         .execute(
-            "UPDATE relay_endpoints SET paused_because = 'its settings pause it'",
+            "UPDATE relay_endpoints SET pause_reason = 'its settings pause it'",
             &[],
         )
         .await;
@@ -316,7 +316,7 @@ async fn a_paused_endpoint_is_told_nothing_until_it_is_resumed(database: Databas
 }
 
 async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database: Database) {
-    let told = Told::start(database).await;
+    let told = EffectiveTime::start(database).await;
     told.upload("delivered").await;
     told.run(&["endpoints", "pause", "app"]);
     told.app.database.register("waits").await;
@@ -358,7 +358,7 @@ async fn what_was_told_long_ago_is_deleted_and_what_waits_is_kept(database: Data
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_tried_out_by_hand() {
-    let told = Told::start(Database::sqlite()).await;
+    let told = EffectiveTime::start(Database::sqlite()).await;
 
     let (code, said) = told.run(&["endpoints", "test", "app"]);
 
@@ -396,7 +396,7 @@ async fn an_endpoint_is_tried_out_by_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_endpoint_would_get_is_shown_and_not_sent() {
-    let told = Told::start(Database::sqlite()).await;
+    let told = EffectiveTime::start(Database::sqlite()).await;
     let event = json!({"id": "evt_1", "event": "updated", "model": {"label": IMAGES}, "object": {"id": "7"}}).to_string();
     fs::write(told.folder.path().join("event.json"), &event).expect("a file");
 

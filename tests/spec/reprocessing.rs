@@ -119,7 +119,7 @@ async fn all_of_a_reason_are_applied_in_their_order_and_those_that_cannot_be_are
         .iter()
         .map(|row| row["state"].clone())
         .collect();
-    assert_eq!(states, ["applied", "kept", "parked", "applied"]);
+    assert_eq!(states, ["applied", "stored", "parked", "applied"]);
     database.register("nobody").await;
     assert_eq!(
         rejections(&database, &["reprocess", "--state", "parked"], true),
@@ -305,7 +305,7 @@ async fn they_are_listed_and_shown_for_people_and_for_programs(database: Databas
             "2024-01-01T12:00:00.000000Z",
             "400",
             "invalid-payload",
-            "kept",
+            "stored",
             "1",
             "127.0.0.1"
         ]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Report, ReportedStatus, RequestInfo, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::ExitReason;
@@ -46,7 +46,7 @@ fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: u
 
 async fn wait_until_waiting(app: &App, count: i64) {
     wait::until_async("so many webhooks wait", async || {
-        app.counted("inbox_waiting").await == count
+        app.counted("inbox_queue_depth").await == count
     })
     .await;
 }
@@ -54,8 +54,8 @@ async fn wait_until_waiting(app: &App, count: i64) {
 /// Waits until the writer has taken everything that waited, and is held up with it.
 async fn wait_until_taken(app: &App, tasks_begun: i64) {
     wait::until_async("the writer has taken it", async || {
-        app.counted("inbox_waiting").await == 0
-            && app.counted("inbox_begun_total").await >= tasks_begun
+        app.counted("inbox_queue_depth").await == 0
+            && app.counted("inbox_write_attempts_total").await >= tasks_begun
     })
     .await;
 }
@@ -65,7 +65,7 @@ async fn wait_until_taken(app: &App, tasks_begun: i64) {
 pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
     app.database.register("held").await;
     let lock = app.database.hold_image("held").await;
-    let begun = app.counted("inbox_begun_total").await;
+    let begun = app.counted("inbox_write_attempts_total").await;
     let mut tasks = JoinSet::new();
     deliver(app, &mut tasks, "held", 0);
     wait_until_taken(app, begun + 1).await;
@@ -163,7 +163,7 @@ async fn what_64_senders_tell_at_once_is_all_recorded_and_the_latest_stands(data
             last.to_string()
         );
     }
-    let commits = app.counted("inbox_commits_total").await;
+    let commits = app.counted("inbox_transactions_total").await;
     assert_eq!(
         app.counted("inbox_recorded_total").await,
         i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small")
@@ -284,7 +284,7 @@ async fn more_than_may_wait_is_refused_at_once_and_may_be_sent_again(database: D
         assert_eq!(answer.outcome(), (200, "applied"), "{id}");
     }
     assert_eq!(again.outcome(), (200, "applied"));
-    assert_eq!(app.counted("inbox_refused_total").await, 1);
+    assert_eq!(app.counted("inbox_rejected_total").await, 1);
 }
 
 async fn a_client_that_goes_away_changes_nothing_for_those_who_share_its_commit(
@@ -329,11 +329,11 @@ fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
                 .expect("an id"),
             status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
             reported_at: Some(at),
-            details: ToldDetails::default(),
+            details: ReportedDetails::default(),
         }),
         payload: Json::from_canonical(format!(r#"{{"sender":{sender},"turn":{turn}}}"#)),
         received_at: at,
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     })
 }
 

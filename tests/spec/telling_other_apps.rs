@@ -455,7 +455,7 @@ async fn after_the_last_try_it_is_given_up_and_can_be_replayed(database: Databas
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
     upload(&app, "image").await;
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_until_states_are(&app.database, &["failed"]).await;
 
     subscriber.answer(Answer::Status(204));
     app.database
@@ -529,7 +529,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed(database: Database) {
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_until_states_are(&app.database, &["failed"]).await;
     assert_eq!(elsewhere.received().len(), 0);
     assert_eq!(
         app.database.deliveries().await[0]["error"],
@@ -568,7 +568,7 @@ async fn an_answer_that_never_ends_or_breaks_off_is_a_failure(database: Database
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"; 5]).await;
+    wait_until_states_are(&app.database, &["failed"; 5]).await;
     let errors = app
         .database
         .texts("SELECT error FROM relay_deliveries ORDER BY endpoint")
@@ -925,7 +925,7 @@ async fn a_program_that_fails_on_a_message_is_a_try_that_failed(database: Databa
 
     upload(&app, "image").await;
 
-    wait_until_states_are(&app.database, &["gave_up"]).await;
+    wait_until_states_are(&app.database, &["failed"]).await;
     assert_eq!(
         app.database.deliveries().await[0]["error"],
         "its `transform` ended with an error"
@@ -1002,7 +1002,7 @@ async fn an_endpoint_that_its_settings_pause_is_told_when_they_do_no_more(databa
     assert_eq!(states(&database).await, ["pending"]);
     assert_eq!(
         database
-            .texts("SELECT paused_because FROM relay_endpoints")
+            .texts("SELECT pause_reason FROM relay_endpoints")
             .await,
         ["its settings pause it"]
     );

@@ -127,7 +127,7 @@ impl App {
 
     /// Waits until all parked notifications have been looked at.
     pub(crate) async fn wait_for_sweep(&self) {
-        wait_for_pass(&self.metrics_url(), "parking_sweeps_total").await;
+        wait_for_pass(&self.metrics_url(), "parked_sweeps_total").await;
     }
 
     fn metrics_url(&self) -> String {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::detail::ToldDetails;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 
@@ -14,7 +14,7 @@ fn at(seconds: i64) -> Timestamp {
 /// Applies a report that is received at this second.
 fn tell(image: &mut ImageState, report: &Report, second: i64) -> Effect {
     let received_at = at(second);
-    transition(image, report, Delivery::New { received_at })
+    transition(image, report, Arrival::First { received_at })
 }
 
 fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Report {
@@ -23,7 +23,7 @@ fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Rep
         cloudflare_id,
         status,
         reported_at,
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     }
 }
 
@@ -66,9 +66,9 @@ fn row(status: Status) -> ImageState {
 fn the_table_holds_for_every_status_told_to_every_row_earlier_at_the_same_time_and_later() {
     use Effect::{Applied, Duplicate, Stale};
     use Status::{Draft, Expired, Failed, Pending, Uploaded};
-    type Told = fn(i64) -> Report;
+    type EffectiveTime = fn(i64) -> Report;
 
-    let table: [(Status, Told, [Effect; 3]); 15] = [
+    let table: [(Status, EffectiveTime, [Effect; 3]); 15] = [
         (Pending, draft, [Applied, Applied, Applied]),
         (Pending, uploaded, [Applied, Applied, Applied]),
         (Pending, failed, [Applied, Applied, Applied]),
@@ -239,7 +239,7 @@ fn what_came_before_and_says_no_time_changes_nothing_when_it_comes_again() {
     let mut image = row(Status::Uploaded);
 
     assert_eq!(
-        transition(&mut image, &undated, Delivery::Again),
+        transition(&mut image, &undated, Arrival::Redelivery),
         Effect::Duplicate
     );
     assert_eq!(image, row(Status::Uploaded));
@@ -277,12 +277,14 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
         proptest::option::of(any_json()),
     )
         .prop_map(
-            |(filename, creator, require_signed_urls, variants, cloudflare_metadata)| ToldDetails {
-                filename,
-                creator,
-                require_signed_urls,
-                variants,
-                cloudflare_metadata,
+            |(filename, creator, require_signed_urls, variants, cloudflare_metadata)| {
+                ReportedDetails {
+                    filename,
+                    creator,
+                    require_signed_urls,
+                    variants,
+                    cloudflare_metadata,
+                }
             },
         );
     (status, 0..4_i64, details).prop_map(|(status, seconds, details)| Report {
