@@ -8,7 +8,7 @@ use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::image::ImageState;
 use cloudflare_images_webhook::domain::notification::{Content, Report};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
-use cloudflare_images_webhook::domain::transition::{Delivery, transition};
+use cloudflare_images_webhook::domain::transition::{Arrival, transition};
 use cloudflare_images_webhook::receiver::payload::{Pointers, parse};
 use cloudflare_images_webhook::signing::{Message, Scheme, Verifier};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -30,7 +30,7 @@ fn verify(criterion: &mut Criterion) {
             body: ENVELOPE.as_bytes(),
         };
         let headers: HeaderMap = scheme
-            .prove(&secret, &message)
+            .sign(&secret, &message)
             .expect("a good secret")
             .into_iter()
             .map(|(name, value)| (name, value.parse().expect("a header")))
@@ -85,7 +85,7 @@ fn deciding(criterion: &mut Criterion) {
                     transition(
                         image,
                         black_box(&report),
-                        Delivery::New { received_at: now() },
+                        Arrival::First { received_at: now() },
                     )
                 },
                 BatchSize::SmallInput,

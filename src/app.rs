@@ -85,8 +85,8 @@ async fn run_service(
 ) -> anyhow::Result<ExitReason> {
     let settings = &loaded.settings;
     let unknown_images = settings.webhook.unknown_images();
-    let audience = loaded.endpoints.audience().clone();
-    let opening = Store::open(&settings.database, unknown_images, audience);
+    let subscriptions = loaded.endpoints.subscriptions().clone();
+    let opening = Store::open(&settings.database, unknown_images, subscriptions);
     match shutdown.graceful.run_until_cancelled(opening).await {
         Some(store) => {
             let service = Service::build(loaded, clock, store?, shutdown)?;
@@ -206,7 +206,7 @@ impl<'a> Service<'a> {
         let background_tasks = self.receiver.background_tasks(
             settings,
             &self.store.rejections,
-            &self.metrics.parking,
+            &self.metrics.parked,
             stop,
         );
         for (name, task) in background_tasks {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Report, ReportedStatus, RequestInfo, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 
@@ -69,10 +69,10 @@ fn notification(number: usize) -> Notification {
             cloudflare_id: CloudflareId::parse(&id).expect("an id"),
             status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
             reported_at: Some(at),
-            details: ToldDetails::default(),
+            details: ReportedDetails::default(),
         }),
         received_at: at,
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     }
 }
 

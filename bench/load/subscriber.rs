@@ -21,12 +21,12 @@ pub(crate) enum Manner {
 /// A running subscriber.
 pub(crate) struct Subscriber {
     address: SocketAddr,
-    told: Arc<Told>,
+    told: Arc<EffectiveTime>,
     serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Told {
+struct EffectiveTime {
     count: AtomicUsize,
     /// When each image was first told of, where that is asked for.
     images: Mutex<HashMap<String, Instant>>,
@@ -36,9 +36,9 @@ struct Told {
 impl Subscriber {
     /// One that counts, and keeps when which image came if that is asked for.
     pub(crate) fn start(manner: Manner, keeps_times: bool) -> Self {
-        let told = Arc::new(Told {
+        let told = Arc::new(EffectiveTime {
             keeps_times,
-            ..Told::default()
+            ..EffectiveTime::default()
         });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -80,7 +80,7 @@ impl Drop for Subscriber {
 }
 
 /// Reads requests one after another, and answers each.
-async fn serve(mut stream: TcpStream, manner: Manner, told: Arc<Told>) {
+async fn serve(mut stream: TcpStream, manner: Manner, told: Arc<EffectiveTime>) {
     let _no_delay = stream.set_nodelay(true);
     let answer: &[u8] = match manner {
         Manner::Failing => b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
@@ -118,7 +118,7 @@ fn request_length(buffer: &[u8]) -> Option<usize> {
     (buffer.len() >= whole).then_some(whole)
 }
 
-impl Told {
+impl EffectiveTime {
     #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
     fn note(&self, request: &[u8]) {
         self.count.fetch_add(1, Ordering::Relaxed);

@@ -199,8 +199,8 @@ impl Inbox for EveryImage {
                 }
                 Content::Report(_) => Outcome::Applied(Status::Uploaded),
                 Content::TestMessage => Outcome::Test,
-                Content::OtherProduct => Outcome::Ignored,
-                Content::Broken(_) => Outcome::Rejected(RejectionReason::InvalidPayload),
+                Content::OtherAlert => Outcome::Ignored,
+                Content::Invalid(_) => Outcome::Rejected(RejectionReason::InvalidPayload),
             })
             .collect())
     }

@@ -2,7 +2,7 @@
 --
 -- The body is there where the sender was proved, up to 64 KiB of the body_bytes that it had.
 --
--- state: 'kept'; 'parked', since parked_at, a notification for an image that has no row yet, which is applied when it has one; 'applied', at
+-- state: 'stored'; 'parked', since parked_at, a notification for an image that has no row yet, which is applied when it has one; 'applied', at
 -- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself; 'counted', how many
 -- came without proof in the minute that begins at received_at, from the network in client_address.
 CREATE TABLE IF NOT EXISTS webhook_rejections (
@@ -18,12 +18,12 @@ CREATE TABLE IF NOT EXISTS webhook_rejections (
     body bytea,
     body_bytes integer NOT NULL DEFAULT 0,
     count bigint NOT NULL DEFAULT 1,
-    state text NOT NULL DEFAULT 'kept',
+    state text NOT NULL DEFAULT 'stored',
     parked_at timestamptz,
     attempts integer NOT NULL DEFAULT 0,
     settled_at timestamptz,
     outcome text NOT NULL DEFAULT '',
-    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('kept', 'parked', 'applied', 'failed', 'counted')),
+    CONSTRAINT webhook_rejections_state_check CHECK (state IN ('stored', 'parked', 'applied', 'failed', 'counted')),
     CONSTRAINT webhook_rejections_times_check CHECK (
         (state <> 'parked' OR parked_at IS NOT NULL) AND (state NOT IN ('applied', 'failed') OR settled_at IS NOT NULL)
     )

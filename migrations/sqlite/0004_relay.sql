@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS relay_events (
 );
 
 -- status: 'pending'; 'leased', somebody works on it until due_at, under the lease's name; 'retrying', after a try that failed;
--- 'delivered', 'gave_up', 'filtered' (not wanted by the endpoint's own filter): these are final, at completed_at.
+-- 'delivered', 'failed', 'filtered' (not wanted by the endpoint's own filter): these are final, at completed_at.
 -- image is set where the endpoint is told in order: what is earlier about the same image comes first.
 -- due_at is when it is to be worked on next, and NULL where it is not. payload is the message as it was sent, where the endpoint's
 -- settings make it another than the event's.
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS relay_deliveries (
     payload text,
     created_at text NOT NULL,
     completed_at text,
-    CONSTRAINT relay_deliveries_status_check CHECK (status IN ('pending', 'leased', 'delivered', 'retrying', 'gave_up', 'filtered')),
+    CONSTRAINT relay_deliveries_status_check CHECK (status IN ('pending', 'leased', 'delivered', 'retrying', 'failed', 'filtered')),
     CONSTRAINT relay_deliveries_times_check CHECK (
         (due_at IS NOT NULL) = (status IN ('pending', 'leased', 'retrying')) AND (completed_at IS NOT NULL) = (due_at IS NULL)
         AND (lease IS NOT NULL) = (status = 'leased')
@@ -48,7 +48,7 @@ CREATE INDEX IF NOT EXISTS relay_deliveries_order ON relay_deliveries (endpoint,
 CREATE INDEX IF NOT EXISTS relay_deliveries_event ON relay_deliveries (event_id);
 
 -- Finds what was given up, to be counted and replayed.
-CREATE INDEX IF NOT EXISTS relay_deliveries_gave_up ON relay_deliveries (endpoint, id) WHERE status = 'gave_up';
+CREATE INDEX IF NOT EXISTS relay_deliveries_failed ON relay_deliveries (endpoint, id) WHERE status = 'failed';
 
 CREATE TABLE IF NOT EXISTS relay_attempts (
     id integer PRIMARY KEY,
@@ -66,7 +66,7 @@ CREATE INDEX IF NOT EXISTS relay_attempts_delivery ON relay_attempts (delivery_i
 CREATE TABLE IF NOT EXISTS relay_endpoints (
     name text PRIMARY KEY,
     paused_at text,
-    paused_because text NOT NULL DEFAULT ''
+    pause_reason text NOT NULL DEFAULT ''
 );
 
 -- What is deleted takes its tries along, and its event when nobody else was told of it or is to be. (In Postgres, the statement that

@@ -80,8 +80,8 @@ pub(crate) struct DeliveryView {
 pub(crate) struct DeliveryDetails {
     #[serde(flatten)]
     pub(crate) delivery: DeliveryView,
-    /// Published as `tries`, since `attempts` is their number.
-    #[serde(rename = "tries")]
+    /// Published as `attempt_history`, since `attempts` is their number.
+    #[serde(rename = "attempt_history")]
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) payload: Box<RawValue>,
 }

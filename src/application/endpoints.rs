@@ -38,7 +38,7 @@ pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, Act
     require_configured(&context.endpoints, name)?;
     let states = states(context).await?;
     let state = states.get(name);
-    if state.is_some_and(|state| state.paused_because == PAUSED_BY_SETTING) {
+    if state.is_some_and(|state| state.pause_reason == PAUSED_BY_SETTING) {
         return Err(ActionError::PausedBySettings(name.to_owned()));
     }
     Ok(if context.store.outbox.resume(name, None).await? {
@@ -111,9 +111,9 @@ pub(crate) struct EndpointView {
     /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured stay unsent.
     pub(crate) state: &'static str,
     pub(crate) waiting: i64,
-    pub(crate) gave_up: i64,
+    pub(crate) failed: i64,
     pub(crate) paused_at: Option<String>,
-    pub(crate) paused_because: String,
+    pub(crate) pause_reason: String,
 }
 
 impl EndpointView {
@@ -127,9 +127,9 @@ impl EndpointView {
                 (true, None) => "active",
             },
             waiting: state.map_or(0, |state| state.waiting),
-            gave_up: state.map_or(0, |state| state.gave_up),
+            failed: state.map_or(0, |state| state.failed),
             paused_at: paused_at.map(|time| time.to_string()),
-            paused_because: state.map_or_else(String::new, |state| state.paused_because.clone()),
+            pause_reason: state.map_or_else(String::new, |state| state.pause_reason.clone()),
         }
     }
 }

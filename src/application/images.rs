@@ -13,7 +13,7 @@ use crate::store::{DeleteOutcome, InsertOutcome};
 
 /// Inserts a row for an upload that is expected.
 pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), ActionError> {
-    if !image.cloudflare_id.fits_an_index() {
+    if !image.cloudflare_id.fits_index() {
         return Err(ActionError::ImageIdTooLong);
     }
     let now = context.clock.now();

@@ -142,9 +142,9 @@ impl RejectionView {
             settled_at: rejection.settled_at.map(|time| time.to_string()),
             outcome: rejection.outcome,
             cloudflare_id: rejection.cloudflare_id,
-            scheme: rejection.origin.scheme,
-            client_address: rejection.origin.client_address,
-            request_id: rejection.origin.request_id,
+            scheme: rejection.request_info.scheme,
+            client_address: rejection.request_info.client_address,
+            request_id: rejection.request_info.request_id,
             count: rejection.count,
             body_bytes: rejection.body_bytes,
             body: None,
@@ -158,12 +158,12 @@ fn text(body: &Body) -> String {
 }
 
 fn about(rejection: &Rejection) -> String {
-    let scheme = &rejection.origin.scheme;
+    let scheme = &rejection.request_info.scheme;
     match rejection.state {
         RejectionState::Counted if scheme.is_empty() => String::new(),
         RejectionState::Counted => format!("with {scheme}"),
         RejectionState::Applied => rejection.outcome.clone(),
-        RejectionState::Kept | RejectionState::Parked | RejectionState::Failed => {
+        RejectionState::Stored | RejectionState::Parked | RejectionState::Failed => {
             rejection.problem.clone()
         }
     }

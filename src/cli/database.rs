@@ -30,9 +30,9 @@ pub(super) async fn with_store<T>(
         require_database(&settings.database.url)?;
     }
     let unknown_images = settings.webhook.unknown_images();
-    let audience = loaded.endpoints.audience().clone();
+    let subscriptions = loaded.endpoints.subscriptions().clone();
     let context = Context {
-        store: Store::open(&settings.database, unknown_images, audience).await?,
+        store: Store::open(&settings.database, unknown_images, subscriptions).await?,
         clock: Arc::new(SystemClock),
         webhook: settings.webhook.clone(),
         endpoints: loaded.endpoints.clone(),

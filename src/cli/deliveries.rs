@@ -63,7 +63,7 @@ impl From<Filter> for DeliveryFilter {
         Self {
             id: None,
             endpoint: filter.endpoint,
-            status: filter.status.as_deref().and_then(DeliveryStatus::named),
+            status: filter.status.as_deref().and_then(DeliveryStatus::from_name),
             since: filter.since,
         }
     }

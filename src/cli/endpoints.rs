@@ -126,9 +126,9 @@ fn print_list(endpoints: Vec<EndpointView>) {
             endpoint.name,
             endpoint.state.to_owned(),
             endpoint.waiting.to_string(),
-            endpoint.gave_up.to_string(),
+            endpoint.failed.to_string(),
             endpoint.paused_at.unwrap_or_default(),
-            endpoint.paused_because,
+            endpoint.pause_reason,
         ]
     });
     print_table(

@@ -94,7 +94,14 @@ impl Cli {
             Ok(loaded) => loaded,
             Err(error) => return failed(&error, EXIT_USAGE),
         };
-        let result = match self.command.unwrap_or(Command::Serve) {
+        let command = self.command.unwrap_or(Command::Serve);
+        // `serve` logs the warnings.
+        if !matches!(command, Command::Serve) {
+            for warning in loaded.warnings() {
+                output::print_error(&format!("warning: {warning}"));
+            }
+        }
+        let result = match command {
             Command::Serve => serve::run(&loaded).await,
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,

@@ -67,8 +67,11 @@ pub(super) struct Filter {
 impl From<Filter> for RejectionFilter {
     fn from(filter: Filter) -> Self {
         Self {
-            reason: filter.reason.as_deref().and_then(RejectionReason::named),
-            state: filter.state.as_deref().and_then(RejectionState::named),
+            reason: filter
+                .reason
+                .as_deref()
+                .and_then(RejectionReason::from_name),
+            state: filter.state.as_deref().and_then(RejectionState::from_name),
             since: filter.since,
         }
     }

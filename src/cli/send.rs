@@ -131,7 +131,7 @@ impl Send {
             );
         };
         let id = format!("msg_{}", random::uuid_v4().simple());
-        Ok(scheme.prove(
+        Ok(scheme.sign(
             &secret,
             &Message {
                 id: &id,

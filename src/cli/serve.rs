@@ -12,6 +12,9 @@ use crate::telemetry;
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_profile()?;
     telemetry::start(&loaded.settings.log);
+    for warning in loaded.warnings() {
+        tracing::warn!("{warning}");
+    }
 
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;

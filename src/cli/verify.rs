@@ -13,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
 use crate::config_types::read_file;
 use crate::domain::timestamp::Timestamp;
-use crate::signing::{Finding, examine};
+use crate::signing::{Diagnosis, diagnose};
 
 /// The largest body that is read from standard input, as that of a file.
 const MAX_BODY_BYTES: u64 = 1024 * 1024;
@@ -45,15 +45,15 @@ impl Verify {
             Some(seconds) => Timestamp::from_unix_seconds(seconds).context("--at is no time")?,
             None => SystemClock.now(),
         };
-        let tolerance = loaded.settings.webhook.tolerance_secs.seconds();
+        let tolerance = loaded.settings.webhook.timestamp_tolerance_secs.seconds();
 
         let (mut tried, mut holds) = (false, false);
         for (number, secret) in (1..).zip(&secrets) {
-            let findings = examine(secret, &headers, &body, came_at, tolerance)
+            let findings = diagnose(secret, &headers, &body, came_at, tolerance)
                 .map_err(|error| anyhow::anyhow!("the secret {number} {error}"))?;
             for (scheme, finding) in findings {
                 tried = true;
-                holds |= finding == Finding::Holds;
+                holds |= finding == Diagnosis::Valid;
                 let which = if secrets.len() > 1 {
                     format!(" (secret {number})")
                 } else {

@@ -23,6 +23,12 @@ pub enum ConfigError {
     },
     #[error("{key} and {key}_file are both set in {origin}: keep one of them")]
     ValueAndFile { key: String, origin: String },
+    #[error("{new} is also set under its old name {old}, from {origin}: keep {new}")]
+    OldAndNewKey {
+        old: String,
+        new: String,
+        origin: String,
+    },
     #[error("{} cannot be read: {source}", path.display())]
     File {
         path: PathBuf,

@@ -51,6 +51,30 @@ impl Layer {
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))
     }
 
+    /// Moves the value of an old key to its new key. Returns a warning for each.
+    pub(super) fn rename_keys(
+        &mut self,
+        renamed: &[(&str, &str)],
+    ) -> Result<Vec<String>, ConfigError> {
+        let mut warnings = Vec::new();
+        for &(old, new) in renamed {
+            let Some(value) = self.values.remove(old) else {
+                continue;
+            };
+            let origin = value.origin().unwrap_or(&self.source).to_owned();
+            if self.values.contains_key(new) {
+                return Err(ConfigError::OldAndNewKey {
+                    old: old.to_owned(),
+                    new: new.to_owned(),
+                    origin,
+                });
+            }
+            warnings.push(format!("{old}, from {origin}, is an old name: use {new}"));
+            self.values.insert(new.to_owned(), value);
+        }
+        Ok(warnings)
+    }
+
     /// Fails on a key that the defaults do not have. `…_file` is known where the secret is.
     pub(super) fn check_keys(&self, defaults: &Self) -> Result<(), ConfigError> {
         let is_known = |key: &str| {

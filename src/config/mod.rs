@@ -58,13 +58,13 @@ impl Settings {
                 rule: "is for Postgres, and database.url names SQLite, to which nobody can listen: use an endpoint, or read the tables".to_owned(),
             });
         }
-        let (kept, parked) = (self.retention.rejections_days, self.webhook.park_days);
+        let (kept, parked) = (self.retention.rejections_days, self.webhook.parked_ttl_days);
         if kept.days().is_zero() || kept.days() >= parked.days() {
             return Ok(());
         }
         Err(InvalidSetting {
             key: "retention.rejections_days",
-            rule: "must be 0, or at least webhook.park_days: what is parked would be deleted before its time".to_owned(),
+            rule: "must be 0, or at least webhook.parked_ttl_days: what is parked would be deleted before its time".to_owned(),
         })
     }
 }
@@ -88,6 +88,7 @@ pub struct Loaded {
     /// The profile they were loaded under.
     pub profile: Profile,
     shown: Vec<EffectiveSetting>,
+    warnings: Vec<String>,
 }
 
 /// Loads the settings. `file` replaces the profile's file.
@@ -96,7 +97,9 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let defaults = include_str!("../../config/default.toml");
     let defaults = Layer::of_toml(defaults, "config/default.toml")?;
     let mut layers = vec![file_layer(profile, file)?, environment.layer(&defaults)?];
+    let mut warnings = Vec::new();
     for layer in &mut layers {
+        warnings.extend(layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?);
         layer.check_keys(&defaults)?;
         references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
@@ -123,6 +126,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         endpoints,
         profile,
         shown,
+        warnings,
     })
 }
 
@@ -148,6 +152,12 @@ impl Loaded {
             Profile::Production if is_open => Err(ConfigError::SecretRequired),
             Profile::Production | Profile::Development => Ok(()),
         }
+    }
+
+    /// Returns a sentence for each setting that is set under its old name.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Returns every key with its value and its source, secrets redacted.

@@ -16,7 +16,7 @@ named_enum! {
         /// A try failed, and another is to come.
         Retrying = "retrying",
         /// All tries failed, or one did that no other can mend. Final, until somebody replays it.
-        GaveUp = "gave_up",
+        Failed = "failed",
         /// The endpoint's own filter did not want it. Final.
         Filtered = "filtered",
         /// It waits, and its endpoint is paused. Never stored: the pause is the endpoint's.
@@ -41,9 +41,9 @@ pub(crate) struct RetryPolicy {
 
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tried {
+pub(crate) enum AttemptResult {
     /// With an answer.
-    Answered {
+    Response {
         status: u16,
         /// How long the endpoint asked to be left alone.
         retry_after: Option<Duration>,
@@ -51,18 +51,18 @@ pub(crate) enum Tried {
     /// With the word that the message is stored, which is no HTTP answer.
     Acknowledged,
     /// Without one: no connection, no token, no answer in time, an answer that broke off.
-    Unanswered,
+    NoResponse,
 }
 
 /// What follows from a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum RetryDecision {
     /// Nothing: the endpoint has it.
     Delivered,
     /// Another try, after so long.
     Retry(Duration),
     /// Nothing: it is no use.
-    GiveUp,
+    Fail,
     /// The endpoint said that it is gone (410): it is told nothing until somebody says otherwise.
     Pause,
 }
@@ -75,26 +75,26 @@ const JITTER: f64 = 0.25;
 
 impl RetryPolicy {
     /// What follows from the `attempts`th try, counted from 1. `chance` is from 0 to 1.
-    pub(crate) fn next(&self, attempts: u32, tried: Tried, chance: f64) -> Next {
+    pub(crate) fn next(&self, attempts: u32, tried: AttemptResult, chance: f64) -> RetryDecision {
         let asked_for = match tried {
-            Tried::Acknowledged => return Next::Delivered,
-            Tried::Answered { status, .. } if (200..300).contains(&status) => {
-                return Next::Delivered;
+            AttemptResult::Acknowledged => return RetryDecision::Delivered,
+            AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
+                return RetryDecision::Delivered;
             }
-            Tried::Answered { status: GONE, .. } => return Next::Pause,
-            Tried::Answered { status, .. }
+            AttemptResult::Response { status: GONE, .. } => return RetryDecision::Pause,
+            AttemptResult::Response { status, .. }
                 if !self.on_status.is_empty() && !self.on_status.contains(&status) =>
             {
-                return Next::GiveUp;
+                return RetryDecision::Fail;
             }
-            Tried::Answered { retry_after, .. } => retry_after.unwrap_or_default(),
-            Tried::Unanswered => Duration::ZERO,
+            AttemptResult::Response { retry_after, .. } => retry_after.unwrap_or_default(),
+            AttemptResult::NoResponse => Duration::ZERO,
         };
         if attempts > self.max_retries {
-            return Next::GiveUp;
+            return RetryDecision::Fail;
         }
         let wait = self.backoff(attempts).max(asked_for).min(self.max_delay);
-        Next::Retry(wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)))
+        RetryDecision::Retry(wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)))
     }
 
     fn backoff(&self, attempts: u32) -> Duration {
@@ -118,8 +118,8 @@ mod tests {
         }
     }
 
-    fn response(status: u16) -> Tried {
-        Tried::Answered {
+    fn response(status: u16) -> AttemptResult {
+        AttemptResult::Response {
             status,
             retry_after: None,
         }
@@ -127,33 +127,37 @@ mod tests {
 
     #[test]
     fn backoff_grows_to_limit_then_fails() {
-        let waits: Vec<Next> = (1..=4)
+        let waits: Vec<RetryDecision> = (1..=4)
             .map(|attempt| policy().next(attempt, response(500), 0.0))
             .collect();
 
-        let retry = |seconds| Next::Retry(Duration::from_secs(seconds));
-        assert_eq!(waits, [retry(60), retry(120), retry(200), Next::GiveUp]);
+        let retry = |seconds| RetryDecision::Retry(Duration::from_secs(seconds));
+        assert_eq!(
+            waits,
+            [retry(60), retry(120), retry(200), RetryDecision::Fail]
+        );
     }
 
     #[test]
     fn jitter_only_lengthens_delay() {
-        let waits = [0.0, 0.5, 1.0].map(|chance| policy().next(1, Tried::Unanswered, chance));
+        let waits =
+            [0.0, 0.5, 1.0].map(|chance| policy().next(1, AttemptResult::NoResponse, chance));
 
-        let retry = |millis| Next::Retry(Duration::from_millis(millis));
+        let retry = |millis| RetryDecision::Retry(Duration::from_millis(millis));
         assert_eq!(waits, [retry(60_000), retry(67_500), retry(75_000)]);
     }
 
     #[test]
     fn retry_after_is_limited_by_max_delay() {
         let asked = |seconds| {
-            let tried = Tried::Answered {
+            let tried = AttemptResult::Response {
                 status: 429,
                 retry_after: Some(Duration::from_secs(seconds)),
             };
             policy().next(1, tried, 0.0)
         };
 
-        let retry = |seconds| Next::Retry(Duration::from_secs(seconds));
+        let retry = |seconds| RetryDecision::Retry(Duration::from_secs(seconds));
         assert_eq!(
             [asked(5), asked(100), asked(86_400)],
             [retry(60), retry(100), retry(200)]
@@ -163,13 +167,16 @@ mod tests {
     #[test]
     fn status_2xx_delivers_and_410_pauses() {
         for status in [200, 204, 299] {
-            assert_eq!(policy().next(9, response(status), 0.0), Next::Delivered);
+            assert_eq!(
+                policy().next(9, response(status), 0.0),
+                RetryDecision::Delivered
+            );
         }
-        assert_eq!(policy().next(1, response(410), 0.0), Next::Pause);
+        assert_eq!(policy().next(1, response(410), 0.0), RetryDecision::Pause);
         for status in [199, 301, 404, 500] {
             assert!(matches!(
                 policy().next(1, response(status), 0.0),
-                Next::Retry(_)
+                RetryDecision::Retry(_)
             ));
         }
     }
@@ -181,11 +188,14 @@ mod tests {
             ..policy()
         };
 
-        assert!(matches!(policy.next(1, response(503), 0.0), Next::Retry(_)));
-        assert_eq!(policy.next(1, response(404), 0.0), Next::GiveUp);
         assert!(matches!(
-            policy.next(1, Tried::Unanswered, 0.0),
-            Next::Retry(_)
+            policy.next(1, response(503), 0.0),
+            RetryDecision::Retry(_)
+        ));
+        assert_eq!(policy.next(1, response(404), 0.0), RetryDecision::Fail);
+        assert!(matches!(
+            policy.next(1, AttemptResult::NoResponse, 0.0),
+            RetryDecision::Retry(_)
         ));
     }
 
@@ -198,8 +208,8 @@ mod tests {
         };
 
         assert_eq!(
-            policy.next(u32::MAX, Tried::Unanswered, f64::NAN.max(0.0)),
-            Next::Retry(Duration::from_secs(200))
+            policy.next(u32::MAX, AttemptResult::NoResponse, f64::NAN.max(0.0)),
+            RetryDecision::Retry(Duration::from_secs(200))
         );
     }
 }

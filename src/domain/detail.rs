@@ -1,12 +1,11 @@
-//! What is told about an image beside its status, each field with the time it was told.
+//! The details of an image: every reported column except the status, each with the time of its notification.
 //!
-//! A notification tells some fields and is silent on the others, and notifications arrive in any order. A field belongs to
-//! the latest notification that told it, a draft counting as earlier than anything else; a row is therefore what one gets by
-//! applying all its notifications in that order, whatever the order they came in. Before any notification a field is the
-//! app's own, from its `INSERT`.
+//! A notification reports some details and not others, and notifications arrive in any order. Each detail has the value of the
+//! latest notification that reported it. A draft counts as earlier than any other notification. So the row does not depend on the
+//! order of arrival. Before the first notification, a detail has the value that the app inserted.
 
 use super::json::Json;
-use super::telling::{Effect, Fullness, Told, compare};
+use super::precedence::{Effect, EffectiveTime, TieBreak, decide};
 use super::timestamp::Timestamp;
 
 /// Declares the details: for each its documentation, name, type and initial value.
@@ -14,7 +13,7 @@ macro_rules! details {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $initial:expr;)*) => {
         /// The details that one notification reports.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
-        pub struct ToldDetails {
+        pub struct ReportedDetails {
             $($(#[$doc])* pub $name: Option<$type>,)*
         }
 
@@ -24,7 +23,7 @@ macro_rules! details {
             $($(#[$doc])* pub $name: $type,)*
         }
 
-        /// The details of an image's row, each with the time of the notification that it is from.
+        /// The details of an image's row, each with the time of the notification that reported it.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct ImageDetails {
             $($(#[$doc])* pub $name: Detail<$type>,)*
@@ -37,20 +36,20 @@ macro_rules! details {
             /// Returns the details of an image that was just registered.
             #[must_use]
             pub fn initial() -> Self {
-                Self { $($name: Detail { value: $initial, told: None },)* }
+                Self { $($name: Detail { value: $initial, precedence: None },)* }
             }
 
-            /// Returns details with these values, and these times in the order of [`Self::NAMES`].
+            /// Creates details from values and times. The times are in the order of [`Self::NAMES`].
             #[must_use]
-            pub fn new(values: DetailValues, times: [Option<Standing>; COUNT]) -> Self {
+            pub fn new(values: DetailValues, times: [Option<Precedence>; COUNT]) -> Self {
                 let [$($name),*] = times;
-                Self { $($name: Detail { value: values.$name, told: $name },)* }
+                Self { $($name: Detail { value: values.$name, precedence: $name },)* }
             }
 
             /// Returns the time of each detail, in the order of [`Self::NAMES`].
             #[must_use]
-            pub fn times(&self) -> [Option<Standing>; COUNT] {
-                [$(self.$name.told),*]
+            pub fn times(&self) -> [Option<Precedence>; COUNT] {
+                [$(self.$name.precedence),*]
             }
 
             /// Returns the value of each detail, in the order of [`Self::NAMES`].
@@ -59,14 +58,14 @@ macro_rules! details {
                 [$(Value::from(&self.$name.value)),*]
             }
 
-            /// Takes over what is news, field by field.
-            pub(super) fn tell(
+            /// Takes over each reported detail that is new.
+            pub(super) fn merge(
                 &mut self,
-                details: &ToldDetails,
-                told: Told,
-                standing: fn(Timestamp) -> Standing,
+                details: &ReportedDetails,
+                effective: EffectiveTime,
+                precedence: fn(Timestamp) -> Precedence,
             ) -> Effect {
-                let effects = [$(self.$name.tell(details.$name.as_ref(), told, standing)),*];
+                let effects = [$(self.$name.merge(details.$name.as_ref(), effective, precedence)),*];
                 effects.into_iter().fold(Effect::Duplicate, Effect::and)
             }
         }
@@ -79,22 +78,22 @@ const COUNT: usize = 5;
 details! {
     /// The file's name.
     filename: String = String::new();
-    /// Who uploaded it, as the app told Cloudflare.
+    /// The uploader, as the app named it to Cloudflare.
     creator: String = String::new();
-    /// Whether only signed URLs show the image.
+    /// Whether the image is served only at signed URLs.
     require_signed_urls: bool = false;
-    /// The URLs at which the image is served: an array of texts.
+    /// The URLs at which the image is served: an array of strings.
     variants: Json = Json::empty_array();
-    /// The metadata that Cloudflare keeps with the image: an object.
+    /// The metadata that Cloudflare stores with the image: an object.
     cloudflare_metadata: Json = Json::empty_object();
 }
 
-/// A field's value, as events and commands show it.
+/// The value of a column, as events and commands show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
     /// Text.
     Text(&'a str),
-    /// Yes or no.
+    /// A boolean.
     Bool(bool),
     /// A time, or none.
     Time(Option<Timestamp>),
@@ -102,22 +101,22 @@ pub enum Value<'a> {
     Json(&'a Json),
 }
 
-/// One field of a row, and the time of the notification that told it.
+/// One detail of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detail<T> {
-    /// The field's value.
+    /// The value.
     pub value: T,
-    /// What told it, and when; `None` while the value is the app's own.
-    pub told: Option<Standing>,
+    /// The notification that reported the value; `None` while the value is the app's own.
+    pub precedence: Option<Precedence>,
 }
 
-/// Which telling a field's value is from. The greater replaces the lesser.
+/// The kind and time of the notification that reported a detail. The greater replaces the lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// A draft's: what is known before the bytes are there.
+pub enum Precedence {
+    /// A draft, which comes before the upload.
     Draft(Timestamp),
-    /// Any other notification's.
-    Settled(Timestamp),
+    /// Any other notification.
+    Final(Timestamp),
 }
 
 impl<'a> From<&'a String> for Value<'a> {
@@ -138,21 +137,25 @@ impl<'a> From<&'a Json> for Value<'a> {
     }
 }
 
-impl<T: Fullness + Clone> Detail<T> {
-    fn tell(
+impl<T: TieBreak + Clone> Detail<T> {
+    fn merge(
         &mut self,
         value: Option<&T>,
-        told: Told,
-        standing: fn(Timestamp) -> Standing,
+        effective: EffectiveTime,
+        precedence: fn(Timestamp) -> Precedence,
     ) -> Effect {
         let Some(value) = value else {
             return Effect::Duplicate;
         };
-        let standing = standing(told.at());
-        let effect = compare(told, (standing, value), (self.told, &self.value));
+        let precedence = precedence(effective.at());
+        let effect = decide(
+            effective,
+            (precedence, value),
+            (self.precedence, &self.value),
+        );
         if effect == Effect::Applied {
             self.value = value.clone();
-            self.told = Some(standing);
+            self.precedence = Some(precedence);
         }
         effect
     }

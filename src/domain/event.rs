@@ -90,7 +90,7 @@ impl Model {
 
     /// The columns of its table that nobody is told: what lets whoever has it upload, and what is ours.
     #[must_use]
-    pub fn untold(self) -> &'static [&'static str] {
+    pub fn hidden_columns(self) -> &'static [&'static str] {
         match self {
             Self::Image => &["upload_url", "details_at"],
             Self::ImageLog => &[],
@@ -99,7 +99,7 @@ impl Model {
 
     /// The model with this label.
     #[must_use]
-    pub fn labelled(label: &str) -> Option<Self> {
+    pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|model| model.label() == label)
     }
 }
@@ -127,9 +127,9 @@ impl Subscription {
 
 /// Who is told what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Audience {
+pub struct Subscriptions {
     /// Those who are told by deliveries.
-    pub subscriptions: Vec<Subscription>,
+    pub endpoints: Vec<Subscription>,
     /// The channel on which the database itself says which images changed, if any.
     pub channel: Option<String>,
 }
@@ -204,13 +204,13 @@ mod tests {
     #[test]
     fn names_round_trip() {
         for kind in EventKind::ALL {
-            assert_eq!(EventKind::named(kind.name()), Some(kind));
+            assert_eq!(EventKind::from_name(kind.name()), Some(kind));
         }
         for model in Model::ALL {
-            assert_eq!(Model::labelled(model.label()), Some(model));
+            assert_eq!(Model::from_label(model.label()), Some(model));
             assert_eq!(model.label(), format!("{}.{}", Model::APP, model.name()));
         }
-        assert_eq!(EventKind::named("Created"), None);
-        assert_eq!(Model::labelled("CloudflareImage"), None);
+        assert_eq!(EventKind::from_name("Created"), None);
+        assert_eq!(Model::from_label("CloudflareImage"), None);
     }
 }

@@ -8,7 +8,7 @@ pub const MAX_ID_CHARACTERS: usize = 1024;
 
 /// The most bytes an id can have to be inserted by us. An entry of a Postgres B-tree holds at most 2,704 bytes, so a longer id
 /// has no place under the unique index on `cloudflare_id`.
-const MAX_ID_BYTES_UNDER_AN_INDEX: usize = 2600;
+const MAX_INDEXED_ID_BYTES: usize = 2600;
 
 /// Cloudflare's id of an image: opaque text, which may contain `/` and need not be a UUID.
 ///
@@ -46,8 +46,8 @@ impl CloudflareId {
     /// Whether every database is sure to hold a row with this id under its unique index. Some longer ones would fit, but we
     /// insert none that might not: a notification for it names an unknown image, unless an app has inserted it.
     #[must_use]
-    pub fn fits_an_index(&self) -> bool {
-        self.0.len() <= MAX_ID_BYTES_UNDER_AN_INDEX
+    pub fn fits_index(&self) -> bool {
+        self.0.len() <= MAX_INDEXED_ID_BYTES
     }
 }
 

@@ -42,7 +42,7 @@ impl FromStr for Status {
     type Err = UnknownStatus;
 
     fn from_str(word: &str) -> Result<Self, UnknownStatus> {
-        Self::named(word).ok_or(UnknownStatus)
+        Self::from_name(word).ok_or(UnknownStatus)
     }
 }
 

@@ -13,7 +13,7 @@ pub mod json;
 pub(crate) mod named;
 pub mod notification;
 pub mod outcome;
+pub mod precedence;
 pub mod rejection;
-pub mod telling;
 pub mod timestamp;
 pub mod transition;

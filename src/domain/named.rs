@@ -3,7 +3,7 @@
 /// Declares an enum with `ALL`, `name` and `named`. After each variant stands its word in tables, settings, messages and commands.
 macro_rules! named_enum {
     ($(#[$attribute:meta])* $visibility:vis enum $name:ident {
-        $($(#[$variant_attribute:meta])* $variant:ident = $word:literal,)*
+        $($(#[$variant_attribute:meta])* $variant:ident = $name_text:literal,)*
     }) => {
         $(#[$attribute])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,20 +13,20 @@ macro_rules! named_enum {
 
         impl $name {
             /// Every variant, in the order of their declaration.
-            $visibility const ALL: [Self; [$($word),*].len()] = [$(Self::$variant),*];
+            $visibility const ALL: [Self; [$($name_text),*].len()] = [$(Self::$variant),*];
 
             /// Returns the variant's word.
             #[must_use]
             $visibility fn name(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $word,)*
+                    $(Self::$variant => $name_text,)*
                 }
             }
 
             /// Returns the variant with this word.
             #[must_use]
-            $visibility fn named(word: &str) -> Option<Self> {
-                Self::ALL.into_iter().find(|variant| variant.name() == word)
+            $visibility fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|variant| variant.name() == name)
             }
         }
     };

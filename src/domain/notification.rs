@@ -1,74 +1,75 @@
-//! An inbound webhook, verified, and parsed as far as it makes sense.
+//! An inbound webhook after authentication and parsing.
 
 use core::net::IpAddr;
 use std::fmt;
 use std::sync::Arc;
 
-use super::detail::{Standing, ToldDetails};
+use super::detail::{Precedence, ReportedDetails};
 use super::id::CloudflareId;
 use super::json::Json;
-use super::telling::Told;
+use super::precedence::EffectiveTime;
 use super::timestamp::Timestamp;
 
-/// What Cloudflare told us in one webhook.
+/// An authenticated webhook.
 #[derive(Debug, Clone)]
 pub struct Notification {
-    /// What it is about.
+    /// The parsed content.
     pub content: Content,
-    /// The whole body, for the audit trail.
+    /// The whole body, for the audit log.
     pub payload: Json,
-    /// When its last byte was read.
+    /// The time at which the last byte of the body was read.
     pub received_at: Timestamp,
-    /// How it came.
-    pub origin: Origin,
+    /// The request that carried it.
+    pub request_info: RequestInfo,
 }
 
 impl Notification {
-    /// Returns the id of the image that it reports on; `None` if it is about no image.
+    /// Returns the id of the image that the notification is about, if any.
     #[must_use]
     pub fn image(&self) -> Option<&CloudflareId> {
         match &self.content {
             Content::Report(report) => Some(&report.cloudflare_id),
-            Content::TestMessage | Content::OtherProduct | Content::Broken(_) => None,
+            Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => None,
         }
     }
 }
 
-/// How a webhook came, for somebody who looks for it. Nothing of it is text of its own: it is made for every webhook, and read for
-/// those that are not applied.
+/// The request of a webhook, as stored with a rejection.
+///
+/// It exists for every webhook but is read for rejections only, so it allocates nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// The request's id, as in the log.
+pub struct RequestInfo {
+    /// The request id, as in the log.
     pub request_id: Option<Arc<str>>,
-    /// The address at the other end.
+    /// The client address.
     pub client: Option<IpAddr>,
-    /// Which scheme's proof it carried, the first if several; none where none was asked for, and nothing is proved.
+    /// The name of the first scheme that the request carries; `None` while authentication is disabled.
     pub scheme: Option<&'static str>,
 }
 
-/// What a notification is about.
+/// The content of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// An image.
+    /// A report on an image.
     Report(Report),
-    /// Nothing: Cloudflare's "Save and Test".
+    /// The message that Cloudflare's "Save and Test" sends.
     TestMessage,
     /// An alert of another Cloudflare product, sent to the same destination.
-    OtherProduct,
-    /// Nothing that we understand: the body breaks a rule.
-    Broken(Broken),
+    OtherAlert,
+    /// A body that breaks a rule.
+    Invalid(InvalidBody),
 }
 
-/// A body that breaks a rule, from a sender who is proved.
+/// The body of an authenticated webhook that breaks a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Broken {
-    /// The body, as it came.
+pub struct InvalidBody {
+    /// The body as received.
     pub body: Body,
-    /// Which field breaks which rule.
+    /// The field and the rule that it breaks.
     pub problem: String,
 }
 
-/// The bytes of a body. Its `Debug` tells only how many there are.
+/// The bytes of a body. Its `Debug` shows only their number.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Body(Box<[u8]>);
 
@@ -79,7 +80,7 @@ impl From<&[u8]> for Body {
 }
 
 impl Body {
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -92,59 +93,59 @@ impl fmt::Debug for Body {
     }
 }
 
-/// What a notification says about one image.
+/// A report on one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The image.
+    /// The image's id.
     pub cloudflare_id: CloudflareId,
-    /// What became of the upload; `None` when only details are told.
+    /// The result of the upload; `None` when only details are reported.
     pub status: Option<ReportedStatus>,
-    /// The notification's own time, if it says one.
+    /// The time that the notification states, if any.
     pub reported_at: Option<Timestamp>,
-    /// The rest.
-    pub details: ToldDetails,
+    /// The reported details.
+    pub details: ReportedDetails,
 }
 
 impl Report {
-    /// When this was told, for a notification that was received at that time.
+    /// Returns the time by which the report is ordered: the stated time, else the time of receipt.
     #[must_use]
-    pub fn told(&self, received_at: Timestamp) -> Told {
+    pub fn effective_time(&self, received_at: Timestamp) -> EffectiveTime {
         self.reported_at
-            .map_or(Told::OnReceiptAt(received_at), Told::At)
+            .map_or(EffectiveTime::Received(received_at), EffectiveTime::Stated)
     }
 
-    /// How much the details that it tells count.
-    pub(super) fn standing(&self) -> fn(Timestamp) -> Standing {
+    /// Returns the precedence of the report's details, as a function of its time.
+    pub(super) fn precedence(&self) -> fn(Timestamp) -> Precedence {
         match self.status {
-            Some(ReportedStatus::Draft) => Standing::Draft,
+            Some(ReportedStatus::Draft) => Precedence::Draft,
             Some(ReportedStatus::Uploaded { .. } | ReportedStatus::Failed { .. }) | None => {
-                Standing::Settled
+                Precedence::Final
             }
         }
     }
 }
 
-/// What became of an upload, with what is told of it.
+/// The result of an upload, as Cloudflare reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReportedStatus {
-    /// The upload URL exists; the bytes are not there.
+    /// The upload URL exists. The file is not uploaded yet.
     Draft,
-    /// The bytes are there, since the given time if one is told.
+    /// The file is uploaded.
     Uploaded {
-        /// When the upload ended.
+        /// The end of the upload, if it is reported.
         uploaded_at: Option<Timestamp>,
     },
     /// The upload failed.
     Failed {
-        /// Cloudflare's words on why.
+        /// Cloudflare's error message.
         error: String,
     },
 }
 
-/// What to do with a notification for an id that has no row.
+/// The policy for notifications about an image without a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownImages {
-    /// Answer that there is no such image.
+    /// Answer 404.
     Reject,
     /// Insert the row.
     Create,

@@ -2,7 +2,7 @@
 
 use super::image::Status;
 use super::named::named_enum;
-use super::telling::Effect;
+use super::precedence::Effect;
 
 /// The result of one webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,9 +173,9 @@ mod tests {
     #[test]
     fn reason_names_round_trip() {
         for reason in RejectionReason::ALL {
-            assert_eq!(RejectionReason::named(reason.name()), Some(reason));
+            assert_eq!(RejectionReason::from_name(reason.name()), Some(reason));
         }
-        assert_eq!(RejectionReason::named("busy"), None);
+        assert_eq!(RejectionReason::from_name("busy"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ named_enum! {
     /// The state of a rejection.
     pub enum RejectionState {
         /// Stored for an operator. Not applied unless it is reprocessed.
-        Kept = "kept",
+        Stored = "stored",
         /// Waits for its image's row, and is applied when the row exists.
         Parked = "parked",
         /// Applied. Final.
@@ -25,8 +25,8 @@ mod tests {
     #[test]
     fn state_names_round_trip() {
         for state in RejectionState::ALL {
-            assert_eq!(RejectionState::named(state.name()), Some(state));
+            assert_eq!(RejectionState::from_name(state.name()), Some(state));
         }
-        assert_eq!(RejectionState::named("Kept"), None);
+        assert_eq!(RejectionState::from_name("Stored"), None);
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn rejection(reason: RejectionReason) -> Problem {
     match reason {
         RejectionReason::UnknownImage => problem.detail(
             "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied if one appears within \
-             webhook.park_days (0: not), unless it has more than 64 KiB. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
+             webhook.parked_ttl_days (0: not), unless it has more than 64 KiB. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
         ),
         RejectionReason::Unauthenticated => problem.detail(
             "The request carries no valid proof that its sender knows the webhook's secret.",

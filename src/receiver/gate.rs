@@ -24,7 +24,7 @@ use super::admission::AdmissionError;
 use super::answer::rejection;
 use super::body::ReadBody;
 use super::state::Receiver;
-use crate::domain::notification::Origin;
+use crate::domain::notification::RequestInfo;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 use crate::signing::{Scheme, Verifier};
@@ -61,7 +61,7 @@ pub(super) struct AuthenticatedBody {
 pub(super) struct Receipt {
     /// When its last byte was read.
     pub(super) received_at: Timestamp,
-    pub(super) origin: Origin,
+    pub(super) request_info: RequestInfo,
 }
 
 impl AuthenticatedBody {
@@ -105,7 +105,7 @@ async fn pass(
 ) -> Result<Response, Problem> {
     let (mut head, body) = request.into_parts();
     let headers = std::mem::take(&mut head.headers);
-    let scheme = Scheme::tried(&headers);
+    let scheme = Scheme::of_request(&headers);
     let client = head.extensions.get().map(ClientAddress::ip);
     let count = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
 
@@ -127,16 +127,16 @@ async fn pass(
     let scheme = scheme.filter(|_| !receiver.verifier.is_disabled());
     let receipt = Receipt {
         received_at,
-        origin: origin(&head, scheme, client),
+        request_info: request_info(&head, scheme, client),
     };
     let body = AuthenticatedBody { body, receipt };
     head.extensions.insert(Passed(Arc::new(body)));
     Ok(next.run(Request::from_parts(head, Body::empty())).await)
 }
 
-fn origin(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> Origin {
+fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> RequestInfo {
     let request_id = head.extensions.get::<RequestId>();
-    Origin {
+    RequestInfo {
         request_id: request_id.map(RequestId::shared),
         client,
         scheme: scheme.map(Scheme::name),

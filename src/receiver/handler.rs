@@ -11,7 +11,7 @@ use super::gate::AuthenticatedBody;
 use super::state::Receiver;
 use super::{answer, payload};
 use crate::domain::json::Json;
-use crate::domain::notification::{Broken, Content, Notification};
+use crate::domain::notification::{Content, InvalidBody, Notification};
 use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
 use crate::web::{Problem, ProblemType};
@@ -25,11 +25,11 @@ pub(super) async fn receive(
     let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
         Ok((content, payload)) => (content, payload, None),
         Err(error) => {
-            let broken = Broken {
+            let broken = InvalidBody {
                 body: body.bytes().into(),
                 problem: error.to_string(),
             };
-            (Content::Broken(broken), Json::empty_object(), Some(error))
+            (Content::Invalid(broken), Json::empty_object(), Some(error))
         }
     };
     let (receipt, large_body_permit) = body.into_parts();
@@ -37,7 +37,7 @@ pub(super) async fn receive(
         content,
         payload,
         received_at: receipt.received_at,
-        origin: receipt.origin,
+        request_info: receipt.request_info,
     };
     let id = notification.image().cloned();
     let recorded = record(receiver, notification, large_body_permit).await;

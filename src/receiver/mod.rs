@@ -28,7 +28,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::Rejections;
-use crate::telemetry::metrics::ParkingMetrics;
+use crate::telemetry::metrics::ParkedMetrics;
 
 pub(crate) use parking::{Parking, Reprocessed};
 pub(crate) use settings::{Settings, WebhookPath};
@@ -46,7 +46,7 @@ impl Receiver {
         &self,
         settings: &Settings,
         rejections: &Arc<dyn Rejections>,
-        metrics: &ParkingMetrics,
+        metrics: &ParkedMetrics,
         stop: &CancellationToken,
     ) -> [(&'static str, BoxFuture<'static, ()>); 3] {
         let parking = Parking::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));

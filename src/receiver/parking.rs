@@ -11,11 +11,11 @@ use super::payload::{self, Pointers};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Notification, Origin};
+use crate::domain::notification::{Notification, RequestInfo};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
-use crate::telemetry::metrics::ParkingMetrics;
+use crate::telemetry::metrics::ParkedMetrics;
 
 /// The time between two sweeps.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub(crate) struct Parking {
 }
 
 impl Parking {
-    /// Applies notifications within `webhook.park_days`; only authenticated ones if a secret is configured.
+    /// Applies notifications within `webhook.parked_ttl_days`; only authenticated ones if a secret is configured.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &Settings,
@@ -55,13 +55,13 @@ impl Parking {
             rejections,
             envelope: settings.envelope.pointers(),
             clock,
-            kept_for: settings.park_days.days(),
+            kept_for: settings.parked_ttl_days.days(),
             asks_for_proof: settings.secrets().next().is_some(),
         }
     }
 
     /// Sweeps every other second until `stop`. A sweep that is under way is rolled back, and its notifications stay parked.
-    pub(crate) async fn run(self, metrics: ParkingMetrics, stop: CancellationToken) {
+    pub(crate) async fn run(self, metrics: ParkedMetrics, stop: CancellationToken) {
         let sweeping = async {
             let mut pause = PAUSE;
             loop {
@@ -241,8 +241,8 @@ impl Parking {
             content,
             payload,
             received_at: rejection.received_at,
-            // The origin is written with a new rejection only.
-            origin: Origin::default(),
+            // The request_info is written with a new rejection only.
+            request_info: RequestInfo::default(),
         })
     }
 }

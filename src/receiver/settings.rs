@@ -29,10 +29,10 @@ pub struct Settings {
     /// How a sender may prove that it knows a secret.
     pub schemes: Schemes,
     /// How far a proof's timestamp may be from now, either way.
-    pub tolerance_secs: Seconds<1, 86_400>,
+    pub timestamp_tolerance_secs: Seconds<1, 86_400>,
     unknown_images: UnknownImagesPolicy,
     /// For how long a notification waits for its image's row.
-    pub park_days: Days<0, 365>,
+    pub parked_ttl_days: Days<0, 365>,
     allowed_addresses: AllowedAddresses,
     cloudflare_addresses_file: PathBuf,
     /// How many webhooks a second one client may send; 0: any number.
@@ -46,6 +46,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The keys that have a new name: the old one still works, with a warning.
+    pub(crate) const RENAMED_KEYS: [(&str, &str); 2] = [
+        ("webhook.park_days", "webhook.parked_ttl_days"),
+        ("webhook.tolerance_secs", "webhook.timestamp_tolerance_secs"),
+    ];
+
     /// The secrets that are accepted, the current ones first.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let secrets = self.secrets.iter().chain(self.previous_secret.get());
@@ -98,7 +104,7 @@ impl Settings {
         Verifier::new(
             &self.schemes.0,
             self.secrets(),
-            self.tolerance_secs.seconds(),
+            self.timestamp_tolerance_secs.seconds(),
         )
         .map_err(|error| InvalidSetting {
             key: "webhook.secrets",
@@ -177,7 +183,7 @@ impl TryFrom<StringList> for Schemes {
     fn try_from(names: StringList) -> Result<Self, Self::Error> {
         const RULE: &str =
             "must be a list of at least one of cf-webhook-auth, hmac, timestamped, standard";
-        names.parse_all(Scheme::named).map(Self).ok_or(RULE)
+        names.parse_all(Scheme::from_name).map(Self).ok_or(RULE)
     }
 }
 

@@ -17,7 +17,7 @@ use super::settings::{
 use super::transport::{self, AddressPolicy, Message, SendOutcome, Sink};
 use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
-use crate::domain::event::{Audience, Subscription};
+use crate::domain::event::{Subscription, Subscriptions};
 
 /// Every endpoint of the configuration. Cheap to clone.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ struct Built {
     subscribers: Vec<Arc<Endpoint>>,
     alert_endpoints: Vec<Arc<Endpoint>>,
     alert_policy: AlertPolicy,
-    audience: Audience,
+    subscriptions: Subscriptions,
 }
 
 impl Endpoints {
@@ -59,8 +59,8 @@ impl Endpoints {
             subscribers,
             alert_endpoints,
             alert_policy: settings.alert_policy(),
-            audience: Audience {
-                subscriptions,
+            subscriptions: Subscriptions {
+                endpoints: subscriptions,
                 channel: settings.notify_channel().map(str::to_owned),
             },
         })))
@@ -68,8 +68,8 @@ impl Endpoints {
 
     /// Returns the events that the endpoints and the Postgres channel receive.
     #[must_use]
-    pub fn audience(&self) -> &Audience {
-        &self.0.audience
+    pub fn subscriptions(&self) -> &Subscriptions {
+        &self.0.subscriptions
     }
 
     /// Returns the names of all endpoints, including those that receive alerts.

@@ -8,7 +8,7 @@ use super::endpoint::{Endpoint, Endpoints};
 use super::payload::Built;
 use super::transport::Message;
 use crate::clock::Clock;
-use crate::domain::delivery::Tried;
+use crate::domain::delivery::AttemptResult;
 use crate::domain::event::Model;
 use crate::random;
 
@@ -69,18 +69,20 @@ impl EndpointProbe {
         let message = self.message(event).await?;
         let outcome = self.endpoint.send(&message).await;
         Ok(match outcome.tried {
-            Tried::Answered { status, .. } if (200..300).contains(&status) => {
+            AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
                 Ok(format!("it answered {status}"))
             }
-            Tried::Acknowledged => Ok("it acknowledged the message".to_owned()),
-            Tried::Answered { .. } | Tried::Unanswered => Err(outcome.error),
+            AttemptResult::Acknowledged => Ok("it acknowledged the message".to_owned()),
+            AttemptResult::Response { .. } | AttemptResult::NoResponse => Err(outcome.error),
         })
     }
 
     async fn message(&self, event: &str) -> Result<Message, ProbeError> {
         // A text that is not JSON has neither a model nor an id.
         let fields = serde_json::from_str(event).unwrap_or(Value::Null);
-        let model = fields["model"]["label"].as_str().and_then(Model::labelled);
+        let model = fields["model"]["label"]
+            .as_str()
+            .and_then(Model::from_label);
         let built = self.endpoint.message_builder.build(event.to_owned(), model);
         let body = match built.await {
             Ok(Built::Unchanged(text) | Built::Transformed(text)) => text,

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use subtle::Choice;
 
-use super::claims::{any_holds, is_among, parse_hex, texts};
+use super::header_values::{any, contains_digest, parse_hex, values};
 use super::key::{Digest, Key, digest};
 
 pub(super) const HEADERS: [HeaderName; 2] = [
@@ -12,22 +12,21 @@ pub(super) const HEADERS: [HeaderName; 2] = [
     HeaderName::from_static("x-cloudflare-signature"),
 ];
 
-pub(super) fn holds(keys: &[Key], headers: &HeaderMap, body: &[u8]) -> Choice {
+pub(super) fn verify(keys: &[Key], headers: &HeaderMap, body: &[u8]) -> Choice {
     let claimed: Vec<Digest> = HEADERS
         .iter()
-        .flat_map(|header| texts(headers, header))
+        .flat_map(|header| values(headers, header))
         .filter_map(parse_hex)
         .collect();
     if claimed.is_empty() {
         return Choice::from(0);
     }
-    any_holds(
-        keys.iter()
-            .map(|key| is_among(&claimed, &digest(&key.plain, &[body]))),
-    )
+    any(keys
+        .iter()
+        .map(|key| contains_digest(&claimed, &digest(&key.plain, &[body]))))
 }
 
-pub(super) fn prove(key: &Key, body: &[u8]) -> (HeaderName, String) {
+pub(super) fn sign(key: &Key, body: &[u8]) -> (HeaderName, String) {
     let [header, _] = HEADERS;
     (header, hex::encode(digest(&key.plain, &[body])))
 }

@@ -5,20 +5,20 @@ use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::claims::any_holds;
+use super::header_values::any;
 use super::key::{Key, digest};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
 
 /// Compares digests rather than the secrets themselves, so that the time it takes says nothing of the secret's length.
-pub(super) fn holds(keys: &[Key], headers: &HeaderMap) -> Choice {
+pub(super) fn verify(keys: &[Key], headers: &HeaderMap) -> Choice {
     let presented = headers.get_all(HEADER).iter();
-    any_holds(presented.flat_map(|presented| {
+    any(presented.flat_map(|presented| {
         keys.iter()
             .map(move |key| digest(&key.plain, &[presented.as_bytes()]).ct_eq(&key.digest))
     }))
 }
 
-pub(super) fn prove(secret: &SecretString) -> (HeaderName, String) {
+pub(super) fn sign(secret: &SecretString) -> (HeaderName, String) {
     (HEADER, secret.expose_secret().to_owned())
 }

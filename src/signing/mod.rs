@@ -5,8 +5,8 @@
 
 mod body_hmac;
 mod cf_webhook_auth;
-mod claims;
-mod examine;
+mod diagnosis;
+mod header_values;
 mod key;
 mod message;
 mod scheme;
@@ -15,7 +15,7 @@ mod standard;
 mod timestamped;
 mod verifier;
 
-pub(crate) use examine::{Finding, examine};
+pub(crate) use diagnosis::{Diagnosis, diagnose};
 pub use message::Message;
 pub use scheme::Scheme;
 pub(crate) use signer::Signer;

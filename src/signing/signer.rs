@@ -1,4 +1,4 @@
-//! Making proofs.
+//! Making credentials.
 
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
@@ -39,9 +39,9 @@ impl Signer {
         for scheme in &self.schemes {
             match scheme {
                 Scheme::CfWebhookAuth => {}
-                Scheme::Hmac => headers.push(body_hmac::prove(first, message.body)),
-                Scheme::Timestamped => headers.extend(timestamped::prove(first, message)),
-                Scheme::Standard => headers.extend(standard::prove(&self.keys, message)),
+                Scheme::Hmac => headers.push(body_hmac::sign(first, message.body)),
+                Scheme::Timestamped => headers.extend(timestamped::sign(first, message)),
+                Scheme::Standard => headers.extend(standard::sign(&self.keys, message)),
             }
         }
         headers
@@ -50,13 +50,13 @@ impl Signer {
 
 impl Scheme {
     /// Returns the headers that prove that the sender of this message knows the secret.
-    pub fn prove(
+    pub fn sign(
         self,
         secret: &SecretString,
         message: &Message<'_>,
     ) -> Result<Vec<(HeaderName, String)>, InvalidSecret> {
         if self == Self::CfWebhookAuth {
-            return Ok(vec![cf_webhook_auth::prove(secret)]);
+            return Ok(vec![cf_webhook_auth::sign(secret)]);
         }
         let signer = Signer::new(&[self], std::iter::once(secret.clone()))?;
         Ok(signer.sign(message))

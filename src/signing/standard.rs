@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::Choice;
 
-use super::claims::{any_holds, is_among, only, parse_seconds, texts};
+use super::header_values::{any, contains_digest, parse_seconds, single_value, values};
 use super::key::{Digest, Key, digest};
 use super::message::Message;
 use crate::domain::timestamp::Timestamp;
@@ -16,16 +16,19 @@ pub(super) const ID: HeaderName = HeaderName::from_static("webhook-id");
 pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-pub(super) fn holds(
+pub(super) fn verify(
     keys: &[Key],
     headers: &HeaderMap,
     body: &[u8],
     is_recent: impl Fn(Timestamp) -> bool,
 ) -> Choice {
-    let (Some(id), Some(timestamp)) = (only(headers, &ID), only(headers, &TIMESTAMP)) else {
+    let (Some(id), Some(timestamp)) = (
+        single_value(headers, &ID),
+        single_value(headers, &TIMESTAMP),
+    ) else {
         return Choice::from(0);
     };
-    let claimed: Vec<Digest> = texts(headers, &SIGNATURE)
+    let claimed: Vec<Digest> = values(headers, &SIGNATURE)
         .flat_map(str::split_ascii_whitespace)
         .filter_map(parse_signature)
         .collect();
@@ -34,13 +37,12 @@ pub(super) fn holds(
     if claimed.is_empty() || !is_in_time {
         return Choice::from(0);
     }
-    any_holds(
-        keys.iter()
-            .map(|key| is_among(&claimed, &signature(key, id, timestamp, body))),
-    )
+    any(keys
+        .iter()
+        .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))))
 }
 
-pub(super) fn prove(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String); 3] {
+pub(super) fn sign(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String); 3] {
     let timestamp = message.sent_at.unix_seconds().to_string();
     let signatures: Vec<String> = keys
         .iter()

@@ -74,7 +74,7 @@ fn accepts_standard_webhooks_vectors() {
         assert!(!accepts("another", seconds));
         assert!(!accepts(id, seconds + 1));
         let made = Scheme::Standard
-            .prove(&SecretString::from(secret), &message)
+            .sign(&SecretString::from(secret), &message)
             .expect("a good secret");
         assert_eq!(headers(&made), standard_headers(id, seconds, signature));
     }
@@ -138,7 +138,7 @@ proptest! {
         let now = at(1_704_110_400);
         let message = Message { id: "msg_1", sent_at: at(1_704_110_400 + shift), body: &body };
 
-        let proof = scheme.prove(&SecretString::from(secret.as_str()), &message).expect("a good secret");
+        let proof = scheme.sign(&SecretString::from(secret.as_str()), &message).expect("a good secret");
 
         prop_assert!(verifier(&[scheme], &[&secret]).accepts(&headers(&proof), &body, now));
         prop_assert!(verifier(&Scheme::ALL, &[&other, &secret]).accepts(&headers(&proof), &body, now));
@@ -151,7 +151,7 @@ proptest! {
         prop_assume!(secret != other);
         let message = Message { id: "msg_1", sent_at: at(1_704_110_400), body: &body };
 
-        let proof = scheme.prove(&SecretString::from(other), &message).expect("a good secret");
+        let proof = scheme.sign(&SecretString::from(other), &message).expect("a good secret");
 
         prop_assert!(!verifier(&Scheme::ALL, &[&secret]).accepts(&headers(&proof), &body, at(1_704_110_400)));
     }
@@ -162,7 +162,7 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 1..300), place in any::<prop::sample::Index>(), flip in 1..=255_u8
     ) {
         let message = Message { id: "msg_1", sent_at: at(1_704_110_400), body: &body };
-        let proof = scheme.prove(&SecretString::from(secret.as_str()), &message).expect("a good secret");
+        let proof = scheme.sign(&SecretString::from(secret.as_str()), &message).expect("a good secret");
         let mut changed = body.clone();
         changed[place.index(body.len())] ^= flip;
 

@@ -5,7 +5,7 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use subtle::Choice;
 
-use super::claims::{any_holds, is_among, only, parse_hex, parse_seconds, texts};
+use super::header_values::{any, contains_digest, parse_hex, parse_seconds, single_value, values};
 use super::key::{Digest, Key, digest};
 use super::message::Message;
 use crate::domain::timestamp::Timestamp;
@@ -13,14 +13,14 @@ use crate::domain::timestamp::Timestamp;
 pub(super) const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
 pub(super) const TIMESTAMP: HeaderName = HeaderName::from_static("x-webhook-timestamp");
 
-pub(super) fn holds(
+pub(super) fn verify(
     keys: &[Key],
     headers: &HeaderMap,
     body: &[u8],
     is_recent: impl Fn(Timestamp) -> bool,
 ) -> Choice {
-    let claimed: Vec<Digest> = texts(headers, &SIGNATURE).filter_map(parse_hex).collect();
-    let Some(timestamp) = only(headers, &TIMESTAMP) else {
+    let claimed: Vec<Digest> = values(headers, &SIGNATURE).filter_map(parse_hex).collect();
+    let Some(timestamp) = single_value(headers, &TIMESTAMP) else {
         return Choice::from(0);
     };
 
@@ -28,14 +28,13 @@ pub(super) fn holds(
     if claimed.is_empty() || !is_in_time {
         return Choice::from(0);
     }
-    any_holds(
-        keys.iter()
-            .map(|key| is_among(&claimed, &signature(key, timestamp, body))),
-    )
+    any(keys
+        .iter()
+        .map(|key| contains_digest(&claimed, &signature(key, timestamp, body))))
 }
 
 /// With one key: who checks it compares the one signature that is there.
-pub(super) fn prove(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 2] {
+pub(super) fn sign(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 2] {
     let timestamp = message.sent_at.unix_seconds().to_string();
     let signature = format!(
         "sha256={}",

@@ -1,4 +1,4 @@
-//! Checking proofs.
+//! Checking credentials.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
 
-use super::claims::any_holds;
+use super::header_values::any;
 use super::key::{InvalidSecret, Key};
 use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
 use crate::domain::timestamp::Timestamp;
 
-/// Checks proofs.
+/// Checks credentials.
 pub struct Verifier {
     pub(super) schemes: Vec<Scheme>,
     pub(super) keys: Vec<Key>,
@@ -44,17 +44,17 @@ impl Verifier {
     /// Whether a request with these headers and this body shows that its sender knows a secret.
     #[must_use]
     pub fn accepts(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> bool {
-        let proofs = self.schemes.iter().map(|scheme| match scheme {
-            Scheme::CfWebhookAuth => cf_webhook_auth::holds(&self.keys, headers),
-            Scheme::Hmac => body_hmac::holds(&self.keys, headers, body),
-            Scheme::Timestamped => timestamped::holds(&self.keys, headers, body, |sent_at| {
+        let credentials = self.schemes.iter().map(|scheme| match scheme {
+            Scheme::CfWebhookAuth => cf_webhook_auth::verify(&self.keys, headers),
+            Scheme::Hmac => body_hmac::verify(&self.keys, headers, body),
+            Scheme::Timestamped => timestamped::verify(&self.keys, headers, body, |sent_at| {
                 self.is_recent(sent_at, now)
             }),
-            Scheme::Standard => standard::holds(&self.keys, headers, body, |sent_at| {
+            Scheme::Standard => standard::verify(&self.keys, headers, body, |sent_at| {
                 self.is_recent(sent_at, now)
             }),
         });
-        self.is_disabled() || bool::from(any_holds(proofs))
+        self.is_disabled() || bool::from(any(credentials))
     }
 
     pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {
@@ -74,12 +74,12 @@ impl std::fmt::Debug for Verifier {
 impl Scheme {
     /// Returns the first scheme that a request with these headers tries, accepted or not.
     #[must_use]
-    pub fn tried(headers: &HeaderMap) -> Option<Self> {
-        Self::all_tried(headers).next()
+    pub fn of_request(headers: &HeaderMap) -> Option<Self> {
+        Self::all_of_request(headers).next()
     }
 
     /// Returns every scheme that a request with these headers tries.
-    pub(super) fn all_tried(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+    pub(super) fn all_of_request(headers: &HeaderMap) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|scheme| {
             let names: &[HeaderName] = match scheme {
                 Self::CfWebhookAuth => &[cf_webhook_auth::HEADER],

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::domain::event::Audience;
+use crate::domain::event::Subscriptions;
 use crate::domain::notification::UnknownImages;
 use inbox::record::RecordPolicy;
 use outbox::router::EventRouter;
@@ -46,7 +46,7 @@ pub use outbox::{
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,
-    Rejections, StoredOrigin,
+    Rejections, StoredRequestInfo,
 };
 pub use retention::{Page, PageQuery, PrunableTable, PruneMode, Retention};
 pub use schema::Schema;
@@ -88,9 +88,9 @@ impl Store {
     pub async fn open(
         settings: &Settings,
         unknown_images: UnknownImages,
-        audience: Audience,
+        subscriptions: Subscriptions,
     ) -> Result<Self, StoreError> {
-        let router = EventRouter::new(audience);
+        let router = EventRouter::new(subscriptions);
         let wakeups = router.wakeups();
         let policy = RecordPolicy {
             unknown_images,

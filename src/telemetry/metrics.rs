@@ -1,16 +1,17 @@
-//! What is counted, under which names, for Prometheus.
+//! The metrics, for Prometheus.
 
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The content type of what [`Metrics::render`] writes: `OpenMetrics` 1.0.
+/// The content type of [`Metrics::render`]: `OpenMetrics` 1.0.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Declares metrics that are cheap to clone, since their counters are shared. For each: its field, type, name and help.
+/// Declares a struct of metrics: for each its field, type, name and help. Clones share their counters.
 macro_rules! metrics {
     ($(#[$attribute:meta])* $metrics:ident { $($field:ident: $metric:ty = $name:literal, $help:literal;)* }) => {
         $(#[$attribute])*
@@ -28,45 +29,53 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// What the inbox counts.
+    /// The metrics of the inbox.
     InboxMetrics {
-        waiting: Gauge = "inbox_waiting", "Webhooks that wait for the transaction before theirs";
-        begun: Counter = "inbox_begun", "Webhooks that a transaction was begun for, each time that one was";
-        recorded: Counter = "inbox_recorded", "Webhooks whose transaction was committed";
-        commits: Counter = "inbox_commits", "Transactions that were committed for webhooks";
-        failed: Counter = "inbox_failed", "Webhooks that were answered with an error of the database";
-        refused: Counter = "inbox_refused", "Webhooks that were refused because too many waited already";
+        queue_depth: Gauge = "inbox_queue_depth", "Webhooks that wait for a transaction";
+        write_attempts: Counter = "inbox_write_attempts", "Webhooks that entered a transaction; a retried webhook counts again";
+        recorded: Counter = "inbox_recorded", "Webhooks in committed transactions";
+        transactions: Counter = "inbox_transactions", "Committed transactions with webhooks";
+        failed: Counter = "inbox_failed", "Webhooks that failed with a database error";
+        rejected: Counter = "inbox_rejected", "Webhooks that were rejected because the queue was full";
     }
 }
 
 metrics! {
-    /// What the relay counts.
+    /// The metrics of the relay.
     RelayMetrics {
-        claims: Counter = "relay_claims", "Times that a worker asked the database for due deliveries, and was answered";
-        attempts: Counter = "relay_attempts", "Tries to deliver a message to an endpoint";
-        delivered: Counter = "relay_delivered", "Deliveries that their endpoints took";
-        gave_up: Counter = "relay_gave_up", "Deliveries that were given up";
+        claims: Counter = "relay_claims", "Database queries for due deliveries";
+        attempts: Counter = "relay_attempts", "Attempts to deliver an event to an endpoint";
+        deliveries: Family<DeliveryResult, Counter> = "relay_deliveries", "Deliveries that ended, by result: delivered or failed";
     }
 }
+
+/// The label of a delivery that ended.
+pub(crate) type DeliveryResult = [(&'static str, &'static str); 1];
+
+/// The label of a delivery that its endpoint accepted.
+pub(crate) const DELIVERED: DeliveryResult = [("result", "delivered")];
+
+/// The label of a delivery that failed for good.
+pub(crate) const FAILED: DeliveryResult = [("result", "failed")];
 
 metrics! {
-    /// What is counted of parked notifications.
-    ParkingMetrics {
-        sweeps: Counter = "parking_sweeps", "Passes over all parked notifications";
+    /// The metrics of parked notifications.
+    ParkedMetrics {
+        sweeps: Counter = "parked_sweeps", "Passes over all parked notifications";
     }
 }
 
-/// Everything that one run of the service counts.
+/// The metrics of one run of the service.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     tasks: Gauge<u64, AtomicU64>,
-    /// The inbox's.
+    /// The inbox.
     pub inbox: InboxMetrics,
-    /// The relay's.
+    /// The relay.
     pub relay: RelayMetrics,
-    /// The parking's.
-    pub parking: ParkingMetrics,
+    /// Parked notifications.
+    pub parked: ParkedMetrics,
 }
 
 impl Default for Metrics {
@@ -76,12 +85,16 @@ impl Default for Metrics {
         inbox.register(&mut registry);
         let relay = RelayMetrics::default();
         relay.register(&mut registry);
-        let parking = ParkingMetrics::default();
-        parking.register(&mut registry);
+        // A series that is missing until its first event cannot be alerted on.
+        for result in [DELIVERED, FAILED] {
+            drop(relay.deliveries.get_or_create(&result));
+        }
+        let parked = ParkedMetrics::default();
+        parked.register(&mut registry);
         let tasks = Gauge::default();
         registry.register(
-            "runtime_tasks",
-            "Tasks that are running or waiting, but for calls to other apps; each open connection is one",
+            "tokio_alive_tasks",
+            "Tasks of the main runtime, including one for each open connection; HTTP calls to endpoints run elsewhere",
             tasks.clone(),
         );
         Self {
@@ -89,13 +102,13 @@ impl Default for Metrics {
             tasks,
             inbox,
             relay,
-            parking,
+            parked,
         }
     }
 }
 
 impl Metrics {
-    /// What is counted by now, as Prometheus reads it.
+    /// Returns the current values in the format of Prometheus.
     #[must_use]
     pub fn render(&self) -> String {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -103,7 +116,7 @@ impl Metrics {
             self.tasks.set(u64::try_from(tasks).unwrap_or(u64::MAX));
         }
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes all that is written to it");
+        encode(&mut text, &self.registry).expect("writing to a string never fails");
         text
     }
 }

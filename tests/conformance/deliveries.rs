@@ -83,7 +83,7 @@ async fn four_deliveries(fixture: &Fixture) -> Store {
         &[
             settlement(1, sent("{}")),
             settlement(3, released),
-            settlement(4, attempted(3, Verdict::GaveUp)),
+            settlement(4, attempted(3, Verdict::Failed)),
         ],
     )
     .await;
@@ -143,11 +143,11 @@ async fn shows_open_deliveries_as_paused(fixture: &Fixture) {
 
     let paused = list(&store, &status(DeliveryStatus::Paused), 10).await;
     let pending = list(&store, &status(DeliveryStatus::Pending), 10).await;
-    let gave_up = list(&store, &status(DeliveryStatus::GaveUp), 10).await;
+    let failed = list(&store, &status(DeliveryStatus::Failed), 10).await;
     assert_eq!(ids(&paused), [3]);
     assert_eq!(paused[0].status, DeliveryStatus::Paused);
     assert_eq!(ids(&pending), [2]);
-    assert_eq!(ids(&gave_up), [4]);
+    assert_eq!(ids(&failed), [4]);
 }
 
 async fn lists_attempts_in_order_up_to_limit(fixture: &Fixture) {
@@ -202,7 +202,7 @@ async fn replays_deliveries_of_filter(fixture: &Fixture) {
         (id(2), vec![]),
         (endpoint("app"), vec![1, 4]),
         (endpoint("archive"), vec![]),
-        (status(DeliveryStatus::GaveUp), vec![4]),
+        (status(DeliveryStatus::Failed), vec![4]),
         (status(DeliveryStatus::Paused), vec![]),
         (since(30), vec![4]),
         (since(31), vec![]),
@@ -242,7 +242,7 @@ async fn changed(fixture: &Fixture, before: &[Value]) -> Vec<i64> {
 /// Undoes what a replay of [`four_deliveries`] changes.
 async fn complete_again(fixture: &Fixture) {
     let sql = "UPDATE relay_deliveries SET due_at = NULL, completed_at = created_at,
-        status = CASE id WHEN 1 THEN 'delivered' ELSE 'gave_up' END
+        status = CASE id WHEN 1 THEN 'delivered' ELSE 'failed' END
         WHERE id IN (1, 4)";
     fixture.database.execute(sql, &[]).await;
 }
@@ -255,16 +255,16 @@ async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
 
     let states = store.delivery_catalog.endpoint_states().await;
 
-    let unpaused = |name: &str, waiting, gave_up| EndpointState {
+    let unpaused = |name: &str, waiting, failed| EndpointState {
         name: name.to_owned(),
         paused_at: None,
-        paused_because: String::new(),
+        pause_reason: String::new(),
         waiting,
-        gave_up,
+        failed,
     };
     let backup = EndpointState {
         paused_at: Some(at(300)),
-        paused_because: "operator".to_owned(),
+        pause_reason: "operator".to_owned(),
         ..unpaused("backup", 0, 0)
     };
     // The count of open deliveries includes leased ones.

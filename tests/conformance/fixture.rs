@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use cloudflare_images_webhook::config::{Environment, load};
-use cloudflare_images_webhook::domain::event::{Audience, EventKind, Model, Subscription};
+use cloudflare_images_webhook::domain::event::{EventKind, Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::Store;
 
@@ -37,30 +37,30 @@ impl Fixture {
 
     /// Opens a migrated store that rejects unknown images and publishes nothing.
     pub(crate) async fn open(&self) -> Store {
-        self.open_with(UnknownImages::Reject, Audience::default())
+        self.open_with(UnknownImages::Reject, Subscriptions::default())
             .await
     }
 
     /// Opens a migrated store that creates unknown images and publishes to these endpoints.
     pub(crate) async fn open_for(&self, endpoints: &[&str]) -> Store {
-        let subscriptions = endpoints
+        let endpoints = endpoints
             .iter()
             .map(|endpoint| subscription(endpoint))
             .collect();
-        let audience = Audience {
-            subscriptions,
+        let subscriptions = Subscriptions {
+            endpoints,
             channel: None,
         };
-        self.open_with(UnknownImages::Create, audience).await
+        self.open_with(UnknownImages::Create, subscriptions).await
     }
 
     /// Opens a migrated store.
     pub(crate) async fn open_with(
         &self,
         unknown_images: UnknownImages,
-        audience: Audience,
+        subscriptions: Subscriptions,
     ) -> Store {
-        let store = self.open_unmigrated(unknown_images, audience).await;
+        let store = self.open_unmigrated(unknown_images, subscriptions).await;
         store
             .schema
             .migrate()
@@ -73,7 +73,7 @@ impl Fixture {
     pub(crate) async fn open_unmigrated(
         &self,
         unknown_images: UnknownImages,
-        audience: Audience,
+        subscriptions: Subscriptions,
     ) -> Store {
         let environment: Environment = [
             ("DATABASE_URL", self.database.url.as_str()),
@@ -83,7 +83,7 @@ impl Fixture {
         .into_iter()
         .collect();
         let loaded = load(&environment, None).expect("the settings are valid");
-        let store = Store::open(&loaded.settings.database, unknown_images, audience)
+        let store = Store::open(&loaded.settings.database, unknown_images, subscriptions)
             .await
             .expect("the store opens");
         self.opened.lock().expect("no panic").push(store.clone());

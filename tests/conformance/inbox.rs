@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
-use cloudflare_images_webhook::domain::detail::ToldDetails;
-use cloudflare_images_webhook::domain::event::{Audience, Model, Subscription};
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
+use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::image::Status;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{Content, Notification, UnknownImages};
 use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
 use cloudflare_images_webhook::domain::rejection::RejectionState;
-use cloudflare_images_webhook::store::{DeliveryFilter, Rejection, Store, StoredOrigin};
+use cloudflare_images_webhook::store::{DeliveryFilter, Rejection, Store, StoredRequestInfo};
 use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 
@@ -77,7 +77,7 @@ async fn leaves_unreported_json_unchanged(fixture: &Fixture) {
 
 async fn inserts_missing_images(fixture: &Fixture) {
     let store = fixture
-        .open_with(UnknownImages::Create, Audience::default())
+        .open_with(UnknownImages::Create, Subscriptions::default())
         .await;
     fixture.database.register("old").await;
 
@@ -131,7 +131,7 @@ async fn parks_notification_for_unknown_image(fixture: &Fixture) {
     assert_eq!(rejection.status, 404);
     assert_eq!(rejection.reason, "unknown-image");
     assert_eq!(rejection.problem, "");
-    assert_eq!(rejection.origin, origin());
+    assert_eq!(rejection.request_info, request_info());
     assert_eq!(rejection.cloudflare_id.as_deref(), Some("a"));
     assert_eq!(rejection.whole_body().expect("a body").as_bytes(), body);
     assert_eq!(rejection.count, 1);
@@ -152,10 +152,10 @@ async fn stores_invalid_body(fixture: &Fixture) {
     assert_eq!(rejection.status, 400);
     assert_eq!(rejection.reason, "invalid-payload");
     assert_eq!(rejection.problem, "the body must be JSON");
-    assert_eq!(rejection.origin, origin());
+    assert_eq!(rejection.request_info, request_info());
     assert_eq!(rejection.cloudflare_id, None);
     assert_eq!(rejection.whole_body().expect("a body").as_bytes(), body);
-    assert_eq!(rejection.state, RejectionState::Kept);
+    assert_eq!(rejection.state, RejectionState::Stored);
 }
 
 async fn truncates_body_over_64_kib(fixture: &Fixture) {
@@ -196,7 +196,7 @@ async fn parks_only_bodies_up_to_64_kib(fixture: &Fixture) {
     .await;
 
     assert_eq!(rejection(&store, 1).await.state, RejectionState::Parked);
-    assert_eq!(rejection(&store, 2).await.state, RejectionState::Kept);
+    assert_eq!(rejection(&store, 2).await.state, RejectionState::Stored);
 }
 
 async fn publishes_events_in_order_of_changes(fixture: &Fixture) {
@@ -205,7 +205,7 @@ async fn publishes_events_in_order_of_changes(fixture: &Fixture) {
         ..subscription("app")
     };
     let store = fixture
-        .open_with(UnknownImages::Create, audience(all_models))
+        .open_with(UnknownImages::Create, subscriptions(all_models))
         .await;
 
     record(&store, [uploaded("a", 10), failed("a", 11)]).await;
@@ -238,11 +238,13 @@ async fn publishes_wanted_events_only(fixture: &Fixture) {
         ordered: true,
         ..subscription("logs")
     };
-    let audience = Audience {
-        subscriptions: vec![images, logs],
+    let subscriptions = Subscriptions {
+        endpoints: vec![images, logs],
         channel: None,
     };
-    let store = fixture.open_with(UnknownImages::Reject, audience).await;
+    let store = fixture
+        .open_with(UnknownImages::Reject, subscriptions)
+        .await;
     fixture.database.register("a").await;
     let test = Notification {
         content: Content::TestMessage,
@@ -287,11 +289,13 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
 async fn notifies_last_change_of_image_on_postgres() {
     let fixture = Fixture::new(Backend::Postgres).await;
     let channel = "changes";
-    let audience = Audience {
-        subscriptions: Vec::new(),
+    let subscriptions = Subscriptions {
+        endpoints: Vec::new(),
         channel: Some(channel.to_owned()),
     };
-    let store = fixture.open_with(UnknownImages::Create, audience).await;
+    let store = fixture
+        .open_with(UnknownImages::Create, subscriptions)
+        .await;
     let connecting = PgListener::connect(&fixture.database.url).await;
     let mut listener = connecting.expect("the listener connects");
     listener
@@ -323,7 +327,7 @@ fn detailed(notification: Notification) -> Notification {
     let Content::Report(mut report) = notification.content else {
         panic!("the notification is a report");
     };
-    report.details = ToldDetails {
+    report.details = ReportedDetails {
         filename: Some("cat.jpg".to_owned()),
         creator: Some("user-1".to_owned()),
         require_signed_urls: Some(true),
@@ -338,15 +342,15 @@ fn detailed(notification: Notification) -> Notification {
     }
 }
 
-fn audience(subscription: Subscription) -> Audience {
-    Audience {
-        subscriptions: vec![subscription],
+fn subscriptions(subscription: Subscription) -> Subscriptions {
+    Subscriptions {
+        endpoints: vec![subscription],
         channel: None,
     }
 }
 
-fn origin() -> StoredOrigin {
-    StoredOrigin {
+fn request_info() -> StoredRequestInfo {
+    StoredRequestInfo {
         request_id: "request-1".to_owned(),
         client_address: "192.0.2.1".to_owned(),
         scheme: "hmac".to_owned(),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Body, Broken, Content, Notification, Origin, Report, ReportedStatus,
+    Body, Content, InvalidBody, Notification, Report, ReportedStatus, RequestInfo,
 };
 use cloudflare_images_webhook::domain::outcome::Outcome;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
@@ -47,7 +47,7 @@ fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
         cloudflare_id: image(id),
         status: Some(status),
         reported_at: Some(at(seconds)),
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     };
     received(Content::Report(report), seconds)
 }
@@ -58,7 +58,7 @@ pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
         cloudflare_id: image(id),
         status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
         reported_at: None,
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     };
     Notification {
         payload: Json::from_canonical(payload.to_owned()),
@@ -68,21 +68,21 @@ pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
 
 /// Returns a notification with an invalid body.
 pub(crate) fn invalid(body: &[u8], seconds: i64) -> Notification {
-    let invalid = Broken {
+    let invalid = InvalidBody {
         body: Body::from(body),
         problem: "the body must be JSON".to_owned(),
     };
-    received(Content::Broken(invalid), seconds)
+    received(Content::Invalid(invalid), seconds)
 }
 
 /// Returns the notification as if its sender was not authenticated.
 pub(crate) fn unauthenticated(notification: Notification) -> Notification {
-    let origin = Origin {
+    let request_info = RequestInfo {
         scheme: None,
-        ..notification.origin
+        ..notification.request_info
     };
     Notification {
-        origin,
+        request_info,
         ..notification
     }
 }
@@ -92,7 +92,7 @@ fn received(content: Content, seconds: i64) -> Notification {
         content,
         payload: Json::from_canonical(r#"{"event":"upload"}"#.to_owned()),
         received_at: at(seconds),
-        origin: Origin {
+        request_info: RequestInfo {
             request_id: Some("request-1".into()),
             client: Some([192, 0, 2, 1].into()),
             scheme: Some("hmac"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
-use cloudflare_images_webhook::domain::event::{Audience, Model, Subscription};
+use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
     Attempted, Claim, Delivery, LeaseOutcome, Leased, NewAttempt, Notice, Settlement, Store,
@@ -114,7 +114,7 @@ async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
 
     let first = claim(&store, in_order).await;
     let during_lease = claim(&store, with_lease("second", in_order)).await;
-    settle(&store, &[settlement(1, attempted(1, Verdict::GaveUp))]).await;
+    settle(&store, &[settlement(1, attempted(1, Verdict::Failed))]).await;
     let after_failure = claim(&store, with_lease("third", in_order)).await;
 
     assert_eq!(ids(&first), [1, 2]);
@@ -160,7 +160,7 @@ async fn settles_each_outcome(fixture: &Fixture) {
         &[
             settlement(1, attempted(1, Verdict::Delivered)),
             settlement(2, attempted(2, Verdict::RetryAt(at(300)))),
-            settlement(3, attempted(3, Verdict::GaveUp)),
+            settlement(3, attempted(3, Verdict::Failed)),
             settlement(4, LeaseOutcome::Filtered),
             settlement(5, released(0)),
             settlement(6, released(1)),
@@ -174,7 +174,7 @@ async fn settles_each_outcome(fixture: &Fixture) {
     for (id, status, due_at, completed_at, attempts) in [
         (1, DeliveryStatus::Delivered, None, done, 1),
         (2, DeliveryStatus::Retrying, due(300), open, 2),
-        (3, DeliveryStatus::GaveUp, None, done, 3),
+        (3, DeliveryStatus::Failed, None, done, 3),
         (4, DeliveryStatus::Filtered, None, done, 0),
         (5, DeliveryStatus::Pending, due(200), open, 0),
         (6, DeliveryStatus::Retrying, due(200), open, 0),
@@ -242,17 +242,17 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
     claim(&store, due("app", 100)).await;
     let notice = |endpoint| Notice {
         id: "evt_1".to_owned(),
-        event: "gave_up",
+        event: "delivery_failed",
         endpoint,
         payload: r#"{"id":"evt_1"}"#.to_owned(),
         at: at(150),
     };
-    let LeaseOutcome::Attempted(mut gave_up) = attempted(1, Verdict::GaveUp) else {
+    let LeaseOutcome::Attempted(mut failed) = attempted(1, Verdict::Failed) else {
         unreachable!("the outcome is an attempt");
     };
-    gave_up.notices = vec![notice("alerts"), notice("pager")];
+    failed.notices = vec![notice("alerts"), notice("pager")];
 
-    settle(&store, &[settlement(1, LeaseOutcome::Attempted(gave_up))]).await;
+    settle(&store, &[settlement(1, LeaseOutcome::Attempted(failed))]).await;
 
     for endpoint in ["alerts", "pager"] {
         assert!(claim(&store, due(endpoint, 149)).await.is_empty());
@@ -269,11 +269,13 @@ async fn ordered(fixture: &Fixture) -> Store {
         ordered: true,
         ..subscription("app")
     };
-    let audience = Audience {
-        subscriptions: vec![subscription],
+    let subscriptions = Subscriptions {
+        endpoints: vec![subscription],
         channel: None,
     };
-    fixture.open_with(UnknownImages::Create, audience).await
+    fixture
+        .open_with(UnknownImages::Create, subscriptions)
+        .await
 }
 
 /// Returns a claim of all deliveries due at this second. The lease lasts a minute.

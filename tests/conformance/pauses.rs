@@ -79,5 +79,5 @@ async fn resume(store: &Store, reason: Option<&str>) -> bool {
 async fn paused(store: &Store) -> Option<(Timestamp, String)> {
     let states = store.delivery_catalog.endpoint_states().await;
     let state = states.expect("the query succeeds").pop()?;
-    Some((state.paused_at?, state.paused_because))
+    Some((state.paused_at?, state.pause_reason))
 }

@@ -120,7 +120,7 @@ fn filters() -> [(RejectionFilter, Vec<i64>); 9] {
         (all(), vec![4, 3, 2, 1]),
         (with_reason(RejectionReason::UnknownImage), vec![3, 2]),
         (with_reason(RejectionReason::AddressNotAllowed), vec![]),
-        (with_state(RejectionState::Kept), vec![1]),
+        (with_state(RejectionState::Stored), vec![1]),
         (with_state(RejectionState::Counted), vec![4]),
         (with_state(RejectionState::Applied), vec![]),
         (since(30), vec![4, 3]),

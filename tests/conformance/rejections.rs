@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::image::Status;
 use cloudflare_images_webhook::domain::notification::{Notification, UnknownImages};
 use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
@@ -90,11 +90,13 @@ async fn applies_rejection_once_for_two_processes(fixture: &Fixture) {
 }
 
 async fn publishes_events_of_applied_rejections(fixture: &Fixture) {
-    let audience = Audience {
-        subscriptions: vec![subscription("app")],
+    let subscriptions = Subscriptions {
+        endpoints: vec![subscription("app")],
         channel: None,
     };
-    let store = fixture.open_with(UnknownImages::Reject, audience).await;
+    let store = fixture
+        .open_with(UnknownImages::Reject, subscriptions)
+        .await;
     record(&store, [uploaded("a", 10)]).await;
     fixture.database.register("a").await;
 
@@ -207,7 +209,7 @@ async fn expires_parked_in_range_of_ids(fixture: &Fixture) {
 
     expiring.expect("the query succeeds");
     let stored = RejectionFilter {
-        state: Some(RejectionState::Kept),
+        state: Some(RejectionState::Stored),
         ..RejectionFilter::default()
     };
     let stored = unapplied(&store, &stored, 0, 10).await;
@@ -227,8 +229,8 @@ async fn adds_up_counts(fixture: &Fixture) {
     assert_eq!(counted.received_at, at(60));
     assert_eq!(counted.status, 401);
     assert_eq!(counted.reason, "unauthorized");
-    assert_eq!(counted.origin.scheme, "hmac");
-    assert_eq!(counted.origin.client_address, "192.0.2.0/24");
+    assert_eq!(counted.request_info.scheme, "hmac");
+    assert_eq!(counted.request_info.client_address, "192.0.2.0/24");
     assert_eq!(counted.state, RejectionState::Counted);
     assert_eq!(counted.body, None);
     assert_eq!(fixture.database.rejections().await.len(), 1);
@@ -303,7 +305,7 @@ async fn records_no_failure_of_stored_rejection(fixture: &Fixture) {
     fail(&store, 1, 20).await;
 
     let stored = find(&store, 1).await;
-    assert_eq!(stored.state, RejectionState::Kept);
+    assert_eq!(stored.state, RejectionState::Stored);
     assert_eq!(stored.outcome, "");
     assert_eq!(stored.settled_at, None);
 }

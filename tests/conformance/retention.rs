@@ -1,6 +1,6 @@
 //! `Retention`: counting and deleting old rows, page by page.
 
-use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
     Claim, LeaseOutcome, Page, PageQuery, PrunableTable, PruneMode, Settlement, Store,
@@ -167,7 +167,7 @@ async fn prune(store: &Store, query: PageQuery) -> Option<Page> {
 async fn with_four_rows(fixture: &Fixture) -> Store {
     let notifications = || [10, 29, BEFORE, 31].map(|seconds| uploaded("a", seconds));
     let rejecting = fixture
-        .open_with(UnknownImages::Reject, Audience::default())
+        .open_with(UnknownImages::Reject, Subscriptions::default())
         .await;
     record(&rejecting, notifications()).await;
     let store = fixture.open_for(&["app"]).await;

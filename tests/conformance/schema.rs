@@ -1,6 +1,6 @@
 //! `Schema`: migrations and readiness of the database.
 
-use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{Store, StoreError};
 
@@ -98,9 +98,9 @@ async fn refuses_read_only_server_on_postgres() {
 }
 
 async fn unmigrated(fixture: &Fixture) -> Store {
-    let audience = Audience::default();
+    let subscriptions = Subscriptions::default();
     fixture
-        .open_unmigrated(UnknownImages::Reject, audience)
+        .open_unmigrated(UnknownImages::Reject, subscriptions)
         .await
 }
 

@@ -342,7 +342,7 @@ impl Scenario {
     async fn tasks(&self) -> usize {
         let mut tasks = 0;
         for replica in &self.replicas {
-            tasks += metric(&replica.service.ops_url("/metrics"), "runtime_tasks").await;
+            tasks += metric(&replica.service.ops_url("/metrics"), "tokio_alive_tasks").await;
         }
         usize::try_from(tasks).expect("a number of tasks")
     }

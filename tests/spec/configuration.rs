@@ -37,7 +37,7 @@ fn shows_defaults_with_their_source() {
         "database.url = \"sqlite://data/images.db\"",
         "webhook.path = \"/cloudflare-images/api/webhook/\"",
         "webhook.schemes = [\"cf-webhook-auth\", \"hmac\"]",
-        "webhook.tolerance_secs = 300",
+        "webhook.timestamp_tolerance_secs = 300",
         "webhook.unknown_images = \"reject\"",
         "shutdown.deadline_secs = 25",
     ] {
@@ -53,21 +53,21 @@ fn file_overrides_defaults_and_environment_overrides_file() {
     let folder = TempDir::new().expect("a folder");
     fs::write(
         folder.path().join("my.toml"),
-        "[webhook]\ntolerance_secs = 60\nunknown_images = \"create\"\n",
+        "[webhook]\ntimestamp_tolerance_secs = 60\nunknown_images = \"create\"\n",
     )
     .expect("a file");
 
     let output = run(
         folder.path(),
         &["check-config", "--config", "my.toml"],
-        &[("APP__WEBHOOK__TOLERANCE_SECS", "90")],
+        &[("APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS", "90")],
     );
 
     let printed = stdout(&output);
     assert!(
         printed.contains(
-            "webhook.tolerance_secs = \"90\"  # the environment variable \
-             APP__WEBHOOK__TOLERANCE_SECS\n"
+            "webhook.timestamp_tolerance_secs = \"90\"  # the environment variable \
+             APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS\n"
         ),
         "{printed}"
     );
@@ -190,11 +190,15 @@ fn accepts_lists_as_json_or_commas() {
 fn accepts_durations_with_units() {
     for (variable, value, key) in [
         (
-            "APP__WEBHOOK__TOLERANCE_SECS",
+            "APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS",
             "24h",
-            "webhook.tolerance_secs",
+            "webhook.timestamp_tolerance_secs",
         ),
-        ("APP__WEBHOOK__PARK_DAYS", "12h", "webhook.park_days"),
+        (
+            "APP__WEBHOOK__PARKED_TTL_DAYS",
+            "12h",
+            "webhook.parked_ttl_days",
+        ),
         (
             "APP__SHUTDOWN__DEADLINE_SECS",
             "0",
@@ -204,14 +208,56 @@ fn accepts_durations_with_units() {
         assert!(line(&[(variable, value)], key).contains(&format!("= \"{value}\"")));
     }
     for value in ["25h", "0s", "1.5h", "5 m"] {
-        let output = check(&[("APP__WEBHOOK__TOLERANCE_SECS", value)]);
+        let output = check(&[("APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS", value)]);
 
         assert_eq!(
             stderr(&output),
-            "error: webhook.tolerance_secs, from the environment variable APP__WEBHOOK__TOLERANCE_SECS, must be a whole number \
+            "error: webhook.timestamp_tolerance_secs, from the environment variable APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS, must be a whole number \
              from 1 to 86400, in seconds, or a text with a unit from \"1s\" to \"86400s\" (s, m, h or d)\n"
         );
     }
+}
+
+#[test]
+fn accepts_renamed_key_with_warning() {
+    for (old, value, new) in [
+        ("PARK_DAYS", "3", "PARKED_TTL_DAYS"),
+        ("TOLERANCE_SECS", "60", "TIMESTAMP_TOLERANCE_SECS"),
+    ] {
+        let variable = format!("APP__WEBHOOK__{old}");
+        let key = |name: &str| format!("webhook.{}", name.to_lowercase());
+
+        let output = check(&[(variable.as_str(), value)]);
+
+        let expected = format!(
+            "{} = \"{value}\"  # the environment variable {variable}\n",
+            key(new)
+        );
+        assert!(stdout(&output).contains(&expected), "{}", stdout(&output));
+        assert_eq!(
+            stderr(&output),
+            format!(
+                "warning: {}, from the environment variable {variable}, is an old name: use {}\n",
+                key(old),
+                key(new)
+            )
+        );
+    }
+}
+
+#[test]
+fn rejects_key_under_old_and_new_name() {
+    let output = check(&[
+        ("APP__WEBHOOK__PARK_DAYS", "3"),
+        ("APP__WEBHOOK__PARKED_TTL_DAYS", "3"),
+    ]);
+
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "error: webhook.parked_ttl_days is also set under its old name webhook.park_days, from the environment variable \
+         APP__WEBHOOK__PARK_DAYS: keep webhook.parked_ttl_days\n"
+    );
 }
 
 #[test]
@@ -356,7 +402,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "APP__RETENTION__REJECTIONS_DAYS",
         "6",
         "retention.rejections_days",
-        "must be 0, or at least webhook.park_days",
+        "must be 0, or at least webhook.parked_ttl_days",
     ),
     ("RUST_LOG", "info,=", "log.filter", "must be a level"),
     ("RUST_LOG", "\u{b}é[=x", "log.filter", "must be a level"),

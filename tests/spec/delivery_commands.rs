@@ -139,7 +139,7 @@ async fn lists_deliveries_by_endpoint_status_and_time(database: Database) {
             .collect()
     };
     assert_eq!(images(&[]), ["second", "first"]);
-    assert_eq!(images(&["--status", "gave_up"]), ["second"]);
+    assert_eq!(images(&["--status", "failed"]), ["second"]);
     assert_eq!(images(&["--endpoint", "app", "--limit", "1"]), ["second"]);
     assert_eq!(images(&["--endpoint", "nobody"]), Vec::<String>::new());
     assert_eq!(images(&["--since", "2024-01-01T12:00:30Z"]), ["second"]);
@@ -147,7 +147,7 @@ async fn lists_deliveries_by_endpoint_status_and_time(database: Database) {
     let lines: Vec<&str> = table.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("ID  CREATED"), "{table}");
     assert!(
-        lines[1].contains("gave_up") && lines[1].ends_with("answered 500 Internal Server Error"),
+        lines[1].contains("failed") && lines[1].ends_with("answered 500 Internal Server Error"),
         "{table}"
     );
     assert!(lines[2].contains("delivered"), "{table}");
@@ -167,8 +167,8 @@ async fn shows_delivery_with_attempts_and_payload(database: Database) {
     );
     assert_eq!(
         (
-            &shown["tries"][0]["number"],
-            &shown["tries"][0]["status_code"]
+            &shown["attempt_history"][0]["number"],
+            &shown["attempt_history"][0]["status_code"]
         ),
         (&json!(1), &json!(200))
     );
@@ -204,7 +204,7 @@ async fn replays_failed_deliveries_with_same_ids(database: Database) {
             "--endpoint",
             "app",
             "--status",
-            "gave_up"
+            "failed"
         ]),
         (Some(0), "2 deliveries are due again\n".to_owned())
     );
@@ -259,7 +259,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
             &listed[0]["name"],
             &listed[0]["state"],
             &listed[0]["waiting"],
-            &listed[0]["paused_because"]
+            &listed[0]["pause_reason"]
         ),
         (
             &json!("app"),
@@ -295,7 +295,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
         .app
         .database
         .execute(
-            "UPDATE relay_endpoints SET paused_because = 'its settings pause it'",
+            "UPDATE relay_endpoints SET pause_reason = 'its settings pause it'",
             &[],
         )
         .await;

@@ -340,7 +340,7 @@ async fn denies_names_with_private_addresses(database: Database) {
         app.database
             .texts("SELECT status FROM relay_deliveries")
             .await
-            == ["gave_up"]
+            == ["failed"]
     })
     .await;
     let error = app.database.deliveries().await[0]["error"].clone();

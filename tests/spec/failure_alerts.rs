@@ -69,7 +69,7 @@ async fn sends_failed_delivery_to_failure_url(database: Database) {
     assert_eq!(
         payloads(&received),
         [json!({
-            "event": "gave_up", "endpoint": "app", "error": "answered 500 Internal Server Error",
+            "event": "delivery_failed", "endpoint": "app", "error": "answered 500 Internal Server Error",
             "status_code": 500, "attempts": 1, "payload": sent,
         })]
     );
@@ -77,7 +77,7 @@ async fn sends_failed_delivery_to_failure_url(database: Database) {
         app.database
             .texts("SELECT status FROM relay_deliveries ORDER BY id")
             .await
-            == ["gave_up", "delivered"]
+            == ["failed", "delivered"]
     })
     .await;
 }
@@ -107,8 +107,8 @@ async fn alerts_once_on_failure_and_recovery(database: Database) {
     assert_eq!(
         payloads(&received),
         [
-            json!({"event": "failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
-            json!({"event": "recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
+            json!({"event": "endpoint_failing", "endpoint": "app", "consecutive_failures": 3, "error": "answered 503 Service Unavailable"}),
+            json!({"event": "endpoint_recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
         ]
     );
 }
@@ -148,5 +148,5 @@ async fn raises_no_alerts_about_alerts(database: Database) {
         .database
         .texts("SELECT event FROM relay_events ORDER BY event")
         .await;
-    assert_eq!(events, ["failing", "gave_up", "updated"]);
+    assert_eq!(events, ["delivery_failed", "endpoint_failing", "updated"]);
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Report, ReportedStatus, RequestInfo, UnknownImages,
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::ExitReason;
@@ -46,7 +46,7 @@ fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: u
 
 async fn wait_until_queued(app: &App, count: i64) {
     wait::until_async("the expected number of webhooks is queued", async || {
-        app.counter("inbox_waiting").await == count
+        app.counter("inbox_queue_depth").await == count
     })
     .await;
 }
@@ -54,8 +54,8 @@ async fn wait_until_queued(app: &App, count: i64) {
 /// Waits until the writer has taken all queued webhooks. A lock then blocks it.
 async fn wait_until_taken(app: &App, write_attempts: i64) {
     wait::until_async("the writer has taken all queued webhooks", async || {
-        app.counter("inbox_waiting").await == 0
-            && app.counter("inbox_begun_total").await >= write_attempts
+        app.counter("inbox_queue_depth").await == 0
+            && app.counter("inbox_write_attempts_total").await >= write_attempts
     })
     .await;
 }
@@ -66,7 +66,7 @@ async fn wait_until_taken(app: &App, write_attempts: i64) {
 pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
     app.database.register("held").await;
     let lock = app.database.lock_image("held").await;
-    let write_attempts = app.counter("inbox_begun_total").await;
+    let write_attempts = app.counter("inbox_write_attempts_total").await;
     let mut tasks = JoinSet::new();
     deliver(app, &mut tasks, "held", 0);
     wait_until_taken(app, write_attempts + 1).await;
@@ -164,7 +164,7 @@ async fn records_all_of_64_concurrent_senders(database: Database) {
             last.to_string()
         );
     }
-    let commits = app.counter("inbox_commits_total").await;
+    let commits = app.counter("inbox_transactions_total").await;
     assert_eq!(
         app.counter("inbox_recorded_total").await,
         i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small")
@@ -289,7 +289,7 @@ async fn rejects_over_queue_limit_with_503(database: Database) {
         assert_eq!(answer.outcome(), (200, "applied"), "{id}");
     }
     assert_eq!(retried.outcome(), (200, "applied"));
-    assert_eq!(app.counter("inbox_refused_total").await, 1);
+    assert_eq!(app.counter("inbox_rejected_total").await, 1);
 }
 
 async fn client_disconnect_leaves_batch_intact(database: Database) {
@@ -332,11 +332,11 @@ fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
                 .expect("an id"),
             status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
             reported_at: Some(at),
-            details: ToldDetails::default(),
+            details: ReportedDetails::default(),
         }),
         payload: Json::from_canonical(format!(r#"{{"sender":{sender},"turn":{turn}}}"#)),
         received_at: at,
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     })
 }
 

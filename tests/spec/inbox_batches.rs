@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use cloudflare_images_webhook::domain::detail::ToldDetails;
+use cloudflare_images_webhook::domain::detail::ReportedDetails;
 use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::image::Status;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Origin, Report, ReportedStatus, UnknownImages,
+    Content, Notification, Report, ReportedStatus, RequestInfo, UnknownImages,
 };
 use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
-use cloudflare_images_webhook::domain::telling::Effect;
+use cloudflare_images_webhook::domain::precedence::Effect;
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::store::{Inbox, StoreError};
 
@@ -95,13 +95,13 @@ fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
         cloudflare_id,
         status: Some(status),
         reported_at: Some(at(seconds)),
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     };
     Notification {
         content: Content::Report(report),
         payload: Json::empty_object(),
         received_at: at(1_000),
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     }
 }
 
@@ -124,7 +124,7 @@ fn other(content: Content) -> Notification {
         content,
         payload: Json::empty_object(),
         received_at: at(1_000),
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     }
 }
 
@@ -154,7 +154,7 @@ async fn returns_one_result_per_notification_in_order(database: Database, mode: 
             other(Content::TestMessage),
             uploaded("nobody", 10),
             failed("a", 10),
-            other(Content::OtherProduct),
+            other(Content::OtherAlert),
         ])
         .await
         .expect("the batch is recorded");

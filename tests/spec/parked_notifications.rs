@@ -179,7 +179,7 @@ async fn images_add_applies_without_service(database: Database) {
 }
 
 async fn expires_after_ttl(database: Database) {
-    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "7")]).await;
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "7")]).await;
     deliver_unknown(&app, &uploaded("old")).await;
     app.clock.advance(Duration::from_hours(7 * 24 + 1));
     deliver_unknown(&app, &uploaded("new")).await;
@@ -193,7 +193,7 @@ async fn expires_after_ttl(database: Database) {
     assert_eq!(app.database.image("old").await["status"], "pending");
     assert_eq!(
         column(&app.database, "state").await,
-        ["kept", "applied"],
+        ["stored", "applied"],
         "the expired notification is not applied"
     );
 }
@@ -247,13 +247,13 @@ async fn skips_unauthenticated_once_secret_is_set(database: Database) {
 }
 
 async fn zero_ttl_disables_parking(database: Database) {
-    let app = App::start_with(database, &[("APP__WEBHOOK__PARK_DAYS", "0")]).await;
+    let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "0")]).await;
     deliver_unknown(&app, &uploaded("image")).await;
 
     app.database.register("image").await;
 
     wait::until_async("the notification is not parked", async || {
-        column(&app.database, "state").await == ["kept"]
+        column(&app.database, "state").await == ["stored"]
     })
     .await;
     assert_eq!(app.database.image("image").await["status"], "pending");

@@ -56,7 +56,7 @@ async fn stores_invalid_body_unchanged(database: Database) {
     );
     assert_eq!(
         (&row["state"], &row["cloudflare_id"], &row["count"]),
-        (&json!("kept"), &json!(null), &json!(1))
+        (&json!("stored"), &json!(null), &json!(1))
     );
     assert_eq!(row["received_at"], "2024-01-01T12:00:00.000000Z");
 }

@@ -342,7 +342,7 @@ async fn failing_transform_fails_attempt(database: Database) {
 
     upload(&app, "image").await;
 
-    wait_for_statuses(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["failed"]).await;
     assert_eq!(
         app.database.deliveries().await[0]["error"],
         "its `transform` ended with an error"

@@ -112,7 +112,7 @@ async fn delivers_after_configured_pause_ends(database: Database) {
     assert_eq!(statuses(&database).await, ["pending"]);
     assert_eq!(
         database
-            .texts("SELECT paused_because FROM relay_endpoints")
+            .texts("SELECT pause_reason FROM relay_endpoints")
             .await,
         ["its settings pause it"]
     );

@@ -65,7 +65,7 @@ async fn fails_after_last_attempt_until_replay(database: Database) {
     subscriber.answer(Answer::Status(500));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
     upload(&app, "image").await;
-    wait_for_statuses(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["failed"]).await;
 
     subscriber.answer(Answer::Status(204));
     app.database
@@ -139,7 +139,7 @@ async fn fails_on_redirect(database: Database) {
 
     upload(&app, "image").await;
 
-    wait_for_statuses(&app.database, &["gave_up"]).await;
+    wait_for_statuses(&app.database, &["failed"]).await;
     assert_eq!(elsewhere.received().len(), 0);
     assert_eq!(
         app.database.deliveries().await[0]["error"],
@@ -178,7 +178,7 @@ async fn fails_on_incomplete_response(database: Database) {
 
     upload(&app, "image").await;
 
-    wait_for_statuses(&app.database, &["gave_up"; 5]).await;
+    wait_for_statuses(&app.database, &["failed"; 5]).await;
     let errors = app
         .database
         .texts("SELECT error FROM relay_deliveries ORDER BY endpoint")

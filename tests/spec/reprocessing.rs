@@ -123,7 +123,7 @@ async fn reprocesses_by_reason_in_order(database: Database) {
         .iter()
         .map(|row| row["state"].clone())
         .collect();
-    assert_eq!(states, ["applied", "kept", "parked", "applied"]);
+    assert_eq!(states, ["applied", "stored", "parked", "applied"]);
     database.register("nobody").await;
     assert_eq!(
         rejections(&database, &["reprocess", "--state", "parked"], true),
@@ -311,7 +311,7 @@ async fn lists_and_shows_rejections(database: Database) {
             "2024-01-01T12:00:00.000000Z",
             "400",
             "invalid-payload",
-            "kept",
+            "stored",
             "1",
             "127.0.0.1"
         ]

@@ -127,7 +127,7 @@ impl App {
 
     /// Waits for a complete sweep of the parked notifications.
     pub(crate) async fn wait_for_sweep(&self) {
-        wait_for_pass(&self.metrics_url(), "parking_sweeps_total").await;
+        wait_for_pass(&self.metrics_url(), "parked_sweeps_total").await;
     }
 
     fn metrics_url(&self) -> String {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cloudflare_images_webhook::config::{Environment, load};
-use cloudflare_images_webhook::domain::event::Audience;
+use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{GroupCommit, Inbox, Store};
 use cloudflare_images_webhook::telemetry::metrics::InboxMetrics;
@@ -35,7 +35,7 @@ impl Inboxes {
             .expect("the settings are valid")
             .settings
             .database;
-        let store = Store::open(&settings, unknown_images, Audience::default())
+        let store = Store::open(&settings, unknown_images, Subscriptions::default())
             .await
             .expect("it opens");
         store.schema.migrate().await.expect("it migrates");

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::detail::ToldDetails;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 
@@ -14,7 +14,7 @@ fn at(seconds: i64) -> Timestamp {
 /// Applies a report that is received at this second.
 fn apply_report(image: &mut ImageState, report: &Report, second: i64) -> Effect {
     let received_at = at(second);
-    transition(image, report, Delivery::New { received_at })
+    transition(image, report, Arrival::First { received_at })
 }
 
 fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Report {
@@ -23,7 +23,7 @@ fn report(status: Option<ReportedStatus>, reported_at: Option<Timestamp>) -> Rep
         cloudflare_id,
         status,
         reported_at,
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     }
 }
 
@@ -66,9 +66,9 @@ fn row(status: Status) -> ImageState {
 fn effects_match_transition_table() {
     use Effect::{Applied, Duplicate, Stale};
     use Status::{Draft, Expired, Failed, Pending, Uploaded};
-    type Told = fn(i64) -> Report;
+    type ReportAt = fn(i64) -> Report;
 
-    let table: [(Status, Told, [Effect; 3]); 15] = [
+    let table: [(Status, ReportAt, [Effect; 3]); 15] = [
         (Pending, draft, [Applied, Applied, Applied]),
         (Pending, uploaded, [Applied, Applied, Applied]),
         (Pending, failed, [Applied, Applied, Applied]),
@@ -86,9 +86,9 @@ fn effects_match_transition_table() {
         (Failed, failed, [Stale, Duplicate, Applied]),
     ];
 
-    for (status, told, effects) in table {
+    for (status, report_at, effects) in table {
         for (seconds, expected) in [99, 100, 101].into_iter().zip(effects) {
-            let report = told(seconds);
+            let report = report_at(seconds);
             let mut image = row(status);
 
             let effect = apply_report(&mut image, &report, 1_000);
@@ -242,7 +242,7 @@ fn undated_redelivery_changes_nothing() {
     let mut image = row(Status::Uploaded);
 
     assert_eq!(
-        transition(&mut image, &undated, Delivery::Again),
+        transition(&mut image, &undated, Arrival::Redelivery),
         Effect::Duplicate
     );
     assert_eq!(image, row(Status::Uploaded));
@@ -280,12 +280,14 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
         proptest::option::of(any_json()),
     )
         .prop_map(
-            |(filename, creator, require_signed_urls, variants, cloudflare_metadata)| ToldDetails {
-                filename,
-                creator,
-                require_signed_urls,
-                variants,
-                cloudflare_metadata,
+            |(filename, creator, require_signed_urls, variants, cloudflare_metadata)| {
+                ReportedDetails {
+                    filename,
+                    creator,
+                    require_signed_urls,
+                    variants,
+                    cloudflare_metadata,
+                }
             },
         );
     (status, 0..4_i64, details).prop_map(|(status, seconds, details)| Report {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::error::PayloadError;
 use super::field::{Fields, parse_id};
 use super::pointer::Pointer;
-use crate::domain::detail::ToldDetails;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Content, Report, ReportedStatus};
 
@@ -40,13 +40,13 @@ pub(super) fn parse(
 ) -> Result<Content, PayloadError> {
     fields.text("alert_type")?;
     if is_of_another_product(fields) {
-        return Ok(Content::OtherProduct);
+        return Ok(Content::OtherAlert);
     }
     Ok(Content::Report(Report {
         cloudflare_id: cloudflare_id(whole, &pointers.id)?,
         status: Some(status(whole, pointers)?),
         reported_at: fields.unix_seconds("ts")?,
-        details: ToldDetails::default(),
+        details: ReportedDetails::default(),
     }))
 }
 

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::error::PayloadError;
 use super::json::canonical;
-use crate::domain::detail::ToldDetails;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
@@ -97,8 +97,8 @@ impl<'a> Fields<'a> {
         DETAILS.into_iter().any(|name| self.has(name))
     }
 
-    pub(super) fn details(&self) -> Result<ToldDetails, PayloadError> {
-        Ok(ToldDetails {
+    pub(super) fn details(&self) -> Result<ReportedDetails, PayloadError> {
+        Ok(ReportedDetails {
             filename: self.text("filename")?.map(str::to_owned),
             creator: self.text("creator")?.map(str::to_owned),
             require_signed_urls: self.truth("requireSignedURLs")?,

@@ -58,7 +58,7 @@ impl Alerts {
     ) -> Option<Notice> {
         self.policy
             .failed_deliveries
-            .then(|| alert(ON_FAILURE, "gave_up", failed, now))
+            .then(|| alert(ON_FAILURE, "delivery_failed", failed, now))
     }
 
     /// Returns the alert about an endpoint: one when it reaches the configured number of failures,
@@ -72,8 +72,10 @@ impl Alerts {
     ) -> Option<Notice> {
         let threshold = self.policy.after_failures?;
         let (event, consecutive_failures) = match transition {
-            Transition::Failed(failures) if failures == threshold => ("failing", failures),
-            Transition::Recovered(failures) if failures >= threshold => ("recovered", failures),
+            Transition::Failed(failures) if failures == threshold => ("endpoint_failing", failures),
+            Transition::Recovered(failures) if failures >= threshold => {
+                ("endpoint_recovered", failures)
+            }
             Transition::Failed(_) | Transition::Recovered(_) => return None,
         };
         let about = HealthAlert {

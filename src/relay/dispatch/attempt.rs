@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::alerts::{Alerts, FailedDelivery};
 use super::circuit_breaker::{CircuitBreaker, Transition};
 use crate::clock::Clock;
-use crate::domain::delivery::Next;
+use crate::domain::delivery::RetryDecision;
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
@@ -137,18 +137,18 @@ impl AttemptRunner {
         let transition = self.record(call, next);
         let mut notices = Vec::new();
         let verdict = match next {
-            Next::Delivered => Verdict::Delivered,
-            Next::Retry(wait) => {
+            RetryDecision::Delivered => Verdict::Delivered,
+            RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
                 Verdict::RetryAt(now.saturating_add(wait))
             }
-            Next::Pause => {
+            RetryDecision::Pause => {
                 self.pause(call, now).await;
                 Verdict::RetryAt(now)
             }
-            Next::GiveUp => {
+            RetryDecision::Fail => {
                 notices.extend(self.give_up(call, now));
-                Verdict::GaveUp
+                Verdict::Failed
             }
         };
         if let Some(transition) = transition {
@@ -160,11 +160,13 @@ impl AttemptRunner {
     }
 
     /// Records the call with the circuit breaker. A message that could not be built is no evidence about the endpoint.
-    fn record(&self, call: &Call, next: Next) -> Option<Transition> {
+    fn record(&self, call: &Call, next: RetryDecision) -> Option<Transition> {
         call.body.as_ref()?;
         Some(match next {
-            Next::Delivered => self.breaker.record_success(),
-            Next::Retry(_) | Next::GiveUp | Next::Pause => self.breaker.record_failure(),
+            RetryDecision::Delivered => self.breaker.record_success(),
+            RetryDecision::Retry(_) | RetryDecision::Fail | RetryDecision::Pause => {
+                self.breaker.record_failure()
+            }
         })
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::throttle::RelayThrottle;
 use crate::store::{LeaseOutcome, Outbox, Settlement, StoreError, Verdict};
 use crate::telemetry::chain;
-use crate::telemetry::metrics::RelayMetrics;
+use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics};
 
 /// The limit of settlements in one transaction.
 const BATCH: usize = 256;
@@ -128,11 +128,15 @@ impl Settler {
             };
             self.metrics.attempts.inc();
             match attempted.verdict {
-                Verdict::Delivered => drop(self.metrics.delivered.inc()),
-                Verdict::GaveUp => drop(self.metrics.gave_up.inc()),
+                Verdict::Delivered => self.count_ended(&DELIVERED),
+                Verdict::Failed => self.count_ended(&FAILED),
                 Verdict::RetryAt(_) => {}
             }
         }
+    }
+
+    fn count_ended(&self, result: &DeliveryResult) {
+        self.metrics.deliveries.get_or_create(result).inc();
     }
 }
 

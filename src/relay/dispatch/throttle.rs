@@ -46,7 +46,7 @@ impl RelayThrottle {
         }
         let started = Instant::now();
         let result = operation.await;
-        let waiting = u32::try_from(self.inbox.waiting.get()).unwrap_or_default();
+        let waiting = u32::try_from(self.inbox.queue_depth.get()).unwrap_or_default();
         if waiting > 0 {
             let now = Instant::now();
             let backoff = (now - started) * MAX_BACKOFF_FACTOR * waiting.min(FULL_THROTTLE_AT)
@@ -72,7 +72,7 @@ mod tests {
     /// Returns the wait of the next operation after one of this duration.
     async fn wait_after(work: Duration, webhooks_waiting: i64) -> Duration {
         let inbox = Metrics::default().inbox;
-        inbox.waiting.set(webhooks_waiting);
+        inbox.queue_depth.set(webhooks_waiting);
         let throttle = RelayThrottle::new(inbox, CancellationToken::new());
         throttle.run(tokio::time::sleep(work)).await;
         let started = Instant::now();

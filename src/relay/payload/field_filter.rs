@@ -89,7 +89,7 @@ impl FieldFilters {
 /// Checks that the label is a model's label or `*`, and that the model has these fields. A misspelt
 /// field would silently hide nothing. Under `*`, unknown fields such as `password` are allowed.
 fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
-    let Some(model) = Model::labelled(label) else {
+    let Some(model) = Model::from_label(label) else {
         return (label == ANY).then_some(()).ok_or_else(|| {
             format!("names fields of {label:?}, which is neither a model nor \"{ANY}\"")
         });
@@ -97,7 +97,7 @@ fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result
     let is_known = |name: &String| {
         let field = name.split('.').next().unwrap_or_default();
         // Hiding a column that is never sent is harmless.
-        model.fields().contains(&field) || model.untold().contains(&field)
+        model.fields().contains(&field) || model.hidden_columns().contains(&field)
     };
     match names.into_iter().find(|name| !is_known(name)) {
         None => Ok(()),

@@ -174,11 +174,11 @@ impl EndpointSettings {
     pub(in crate::relay) fn subscription(&self) -> Result<Subscription, String> {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
-            Some(names) => items_named(names, EventKind::named)
+            Some(names) => items_named(names, EventKind::from_name)
                 .ok_or("has events that are not created, updated or deleted")?,
         };
         let models = |labels: &StringList| {
-            items_named(labels, Model::labelled).ok_or(
+            items_named(labels, Model::from_label).ok_or(
                 "has models that are not cloudflare_images.CloudflareImage or cloudflare_images.ImageUploadLog",
             )
         };
@@ -203,7 +203,7 @@ impl EndpointSettings {
         let Some(names) = &self.signatures else {
             return Ok(SCHEMES.to_vec());
         };
-        let supported = |name: &str| Scheme::named(name).filter(|one| SCHEMES.contains(one));
+        let supported = |name: &str| Scheme::from_name(name).filter(|one| SCHEMES.contains(one));
         items_named(names, supported)
             .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
     }

@@ -12,7 +12,7 @@ use super::headers::{MessageHeaders, redacted_lines};
 use super::http_client::{self, USER_AGENT, check_url, read_capped};
 use super::oauth2::TokenCache;
 use super::sink::{Message, SendOutcome, Sink};
-use crate::domain::delivery::Tried;
+use crate::domain::delivery::AttemptResult;
 use crate::domain::timestamp::Timestamp;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
@@ -126,7 +126,7 @@ async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
         format!("answered {status}")
     };
     SendOutcome {
-        tried: Tried::Answered {
+        tried: AttemptResult::Response {
             status: status.as_u16(),
             retry_after,
         },

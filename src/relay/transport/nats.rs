@@ -21,7 +21,7 @@ use super::address_policy::AddressPolicy;
 use super::headers::{MessageHeaders, redacted_lines};
 use super::nats_subject::SubjectTemplate;
 use super::sink::{Message, SendOutcome, Sink};
-use crate::domain::delivery::Tried;
+use crate::domain::delivery::AttemptResult;
 use crate::random;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
@@ -141,7 +141,7 @@ impl Sink for NatsSink {
         };
         match is_lost.run_until_cancelled(stored).await {
             Some(Ok(_stored_or_duplicate)) => SendOutcome {
-                tried: Tried::Acknowledged,
+                tried: AttemptResult::Acknowledged,
                 status_code: None,
                 error: String::new(),
             },

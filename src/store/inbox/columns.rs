@@ -7,7 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::domain::detail::{DetailValues, ImageDetails, Standing};
+use crate::domain::detail::{DetailValues, ImageDetails, Precedence};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, ImageState, Status};
 use crate::domain::json::Json;
@@ -186,19 +186,19 @@ enum DetailTime {
 }
 
 impl DetailTime {
-    fn of(standing: Standing) -> Self {
+    fn of(standing: Precedence) -> Self {
         match standing {
-            Standing::Settled(at) => Self::Settled(at.unix_micros()),
-            Standing::Draft(at) => Self::Draft {
+            Precedence::Final(at) => Self::Settled(at.unix_micros()),
+            Precedence::Draft(at) => Self::Draft {
                 draft: at.unix_micros(),
             },
         }
     }
 
-    fn standing(self) -> Result<Standing, InvalidTimestamp> {
+    fn standing(self) -> Result<Precedence, InvalidTimestamp> {
         Ok(match self {
-            Self::Settled(micros) => Standing::Settled(Timestamp::from_unix_micros(micros)?),
-            Self::Draft { draft } => Standing::Draft(Timestamp::from_unix_micros(draft)?),
+            Self::Settled(micros) => Precedence::Final(Timestamp::from_unix_micros(micros)?),
+            Self::Draft { draft } => Precedence::Draft(Timestamp::from_unix_micros(draft)?),
         })
     }
 }

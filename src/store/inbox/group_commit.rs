@@ -113,12 +113,12 @@ impl Inbox for GroupCommit {
             queued_at: Instant::now(),
             answer,
         };
-        self.metrics.waiting.inc();
+        self.metrics.queue_depth.inc();
         if let Err(refused) = self.queue(notifications).try_send(call) {
-            self.metrics.waiting.dec();
+            self.metrics.queue_depth.dec();
             return Err(match refused {
                 TrySendError::Full(_) => {
-                    self.metrics.refused.inc();
+                    self.metrics.rejected.inc();
                     StoreError::QueueFull
                 }
                 TrySendError::Closed(_) => StoreError::Stopped,
@@ -169,7 +169,7 @@ impl Writer {
             batch.push(call);
         }
         self.metrics
-            .waiting
+            .queue_depth
             .dec_by(i64::try_from(batch.len()).unwrap_or(i64::MAX));
         batch
     }
@@ -246,13 +246,15 @@ impl Writer {
 
     /// A panic is one batch's failure, and not the end of the writer.
     async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
-        self.metrics.begun.inc_by(notifications.len() as u64);
+        self.metrics
+            .write_attempts
+            .inc_by(notifications.len() as u64);
         let recorded = AssertUnwindSafe(self.inbox.record(notifications))
             .catch_unwind()
             .await
             .unwrap_or(Err(StoreError::Panicked));
         if let Ok(recorded) = &recorded {
-            self.metrics.commits.inc();
+            self.metrics.transactions.inc();
             self.metrics.recorded.inc_by(recorded.len() as u64);
         }
         recorded
@@ -266,8 +268,8 @@ impl Call {
             .notifications
             .iter()
             .map(|notification| match &notification.content {
-                Content::Broken(broken) => broken.body.as_bytes().len(),
-                Content::Report(_) | Content::TestMessage | Content::OtherProduct => {
+                Content::Invalid(broken) => broken.body.as_bytes().len(),
+                Content::Report(_) | Content::TestMessage | Content::OtherAlert => {
                     notification.payload.as_str().len()
                 }
             });

@@ -10,9 +10,9 @@ use crate::domain::image::{ImageState, Status};
 use crate::domain::json::Json;
 use crate::domain::notification::Report;
 use crate::domain::outcome::Outcome;
-use crate::domain::telling::Effect;
+use crate::domain::precedence::Effect;
 use crate::domain::timestamp::Timestamp;
-use crate::domain::transition::{Delivery, transition};
+use crate::domain::transition::{Arrival, transition};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::WantedEvents;
 
@@ -65,7 +65,7 @@ impl ImageUpdate {
     pub(super) fn apply(
         &mut self,
         report: &Report,
-        delivery: Delivery,
+        arrival: Arrival,
         at: Timestamp,
         wanted: WantedEvents,
     ) -> Change {
@@ -74,7 +74,7 @@ impl ImageUpdate {
             .contains(Model::Image, EventKind::Updated)
             .then(|| self.stored.state.clone());
 
-        let mut effect = self.transition(report, delivery);
+        let mut effect = self.transition(report, arrival);
 
         // An inserted row is a change, even if the report says nothing new.
         let is_new = std::mem::take(&mut self.is_new);
@@ -94,7 +94,7 @@ impl ImageUpdate {
     }
 
     /// Applies the domain's transition. JSON columns are compared in canonical form.
-    fn transition(&mut self, report: &Report, delivery: Delivery) -> Effect {
+    fn transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
         let details = &mut self.stored.state.details;
         let variants =
             CanonicalForm::swap_in(&mut details.variants, report.details.variants.is_some());
@@ -103,7 +103,7 @@ impl ImageUpdate {
             report.details.cloudflare_metadata.is_some(),
         );
 
-        let effect = transition(&mut self.stored.state, report, delivery);
+        let effect = transition(&mut self.stored.state, report, arrival);
 
         let details = &mut self.stored.state.details;
         self.changed_json.variants |=

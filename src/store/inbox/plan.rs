@@ -12,7 +12,7 @@ use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Report};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::transition::Delivery;
+use crate::domain::transition::Arrival;
 use crate::store::outbox::event::PendingEvent;
 use crate::store::outbox::router::WantedEvents;
 use crate::store::rejections::NewRejection;
@@ -62,8 +62,8 @@ pub(in crate::store) fn decide(
         let at = at.unwrap_or(notification.received_at);
         match &notification.content {
             Content::TestMessage => plan.log(notification, Outcome::Test, at, wanted),
-            Content::OtherProduct => plan.log(notification, Outcome::Ignored, at, wanted),
-            Content::Broken(broken) => {
+            Content::OtherAlert => plan.log(notification, Outcome::Ignored, at, wanted),
+            Content::Invalid(broken) => {
                 plan.reject(
                     RejectionReason::InvalidPayload,
                     NewRejection::broken(notification, broken),
@@ -75,8 +75,8 @@ pub(in crate::store) fn decide(
                     NewRejection::unknown_image(notification, report),
                 ),
                 Some(image) => {
-                    let delivery = delivery(&mut already_logged, report, notification);
-                    let change = image.apply(report, delivery, at, wanted);
+                    let arrival = arrival(&mut already_logged, report, notification);
+                    let change = image.apply(report, arrival, at, wanted);
                     plan.events.extend(change.event.map(PendingEvent::Image));
                     let entry = AuditEntry::of(
                         notification,
@@ -139,18 +139,18 @@ impl WritePlan {
     }
 }
 
-/// Returns whether this is the first delivery of a report. Only its payload can tell that of a report without a time of its own.
-fn delivery(
+/// Returns whether this is the first arrival of a report. Only its payload can tell that of a report without a time of its own.
+fn arrival(
     already_logged: &mut HashSet<(CloudflareId, Json)>,
     report: &Report,
     notification: &Notification,
-) -> Delivery {
+) -> Arrival {
     let received_at = notification.received_at;
     let is_first = report.reported_at.is_some()
         || already_logged.insert((report.cloudflare_id.clone(), notification.payload.clone()));
     if is_first {
-        Delivery::New { received_at }
+        Arrival::First { received_at }
     } else {
-        Delivery::Again
+        Arrival::Redelivery
     }
 }

@@ -119,7 +119,7 @@ async fn insert_and_lock(
     now: Timestamp,
     columns: ColumnSet,
 ) -> Result<(Vec<StateColumns>, HashSet<CloudflareId>), OperationError> {
-    let insertable = ids.iter().filter(|id| id.fits_an_index());
+    let insertable = ids.iter().filter(|id| id.fits_index());
     let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
     let mut inserted = HashSet::new();
     let mut locked = Vec::new();
@@ -181,7 +181,7 @@ async fn already_logged(
 fn undated(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
-        Content::Report(_) | Content::TestMessage | Content::OtherProduct | Content::Broken(_) => {
+        Content::Report(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
             None
         }
     }

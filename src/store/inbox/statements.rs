@@ -117,7 +117,7 @@ pub(in crate::store) struct UndatedReport<'a> {
 /// The SQL condition for rejections that can still be applied.
 macro_rules! is_unapplied {
     () => {
-        "state IN ('parked', 'kept', 'failed')"
+        "state IN ('parked', 'stored', 'failed')"
     };
 }
 pub(in crate::store) use is_unapplied;

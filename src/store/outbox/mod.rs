@@ -139,7 +139,7 @@ pub enum Verdict {
     /// The attempt failed, and the next one is due at this time.
     RetryAt(Timestamp),
     /// The attempt failed, and there is no other. Final until the delivery is replayed.
-    GaveUp,
+    Failed,
 }
 
 /// A notice about an endpoint, for another endpoint.
@@ -147,7 +147,7 @@ pub enum Verdict {
 pub struct Notice {
     /// The event's id.
     pub id: String,
-    /// What happened: `gave_up`, `failing`, `recovered`.
+    /// What happened: `delivery_failed`, `endpoint_failing`, `endpoint_recovered`.
     pub event: &'static str,
     /// The endpoint that gets the notice.
     pub endpoint: &'static str,
@@ -241,11 +241,11 @@ pub struct EndpointState {
     /// Since when it is paused, if it is.
     pub paused_at: Option<Timestamp>,
     /// Why.
-    pub paused_because: String,
+    pub pause_reason: String,
     /// The number of deliveries that wait or are leased.
     pub waiting: i64,
     /// The number of deliveries that were given up.
-    pub gave_up: i64,
+    pub failed: i64,
 }
 
 impl Settlement {
@@ -255,7 +255,7 @@ impl Settlement {
             LeaseOutcome::Attempted(attempted) => match attempted.verdict {
                 Verdict::Delivered => DeliveryStatus::Delivered,
                 Verdict::RetryAt(_) => DeliveryStatus::Retrying,
-                Verdict::GaveUp => DeliveryStatus::GaveUp,
+                Verdict::Failed => DeliveryStatus::Failed,
             },
             LeaseOutcome::Filtered => DeliveryStatus::Filtered,
             LeaseOutcome::Released {
@@ -270,7 +270,7 @@ impl Settlement {
         match &self.outcome {
             LeaseOutcome::Attempted(attempted) => match attempted.verdict {
                 Verdict::RetryAt(due_at) => Some(due_at),
-                Verdict::Delivered | Verdict::GaveUp => None,
+                Verdict::Delivered | Verdict::Failed => None,
             },
             LeaseOutcome::Filtered => None,
             LeaseOutcome::Released { .. } => Some(self.now),
@@ -324,10 +324,10 @@ impl NewAttempt {
 
 /// Returns the state that the column `status` names.
 pub(super) fn delivery_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
-    DeliveryStatus::named(name).ok_or_else(|| StoreError::Undecodable {
+    DeliveryStatus::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "relay_deliveries",
         column: "status",
         id: id.to_string(),
-        reason: "must be pending, leased, delivered, retrying, gave_up or filtered".to_owned(),
+        reason: "must be pending, leased, delivered, retrying, failed or filtered".to_owned(),
     })
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::Settlement;
 use super::event::NewEvent;
 use crate::domain::delivery::DeliveryStatus;
-use crate::domain::event::{Audience, EventKind, Model, Subscription};
+use crate::domain::event::{EventKind, Model, Subscription, Subscriptions};
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 
@@ -17,7 +17,7 @@ pub(crate) const NOTIFY_ENDPOINT: &str = "notify";
 
 /// Routes events to endpoints.
 pub(in crate::store) struct EventRouter {
-    audience: Audience,
+    subscriptions: Subscriptions,
     wanted: WantedEvents,
     wakeups: HashMap<String, Arc<Notify>>,
 }
@@ -45,13 +45,13 @@ impl WantedEvents {
         self.contains(Model::ImageLog, EventKind::Created)
     }
 
-    fn of(audience: &Audience) -> Self {
+    fn of(subscriptions: &Subscriptions) -> Self {
         let mut wanted = Self::default();
         for model in Model::ALL {
             for kind in EventKind::ALL {
-                let is_announced = model == Model::Image && audience.channel.is_some();
-                let subscriptions = &audience.subscriptions;
-                let is_subscribed = subscriptions.iter().any(|one| one.wants(model, kind));
+                let is_announced = model == Model::Image && subscriptions.channel.is_some();
+                let endpoints = &subscriptions.endpoints;
+                let is_subscribed = endpoints.iter().any(|one| one.wants(model, kind));
                 wanted.wanted[model as usize][kind as usize] = is_announced || is_subscribed;
             }
         }
@@ -122,15 +122,15 @@ impl NewDelivery<'_> {
 }
 
 impl EventRouter {
-    pub(in crate::store) fn new(audience: Audience) -> Self {
-        let wanted = WantedEvents::of(&audience);
-        let subscriptions = &audience.subscriptions;
-        let wakeups = subscriptions
+    pub(in crate::store) fn new(subscriptions: Subscriptions) -> Self {
+        let wanted = WantedEvents::of(&subscriptions);
+        let endpoints = &subscriptions.endpoints;
+        let wakeups = endpoints
             .iter()
             .map(|one| (one.endpoint.clone(), Arc::default()))
             .collect();
         Self {
-            audience,
+            subscriptions,
             wanted,
             wakeups,
         }
@@ -142,7 +142,7 @@ impl EventRouter {
 
     /// Returns a delivery for each endpoint that wants an event, and an announcement for the last event of each image.
     pub(in crate::store) fn route<'a>(&'a self, events: &'a [NewEvent]) -> OutboxBatch<'a> {
-        let channel = self.audience.channel.as_deref();
+        let channel = self.subscriptions.channel.as_deref();
         let mut batch = OutboxBatch {
             events: Vec::with_capacity(events.len()),
             deliveries: Vec::with_capacity(events.len()),
@@ -158,7 +158,7 @@ impl EventRouter {
                 let about = event.about;
                 about.is_some_and(|(model, kind)| one.wants(model, kind))
             };
-            let subscribers = self.audience.subscriptions.iter().filter(wants);
+            let subscribers = self.subscriptions.endpoints.iter().filter(wants);
             batch.deliveries.extend(subscribers.map(|one| NewDelivery {
                 event,
                 endpoint: &one.endpoint,

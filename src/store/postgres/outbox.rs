@@ -102,7 +102,7 @@ fn read_leased(row: &PgRow) -> Result<Leased, OperationError> {
     Ok(Leased {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
-        model: Model::labelled(row.try_get("model")?),
+        model: Model::from_label(row.try_get("model")?),
         attempts: u32::try_from(attempts).unwrap_or_default(),
         payload: row.try_get("payload")?,
     })

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::error::StoreError;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Body, Broken, Notification, Origin, Report};
+use crate::domain::notification::{Body, InvalidBody, Notification, Report, RequestInfo};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
@@ -93,7 +93,7 @@ pub(super) struct NewRejection {
     pub(super) reason: RejectionReason,
     /// The field and the rule that it breaks.
     pub(super) problem: String,
-    pub(super) origin: StoredOrigin,
+    pub(super) request_info: StoredRequestInfo,
     pub(super) cloudflare_id: Option<CloudflareId>,
     /// The body, or its beginning.
     pub(super) body: Vec<u8>,
@@ -104,11 +104,11 @@ pub(super) struct NewRejection {
 
 impl NewRejection {
     /// A notification whose body breaks a rule.
-    pub(super) fn broken(notification: &Notification, broken: &Broken) -> Self {
+    pub(super) fn broken(notification: &Notification, broken: &InvalidBody) -> Self {
         let (reason, body) = (RejectionReason::InvalidPayload, broken.body.as_bytes());
         Self {
             problem: broken.problem.clone(),
-            ..Self::new(notification, reason, None, body, RejectionState::Kept)
+            ..Self::new(notification, reason, None, body, RejectionState::Stored)
         }
     }
 
@@ -119,7 +119,7 @@ impl NewRejection {
         let state = if body.len() <= MAX_BODY_BYTES {
             RejectionState::Parked
         } else {
-            RejectionState::Kept
+            RejectionState::Stored
         };
         let id = Some(report.cloudflare_id.clone());
         Self::new(notification, RejectionReason::UnknownImage, id, body, state)
@@ -136,7 +136,7 @@ impl NewRejection {
             received_at: notification.received_at,
             reason,
             problem: String::new(),
-            origin: StoredOrigin::from(&notification.origin),
+            request_info: StoredRequestInfo::from(&notification.request_info),
             cloudflare_id,
             body: body[..body.len().min(MAX_BODY_BYTES)].to_vec(),
             body_bytes: i32::try_from(body.len()).unwrap_or(i32::MAX),
@@ -167,7 +167,7 @@ pub struct RefusalCount {
 
 /// The request of a webhook, as it is stored. All is text: an address may be a network's, and a later release may know other schemes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredOrigin {
+pub struct StoredRequestInfo {
     /// The request's id, as in the log.
     pub request_id: String,
     /// The client address, or the client network of a count.
@@ -176,12 +176,18 @@ pub struct StoredOrigin {
     pub scheme: String,
 }
 
-impl From<&Origin> for StoredOrigin {
-    fn from(origin: &Origin) -> Self {
+impl From<&RequestInfo> for StoredRequestInfo {
+    fn from(request_info: &RequestInfo) -> Self {
         Self {
-            request_id: origin.request_id.as_deref().unwrap_or_default().to_owned(),
-            client_address: origin.client.map_or_else(String::new, |ip| ip.to_string()),
-            scheme: origin.scheme.unwrap_or_default().to_owned(),
+            request_id: request_info
+                .request_id
+                .as_deref()
+                .unwrap_or_default()
+                .to_owned(),
+            client_address: request_info
+                .client
+                .map_or_else(String::new, |ip| ip.to_string()),
+            scheme: request_info.scheme.unwrap_or_default().to_owned(),
         }
     }
 }
@@ -200,7 +206,7 @@ pub struct Rejection {
     /// The field and the rule that it breaks.
     pub problem: String,
     /// The request.
-    pub origin: StoredOrigin,
+    pub request_info: StoredRequestInfo,
     /// The image that it is about, if that was understood.
     pub cloudflare_id: Option<String>,
     /// The body or its beginning, if the sender was authenticated. Never logged.
@@ -221,7 +227,7 @@ impl Rejection {
     /// Returns whether its sender was authenticated, not just accepted because no secret was configured.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
-        !self.origin.scheme.is_empty()
+        !self.request_info.scheme.is_empty()
     }
 
     /// Returns whether it was applied.
@@ -262,7 +268,7 @@ pub struct RejectionFilter {
 
 /// Returns the state that the column `state` names.
 pub(super) fn rejection_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
-    RejectionState::named(name).ok_or_else(|| StoreError::Undecodable {
+    RejectionState::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "webhook_rejections",
         column: "state",
         id: id.to_string(),

@@ -119,14 +119,14 @@ impl DeliveryCatalog for Backend {
         self.read("counting deliveries", async |connection| {
             sqlx::query(
                 "-- endpoints_states
-                 SELECT name, max(paused_at) AS paused_at, max(paused_because) AS paused_because,
-                     CAST(sum(waiting) AS bigint) AS waiting, CAST(sum(gave_up) AS bigint) AS gave_up
+                 SELECT name, max(paused_at) AS paused_at, max(pause_reason) AS pause_reason,
+                     CAST(sum(waiting) AS bigint) AS waiting, CAST(sum(failed) AS bigint) AS failed
                  FROM (
-                     SELECT name, paused_at, paused_because, 0 AS waiting, 0 AS gave_up FROM relay_endpoints WHERE paused_at IS NOT NULL
+                     SELECT name, paused_at, pause_reason, 0 AS waiting, 0 AS failed FROM relay_endpoints WHERE paused_at IS NOT NULL
                      UNION ALL
                      SELECT endpoint, NULL, '', count(*), 0 FROM relay_deliveries WHERE due_at IS NOT NULL GROUP BY endpoint
                      UNION ALL
-                     SELECT endpoint, NULL, '', 0, count(*) FROM relay_deliveries WHERE status = 'gave_up' GROUP BY endpoint
+                     SELECT endpoint, NULL, '', 0, count(*) FROM relay_deliveries WHERE status = 'failed' GROUP BY endpoint
                  ) AS known
                  GROUP BY name ORDER BY name",
             )
@@ -137,9 +137,9 @@ impl DeliveryCatalog for Backend {
                 Ok(EndpointState {
                     name: row.try_get("name")?,
                     paused_at: read_time(row, "paused_at")?,
-                    paused_because: row.try_get("paused_because")?,
+                    pause_reason: row.try_get("pause_reason")?,
                     waiting: row.try_get("waiting")?,
-                    gave_up: row.try_get("gave_up")?,
+                    failed: row.try_get("failed")?,
                 })
             })
             .collect()

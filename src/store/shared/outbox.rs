@@ -44,8 +44,8 @@ impl Outbox for Backend {
         self.write("pausing an endpoint", async |connection| {
             sqlx::query(
                 "-- endpoints_pause
-                 INSERT INTO relay_endpoints (name, paused_at, paused_because) VALUES ($1, $2, $3)
-                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, paused_because = $3 WHERE relay_endpoints.paused_at IS NULL",
+                 INSERT INTO relay_endpoints (name, paused_at, pause_reason) VALUES ($1, $2, $3)
+                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, pause_reason = $3 WHERE relay_endpoints.paused_at IS NULL",
             )
             .bind(endpoint)
             .bind(bind_time(now))
@@ -61,8 +61,8 @@ impl Outbox for Backend {
         self.write("resuming an endpoint", async |connection| {
             let resumed = sqlx::query(
                 "-- endpoints_resume
-                 UPDATE relay_endpoints SET paused_at = NULL, paused_because = ''
-                 WHERE name = $1 AND paused_at IS NOT NULL AND (CAST($2 AS text) IS NULL OR paused_because = $2)",
+                 UPDATE relay_endpoints SET paused_at = NULL, pause_reason = ''
+                 WHERE name = $1 AND paused_at IS NOT NULL AND (CAST($2 AS text) IS NULL OR pause_reason = $2)",
             )
             .bind(endpoint)
             .bind(because)

@@ -10,7 +10,7 @@ use crate::domain::rejection::RejectionState;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::is_unapplied;
 use crate::store::rejections::{
-    Rejection, RejectionCatalog, RejectionFilter, StoredOrigin, rejection_state,
+    Rejection, RejectionCatalog, RejectionFilter, StoredRequestInfo, rejection_state,
 };
 use crate::store::session::OperationError;
 
@@ -115,7 +115,7 @@ pub(super) fn read_rejection(row: &Row) -> Result<Rejection, OperationError> {
         status: row.try_get("status")?,
         reason: row.try_get("reason")?,
         problem: row.try_get("problem")?,
-        origin: StoredOrigin {
+        request_info: StoredRequestInfo {
             request_id: row.try_get("request_id")?,
             client_address: row.try_get("client_address")?,
             scheme: row.try_get("scheme")?,

@@ -104,7 +104,7 @@ impl Rejections for Backend {
         self.write("ending the parking of notifications", async |connection| {
             sqlx::query(
                 "-- rejections_expire_parked
-                 UPDATE webhook_rejections SET state = 'kept' WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at < $3",
+                 UPDATE webhook_rejections SET state = 'stored' WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at < $3",
             )
             .bind(after)
             .bind(last)

@@ -153,7 +153,7 @@ fn read_leased(row: &SqliteRow) -> Result<Leased, OperationError> {
     Ok(Leased {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
-        model: Model::labelled(row.try_get("model")?),
+        model: Model::from_label(row.try_get("model")?),
         attempts: row.try_get("attempts")?,
         payload: row.try_get("payload")?,
     })

@@ -10,9 +10,9 @@ use tempfile::TempDir;
 
 use super::checkpoints::NOTIFICATIONS;
 use super::session::{LOG_BYTES, OPEN_RETRY, Sqlite};
-use crate::domain::event::Audience;
+use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Origin, UnknownImages};
+use crate::domain::notification::{Content, Notification, RequestInfo, UnknownImages};
 use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
@@ -35,7 +35,7 @@ fn settings(timeout_secs: u64) -> Settings {
 fn no_endpoints() -> RecordPolicy {
     RecordPolicy {
         unknown_images: UnknownImages::Reject,
-        router: EventRouter::new(Audience::default()),
+        router: EventRouter::new(Subscriptions::default()),
     }
 }
 
@@ -66,7 +66,7 @@ fn test_message(payload: Json) -> Arc<Notification> {
         content: Content::TestMessage,
         payload,
         received_at: Timestamp::from_unix_seconds(0).expect("a time"),
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     })
 }
 

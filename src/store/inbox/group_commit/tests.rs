@@ -6,10 +6,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::domain::detail::ToldDetails;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
-use crate::domain::notification::{Origin, Report};
+use crate::domain::notification::{Report, RequestInfo};
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::ErrorClass;
@@ -103,11 +103,11 @@ fn notification(id: &str) -> Arc<Notification> {
             cloudflare_id: CloudflareId::parse(id).expect("an id"),
             status: None,
             reported_at: None,
-            details: ToldDetails::default(),
+            details: ReportedDetails::default(),
         }),
         payload: Json::empty_object(),
         received_at: Timestamp::from_unix_seconds(0).expect("a time"),
-        origin: Origin::default(),
+        request_info: RequestInfo::default(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The proofs that a request claims, read from its headers and compared in constant time.
+//! The credentials that a request claims, read from its headers and compared in constant time.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
@@ -8,13 +8,13 @@ use super::key::Digest;
 use crate::domain::timestamp::Timestamp;
 
 /// Whether any of them holds; all of them are asked.
-pub(super) fn any_holds(proofs: impl Iterator<Item = Choice>) -> Choice {
-    proofs.fold(Choice::from(0), |any, proof| any | proof)
+pub(super) fn any(credentials: impl Iterator<Item = Choice>) -> Choice {
+    credentials.fold(Choice::from(0), |any, proof| any | proof)
 }
 
 /// Whether any of the claimed digests is the right one.
-pub(super) fn is_among(claimed: &[Digest], expected: &Digest) -> Choice {
-    any_holds(claimed.iter().map(|claimed| claimed.ct_eq(expected)))
+pub(super) fn contains_digest(claimed: &[Digest], expected: &Digest) -> Choice {
+    any(claimed.iter().map(|claimed| claimed.ct_eq(expected)))
 }
 
 /// A digest written in hexadecimal, in any case, with or without `sha256=` before it.
@@ -25,7 +25,7 @@ pub(super) fn parse_hex(text: &str) -> Option<Digest> {
 }
 
 /// The values of a header that are text.
-pub(super) fn texts<'a>(
+pub(super) fn values<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> {
@@ -37,7 +37,7 @@ pub(super) fn texts<'a>(
 
 /// The value of a header that is there once. One that is there twice has no one meaning, and hashing the body for each would
 /// let a stranger make us work.
-pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
