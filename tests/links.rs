@@ -1,4 +1,5 @@
-//! The links of the documentation: every relative link and anchor leads somewhere, and the book has every page.
+//! The links of the documentation. Every relative link and anchor leads somewhere, and the book has
+//! every page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -87,7 +88,7 @@ fn slug(heading: &str) -> String {
     kept.collect()
 }
 
-/// Files of the repository, so that a test can have its own.
+/// The files of a repository. A test can have its own.
 struct Files {
     root: PathBuf,
     pages: BTreeMap<PathBuf, Page>,
@@ -188,7 +189,8 @@ fn collect_pages(root: &Path, folder: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// Resolves a link against the page that has it. Returns a path from the root, unless it leads out of it.
+/// Resolves a link of a page. Returns a path from the root, or nothing if the link leads out of the
+/// root.
 fn resolve(page: &Path, link: &str) -> Option<PathBuf> {
     let mut resolved = page.parent()?.to_owned();
     for component in Path::new(link).components() {

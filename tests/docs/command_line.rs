@@ -1,4 +1,5 @@
-//! `reference/command-line.md`: the commands and their options, generated from the program's own definition.
+//! `reference/command-line.md`: the commands and their options, generated from the program's own
+//! definition.
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use cloudflare_images_webhook::cli::Cli;
@@ -32,7 +33,7 @@ fn section(path: &str, command: &Command) -> String {
         rows => format!("{}\n", table(&["argument", "default", "meaning"], rows)),
     };
     format!(
-        "## {path}\n\n{}.\n\n```text\n{usage}\n```\n\n{arguments}",
+        "## {path}\n\n{}.\n\n```text,usage\n{usage}\n```\n\n{arguments}",
         about(command)
     )
 }
@@ -47,7 +48,7 @@ fn about(command: &Command) -> String {
     plain(about.to_string().trim_end_matches('.'))
 }
 
-/// Writes an argument, unless every command has it.
+/// Writes the row of an argument. Arguments that all commands share have none.
 fn argument_row(argument: &Arg) -> Option<String> {
     if argument.is_global_set() || argument.is_hide_set() || argument.get_id() == "help" {
         return None;

@@ -1,13 +1,14 @@
-//! `reference/configuration.md`: the settings, generated from `config/default.toml`, and the keys of an endpoint.
+//! `reference/configuration.md`: the settings, generated from `config/default.toml`, and the keys
+//! of an endpoint.
 
 use crate::generated::{check, code, plain, row, table};
 use crate::pages::read;
 
-const PAGE: &str = "docs/src/reference/configuration.md";
+pub(crate) const PAGE: &str = "docs/src/reference/configuration.md";
 
 /// A setting of `config/default.toml`, with its comment.
 #[derive(Debug, PartialEq, Eq)]
-struct Setting {
+pub(crate) struct Setting {
     section: String,
     name: String,
     default: String,
@@ -15,7 +16,7 @@ struct Setting {
 }
 
 impl Setting {
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("{}.{}", self.section, self.name)
     }
 
@@ -31,7 +32,7 @@ impl Setting {
 }
 
 /// Reads the settings. A comment is about all the keys below it, up to the next comment.
-fn settings(toml: &str) -> Vec<Setting> {
+pub(crate) fn settings(toml: &str) -> Vec<Setting> {
     let (mut section, mut comment, mut is_comment) = ("", String::new(), false);
     let mut settings = Vec::new();
     for line in toml.lines() {

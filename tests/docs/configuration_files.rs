@@ -1,5 +1,5 @@
-//! Every `toml` block of the documentation is a configuration file that the program accepts. A block that is only a part of
-//! one has the flag `part`.
+//! Every `toml` block of the documentation is a configuration file that the program accepts. A
+//! block that is only a part of one has the flag `part`.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::pages::{BOOK, Block, blocks, pages_below};
 use crate::support::program::{run, stderr};
 
-/// A value that may stand for any secret.
+/// A value that is valid for every secret.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Returns the names in `${NAME}`.

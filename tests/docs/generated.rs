@@ -9,7 +9,8 @@ use crate::support::variable;
 const MARKER: &str =
     "<!-- Generated below this line. To update: UPDATE_DOCS=1 cargo test --test docs -->\n";
 
-/// Fails if a page's generated part differs from this text. With `UPDATE_DOCS=1`, rewrites the page instead.
+/// Fails if a page's generated part differs from this text. With `UPDATE_DOCS=1`, rewrites the page
+/// instead.
 pub(crate) fn check(page: &str, generated: &str) {
     let text = read(page);
     let (by_hand, current) = text

@@ -1,5 +1,5 @@
-//! The programs of the guides. Blocks with `run=NAME,file=PATH` are the files of a program; `tests/docs/programs/NAME` has a
-//! main program for them where they have none.
+//! The programs of the guides. Blocks with `run=NAME,file=PATH` are the files of a program;
+//! `tests/docs/programs/NAME` has a main program for them where they have none.
 
 mod programs;
 mod receivers;

@@ -1,4 +1,5 @@
-//! The documentation: its commands and programs run, and its reference pages say what the code says.
+//! The documentation: its commands and programs run, and its reference pages say what the code
+//! says.
 
 #[expect(dead_code, reason = "only some of it is needed here")]
 #[path = "../support/mod.rs"]
@@ -10,6 +11,7 @@ mod configuration_files;
 mod generated;
 mod guides;
 mod metrics;
+mod names;
 mod pages;
 mod problems_and_logs;
 mod shell_blocks;

@@ -1,4 +1,5 @@
-//! `reference/metrics.md`: the metrics of a running service, with the descriptions that it gives itself.
+//! `reference/metrics.md`: the metrics of a running service, with the descriptions that it gives
+//! itself.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use crate::generated::{check, code, plain, row, table};
 use crate::support::app::App;
 use crate::support::database::Database;
 
-const PAGE: &str = "docs/src/reference/metrics.md";
+pub(crate) const PAGE: &str = "docs/src/reference/metrics.md";
 
 /// A metric, as `OpenMetrics` describes it.
 #[derive(Debug, Default)]

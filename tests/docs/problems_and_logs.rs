@@ -1,5 +1,5 @@
-//! `reference/problems-and-logs.md`: a cause and a remedy for each problem type, each exit code, and each message that is logged
-//! at warn or error.
+//! `reference/problems-and-logs.md`: the causes and remedies of problem types, exit codes, warnings
+//! and errors.
 
 mod log_calls;
 
@@ -14,7 +14,8 @@ use crate::pages::read;
 
 const PAGE: &str = "docs/src/reference/problems-and-logs.md";
 
-/// Returns the rows of the table on the page whose first column has this heading. Every other cell must have a text.
+/// Returns the rows of the table on the page whose first column has this heading. Every other cell
+/// must have a text.
 fn rows(heading: &str, second: &str) -> Vec<Vec<String>> {
     let rows = rows_of_table(&read(PAGE), &[heading, second, "cause", "remedy"]);
     for row in &rows {
@@ -46,8 +47,8 @@ fn pairs(rows: &[Vec<String>]) -> BTreeSet<(String, String)> {
     set
 }
 
-/// Returns the problem types of `src/web/problem.rs`, with their statuses. That file has one match for the names and one for
-/// the statuses.
+/// Returns the problem types of `src/web/problem.rs`, with their statuses. That file has one match
+/// for the names and one for the statuses.
 fn problem_types(source: &str) -> BTreeSet<(String, String)> {
     let arms: Vec<(&str, &str)> = source
         .lines()

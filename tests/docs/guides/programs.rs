@@ -72,7 +72,8 @@ impl Program {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Returns the command that starts it, in its folder. Debian's modules are only seen by Debian's interpreters.
+    /// Returns the command that starts it, in its folder. Debian's modules are only seen by
+    /// Debian's interpreters.
     pub(super) fn command(&self) -> Command {
         let (program, arguments): (&str, &[&str]) = match self.name.as_str() {
             "register-django" => ("/usr/bin/python3", &["main.py"]),

@@ -1,4 +1,4 @@
-//! The receivers of a guide: each gets messages of a real service, and some that it must refuse.
+//! The receivers of a guide. Each gets messages of a real service, and some that it must refuse.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -82,7 +82,8 @@ impl Receiver {
         lines.iter().filter(has_all).count()
     }
 
-    /// Posts a message, signed as if it were sent so many seconds from now. Returns the status of the answer.
+    /// Posts a message whose timestamp is shifted by these seconds. Returns the status of the
+    /// answer.
     async fn post(&self, signed: &str, sent: &str, seconds_from_now: i64) -> u16 {
         let timestamp = now() + seconds_from_now;
         let request = client()

@@ -13,7 +13,7 @@ const MACROS: [(&str, &str); 4] = [
     ("write_line!(error,", "error"),
 ];
 
-/// A message that is logged. `…` stands for a value in it.
+/// A logged message. Each value in it is replaced by `…`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LogCall {
     pub(super) level: &'static str,
@@ -61,7 +61,7 @@ fn of_text(text: &str) -> Vec<LogCall> {
     calls
 }
 
-/// Returns the message among a macro's arguments: the first one that is a string alone.
+/// Returns the message of a macro call: the first argument that is only a string.
 fn message(arguments: &str) -> String {
     let arguments = split(arguments);
     let message = arguments

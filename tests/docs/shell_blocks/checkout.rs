@@ -1,4 +1,4 @@
-//! A fresh checkout for one page: a copy of the repository with a built program, free ports and stand-ins for some tools.
+//! A fresh checkout for one page. It has a built program, free ports and stand-ins for some tools.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,11 +11,12 @@ use crate::pages::repository;
 use crate::support::cluster::{Cluster, Durability, free_port};
 use crate::support::variable;
 
-/// The program that a page runs is the one that was built with the tests.
+/// The program of the checkouts, which was built with the tests.
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_cloudflare-images-webhook");
 
-/// Builds nothing: `make run` and the like would compile an optimized program for minutes. The checkout already has a
-/// program where cargo would put it. The suite itself is under way, so `cargo test` succeeds.
+/// A stand-in that builds nothing. `make run` would compile an optimized program for minutes. The
+/// checkout already has a program in cargo's place. `cargo test` succeeds, because the page itself
+/// runs in the tests.
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in
 run) exec target/release/cloudflare-images-webhook ;;
@@ -28,7 +29,7 @@ install) cp target/release/cloudflare-images-webhook "$HOME/.cargo/bin/" ;;
 esac
 "#;
 
-/// The tests' Postgres takes every user: `sudo -u postgres psql` is `psql` as its superuser.
+/// A stand-in that runs the command as the same user. The tests' Postgres needs no other one.
 const SUDO: &str = r#"#!/bin/sh
 [ "$1" = -u ] && shift 2
 exec "$@"

@@ -1,10 +1,11 @@
-//! The commands of README.md and of the pages under "Start": each page runs from top to bottom in a fresh checkout.
+//! The commands of README.md and of the start pages. Each page runs from top to bottom in a fresh
+//! checkout.
 //!
-//! All blocks of a page share one terminal. An `sh` block must succeed. A `console` block shows commands behind `$ `
-//! and their output, which is compared. A block whose last command starts the service is the first terminal of the
-//! page's reader: it runs in the background until the next such block, or until the end of the page.
-//! `sh,background=9000` runs another program in the background, `toml,file=my.toml` writes a file, and
-//! `sh,not-run` is skipped.
+//! All blocks of a page share one terminal. An `sh` block must succeed. A `console` block shows
+//! commands behind `$ ` and their output, which is compared. If the last command of a block starts
+//! the service, the block runs in the background, as in a second terminal. The next such block
+//! stops it, and so does the end of the page. `sh,background=9000` runs another program in the
+//! background, `toml,file=my.toml` writes a file, and `sh,not-run` is skipped.
 
 mod background;
 mod checkout;
@@ -28,7 +29,7 @@ const PAGES: [&str; 5] = [
     "docs/src/start/postgres.md",
 ];
 
-/// The blocks that no test can run: they need Docker, a network or Cloudflare.
+/// The limit of blocks that no test can run. Such blocks need Docker, a network or Cloudflare.
 const MAX_NOT_RUN: usize = 3;
 
 #[test]
@@ -159,7 +160,8 @@ impl Session {
     }
 }
 
-/// Returns whether the last command of a block starts the service: `make run`, or the program with no command or `serve`.
+/// Returns whether the last command of a block starts the service: `make run`, or the program with
+/// no command or `serve`.
 fn starts_service(text: &str) -> bool {
     let text = text.replace("\\\n", " ");
     let mut commands = text

@@ -3,8 +3,8 @@
 /// Stands for any text within a line, or alone for any number of lines.
 const ELLIPSIS: char = '…';
 
-/// Values that differ from run to run: `d` is a digit, `x` a hexadecimal digit. The longer of two that begin alike comes
-/// first.
+/// Values that differ from run to run: `d` is a digit, `x` a hexadecimal digit. The longer of two
+/// that begin alike comes first.
 const CHANGING: [(&str, &str); 5] = [
     ("dddd-dd-ddTdd:dd:dd.ddddddZ", "TIME"),
     ("dddd-dd-ddTdd:dd:ddZ", "TIME"),
@@ -36,7 +36,8 @@ pub(super) fn commands(text: &str) -> Vec<(String, String)> {
     commands
 }
 
-/// Returns whether an output is what the page shows, apart from times, ids and the width of columns.
+/// Returns whether an output is what the page shows, apart from times, ids and the width of
+/// columns.
 pub(super) fn is_alike(shown: &str, found: &str) -> bool {
     lines_match(&normalized(shown), &normalized(found))
 }

@@ -1,4 +1,4 @@
-//! The reader's terminal: one shell, so that variables and folders stay from block to block.
+//! The reader's terminal: one shell. Variables and folders stay from block to block.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -50,8 +50,8 @@ impl Terminal {
         self.run_step(commands, ["set +e;", "set -e;"])
     }
 
-    /// Writes the environment and the folder into a script, with which another shell goes on from here. Returns the
-    /// script of these commands, and the file for their output.
+    /// Writes a script that runs these commands in the environment and the folder of the terminal.
+    /// Returns the script, and a file for its output.
     pub(super) fn fork(&mut self, commands: &str) -> (PathBuf, PathBuf) {
         let environment = self.file("environment");
         let folder = self.file("folder");
