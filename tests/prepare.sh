@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need and do not find, on Debian as root; elsewhere it says what to install. Programs that are named
-# as arguments are needed too, and are in packages of the same name.
+# Installs the packages that the tests need and that are missing. It installs them on Debian, as root;
+# elsewhere it lists them. Arguments name more required programs, each in a package of the same name.
 set -eu
 
 missing=""
@@ -16,7 +16,7 @@ has() {
 has_initdb() {
     has initdb || ls /usr/lib/postgresql/*/bin/initdb
 }
-# tests/docs/programs.rs looks for the package in the same folders.
+# tests/docs/guides/programs.rs looks for the package in the same folders.
 has_node_postgres() {
     NODE_PATH="/usr/share/nodejs:$(npm root --global 2>/dev/null)" node -e 'require("pg")'
 }
@@ -54,7 +54,7 @@ done
 if [ "$(id -u)" = 0 ] && has apt-get >/dev/null; then
     if [ -n "$missing" ]; then
         apt-get update
-        # shellcheck disable=SC2086 # the names are to be split
+        # shellcheck disable=SC2086 # word splitting is intended
         DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
     fi
     if [ "$install_node_postgres" = true ]; then
@@ -63,7 +63,7 @@ if [ "$(id -u)" = 0 ] && has apt-get >/dev/null; then
 else
     if [ -n "$missing" ]; then
         echo "The tests need these packages (Debian's names):$missing" >&2
-        echo "Install them, or for Postgres set TEST_DATABASE_URL to a server on which databases may be made." >&2
+        echo "Install them. Instead of installing Postgres, set TEST_DATABASE_URL to a server that can create databases." >&2
     fi
     if [ "$install_node_postgres" = true ]; then
         echo "The tests need the package pg of Node.js: npm install --global pg@8" >&2

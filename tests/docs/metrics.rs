@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::generated::{check, code, plain, row, table};
-use crate::support::app::App;
+use crate::support::app::{App, answer};
 use crate::support::database::Database;
 
 pub(crate) const PAGE: &str = "docs/src/reference/metrics.md";
@@ -50,7 +50,8 @@ fn metrics(text: &str) -> BTreeMap<String, Metric> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_lists_every_metric() {
     let app = App::start(Database::sqlite()).await;
-    let answer = app.probe("/metrics").await;
+    let request = app.client().get(format!("http://{}/metrics", app.ops));
+    let answer = answer(request).await;
     let text = answer.body.as_str().expect("text");
 
     let metrics = metrics(text);

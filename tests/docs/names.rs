@@ -166,9 +166,15 @@ fn commands_exist() {
             continue;
         }
         let text = block.text.replace("\\\n", " ");
-        for arguments in text.lines().filter_map(arguments) {
+        let is_output = |line: &str| block.language == "console" && !line.starts_with("$ ");
+        let commands = text.lines().filter(|line| !is_output(line));
+        for arguments in commands.filter_map(arguments) {
             let command = [PROGRAM.to_owned()].into_iter().chain(arguments);
-            if let Err(error) = Cli::command().try_get_matches_from(command) {
+            let parsed = Cli::command().try_get_matches_from(command);
+            // `--help` and `--version` are not errors to the user.
+            if let Err(error) = parsed.map(drop)
+                && error.use_stderr()
+            {
                 wrong.push(format!("{}: {error}", block.place));
             }
             count += 1;
