@@ -1,38 +1,57 @@
-# `make run` starts the service, `make test` proves it, `make soak` and `make fuzz` break it on purpose, `make check` holds the house
-# in order, `make bench` measures.
+# make run    builds the service and starts it       make check  checks formatting, lints, links and dependencies
+# make build  builds the release program              make docs   builds the book into target/book
+# make test   runs all tests                          make tools  installs what `make check` and `make docs` need
+# make soak   breaks things under load                make fuzz   searches for inputs that break the service
+# make bench  measures the speed                      make ci     runs what continuous integration runs
 
 CARGO ?= cargo
 CARGO_DENY = 0.20.2
+MDBOOK = 0.5.4
 MINUTES ?= 10
 FAULTS ?=
 
-.PHONY: run test check ci tools soak fuzz bench prepare
+.PHONY: run build test check docs ci tools soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
+
+# Builds target/release/cloudflare-images-webhook.
+build:
+	$(CARGO) build --release --locked
 
 # Everything: unit tests, the architecture, the specification on SQLite and on a real Postgres.
 test: prepare
 	$(CARGO) test --locked
 
 # What continuous integration runs.
-ci: check test
+ci: check docs test
 
-# Formatting, lints, documentation, and the licences, duplicates and sources of dependencies.
+# Checks formatting, lints, rustdoc, links of the documentation, and the dependencies' licences, duplicates and sources.
 check:
 	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "cargo-deny is not installed. Install it with: make tools" >&2; exit 1; }
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) test --locked --test links
 	$(CARGO) deny --locked check bans licenses sources
 
-# Installs cargo-deny, which `make check` needs, from crates.io. It is built without optimization: that takes one minute instead
-# of several, and checking takes three seconds all the same.
+# Builds the documentation into target/book. The first page is target/book/index.html.
+docs:
+	@mdbook --version >/dev/null 2>&1 || { echo "mdbook is not installed. Install it with: make tools" >&2; exit 1; }
+	mdbook build docs
+
+# Installs cargo-deny and mdbook from crates.io. They are built without optimization: that takes one minute instead of several, and
+# both need only seconds for their work.
+tools: export CARGO_PROFILE_RELEASE_LTO = off
+tools: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = 16
+tools: export CARGO_PROFILE_RELEASE_OPT_LEVEL = 0
 tools:
 	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
-		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=0 \
-			$(CARGO) install --locked --force cargo-deny@$(CARGO_DENY); \
+		$(CARGO) install --locked --force cargo-deny@$(CARGO_DENY); \
+	fi
+	@if [ "$$(mdbook --version 2>/dev/null)" != "mdbook v$(MDBOOK)" ]; then \
+		$(CARGO) install --locked --force --no-default-features --features search mdbook@$(MDBOOK); \
 	fi
 
 # Breaks everything that can break under load (tests/faults), for MINUTES minutes, and prints what came of it. FAULTS=killed: only
