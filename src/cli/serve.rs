@@ -13,7 +13,12 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_profile()?;
     telemetry::start(&loaded.settings.log);
     for warning in loaded.warnings() {
-        tracing::warn!("{warning}");
+        tracing::warn!(
+            old = warning.old,
+            new = warning.new,
+            origin = warning.origin,
+            "a setting has an old name"
+        );
     }
 
     let shutdown = Shutdown::default();

@@ -8,6 +8,24 @@ use ::config::{ConfigError as CrateError, Map, Source, Value, ValueKind};
 use super::error::ConfigError;
 use crate::config_types::secret_of_file;
 
+/// A setting that is set under its old name.
+#[derive(Debug, Clone)]
+pub struct RenamedKey {
+    /// The old key.
+    pub old: &'static str,
+    /// The new key.
+    pub new: &'static str,
+    /// The source of the value.
+    pub origin: String,
+}
+
+impl fmt::Display for RenamedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { old, new, origin } = self;
+        write!(f, "{old}, from {origin}, is an old name. Use {new}.")
+    }
+}
+
 /// The values of one source, under their dotted keys. Lists are values; tables are not.
 #[derive(Clone)]
 pub(super) struct Layer {
@@ -54,8 +72,8 @@ impl Layer {
     /// Moves the value of an old key to its new key. Returns a warning for each.
     pub(super) fn rename_keys(
         &mut self,
-        renamed: &[(&str, &str)],
-    ) -> Result<Vec<String>, ConfigError> {
+        renamed: &[(&'static str, &'static str)],
+    ) -> Result<Vec<RenamedKey>, ConfigError> {
         let mut warnings = Vec::new();
         for &(old, new) in renamed {
             let Some(value) = self.values.remove(old) else {
@@ -69,7 +87,7 @@ impl Layer {
                     origin,
                 });
             }
-            warnings.push(format!("{old}, from {origin}, is an old name: use {new}"));
+            warnings.push(RenamedKey { old, new, origin });
             self.values.insert(new.to_owned(), value);
         }
         Ok(warnings)

@@ -19,7 +19,7 @@ use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
 use error::explain;
-use layer::Layer;
+use layer::{Layer, RenamedKey};
 
 pub use environment::Environment;
 pub(crate) use error::ConfigError;
@@ -88,7 +88,7 @@ pub struct Loaded {
     /// The profile they were loaded under.
     pub profile: Profile,
     shown: Vec<EffectiveSetting>,
-    warnings: Vec<String>,
+    warnings: Vec<RenamedKey>,
 }
 
 /// Loads the settings. `file` replaces the profile's file.
@@ -154,9 +154,9 @@ impl Loaded {
         }
     }
 
-    /// Returns a sentence for each setting that is set under its old name.
+    /// Returns the settings that are set under an old name.
     #[must_use]
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> &[RenamedKey] {
         &self.warnings
     }
 

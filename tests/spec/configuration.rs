@@ -237,7 +237,7 @@ fn accepts_renamed_key_with_warning() {
         assert_eq!(
             stderr(&output),
             format!(
-                "warning: {}, from the environment variable {variable}, is an old name: use {}\n",
+                "warning: {}, from the environment variable {variable}, is an old name. Use {}.\n",
                 key(old),
                 key(new)
             )

@@ -59,7 +59,7 @@ impl Checkout {
         let checkout = Self {
             root,
             ports: Ports(["8080", "9090", "9000"].map(|name| (name, free_port()))),
-            postgres: has_postgres.then(|| Cluster::start(Durability::OnlyInMemory)),
+            postgres: has_postgres.then(|| Cluster::start(Durability::NoFsync)),
         };
         fs::create_dir_all(checkout.folder().join("target/release")).expect("a folder");
         fs::create_dir_all(checkout.home().join(".cargo/bin")).expect("a folder");
