@@ -1,4 +1,4 @@
-//! The environment as a source: `APP__SECTION__KEY` for every key, and common short names such as `DATABASE_URL`.
+//! Environment variables as a source of settings: `APP__SECTION__KEY` for every key, and short names such as `DATABASE_URL`.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::config_types::is_secret;
 
 const PREFIX: &str = "APP__";
 
-/// The short names and the keys they set. An `APP__…` variable for the same key wins. `PORT` is not here: it sets a part of a
-/// value.
+/// The short names and the keys that they set. The `APP__…` variable of the same key wins. `PORT` is not here, because it sets
+/// only a part of a value.
 const SHORT_NAMES: [(&str, &str); 7] = [
     ("DATABASE_URL", "database.url"),
     ("DATABASE_URL_FILE", "database.url_file"),
@@ -28,7 +28,7 @@ const SHORT_NAMES: [(&str, &str); 7] = [
     ("RUST_LOG", "log.filter"),
 ];
 
-/// A copy of the environment variables, so that a test can have its own.
+/// A copy of the environment variables. Tests make their own.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
@@ -36,7 +36,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The environment of this process.
+    /// Copies the environment variables of this process.
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that reads environment variables"
@@ -56,7 +56,7 @@ impl Environment {
         environment
     }
 
-    /// Returns a variable's value. An empty variable counts as not set, as in compose files.
+    /// Returns a variable's value. An empty variable counts as not set, as in Compose files.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
@@ -71,12 +71,12 @@ impl Environment {
         };
         port.parse().map(Some).map_err(|_| ConfigError::Setting {
             key: "server.listen".to_owned(),
-            origin: "the environment variable PORT".to_owned(),
-            problem: "must have a port from 0 to 65535".to_owned(),
+            origin: "PORT".to_owned(),
+            problem: "the port must be a number from 0 to 65535".to_owned(),
         })
     }
 
-    /// Returns the values that the environment sets. The defaults tell which of them are lists.
+    /// Returns the values that the environment sets. A value is read as a list if its default is a list.
     pub(super) fn layer(&self, defaults: &Layer) -> Result<Layer, ConfigError> {
         self.check_unicode()?;
         let mut layer = Layer::new("the environment");
@@ -89,7 +89,7 @@ impl Environment {
             } else {
                 ValueKind::from(value)
             };
-            layer.set(key, kind, &origin(name));
+            layer.set(key, kind, name);
         }
         for name in self.variables.keys() {
             let (Some(path), Some(value)) = (name.strip_prefix(PREFIX), self.get(name)) else {
@@ -97,24 +97,25 @@ impl Environment {
             };
             let key = path.to_lowercase().replace("__", ".");
             let kind = if defaults.is_list(&key) {
-                list(&key, name, value)?
+                parse_list(&key, name, value)?
             } else {
                 ValueKind::from(value)
             };
-            layer.set(&key, kind, &origin(name));
+            layer.set(&key, kind, name);
         }
         Ok(layer)
     }
 
+    /// Fails if a variable that sets a setting is not UTF-8.
     fn check_unicode(&self) -> Result<(), ConfigError> {
-        let is_ours = |name: &&String| {
+        let is_setting = |name: &&String| {
             name.starts_with(PREFIX)
                 || ["PORT", "APP_PROFILE"].contains(&name.as_str())
                 || SHORT_NAMES.iter().any(|(short, _)| short == name)
         };
         self.not_unicode
             .iter()
-            .find(is_ours)
+            .find(is_setting)
             .map_or(Ok(()), |name| {
                 Err(ConfigError::NotUnicode { name: name.clone() })
             })
@@ -135,18 +136,15 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
 }
 
 impl std::fmt::Debug for Environment {
-    /// Writes the names alone: values can be secret.
+    /// Writes only the names, because values can be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 
-fn origin(name: &str) -> String {
-    format!("the environment variable {name}")
-}
-
-/// Reads a list: a JSON array of texts or of objects, or texts between commas. A secret can have commas.
-fn list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
+/// Parses a list: a JSON array of strings or of objects, or strings separated by commas. A secret is not split, because it
+/// can contain a comma.
+fn parse_list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
     let is_json = if is_secret(key) {
         value.starts_with('[')
     } else {
@@ -159,8 +157,9 @@ fn list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
         let items = items.filter(|items| items.iter().all(is_item));
         return items.map(Into::into).ok_or_else(|| ConfigError::Setting {
             key: key.to_owned(),
-            origin: origin(name),
-            problem: "must be a JSON array of texts, or texts between commas; a list of tables must be a JSON array of objects".to_owned(),
+            origin: name.to_owned(),
+            problem: "must be a list separated by commas, or a JSON array of strings. For a list of tables, use a JSON array of objects."
+                .to_owned(),
         });
     }
     if is_secret(key) {

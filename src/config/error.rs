@@ -1,79 +1,83 @@
-//! What can be wrong with a configuration: one sentence that names the key, the source of its value, and what is allowed.
+//! The errors of a configuration: the key, the problem, the source of the value, and the remedy.
+//!
+//! No error repeats a value, because it can be a secret under the wrong key.
 
 use std::path::PathBuf;
 
 use ::config::ConfigError as CrateError;
 
-use super::shown::EffectiveSetting;
+use super::effective_settings::EffectiveSetting;
 
-/// Why there are no settings.
+/// The reason why the settings could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{key}, from {origin}, {problem}")]
+    #[error("{key}: {}", with_origin(problem, origin))]
     Setting {
         key: String,
         origin: String,
+        /// The problem. The remedy may follow as a second sentence.
         problem: String,
     },
-    #[error("{key}, from {origin}, is not a setting; {known}")]
+    #[error("{key}: unknown setting (from {origin}). {known}")]
     UnknownKey {
         key: String,
         origin: String,
+        /// A sentence that lists the known keys.
         known: String,
     },
-    #[error("{key} and {key}_file are both set in {origin}: keep one of them")]
+    #[error("{key}: {key}_file is set too (from {origin}). Remove one of them.")]
     ValueAndFile { key: String, origin: String },
-    #[error("{new} is also set under its old name {old}, from {origin}: keep {new}")]
+    #[error("{new}: its old name {old} is set too (from {origin}). Remove {old}.")]
     OldAndNewKey {
         old: String,
         new: String,
         origin: String,
     },
-    #[error("{} cannot be read: {source}", path.display())]
+    #[error("cannot read the configuration file {}: {source}", path.display())]
     File {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// The file of a secret cannot be read. Its name is not repeated: it can be the secret itself, put there by mistake.
-    #[error("the file for {key}, named by {origin}, cannot be read: {source}")]
+    /// The file of a secret cannot be read. The path is not repeated: by mistake it can be the secret itself.
+    #[error("{key}: cannot read the file that {origin} names: {source}")]
     SecretFile {
         key: String,
-        /// Where the file's name came from.
+        /// The source of the file's path.
         origin: String,
         source: std::io::Error,
     },
-    /// The file of a secret is empty. Without a secret, authentication would be off.
-    #[error("the file {path} for {key}, named by {origin}, is empty")]
+    /// The file of a secret is empty. Without this error, authentication would be off.
+    #[error("{key}: the file {path} is empty (from {origin}). Write the value into it.")]
     EmptySecretFile {
         key: String,
         path: String,
-        /// Where the file's name came from.
+        /// The source of the file's path.
         origin: String,
     },
-    #[error("{file}, line {line}, is not TOML: {problem}")]
+    #[error("{file}, line {line}: invalid TOML: {problem}")]
     NotToml {
         file: String,
         line: usize,
         problem: String,
     },
-    #[error("the environment variable {name} must be UTF-8")]
+    #[error("the environment variable {name} is not valid UTF-8")]
     NotUnicode { name: String },
     #[error(
-        "webhook.secrets is empty, and the profile production does not serve without a secret: set CLOUDFLARE_WEBHOOK_SECRET, or \
-         CLOUDFLARE_WEBHOOK_SECRET_FILE"
+        "webhook.secrets: no secret is set, and the profile production requires one. Set CLOUDFLARE_WEBHOOK_SECRET or \
+         CLOUDFLARE_WEBHOOK_SECRET_FILE."
     )]
     SecretRequired,
 }
 
 impl ConfigError {
-    /// An error with the origin of the setting. All values in a list of tables have one origin.
-    pub(super) fn wrong(key: String, problem: String, settings: &[EffectiveSetting]) -> Self {
+    /// Returns the error of an invalid setting, with the origin of its value. All values in a list of tables have one origin.
+    pub(super) fn invalid(key: String, problem: String, settings: &[EffectiveSetting]) -> Self {
         let list = key.split('[').next().unwrap_or_default();
-        let is_it = |name: &str| {
-            let rest = name.strip_prefix(list);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        let is_in_list = |name: &str| {
+            let suffix = name.strip_prefix(list);
+            suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with('['))
         };
-        let setting = settings.iter().find(|setting| is_it(&setting.key));
+        let setting = settings.iter().find(|setting| is_in_list(&setting.key));
         let origin = setting.map_or("the configuration", |setting| &*setting.origin);
         Self::Setting {
             origin: origin.to_owned(),
@@ -83,8 +87,16 @@ impl ConfigError {
     }
 }
 
-/// Converts serde's error. The value is left out: it can be a secret under the wrong key.
-pub(super) fn explain(
+/// Inserts the origin of a value after the first sentence of its problem.
+fn with_origin(problem: &str, origin: &str) -> String {
+    match problem.split_once(". ") {
+        Some((problem, remedy)) => format!("{problem} (from {origin}). {remedy}"),
+        None => format!("{problem} (from {origin})"),
+    }
+}
+
+/// Converts an error of serde. Leaves out the value.
+pub(super) fn of_serde(
     error: &serde_path_to_error::Error<CrateError>,
     settings: &[EffectiveSetting],
 ) -> ConfigError {
@@ -97,16 +109,16 @@ pub(super) fn explain(
         CrateError::NotFound(path) => {
             let field = path.rsplit(['.', ']']).next().unwrap_or_default();
             key = format!("{key}.{field}");
-            "is missing".to_owned()
+            "must be set".to_owned()
         }
         CrateError::Type { expected, .. } => format!("must be {expected}"),
         CrateError::Message(message) => without_value(message),
-        _ => "cannot be used".to_owned(),
+        _ => "has an invalid value".to_owned(),
     };
-    ConfigError::wrong(key, problem, settings)
+    ConfigError::invalid(key, problem, settings)
 }
 
-/// Removes the value from a message of serde or of the config crate. What was expected is kept.
+/// Removes the value from a message of serde or of the config crate. Returns what was expected instead.
 fn without_value(message: &str) -> String {
     let has_value = [
         "invalid type: ",
@@ -119,7 +131,7 @@ fn without_value(message: &str) -> String {
     .any(|words| message.contains(words));
     match message.rsplit_once(", expected ") {
         Some((_, expected)) if has_value => format!("must be {expected}"),
-        None if has_value => "has a value of another kind than it must be".to_owned(),
+        None if has_value => "has a value of the wrong type".to_owned(),
         _ => message.to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! One source of values: a flat table of keys, each value with its origin.
+//! The values of one source, under flat keys. Each value knows its origin.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,7 +8,7 @@ use ::config::{ConfigError as CrateError, Map, Source, Value, ValueKind};
 use super::error::ConfigError;
 use crate::config_types::secret_of_file;
 
-/// A setting that is set under its old name.
+/// A setting that has a value under its old name.
 #[derive(Debug, Clone)]
 pub struct RenamedKey {
     /// The old key.
@@ -22,14 +22,14 @@ pub struct RenamedKey {
 impl fmt::Display for RenamedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { old, new, origin } = self;
-        write!(f, "{old}, from {origin}, is an old name. Use {new}.")
+        write!(f, "{old}: old name (from {origin}). Use {new}.")
     }
 }
 
-/// The values of one source, under their dotted keys. Lists are values; tables are not.
+/// The values of one source, under their dotted keys. A list is a value. A table is not, except in a list.
 #[derive(Clone)]
 pub(super) struct Layer {
-    /// The file, or the environment.
+    /// The name of the file, or `the environment`.
     pub(super) source: String,
     pub(super) values: Map<String, Value>,
 }
@@ -42,6 +42,7 @@ impl Layer {
         }
     }
 
+    /// Parses the text of a TOML file.
     pub(super) fn of_toml(text: &str, file: &str) -> Result<Self, ConfigError> {
         let document = toml::from_str(text).map_err(|error| {
             let before = error
@@ -69,7 +70,7 @@ impl Layer {
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))
     }
 
-    /// Moves the value of an old key to its new key. Returns a warning for each.
+    /// Moves the values of old keys to their new keys. Returns a warning for each.
     pub(super) fn rename_keys(
         &mut self,
         renamed: &[(&'static str, &'static str)],
@@ -93,7 +94,7 @@ impl Layer {
         Ok(warnings)
     }
 
-    /// Fails on a key that the defaults do not have. `…_file` is known where the secret is.
+    /// Fails on a key that the defaults do not have. Each secret key also has a `…_file` key.
     pub(super) fn check_keys(&self, defaults: &Self) -> Result<(), ConfigError> {
         let is_known = |key: &str| {
             defaults
@@ -107,24 +108,25 @@ impl Layer {
         Err(ConfigError::UnknownKey {
             key: key.clone(),
             origin: value.origin().unwrap_or(&self.source).to_owned(),
-            known: defaults.suggestion(key),
+            known: defaults.known_names(key),
         })
     }
 
-    /// Returns what to write instead of an unknown key: the keys of its section, or the sections.
-    fn suggestion(&self, unknown: &str) -> String {
+    /// Returns a sentence that lists the keys of an unknown key's section. If the section is unknown too, it lists the sections.
+    fn known_names(&self, unknown: &str) -> String {
         let keys = || self.values.keys().filter_map(|key| key.split_once('.'));
         let section = unknown.split('.').next().unwrap_or_default();
         let in_section = keys().filter(|(of, _)| *of == section);
         let names: BTreeSet<&str> = in_section.map(|(_, name)| name).collect();
         if names.is_empty() {
             let sections: BTreeSet<&str> = keys().map(|(section, _)| section).collect();
-            format!("the sections are {}", joined(sections))
+            format!("The sections are {}.", join(sections))
         } else {
-            format!("[{section}] has {}", joined(names))
+            format!("The keys of [{section}] are {}.", join(names))
         }
     }
 
+    /// Adds the values of a table and of the tables in it, with `prefix` before their keys.
     fn flatten(&mut self, prefix: &str, table: Map<String, Value>, file: &str) {
         for (name, value) in table {
             let key = format!("{prefix}{name}");
@@ -139,11 +141,11 @@ impl Layer {
     }
 }
 
-/// The only key of the table in which the toml crate gives a date. No setting is a date, but a secret can look like one.
+/// The only key of the table that the toml crate makes of a date. No setting is a date, but a secret can look like one.
 const TOML_DATE: &str = "$__toml_private_datetime";
 
 impl fmt::Debug for Layer {
-    /// Writes the source alone: values can be secret.
+    /// Writes only the source, because values can be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Layer({})", self.source)
     }
@@ -159,6 +161,6 @@ impl Source for Layer {
     }
 }
 
-fn joined(names: BTreeSet<&str>) -> String {
+fn join(names: BTreeSet<&str>) -> String {
     names.into_iter().collect::<Vec<_>>().join(", ")
 }

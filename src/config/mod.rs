@@ -1,13 +1,14 @@
-//! The configuration: `config/default.toml` < the profile's file or `--config` < the environment.
+//! The configuration. It has three sources, and later ones win: `config/default.toml`, the profile's file or `--config`, and the
+//! environment.
 //!
-//! Each module owns its settings and their types. This module loads the values, and names the key and the source of a wrong
-//! one. No other module reads environment variables.
+//! Each module owns its settings and their types. This module loads the values. If a value is invalid, it names the key and the
+//! source. No other module reads environment variables.
 
+mod effective_settings;
 mod environment;
 mod error;
 mod layer;
 mod references;
-mod shown;
 
 use std::path::{Path, PathBuf};
 
@@ -18,53 +19,52 @@ use crate::config_types::{InvalidSetting, ListenAddress, read_file};
 use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
-use error::explain;
 use layer::{Layer, RenamedKey};
 
+pub(crate) use effective_settings::EffectiveSetting;
 pub use environment::Environment;
 pub(crate) use error::ConfigError;
-pub(crate) use shown::EffectiveSetting;
 
-/// Every setting of the service.
+/// All settings of the service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The listener for webhooks.
+    /// The settings of the listener for webhooks.
     pub server: web::Settings,
-    /// The listener for the platform.
+    /// The settings of the listener for probes and metrics.
     pub ops: ops::Settings,
-    /// The database.
+    /// The settings of the database.
     pub database: store::Settings,
-    /// Receiving webhooks.
+    /// The settings of receiving webhooks.
     pub webhook: receiver::Settings,
-    /// Publishing events to other apps.
+    /// The settings of publishing events to subscribers.
     pub relay: relay::Settings,
-    /// How long rows are kept.
+    /// The retention periods of the tables.
     pub retention: retention::Settings,
-    /// Logging.
+    /// The settings of the log.
     pub log: telemetry::Settings,
-    /// Stopping.
+    /// The settings of the shutdown.
     pub shutdown: shutdown::Settings,
 }
 
 impl Settings {
-    /// Checks what no single setting can say of itself.
+    /// Checks the rules that involve several settings.
     fn check(&self) -> Result<(), InvalidSetting> {
         self.webhook.check()?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {
             return Err(InvalidSetting {
                 key: "relay.notify_channel",
-                rule: "is for Postgres, and database.url names SQLite, to which nobody can listen: use an endpoint, or read the tables".to_owned(),
+                rule: "needs Postgres, and database.url is SQLite. Use an endpoint, or remove this setting.".to_owned(),
             });
         }
-        let (kept, parked) = (self.retention.rejections_days, self.webhook.parked_ttl_days);
-        if kept.days().is_zero() || kept.days() >= parked.days() {
+        let retention = self.retention.rejections_days.days();
+        if retention.is_zero() || retention >= self.webhook.parked_ttl_days.days() {
             return Ok(());
         }
         Err(InvalidSetting {
             key: "retention.rejections_days",
-            rule: "must be 0, or at least webhook.parked_ttl_days: what is parked would be deleted before its time".to_owned(),
+            rule: "must be 0, or at least webhook.parked_ttl_days. Parked notifications would be deleted too early.".to_owned(),
         })
     }
 }
@@ -78,20 +78,20 @@ pub enum Profile {
     Production,
 }
 
-/// The settings, what was built from them, and the source of each value.
+/// The loaded settings, the source of each value, and the endpoints.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     /// The relay's endpoints, built from the settings.
     pub endpoints: Endpoints,
-    /// The profile they were loaded under.
+    /// The profile that `APP_PROFILE` names.
     pub profile: Profile,
-    shown: Vec<EffectiveSetting>,
+    effective: Vec<EffectiveSetting>,
     warnings: Vec<RenamedKey>,
 }
 
-/// Loads the settings. `file` replaces the profile's file.
+/// Loads the settings. `file` is read instead of the profile's file.
 pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, ConfigError> {
     let profile = profile(environment)?;
     let defaults = include_str!("../../config/default.toml");
@@ -105,38 +105,39 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     }
     layers.insert(0, defaults);
     if let Some(port) = environment.port()? {
-        // A wrong address is refused below, like any other wrong value.
+        // An invalid address is reported below, like any other invalid value.
         let listen = merged(&layers).get::<ListenAddress>("server.listen");
         if let Ok(listen) = listen {
             let listen = listen.with_port(port).to_string();
             let mut layer = Layer::new("the environment");
-            layer.set("server.listen", listen, "the environment variable PORT");
+            layer.set("server.listen", listen, "PORT");
             layers.push(layer);
         }
     }
 
     let merged = merged(&layers);
-    let shown = shown::all(&merged.cache);
-    let settings: Settings =
-        serde_path_to_error::deserialize(merged).map_err(|error| explain(&error, &shown))?;
-    let endpoints = build(&settings)
-        .map_err(|invalid| ConfigError::wrong(invalid.key.to_owned(), invalid.rule, &shown))?;
+    let effective = effective_settings::all(&merged.cache);
+    let settings: Settings = serde_path_to_error::deserialize(merged)
+        .map_err(|error| error::of_serde(&error, &effective))?;
+    let endpoints = build_endpoints(&settings).map_err(|invalid| {
+        ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
+    })?;
     Ok(Loaded {
         settings,
         endpoints,
         profile,
-        shown,
+        effective,
         warnings,
     })
 }
 
-/// Checks the settings, and builds the endpoints from them.
-fn build(settings: &Settings) -> Result<Endpoints, InvalidSetting> {
+/// Checks the settings and builds the endpoints from them.
+fn build_endpoints(settings: &Settings) -> Result<Endpoints, InvalidSetting> {
     settings.check()?;
     Endpoints::new(&settings.relay)
 }
 
-/// Merges the layers, of which a later one wins.
+/// Merges the layers. Later layers win.
 fn merged(layers: &[Layer]) -> Config {
     let builder = layers.iter().fold(Config::builder(), |builder, layer| {
         builder.add_source(layer.clone())
@@ -147,23 +148,23 @@ fn merged(layers: &[Layer]) -> Config {
 impl Loaded {
     /// Fails if the profile requires a secret and there is none.
     pub fn check_profile(&self) -> Result<(), ConfigError> {
-        let is_open = self.settings.webhook.secrets().next().is_none();
+        let is_authentication_off = self.settings.webhook.secrets().next().is_none();
         match self.profile {
-            Profile::Production if is_open => Err(ConfigError::SecretRequired),
+            Profile::Production if is_authentication_off => Err(ConfigError::SecretRequired),
             Profile::Production | Profile::Development => Ok(()),
         }
     }
 
-    /// Returns the settings that are set under an old name.
+    /// Returns the settings that have a value under an old name.
     #[must_use]
     pub fn warnings(&self) -> &[RenamedKey] {
         &self.warnings
     }
 
-    /// Returns every key with its value and its source, secrets redacted.
+    /// Returns every setting with its value and its source. Secrets are redacted.
     #[must_use]
-    pub fn shown(&self) -> &[EffectiveSetting] {
-        &self.shown
+    pub fn effective_settings(&self) -> &[EffectiveSetting] {
+        &self.effective
     }
 }
 
@@ -179,7 +180,8 @@ fn profile(environment: &Environment) -> Result<Profile, ConfigError> {
     }
 }
 
-/// Reads the given file, or the profile's from the working directory. If there is none, the built-in one is used.
+/// Reads the given file, or else the profile's file. The profile's file is in the working directory; if it is missing, the
+/// built-in copy is used.
 fn file_layer(profile: Profile, file: Option<&Path>) -> Result<Layer, ConfigError> {
     let read = |path: &Path| {
         let text = read_file(path).map_err(|source| ConfigError::File {

@@ -1,4 +1,4 @@
-//! References to values: keys that name the file of a secret, and `${NAME}` in lists of tables.
+//! References to values: `…_file` keys, which name the file of a secret, and `${NAME}` in lists of tables.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::error::ConfigError;
 use super::layer::Layer;
 use crate::config_types::{read_file, secret_of_file};
 
-/// Replaces the references of a layer by their values.
+/// Replaces the references in a layer by their values.
 ///
-/// No environment variable sets a single key in a list of tables, so that its texts can have `${NAME}`. The texts under the
-/// `verbatim` keys stay as they are.
+/// `${NAME}` is replaced only in lists of tables, because no environment variable can set a single key there. Strings under the
+/// `verbatim` keys are left as they are.
 pub(super) fn resolve(
     layer: &mut Layer,
     environment: &Environment,
@@ -25,21 +25,21 @@ pub(super) fn resolve(
         let ValueKind::Array(items) = &mut value.kind else {
             continue;
         };
-        let tables = Tables {
+        let resolver = TableResolver {
             environment,
             verbatim,
             origin,
         };
         for (number, item) in items.iter_mut().enumerate() {
             if let ValueKind::Table(table) = &mut item.kind {
-                tables.resolve(&format!("{key}[{number}]."), table)?;
+                resolver.resolve(&format!("{key}[{number}]."), table)?;
             }
         }
     }
     Ok(())
 }
 
-/// Replaces each key that names the file of a secret by the secret. A file of `secrets` has one in each line.
+/// Replaces each key that names the file of a secret by the secret. A file for `secrets` has one secret in each line.
 fn read_secret_files(
     table: &mut Map<String, Value>,
     prefix: &str,
@@ -54,22 +54,23 @@ fn read_secret_files(
             let origin = source.to_owned();
             return Err(ConfigError::ValueAndFile { key, origin });
         }
-        let named_by = file.origin().map(str::to_owned);
+        let path_origin = file.origin().map(str::to_owned);
         let path = file.into_string().unwrap_or_default();
-        let content = secret_in(&path, key, named_by.as_deref().unwrap_or(source))?;
+        let content = read_secret(&path, key, path_origin.as_deref().unwrap_or(source))?;
         let kind = if name.ends_with("secrets") {
             content.lines().map(Value::from).collect::<Vec<_>>().into()
         } else {
             ValueKind::from(content.trim_end_matches(['\r', '\n']))
         };
-        let origin = named_by.map(|by| format!("{path}, named by {by}"));
+        let origin = path_origin.map(|origin| format!("{path}, named by {origin}"));
         table.insert(name.to_owned(), Value::new(origin.as_ref(), kind));
     }
     Ok(())
 }
 
-fn secret_in(path: &str, key: String, named_by: &str) -> Result<String, ConfigError> {
-    let origin = named_by.to_owned();
+/// Reads the file of a secret. Fails on an empty file.
+fn read_secret(path: &str, key: String, path_origin: &str) -> Result<String, ConfigError> {
+    let origin = path_origin.to_owned();
     match read_file(Path::new(path)) {
         Ok(content) if content.trim().is_empty() => Err(ConfigError::EmptySecretFile {
             key,
@@ -85,22 +86,22 @@ fn secret_in(path: &str, key: String, named_by: &str) -> Result<String, ConfigEr
     }
 }
 
-/// The references in a list of tables.
-struct Tables<'a> {
+/// Replaces the references in the tables of a list.
+struct TableResolver<'a> {
     environment: &'a Environment,
     verbatim: &'a [&'a str],
-    /// Where the list comes from.
+    /// The origin of the list.
     origin: String,
 }
 
-impl Tables<'_> {
+impl TableResolver<'_> {
     fn resolve(&self, prefix: &str, table: &mut Map<String, Value>) -> Result<(), ConfigError> {
         for (name, value) in table.iter_mut() {
             if !self.verbatim.contains(&name.as_str()) {
                 self.resolve_value(&format!("{prefix}{name}"), value)?;
             }
         }
-        // The names in these tables are an endpoint's own.
+        // The keys of these tables are names of headers and fields, so `…_file` has no meaning there.
         if prefix.ends_with("headers.") || prefix.contains("_fields.") {
             return Ok(());
         }
@@ -114,47 +115,46 @@ impl Tables<'_> {
                 .iter_mut()
                 .try_for_each(|value| self.resolve_value(key, value)),
             ValueKind::String(text) => {
-                *text = self
-                    .expanded(text)
-                    .map_err(|problem| ConfigError::Setting {
-                        key: key.to_owned(),
-                        origin: self.origin.clone(),
-                        problem,
-                    })?;
+                *text = self.expand(text).map_err(|problem| ConfigError::Setting {
+                    key: key.to_owned(),
+                    origin: self.origin.clone(),
+                    problem,
+                })?;
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Replaces each `${NAME}`. `$${` is a `${` that stands for itself.
-    fn expanded(&self, text: &str) -> Result<String, String> {
+    /// Replaces each `${NAME}` by the environment variable, and each `$${` by `${`. The error is the problem of the setting.
+    fn expand(&self, text: &str) -> Result<String, String> {
         let mut expanded = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("${") {
+        let mut remaining = text;
+        while let Some((before, after)) = remaining.split_once("${") {
             if let Some(before) = before.strip_suffix('$') {
                 expanded.push_str(before);
                 expanded.push_str("${");
-                rest = after;
+                remaining = after;
                 continue;
             }
             let (name, after) = after
                 .split_once('}')
-                .filter(|(name, _)| is_name(name))
-                .ok_or("has a ${ that no NAME} follows; $${ stands for it")?;
-            let value = self.environment.get(name).ok_or_else(|| {
-                format!("names the environment variable {name}, which is not set")
-            })?;
+                .filter(|(name, _)| is_variable_name(name))
+                .ok_or("${ must be followed by the name of an environment variable and }. For a literal ${, write $${.")?;
+            let value = self
+                .environment
+                .get(name)
+                .ok_or_else(|| format!("the environment variable {name} is not set"))?;
             expanded.push_str(before);
             expanded.push_str(value);
-            rest = after;
+            remaining = after;
         }
-        expanded.push_str(rest);
+        expanded.push_str(remaining);
         Ok(expanded)
     }
 }
 
-fn is_name(text: &str) -> bool {
+fn is_variable_name(text: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     !text.is_empty() && text.bytes().all(is_word) && !text.starts_with(|c: char| c.is_ascii_digit())
 }
