@@ -1,4 +1,4 @@
-//! The actions on deliveries.
+//! The actions of an operator on deliveries.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -7,9 +7,10 @@ use super::endpoints::require_configured;
 use super::{ActionError, Context, raw_json};
 use crate::store::{Attempt, Delivery, DeliveryFilter};
 
-/// The most attempts that are shown of a delivery.
+/// The most attempts of one delivery that are shown.
 const MAX_ATTEMPTS: u32 = 1000;
 
+/// Returns the newest deliveries that match the filter, the newest first.
 pub(crate) async fn list(
     context: &Context,
     filter: &DeliveryFilter,
@@ -20,6 +21,7 @@ pub(crate) async fn list(
     Ok(deliveries.into_iter().map(DeliveryView::from).collect())
 }
 
+/// Returns one delivery with its payload and its attempts.
 pub(crate) async fn show(context: &Context, id: i64) -> Result<DeliveryDetails, ActionError> {
     let delivery = find(context, id).await?;
     let catalog = &context.store.delivery_catalog;
@@ -33,8 +35,8 @@ pub(crate) async fn show(context: &Context, id: i64) -> Result<DeliveryDetails, 
 
 /// Makes finished deliveries due again, and returns their number.
 ///
-/// The filter has an id, or an endpoint with a status or a time. An endpoint alone selects nothing,
-/// since a slip would send everything again.
+/// The filter must have an id, or an endpoint with a status or a time. An endpoint alone is refused: by
+/// mistake, one would send everything again.
 pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result<u64, ActionError> {
     let is_narrowed = filter.status.is_some() || filter.since.is_some();
     let endpoint = match (filter.id, &filter.endpoint) {
@@ -76,11 +78,12 @@ pub(crate) struct DeliveryView {
     pub(crate) completed_at: Option<String>,
 }
 
+/// A delivery with its payload and its attempts.
 #[derive(Debug, Serialize)]
 pub(crate) struct DeliveryDetails {
     #[serde(flatten)]
     pub(crate) delivery: DeliveryView,
-    /// Published as `attempt_history`, since `attempts` is their number.
+    /// Published as `attempt_history`, because `attempts` is their number.
     #[serde(rename = "attempt_history")]
     pub(crate) attempts: Vec<AttemptView>,
     pub(crate) payload: Box<RawValue>,

@@ -1,4 +1,4 @@
-//! The actions on endpoints.
+//! The actions of an operator on endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::clock::Clock;
 use crate::relay::{EndpointProbe, Endpoints, PAUSED_BY_SETTING, Preview};
 use crate::store::EndpointState;
 
-/// The reason in the table when an operator paused an endpoint.
-const PAUSED_BY_OPERATOR: &str = "somebody paused it";
+/// The value of `pause_reason` when an operator paused an endpoint.
+const PAUSED_BY_OPERATOR: &str = "paused by an operator";
 
-/// Returns the configured endpoints, and the others that have deliveries or are paused, by name.
+/// Returns the endpoints, sorted by name: all configured ones, and others that have deliveries or are paused.
 pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionError> {
     let states = states(context).await?;
     let configured: BTreeSet<&str> = context.endpoints.names().collect();
@@ -26,14 +26,14 @@ pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionE
     Ok(views.collect())
 }
 
-/// Pauses an endpoint: nothing is sent to it until it is resumed.
+/// Pauses an endpoint. Nothing is sent to it until it is resumed.
 pub(crate) async fn pause(context: &Context, name: &str) -> Result<(), ActionError> {
     require_configured(&context.endpoints, name)?;
     let (outbox, now) = (&context.store.outbox, context.clock.now());
     Ok(outbox.pause(name, PAUSED_BY_OPERATOR, now).await?)
 }
 
-/// Resumes a paused endpoint. Fails if its settings pause it.
+/// Resumes a paused endpoint. Fails if the setting `paused` pauses it.
 pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, ActionError> {
     require_configured(&context.endpoints, name)?;
     let states = states(context).await?;
@@ -48,16 +48,16 @@ pub(crate) async fn resume(context: &Context, name: &str) -> Result<Resumed, Act
     })
 }
 
-/// Sends a sample event to an endpoint once, whether or not it is paused. Returns the answer.
+/// Sends a sample event to an endpoint once, even if it is paused. Returns the response.
 pub(crate) async fn test(
     endpoints: &Endpoints,
     name: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<String, ActionError> {
     let probe = probe(endpoints, name, clock)?;
-    let answer = probe.send(&probe.sample()).await;
-    let answer = answer.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
-    answer.map_err(|reason| ActionError::TestFailed {
+    let result = probe.send(&probe.sample()).await;
+    let response = result.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
+    response.map_err(|reason| ActionError::TestFailed {
         endpoint: name.to_owned(),
         reason,
     })
@@ -99,16 +99,18 @@ async fn states(context: &Context) -> Result<BTreeMap<String, EndpointState>, Ac
     Ok(states.map(|state| (state.name.clone(), state)).collect())
 }
 
+/// The result of resuming an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resumed {
     Resumed,
     WasNotPaused,
 }
 
+/// An endpoint with its state and its numbers of deliveries.
 #[derive(Debug, Serialize)]
 pub(crate) struct EndpointView {
     pub(crate) name: String,
-    /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured stay unsent.
+    /// `active`, `paused` or `not configured`. Deliveries for an endpoint that is not configured are not sent.
     pub(crate) state: &'static str,
     pub(crate) waiting: i64,
     pub(crate) failed: i64,

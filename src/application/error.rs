@@ -1,47 +1,47 @@
-//! The reasons why an action fails.
+//! The errors of actions.
 
 use crate::domain::id::CloudflareId;
 use crate::store::StoreError;
 
-/// The reason why an action failed. Each variant needs a different answer from the operator.
+/// The reason why an action failed. Each variant has a different remedy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ActionError {
-    #[error("the tables are not up to date; run `migrate`")]
+    #[error("the tables are not up to date. Run `migrate`.")]
     TablesOutdated,
 
     #[error("the id is too long for the unique index on cloudflare_id")]
     ImageIdTooLong,
-    #[error("the image {0} is registered already; see `images show`")]
+    #[error("the image {0} is already registered. `images show` prints it.")]
     ImageExists(CloudflareId),
-    #[error("there is no image {0}; `images add` registers one")]
+    #[error("there is no image {0}. `images add` registers one.")]
     ImageNotFound(CloudflareId),
-    #[error("there is no image {0}, so there is nothing to delete")]
+    #[error("there is no image {0}. Nothing was deleted.")]
     NoImageToDelete(CloudflareId),
 
-    #[error("there is no rejection {0}; `rejections list` shows what there is")]
+    #[error("there is no rejection {0}. `rejections list` prints the newest ones.")]
     RejectionNotFound(i64),
-    #[error("of the rejection {0} no body was kept: its sender was not proved")]
+    #[error("rejection {0} only counts refused requests. It has no body that can be applied.")]
     RejectionWithoutBody(i64),
-    #[error("the parked notifications could not be applied; a running service tries again")]
+    #[error("could not apply the parked notifications. A running service tries again.")]
     ParkedNotApplied(#[source] StoreError),
 
-    #[error("there is no delivery {0}; `deliveries list` shows what there is")]
+    #[error("there is no delivery {0}. `deliveries list` prints the newest ones.")]
     DeliveryNotFound(i64),
-    #[error("the delivery {0} is not finished: it still waits, or an attempt is under way")]
+    #[error("delivery {0} is not finished. It waits for an attempt, or an attempt is in progress.")]
     DeliveryNotFinished(i64),
-    #[error(
-        "no deliveries are selected: name an endpoint with --endpoint, and add --status, --since or both"
-    )]
+    #[error("no deliveries are selected. Use --endpoint, and add --status, --since or both.")]
     NothingSelected,
 
-    #[error("no endpoint is called {0:?} in the settings; `endpoints list` shows which there are")]
+    #[error(
+        "there is no endpoint {0:?} in the configuration. `endpoints list` prints all endpoints."
+    )]
     EndpointNotConfigured(String),
-    #[error("{0} is paused by its settings: set paused = false, and start the service again")]
+    #[error("the configuration pauses {0}. Set paused = false and restart the service.")]
     PausedBySettings(String),
-    /// The event cannot be turned into a message for the endpoint, or the endpoint filters it out.
+    /// The event does not become a message: it is invalid, or the endpoint's filter drops it.
     #[error("{0}")]
     NothingToSend(String),
-    #[error("{endpoint} did not take it: {reason}")]
+    #[error("{endpoint} did not accept the message: {reason}")]
     TestFailed { endpoint: String, reason: String },
 
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! The actions on images.
+//! The actions of an operator on images.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -11,7 +11,7 @@ use crate::domain::json::Json;
 use crate::events::FieldValue;
 use crate::store::{DeleteOutcome, InsertOutcome};
 
-/// Inserts a row for an upload that is expected.
+/// Inserts the row of an expected upload.
 pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), ActionError> {
     if !image.cloudflare_id.fits_index() {
         return Err(ActionError::ImageIdTooLong);
@@ -23,7 +23,7 @@ pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), Actio
     }
 }
 
-/// Deletes an image's row. Its entries in the audit log stay, and so does the image at Cloudflare.
+/// Deletes an image's row. Its audit log entries stay. The image at Cloudflare is not touched.
 pub(crate) async fn delete(context: &Context, id: &CloudflareId) -> Result<(), ActionError> {
     let now = context.clock.now();
     match context.store.catalog.delete(id, now).await? {
@@ -32,13 +32,14 @@ pub(crate) async fn delete(context: &Context, id: &CloudflareId) -> Result<(), A
     }
 }
 
+/// Returns one image.
 pub(crate) async fn show(context: &Context, id: &CloudflareId) -> Result<ImageView, ActionError> {
     let image = context.store.catalog.find(id).await?;
     let image = image.ok_or_else(|| ActionError::ImageNotFound(id.clone()))?;
     Ok(image.into())
 }
 
-/// Returns the images that were changed last, the newest change first.
+/// Returns the images that changed last, the newest change first.
 pub(crate) async fn list(
     context: &Context,
     status: Option<Status>,
@@ -48,7 +49,7 @@ pub(crate) async fn list(
     Ok(images.into_iter().map(ImageView::from).collect())
 }
 
-/// Parses the app's own metadata of a new image.
+/// Parses the metadata that an app gives a new image.
 pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
     let metadata: serde_json::Value =
         serde_json::from_str(text).map_err(InvalidMetadata::NotJson)?;
@@ -61,13 +62,14 @@ pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
     Ok(Json::from_canonical(metadata.to_string()))
 }
 
+/// The rule that the metadata breaks.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidMetadata {
     #[error("must be JSON: {0}")]
     NotJson(serde_json::Error),
     #[error("must be a JSON object")]
     NotAnObject,
-    #[error("must not contain U+0000, since no database can store it")]
+    #[error("must not contain U+0000, because Postgres cannot store it")]
     ContainsNul,
 }
 
@@ -129,7 +131,7 @@ impl Serialize for DetailsView {
     }
 }
 
-/// A detail. Stored JSON is shown as it is, and text that is not JSON as text.
+/// One detail. Stored JSON is printed unchanged. Text that is not JSON is printed as a string.
 struct DetailView<'a>(Value<'a>);
 
 impl Serialize for DetailView<'_> {

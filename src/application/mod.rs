@@ -1,4 +1,4 @@
-//! The actions of an operator: list, show, add, delete, reprocess, replay, pause and the like.
+//! The actions of an operator: list, show, add, delete, reprocess, replay, pause and more.
 //!
 //! ```text
 //! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
@@ -7,9 +7,8 @@
 //!          receiver::Parking   relay::EndpointProbe  retention::Pruner
 //! ```
 //!
-//! An action is a function. It takes typed arguments and returns a view, an outcome or an
-//! [`ActionError`], so that every surface acts alike. It does not print, parse a command line or
-//! read the configuration.
+//! An action is a function. It takes typed arguments and returns a view, a result or an
+//! [`ActionError`]. It does not print, parse a command line or read the configuration.
 
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
@@ -39,7 +38,7 @@ pub(crate) struct Context {
     pub(crate) retention: crate::retention::Settings,
 }
 
-/// Returns stored JSON as it is. Invalid JSON becomes a string, since SQLite accepts any text.
+/// Returns stored JSON unchanged. Invalid JSON becomes a string, because SQLite accepts any text.
 fn raw_json(stored: &str) -> Box<RawValue> {
     RawValue::from_string(stored.to_owned())
         .or_else(|_| to_raw_value(stored))

@@ -1,4 +1,4 @@
-//! The actions on rejections and parked notifications.
+//! The actions of an operator on rejections and parked notifications.
 
 use std::sync::Arc;
 
@@ -10,9 +10,10 @@ use crate::domain::rejection::RejectionState;
 use crate::receiver::{Parking, Reprocessed};
 use crate::store::{Rejection, RejectionFilter, StoreError};
 
-/// The rejections that are read at once by [`reprocess_all`]. Each has a body of up to 64 KiB.
+/// The number of rejections that [`reprocess_all`] reads at once. Each has a body of up to 64 KiB.
 const PAGE: u32 = 100;
 
+/// Returns the newest rejections that match the filter, the newest first, without their bodies.
 pub(crate) async fn list(
     context: &Context,
     filter: &RejectionFilter,
@@ -24,12 +25,13 @@ pub(crate) async fn list(
     Ok(rejections.map(RejectionView::without_body).collect())
 }
 
+/// Returns one rejection with its body.
 pub(crate) async fn show(context: &Context, id: i64) -> Result<RejectionView, ActionError> {
     let rejection = find(context, id).await?;
     Ok(RejectionView::with_body(rejection))
 }
 
-/// Applies one rejection now, whatever the reason for its rejection was.
+/// Applies one rejection now, no matter why it was refused.
 pub(crate) async fn reprocess(context: &Context, id: i64) -> Result<Reprocessed, ActionError> {
     let rejection = find(context, id).await?;
     if rejection.body.is_none() {
@@ -40,7 +42,7 @@ pub(crate) async fn reprocess(context: &Context, id: i64) -> Result<Reprocessed,
 
 /// Applies all matching rejections, the oldest first, and reports each result.
 ///
-/// A rejection that fails does not stop the others, unless the database fails for all of them.
+/// A failed rejection does not stop the others, except if the database fails for all of them.
 pub(crate) async fn reprocess_all(
     context: &Context,
     filter: &RejectionFilter,
@@ -61,7 +63,7 @@ pub(crate) async fn reprocess_all(
                 Err(error) if error.is_systemic() => return Err(error.into()),
                 result => result,
             };
-            totals.tried += 1;
+            totals.reprocessed += 1;
             totals.not_applied += usize::from(result.as_ref().map_or(true, is_refused));
             report(rejection.id, result);
         }
@@ -74,6 +76,7 @@ pub(crate) async fn apply_parked(context: &Context) -> Result<usize, ActionError
     applied.map_err(ActionError::ParkedNotApplied)
 }
 
+/// Returns whether the rejection was refused again.
 pub(crate) fn is_refused(reprocessed: &Reprocessed) -> bool {
     match reprocessed {
         Reprocessed::Refused(_) => true,
@@ -91,9 +94,10 @@ async fn find(context: &Context, id: i64) -> Result<Rejection, ActionError> {
     rejection.ok_or(ActionError::RejectionNotFound(id))
 }
 
+/// The totals of [`reprocess_all`].
 #[derive(Debug, Default)]
 pub(crate) struct ReprocessTotals {
-    pub(crate) tried: usize,
+    pub(crate) reprocessed: usize,
     pub(crate) not_applied: usize,
 }
 
@@ -116,9 +120,9 @@ pub(crate) struct RejectionView {
     pub(crate) body_bytes: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) body: Option<String>,
-    /// The problem, the outcome or the scheme: one column of a list. Each is serialised as a field of its own.
+    /// The problem, the outcome or the scheme, for one column of a list. JSON has a field for each of them.
     #[serde(skip)]
-    pub(crate) about: String,
+    pub(crate) details: String,
 }
 
 impl RejectionView {
@@ -132,7 +136,7 @@ impl RejectionView {
 
     fn without_body(rejection: Rejection) -> Self {
         Self {
-            about: about(&rejection),
+            details: details(&rejection),
             id: rejection.id,
             received_at: rejection.received_at.to_string(),
             status: rejection.status,
@@ -157,7 +161,8 @@ fn text(body: &Body) -> String {
     String::from_utf8_lossy(body.as_bytes()).into_owned()
 }
 
-fn about(rejection: &Rejection) -> String {
+/// Returns the problem, the outcome or the scheme, depending on the state.
+fn details(rejection: &Rejection) -> String {
     let scheme = &rejection.request_info.scheme;
     match rejection.state {
         RejectionState::Counted if scheme.is_empty() => String::new(),

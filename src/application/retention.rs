@@ -1,4 +1,4 @@
-//! The actions on old rows.
+//! The actions of an operator on old rows.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::{ActionError, Context};
 use crate::retention::Pruner;
 use crate::store::{PrunableTable, PruneMode};
 
-/// Deletes or counts the rows that are older than the settings allow, and reports each table and its number of such rows.
+/// Deletes or counts the rows that are older than their retention period. Reports each table with its number of these rows.
 pub(crate) async fn prune(
     context: &Context,
     mode: PruneMode,
