@@ -1,4 +1,4 @@
-//! `check-config`: the effective settings, where each came from, and whether `serve` would start with them.
+//! `check-config`: prints the effective settings and their sources, and checks that `serve` would accept them.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         Profile::Development => "# profile development (APP_PROFILE)",
         Profile::Production => "# profile production (APP_PROFILE)",
     });
-    for setting in loaded.shown() {
+    for setting in loaded.effective_settings() {
         print_line(&format!(
             "{} = {}  # {}",
             setting.key, setting.value, setting.origin

@@ -1,4 +1,4 @@
-//! Opening the database for a command.
+//! Opens the database for a command.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use crate::store::{DatabaseUrl, Store};
 
 /// The state of the database that a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Opening {
-    /// The database exists and its tables are up to date, so that reading never creates a database.
+pub(super) enum OpenMode {
+    /// The database must exist, and its tables must be up to date. A command that reads never creates a database.
     Existing,
-    /// A missing database is created. Its tables are migrated if `database.migrate_on_start` is on,
-    /// and must be up to date otherwise.
+    /// A missing database is created. If `database.migrate_on_start` is on, its tables are migrated.
+    /// Otherwise they must be up to date.
     Create,
     /// A missing database is created. The command itself migrates the tables.
     Migrate,
@@ -22,11 +22,11 @@ pub(super) enum Opening {
 /// Opens the database, runs an action on it, and closes it in every case.
 pub(super) async fn with_store<T>(
     loaded: &Loaded,
-    opening: Opening,
+    mode: OpenMode,
     action: impl AsyncFnOnce(&Context) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let settings = &loaded.settings;
-    if opening == Opening::Existing {
+    if mode == OpenMode::Existing {
         require_database(&settings.database.url)?;
     }
     let unknown_images = settings.webhook.unknown_images();
@@ -38,7 +38,7 @@ pub(super) async fn with_store<T>(
         endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
     };
-    let result = match prepare_tables(&context, opening, settings).await {
+    let result = match prepare_tables(&context, mode, settings).await {
         Ok(()) => action(&context).await,
         Err(error) => Err(error.into()),
     };
@@ -49,7 +49,7 @@ pub(super) async fn with_store<T>(
 fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
     match url {
         DatabaseUrl::Sqlite(file) if !file.exists() => anyhow::bail!(
-            "there is no database at {} (database.url); `serve` and `migrate` make it",
+            "there is no database at {} (database.url). `serve` and `migrate` create it.",
             file.display()
         ),
         DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
@@ -58,14 +58,14 @@ fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
 
 async fn prepare_tables(
     context: &Context,
-    opening: Opening,
+    mode: OpenMode,
     settings: &Settings,
 ) -> Result<(), ActionError> {
-    match opening {
-        Opening::Create if settings.database.migrate_on_start => {
+    match mode {
+        OpenMode::Create if settings.database.migrate_on_start => {
             schema::migrate(context).await.map(drop)
         }
-        Opening::Existing | Opening::Create => schema::require_current(context).await,
-        Opening::Migrate => Ok(()),
+        OpenMode::Existing | OpenMode::Create => schema::require_current(context).await,
+        OpenMode::Migrate => Ok(()),
     }
 }

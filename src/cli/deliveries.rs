@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::arguments::parse_time;
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::{fields, print_fields, print_json, print_line, print_table};
 use crate::application::Context;
 use crate::application::deliveries::{self, AttemptView, DeliveryDetails, DeliveryView};
@@ -14,30 +14,31 @@ use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::store::DeliveryFilter;
 
+/// The subcommands of `deliveries`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Deliveries {
     /// List the newest deliveries
     List {
         #[command(flatten)]
         filter: Filter,
-        /// How many at most
+        /// Maximum number of deliveries, 1 to 100000
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
-        /// Print a JSON array, without the messages
+        /// JSON array instead of a table, without payloads
         #[arg(long)]
         json: bool,
     },
-    /// Show one, with its tries and its message
+    /// Show a delivery with its attempts and its payload
     Show {
-        /// Its number
+        /// Id of the delivery
         id: i64,
-        /// Print JSON
+        /// JSON object instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Deliver again what came to its end, under the same event id
+    /// Send finished deliveries again with the same event id
     Replay {
-        /// One alone, by its number
+        /// Id of a single delivery, instead of the other options
         #[arg(conflicts_with_all = ["endpoint", "status", "since"], required_unless_present = "endpoint")]
         id: Option<i64>,
         #[command(flatten)]
@@ -47,13 +48,13 @@ pub(super) enum Deliveries {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
-    /// Only those for this endpoint
+    /// Name of the endpoint [default: all]
     #[arg(long)]
     endpoint: Option<String>,
-    /// Only those in this state
+    /// Status of the deliveries [default: all]
     #[arg(long, value_parser = DeliveryStatus::ALL.map(DeliveryStatus::name))]
     status: Option<String>,
-    /// Only those whose event happened at this time or later, as 2026-01-15T10:30:00Z
+    /// Earliest time of the event, such as 2026-01-15T10:30:00Z [default: no limit]
     #[arg(long, value_parser = parse_time)]
     since: Option<Timestamp>,
 }
@@ -71,7 +72,7 @@ impl From<Filter> for DeliveryFilter {
 
 impl Deliveries {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        with_store(loaded, Opening::Existing, async |context| {
+        with_store(loaded, OpenMode::Existing, async |context| {
             self.act(context).await
         })
         .await?;
@@ -105,8 +106,8 @@ impl Deliveries {
                     ..filter.into()
                 };
                 match deliveries::replay(context, &filter).await? {
-                    1 => print_line("1 delivery is due again"),
-                    replayed => print_line(&format!("{replayed} deliveries are due again")),
+                    1 => print_line("1 delivery is pending again"),
+                    replayed => print_line(&format!("{replayed} deliveries are pending again")),
                 }
                 Ok(())
             }
@@ -133,12 +134,12 @@ fn print_list(deliveries: Vec<DeliveryView>) {
         ]
     });
     let header = [
-        "ID", "CREATED", "ENDPOINT", "EVENT", "IMAGE", "STATUS", "TRIES", "CODE", "NEXT", "ERROR",
+        "ID", "CREATED", "ENDPOINT", "EVENT", "IMAGE", "STATUS", "ATTEMPTS", "CODE", "DUE", "ERROR",
     ];
     print_table(header, rows);
 }
 
-/// Returns a model's label without its app, which is the same for all models.
+/// Returns a model's label without its app. All models have the same app.
 fn short_model(label: &str) -> &str {
     label.rsplit('.').next().unwrap_or(label)
 }
@@ -168,5 +169,5 @@ fn print_attempts(attempts: Vec<AttemptView>) {
             attempt.error,
         ]
     });
-    print_table(["TRY", "STARTED", "MS", "CODE", "ERROR"], rows);
+    print_table(["ATTEMPT", "STARTED", "DURATION MS", "CODE", "ERROR"], rows);
 }

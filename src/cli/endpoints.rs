@@ -1,4 +1,4 @@
-//! `endpoints list`, `test`, `preview`, `pause`, `resume`.
+//! `endpoints list`, `endpoints test`, `endpoints preview`, `endpoints pause`, `endpoints resume`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::{print_json, print_line, print_table};
 use crate::application::Context;
 use crate::application::endpoints::{self, EndpointView, Resumed};
@@ -15,20 +15,21 @@ use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::config_types::read_file;
 
+/// The subcommands of `endpoints`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Endpoints {
     #[command(flatten)]
     Stored(Stored),
-    /// Send an endpoint a test message now, once, whether or not it is paused
+    /// Send a test message to an endpoint once, even if it is paused
     Test {
-        /// Its name
+        /// Name of the endpoint
         name: String,
     },
-    /// Print what an endpoint would be sent, and send nothing
+    /// Print the message that an endpoint would receive
     Preview {
-        /// Its name
+        /// Name of the endpoint
         name: String,
-        /// A file with an event, as `deliveries show --json` has it under payload; else a sample
+        /// JSON file with an event, such as `payload` in `deliveries show --json` [default: a sample event]
         #[arg(long, value_name = "FILE")]
         event: Option<PathBuf>,
     },
@@ -37,20 +38,20 @@ pub(super) enum Endpoints {
 /// The commands that need the database.
 #[derive(Debug, Subcommand)]
 pub(super) enum Stored {
-    /// List the endpoints, those of the settings and those that deliveries wait for
+    /// List the configured endpoints, and others that have deliveries or are paused
     List {
-        /// Print a JSON array
+        /// JSON array instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Deliver nothing to an endpoint until it is resumed; what happens meanwhile waits for it
+    /// Pause an endpoint; its deliveries wait until it is resumed
     Pause {
-        /// Its name
+        /// Name of the endpoint
         name: String,
     },
-    /// Deliver to an endpoint again, what waited first
+    /// Resume a paused endpoint
     Resume {
-        /// Its name
+        /// Name of the endpoint
         name: String,
     },
 }
@@ -59,7 +60,7 @@ impl Endpoints {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         match self {
             Self::Stored(command) => {
-                with_store(loaded, Opening::Existing, async |context| {
+                with_store(loaded, OpenMode::Existing, async |context| {
                     command.act(context).await
                 })
                 .await?;
@@ -86,7 +87,7 @@ impl Stored {
                 print_line(&format!("{name} is paused"));
             }
             Self::Resume { name } => match endpoints::resume(context, &name).await? {
-                Resumed::Resumed => print_line(&format!("{name} is told again, what waited first")),
+                Resumed::Resumed => print_line(&format!("{name} is resumed")),
                 Resumed::WasNotPaused => print_line(&format!("{name} was not paused")),
             },
         }
@@ -96,8 +97,8 @@ impl Stored {
 
 async fn test(loaded: &Loaded, name: &str) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock);
-    let answer = endpoints::test(&loaded.endpoints, name, clock).await?;
-    print_line(&format!("{name} took it: {answer}"));
+    let response = endpoints::test(&loaded.endpoints, name, clock).await?;
+    print_line(&format!("{name} accepted the message: {response}"));
     Ok(())
 }
 
@@ -113,13 +114,13 @@ async fn preview(loaded: &Loaded, name: &str, event: Option<&Path>) -> anyhow::R
 }
 
 fn read_event(file: &Path) -> anyhow::Result<String> {
-    let event = read_file(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let event = read_file(file).with_context(|| format!("cannot read {}", file.display()))?;
     Ok(event.trim_end().to_owned())
 }
 
 fn print_list(endpoints: Vec<EndpointView>) {
     if endpoints.is_empty() {
-        return print_line("no endpoints; [[relay.endpoints]] in a file of settings makes one");
+        return print_line("no endpoints. Add [[relay.endpoints]] to the configuration.");
     }
     let rows = endpoints.into_iter().map(|endpoint| {
         [
@@ -132,7 +133,14 @@ fn print_list(endpoints: Vec<EndpointView>) {
         ]
     });
     print_table(
-        ["NAME", "STATE", "WAITING", "GAVE UP", "SINCE", "BECAUSE"],
+        [
+            "NAME",
+            "STATE",
+            "WAITING",
+            "FAILED",
+            "PAUSED AT",
+            "PAUSE REASON",
+        ],
         rows,
     );
 }

@@ -1,4 +1,4 @@
-//! The commands as HTTP clients of a running service.
+//! The HTTP client of the commands that call a running service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -6,22 +6,22 @@ use std::time::Duration;
 use anyhow::Context;
 use reqwest::{Client, Response};
 
-/// The most that is read of an answer. Ours are far shorter; this is for a wrong address.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// The most bytes of a response that are read. The service's responses are far shorter, but the address can be wrong.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// A client with one deadline over everything.
+/// Returns a client with one deadline for the whole request.
 pub(super) fn client(deadline: Duration) -> anyhow::Result<Client> {
-    // An error means that a provider is there already, which is all that is wanted.
-    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    // An error means that a provider is already installed.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         .timeout(deadline)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none());
-    builder.build().context("the HTTP client could not be made")
+    builder.build().context("cannot create the HTTP client")
 }
 
-/// The address at which a listener on this machine is reached.
-pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
+/// Returns the address at which clients on this machine reach a listener.
+pub(super) fn local_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -30,13 +30,13 @@ pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The answer's body, as text, as much of it as anybody wants to see.
-pub(super) async fn text(mut response: Response) -> anyhow::Result<String> {
+/// Reads the body of a response as text, up to [`MAX_RESPONSE_BYTES`].
+pub(super) async fn read_text(mut response: Response) -> anyhow::Result<String> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() > MAX_ANSWER_BYTES {
-            body.truncate(MAX_ANSWER_BYTES);
+        if body.len() > MAX_RESPONSE_BYTES {
+            body.truncate(MAX_RESPONSE_BYTES);
             break;
         }
     }

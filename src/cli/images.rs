@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Subcommand;
 
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::{print_json, print_line, print_table, print_view};
 use crate::application::images::{self, ImageView};
 use crate::application::{Context, rejections};
@@ -13,48 +13,50 @@ use crate::config::Loaded;
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{NewImage, Status};
 
+/// The subcommands of `images`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Images {
-    /// Register an upload, as an app does when it has made the upload URL
+    /// Register an expected upload
     Add(Add),
-    /// Delete an image's row; its entries in the audit trail stay, and what Cloudflare has of it, too
+    /// Delete the row of an image, but not its audit log or the image at Cloudflare
     Delete {
-        /// Cloudflare's id of the image
+        /// Cloudflare id of the image
         id: String,
     },
-    /// Show one image
+    /// Show an image
     Show {
-        /// Cloudflare's id of the image
+        /// Cloudflare id of the image
         id: String,
-        /// Print JSON
+        /// JSON object instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// List the images that were changed last
+    /// List the images that changed last
     List {
-        /// Only those of this status: pending, draft, uploaded, failed or expired
+        /// Status of the images: pending, draft, uploaded, failed or expired [default: all]
         #[arg(long)]
         status: Option<Status>,
-        /// How many at most
+        /// Maximum number of images, 1 to 100000
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
-        /// Print a JSON array
+        /// JSON array instead of a table
         #[arg(long)]
         json: bool,
     },
 }
 
+/// The arguments of `images add`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
-    /// Cloudflare's id of the image
+    /// Cloudflare id of the image
     id: String,
-    /// The file's name
+    /// Name of the file
     #[arg(long, default_value = "")]
     filename: String,
-    /// Who uploads it
+    /// User who uploads the image
     #[arg(long, default_value = "")]
     creator: String,
-    /// The app's own metadata, a JSON object
+    /// Metadata of the app, as a JSON object
     #[arg(long, default_value = "{}", value_name = "JSON")]
     metadata: String,
 }
@@ -64,7 +66,7 @@ impl Images {
         match self {
             Self::Add(image) => {
                 let image = image.parse()?;
-                with_store(loaded, Opening::Create, async |context| {
+                with_store(loaded, OpenMode::Create, async |context| {
                     add(context, &image).await
                 })
                 .await?;
@@ -72,13 +74,13 @@ impl Images {
             Self::Delete { id } => {
                 let id = parse_id(&id)?;
                 let delete = async |context: &Context| delete(context, &id).await;
-                with_store(loaded, Opening::Existing, delete).await?;
+                with_store(loaded, OpenMode::Existing, delete).await?;
             }
             Self::Show { id, json } => {
                 let id = parse_id(&id)?;
                 let show =
                     async |context: &Context| print_view(&images::show(context, &id).await?, json);
-                with_store(loaded, Opening::Existing, show).await?;
+                with_store(loaded, OpenMode::Existing, show).await?;
             }
             Self::List {
                 status,
@@ -86,7 +88,7 @@ impl Images {
                 json,
             } => {
                 let list = async |context: &Context| list(context, status, limit, json).await;
-                with_store(loaded, Opening::Existing, list).await?;
+                with_store(loaded, OpenMode::Existing, list).await?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -129,13 +131,13 @@ fn parse_id(id: &str) -> anyhow::Result<CloudflareId> {
     CloudflareId::parse(id).map_err(|error| anyhow!("the id {error}"))
 }
 
-/// Registers an image. Then applies the notifications that are parked for it, even if no service runs.
+/// Registers an image, and applies parked notifications at once. So it works without a running service.
 async fn add(context: &Context, image: &NewImage) -> anyhow::Result<()> {
     images::add(context, image).await?;
     print_line(&format!("registered {}", image.cloudflare_id));
     let applied = rejections::apply_parked(context).await?;
     if applied > 0 {
-        print_line(&format!("applied {applied} that had come before"));
+        print_line(&format!("parked notifications applied: {applied}"));
     }
     Ok(())
 }
@@ -155,7 +157,7 @@ fn print_list(images: Vec<ImageView>) {
         ]
     });
     print_table(
-        ["ID", "STATUS", "SINCE", "FILENAME", "CREATOR", "ERROR"],
+        ["ID", "STATUS", "STATUS AT", "FILENAME", "CREATOR", "ERROR"],
         rows,
     );
 }

@@ -1,14 +1,14 @@
-//! `migrate`: bring the tables up to date.
+//! `migrate`: runs the pending migrations.
 
 use std::process::ExitCode;
 
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::print_line;
 use crate::application::schema;
 use crate::config::Loaded;
 
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
-    let migrated = with_store(loaded, Opening::Migrate, async |context| {
+    let migrated = with_store(loaded, OpenMode::Migrate, async |context| {
         Ok(schema::migrate(context).await?)
     });
     match migrated.await? {

@@ -1,5 +1,5 @@
-//! The commands. A command's file has its options, calls actions of [`application`](crate::application)
-//! and prints the results. This file has the names and the exit codes.
+//! The command line. The file of a command has its options, calls actions of
+//! [`application`](crate::application) and prints the results. This file has the names and the exit codes.
 
 mod arguments;
 mod check_config;
@@ -28,15 +28,17 @@ use crate::telemetry::chain;
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
 
-/// Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
+/// Receives Cloudflare Images webhooks, authenticates the sender, and writes each image's status into tables that any app can
+/// query.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 #[command(
-    after_help = "Settings come from config/default.toml (built in), the profile's file or --config, and the environment, in this \
-    order. `check-config` shows them all.\n\nExit codes: 0 done, 1 failed, 2 wrong command line or configuration, 3 stopped by force."
+    after_help = "Settings come from config/default.toml (built in), from config/PROFILE.toml or --config, and from the environment. \
+    Later sources win. `check-config` prints all settings.\n\nExit codes: 0 success, 1 failure, 2 wrong command line or configuration, \
+    3 forced shutdown."
 )]
 pub struct Cli {
-    /// A TOML file of settings, in the place of config/PROFILE.toml
+    /// TOML file of settings, read instead of config/PROFILE.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -46,32 +48,32 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Receive webhooks until SIGTERM or SIGINT (the default)
+    /// Receive webhooks until SIGTERM or SIGINT (the default command)
     Serve,
-    /// Bring the tables up to date, and exit
+    /// Create the tables, or update them to this version
     Migrate,
-    /// Register, show and delete images
+    /// Register, list, show and delete images
     #[command(subcommand)]
     Images(images::Images),
-    /// Show what was not applied, and apply it after all
+    /// List, show and reprocess rejected webhooks
     #[command(subcommand)]
     Rejections(rejections::Rejections),
-    /// Show what other apps were told, and deliver it again
+    /// List, show and replay deliveries to endpoints
     #[command(subcommand)]
     Deliveries(deliveries::Deliveries),
-    /// Show who is told, and pause them
+    /// List, test, preview, pause and resume endpoints
     #[command(subcommand)]
     Endpoints(endpoints::Endpoints),
-    /// Delete what is old
+    /// Delete old rows
     #[command(subcommand)]
     Retention(retention::Retention),
-    /// Make a sample webhook, sign it, and post it to a running service
+    /// Send a signed sample webhook to a running service
     Send(send::Send),
-    /// Say whether a request's signature holds, and if not, why
+    /// Verify the signature of a request, and explain a failure
     Verify(verify::Verify),
-    /// Print the effective settings and where each came from, secrets redacted
+    /// Print every setting with its value and source; secrets are redacted
     CheckConfig,
-    /// Ask a running service whether it is ready, for container probes
+    /// Check whether a running service is ready
     Healthcheck,
 }
 
@@ -84,7 +86,7 @@ impl Cli {
             Err(error) => return failed(&error, 1),
         };
         let code = runtime.block_on(self.run_command());
-        // A forced stop leaves tasks behind. Waiting for them could take for ever.
+        // A forced shutdown leaves tasks behind, and waiting for them could take for ever.
         runtime.shutdown_background();
         code
     }

@@ -1,4 +1,4 @@
-//! Output for a person or a program.
+//! Prints results as tables or JSON.
 
 use std::fmt;
 use std::io::Write;
@@ -13,10 +13,12 @@ pub(super) fn print_line(text: &str) {
     let _closed = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Writes a line to standard error.
 pub(super) fn print_error(text: &str) {
     let _closed = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Prints a view as indented JSON.
 pub(super) fn print_json(view: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     print_line(&serde_json::to_string_pretty(view)?);
     Ok(())
@@ -31,7 +33,7 @@ pub(super) fn print_view(view: &impl Serialize, as_json: bool) -> anyhow::Result
     Ok(())
 }
 
-/// Prints names and values, one pair per line.
+/// Prints one name and value per line.
 pub(super) fn print_fields(fields: Vec<(String, String)>) {
     let mut table = table();
     for (name, value) in fields {
@@ -40,6 +42,7 @@ pub(super) fn print_fields(fields: Vec<(String, String)>) {
     print_line(&table.trim_fmt());
 }
 
+/// Prints rows under a header.
 pub(super) fn print_table<const COLUMNS: usize>(
     header: [&str; COLUMNS],
     rows: impl IntoIterator<Item = [String; COLUMNS]>,
@@ -72,15 +75,13 @@ pub(super) fn escape_control(text: &str) -> String {
         .collect()
 }
 
-/// Returns the fields of a view in their order, with each value as text.
-///
-/// A string has no quotes, and null is empty.
+/// Returns the fields of a view in their order, each value as text: strings without quotes, null as an empty text.
 pub(super) fn fields(view: &impl Serialize) -> serde_json::Result<Vec<(String, String)>> {
     let json = serde_json::to_string(view)?;
     serde_json::Deserializer::from_str(&json).deserialize_map(FieldVisitor)
 }
 
-/// Reads the fields of a JSON object in their order, which `serde_json::Map` does not keep.
+/// Reads the fields of a JSON object in their order. `serde_json::Map` would sort them.
 struct FieldVisitor;
 
 impl<'json> Visitor<'json> for FieldVisitor {

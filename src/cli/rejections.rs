@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::arguments::parse_time;
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::{escape_control, print_json, print_line, print_table, print_view};
 use crate::application::Context;
 use crate::application::rejections::{self, RejectionView};
@@ -17,33 +17,34 @@ use crate::receiver::Reprocessed;
 use crate::store::{RejectionFilter, StoreError};
 use crate::telemetry::chain;
 
-/// The most characters of an id or a problem in a list.
+/// The most characters of an id or of the details in a list.
 const MAX_CELL_CHARACTERS: usize = 60;
 
+/// The subcommands of `rejections`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Rejections {
-    /// List the newest of what was not applied, and how many came without proof
+    /// List the newest rejections and the counts of unauthenticated requests
     List {
         #[command(flatten)]
         filter: Filter,
-        /// How many at most
+        /// Maximum number of rejections, 1 to 100000
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
-        /// Print a JSON array, without the bodies
+        /// JSON array instead of a table, without bodies
         #[arg(long)]
         json: bool,
     },
-    /// Show one, with its body
+    /// Show a rejection with its body
     Show {
-        /// Its number
+        /// Id of the rejection
         id: i64,
-        /// Print JSON
+        /// JSON object instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Apply now what was refused, after a pointer or a row was mended; what is applied already stays as it is
+    /// Apply rejected webhooks after you corrected the cause
     Reprocess {
-        /// One alone, by its number
+        /// Id of a single rejection, instead of the other options
         #[arg(conflicts_with_all = ["reason", "state", "since"], required_unless_present_any = ["reason", "state", "since"])]
         id: Option<i64>,
         #[command(flatten)]
@@ -53,13 +54,13 @@ pub(super) enum Rejections {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
-    /// Only those whose sender was told this
+    /// Reason of the rejections [default: all]
     #[arg(long, value_parser = RejectionReason::ALL.map(RejectionReason::name))]
     reason: Option<String>,
-    /// Only those in this state
+    /// State of the rejections [default: all]
     #[arg(long, value_parser = RejectionState::ALL.map(RejectionState::name))]
     state: Option<String>,
-    /// Only those that came at this time or later, as 2026-01-15T10:30:00Z
+    /// Earliest time of receipt, such as 2026-01-15T10:30:00Z [default: no limit]
     #[arg(long, value_parser = parse_time)]
     since: Option<Timestamp>,
 }
@@ -79,7 +80,7 @@ impl From<Filter> for RejectionFilter {
 
 impl Rejections {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        with_store(loaded, Opening::Existing, async |context| {
+        with_store(loaded, OpenMode::Existing, async |context| {
             self.act(context).await
         })
         .await
@@ -114,8 +115,8 @@ impl Rejections {
                 let filter = filter.into();
                 let totals = rejections::reprocess_all(context, &filter, print_result).await?;
                 print_line(&format!(
-                    "{} tried, {} of them not applied",
-                    totals.tried, totals.not_applied
+                    "{} reprocessed, {} of them not applied",
+                    totals.reprocessed, totals.not_applied
                 ));
                 Ok(ExitCode::from(u8::from(totals.not_applied > 0)))
             }
@@ -125,9 +126,7 @@ impl Rejections {
 
 fn print_list(rejections: Vec<RejectionView>) {
     if rejections.is_empty() {
-        return print_line(
-            "no rejections (who came without proof is counted when the minute is over)",
-        );
+        return print_line("no rejections (unauthenticated requests are counted once a minute)");
     }
     let rows = rejections.into_iter().map(|rejection| {
         [
@@ -139,16 +138,16 @@ fn print_list(rejections: Vec<RejectionView>) {
             rejection.count.to_string(),
             rejection.client_address,
             shorten(&rejection.cloudflare_id.unwrap_or_default()),
-            shorten(&rejection.about),
+            shorten(&rejection.details),
         ]
     });
     let header = [
-        "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "FROM", "IMAGE", "ABOUT",
+        "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "CLIENT", "IMAGE", "DETAILS",
     ];
     print_table(header, rows);
 }
 
-/// Cuts a text that is too long for a column. `show` and `--json` print all of it.
+/// Cuts a text that is too long for a column. `show` and `--json` print the whole text.
 fn shorten(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_CELL_CHARACTERS).collect();
     if short.len() < text.len() {
@@ -161,8 +160,8 @@ fn print_result(id: i64, result: Result<Reprocessed, StoreError>) {
     let result = match result {
         Ok(Reprocessed::Recorded(outcome)) => outcome.name().to_owned(),
         Ok(Reprocessed::Parked(image)) => format!("parked until {image} has a row"),
-        Ok(Reprocessed::Refused(problem)) => format!("refused still: {problem}"),
-        Ok(Reprocessed::AlreadyApplied) => "applied already".to_owned(),
+        Ok(Reprocessed::Refused(problem)) => format!("refused again: {problem}"),
+        Ok(Reprocessed::AlreadyApplied) => "already applied".to_owned(),
         Err(error) => format!("not applied: {}", chain(&error)),
     };
     print_line(&format!("{id}: {}", escape_control(&result)));

@@ -4,17 +4,18 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::database::{Opening, with_store};
+use super::database::{OpenMode, with_store};
 use super::output::print_line;
 use crate::application::retention;
 use crate::config::Loaded;
 use crate::store::PruneMode;
 
+/// The subcommands of `retention`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Retention {
-    /// Delete what is older than the settings say, as a running service does every hour
+    /// Delete rows that are older than their retention period
     Prune {
-        /// Only say how many rows that would be
+        /// Dry run: the numbers of such rows, without deleting them
         #[arg(long)]
         dry_run: bool,
     },
@@ -28,7 +29,7 @@ impl Retention {
         } else {
             (PruneMode::Delete, "were deleted")
         };
-        with_store(loaded, Opening::Existing, async |context| {
+        with_store(loaded, OpenMode::Existing, async |context| {
             let pruning = retention::prune(context, mode, |table, rows| {
                 print_line(&format!("{table}: {rows} rows {result}"));
             });

@@ -1,4 +1,4 @@
-//! `send`: play Cloudflare. Makes a sample webhook, signs it, posts it to a running service, and prints the answer.
+//! `send`: acts as Cloudflare. Signs a sample webhook, sends it to a running service, and prints the response.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::http::{client, reachable, text};
+use super::http::{client, local_address, read_text};
 use super::output::{print_error, print_line};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
@@ -16,52 +16,55 @@ use crate::domain::timestamp::Timestamp;
 use crate::random;
 use crate::signing::{Message, Scheme};
 
-/// Longer than the service may take over its database.
+/// The deadline of the request. Longer than the default `database.timeout_secs`.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The arguments of `send`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Send {
-    /// Cloudflare's id of the image that the webhook is about
+    /// Cloudflare id of the image
     id: String,
-    /// What the webhook looks like
+    /// Shape of the webhook
     #[arg(long, value_enum, default_value_t = Shape::Flat)]
     shape: Shape,
-    /// How it proves that its sender knows the secret [default: as Cloudflare does, or the first scheme that is on; none where no
-    /// secret is configured]
+    /// Authentication scheme [default: cf-webhook-auth if webhook.schemes has it, or else its first scheme; none without a
+    /// secret]
     #[arg(long, value_enum)]
-    scheme: Option<Proof>,
-    /// Where to post it, with the path [default: the service of these settings, on this machine]
+    scheme: Option<SchemeChoice>,
+    /// URL of the webhook, with its path [default: the configured port and path on this machine]
     #[arg(long)]
     url: Option<String>,
 }
 
+/// The shape of a sample webhook.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Shape {
-    /// An image as Cloudflare's API describes it, uploaded
+    /// Uploaded image, as Cloudflare's API describes it
     Flat,
-    /// A failed upload
+    /// Failed upload
     Failed,
-    /// An upload that was asked for and has not come
+    /// Direct upload that has not arrived yet
     Draft,
-    /// The event image.uploaded
+    /// Event image.uploaded
     Event,
-    /// The notification that Cloudflare really sends
+    /// Notification as Cloudflare really sends it
     Envelope,
-    /// Cloudflare's "Save and Test"
+    /// Test message of Cloudflare's "Save and Test"
     Test,
 }
 
+/// The choice of `--scheme`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Proof {
+enum SchemeChoice {
     Hmac,
     CfWebhookAuth,
     Timestamped,
     Standard,
-    /// No proof at all
+    /// No authentication
     None,
 }
 
-impl Proof {
+impl SchemeChoice {
     fn scheme(self) -> Option<Scheme> {
         match self {
             Self::Hmac => Some(Scheme::Hmac),
@@ -77,28 +80,30 @@ impl Send {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         let now = SystemClock.now();
         let body = self.shape.sample(&self.id, now).to_string();
-        let url = self.url.clone().unwrap_or_else(|| url_of(&loaded.settings));
+        let url = self
+            .url
+            .clone()
+            .unwrap_or_else(|| webhook_url(&loaded.settings));
         let mut request = client(DEADLINE)?
             .post(&url)
             .header("content-type", "application/json");
-        let proof = self.proof(&loaded.settings, now, body.as_bytes())?;
-        let is_unsigned = proof.is_empty();
-        for (name, value) in proof {
+        let credentials = self.credentials(&loaded.settings, now, body.as_bytes())?;
+        let is_unsigned = credentials.is_empty();
+        for (name, value) in credentials {
             request = request.header(name, value);
         }
 
-        let response = request
-            .body(body)
-            .send()
-            .await
-            .with_context(|| format!("no answer from {url}; is the service running there?"))?;
+        let response = request.body(body).send().await.with_context(|| {
+            format!("no response from {url}; check that the service runs there")
+        })?;
 
         let status = response.status();
         print_line(&status.to_string());
-        print_line(&text(response).await?);
+        print_line(&read_text(response).await?);
         if status == StatusCode::UNAUTHORIZED && is_unsigned && self.scheme.is_none() {
             print_error(
-                "hint: no secret is configured here, so none was used; set CLOUDFLARE_WEBHOOK_SECRET to that of the service",
+                "hint: the webhook was sent without a signature, because no secret is configured. Set CLOUDFLARE_WEBHOOK_SECRET to the \
+                 service's secret.",
             );
         }
         Ok(if status.is_success() {
@@ -108,7 +113,8 @@ impl Send {
         })
     }
 
-    fn proof(
+    /// Returns the headers that authenticate the webhook; none without a secret.
+    fn credentials(
         &self,
         settings: &Settings,
         now: Timestamp,
@@ -116,7 +122,7 @@ impl Send {
     ) -> anyhow::Result<Vec<(axum::http::HeaderName, String)>> {
         let secret = settings.webhook.secrets().next();
         let scheme = match self.scheme {
-            Some(proof) => proof.scheme(),
+            Some(choice) => choice.scheme(),
             None => secret
                 .as_ref()
                 .map(|_| settings.webhook.schemes.preferred()),
@@ -126,7 +132,7 @@ impl Send {
         };
         let Some(secret) = secret else {
             bail!(
-                "--scheme {} needs a secret, and none is configured: set CLOUDFLARE_WEBHOOK_SECRET",
+                "--scheme {} needs a secret, and none is configured. Set CLOUDFLARE_WEBHOOK_SECRET.",
                 scheme.name()
             );
         };
@@ -142,10 +148,11 @@ impl Send {
     }
 }
 
-fn url_of(settings: &Settings) -> String {
+/// Returns the URL of the configured webhook on this machine.
+fn webhook_url(settings: &Settings) -> String {
     format!(
         "http://{}{}",
-        reachable(settings.server.listen.get()),
+        local_address(settings.server.listen.get()),
         settings.webhook.path.canonical()
     )
 }
@@ -186,7 +193,7 @@ impl Shape {
 
 fn variant(id: &str, name: &str) -> String {
     let mut url = url::Url::parse("https://imagedelivery.net/Vi7wi5KSItxGFsWRG2Us6Q")
-        .expect("a URL that is written here");
+        .expect("the literal is a URL");
     if let Ok(mut path) = url.path_segments_mut() {
         path.push(id).push(name);
     }

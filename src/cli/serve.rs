@@ -1,4 +1,4 @@
-//! `serve`: receive webhooks until asked to stop.
+//! `serve`: receives webhooks until shutdown.
 
 use std::process::ExitCode;
 use std::sync::Arc;

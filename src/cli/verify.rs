@@ -1,4 +1,4 @@
-//! `verify`: does a signature hold, and if not, why? For whoever builds a sender or a subscriber.
+//! `verify`: checks a signature and explains a failure, for developers of senders and subscribers.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,23 +15,24 @@ use crate::config_types::read_file;
 use crate::domain::timestamp::Timestamp;
 use crate::signing::{Diagnosis, diagnose};
 
-/// The largest body that is read from standard input, as that of a file.
+/// The largest body that is read, from a file or from standard input.
 const MAX_BODY_BYTES: u64 = 1024 * 1024;
 
+/// The arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Verify {
-    /// The body, to the byte as it was sent; - for standard input
+    /// File with the exact bytes of the body; - for standard input
     body: PathBuf,
-    /// A header of the request, as "Name: value"; several
+    /// Header of the request, as "Name: value"; can be repeated
     #[arg(long = "header", value_name = "HEADER", required = true)]
     headers: Vec<String>,
-    /// The secret; whoever lists this machine's processes can see it [default: those of the settings]
+    /// Secret; users of this machine can see it in the process list [default: the configured secrets]
     #[arg(long)]
     secret: Option<String>,
-    /// A file with the secret
+    /// File with the secret
     #[arg(long, value_name = "FILE", conflicts_with = "secret")]
     secret_file: Option<PathBuf>,
-    /// When the request came, in seconds since 1970 [default: now]
+    /// Time of receipt, in seconds since 1970 [default: now]
     #[arg(long, value_name = "SECONDS")]
     at: Option<i64>,
 }
@@ -39,36 +40,38 @@ pub(super) struct Verify {
 impl Verify {
     pub(super) fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
         let secrets = self.secrets(loaded)?;
-        let headers = headers(&self.headers)?;
-        let body = body(&self.body)?;
-        let came_at = match self.at {
-            Some(seconds) => Timestamp::from_unix_seconds(seconds).context("--at is no time")?,
+        let headers = parse_headers(&self.headers)?;
+        let body = read_body(&self.body)?;
+        let received_at = match self.at {
+            Some(seconds) => {
+                Timestamp::from_unix_seconds(seconds).context("--at is out of range")?
+            }
             None => SystemClock.now(),
         };
         let tolerance = loaded.settings.webhook.timestamp_tolerance_secs.seconds();
 
-        let (mut tried, mut holds) = (false, false);
+        let (mut has_credentials, mut is_valid) = (false, false);
         for (number, secret) in (1..).zip(&secrets) {
-            let findings = diagnose(secret, &headers, &body, came_at, tolerance)
-                .map_err(|error| anyhow::anyhow!("the secret {number} {error}"))?;
-            for (scheme, finding) in findings {
-                tried = true;
-                holds |= finding == Diagnosis::Valid;
-                let which = if secrets.len() > 1 {
+            let diagnoses = diagnose(secret, &headers, &body, received_at, tolerance)
+                .map_err(|error| anyhow::anyhow!("secret {number}: {error}"))?;
+            for (scheme, diagnosis) in diagnoses {
+                has_credentials = true;
+                is_valid |= diagnosis == Diagnosis::Valid;
+                let label = if secrets.len() > 1 {
                     format!(" (secret {number})")
                 } else {
                     String::new()
                 };
-                print_line(&format!("{}{which}: {finding}", scheme.name()));
+                print_line(&format!("{}{label}: {diagnosis}", scheme.name()));
             }
         }
-        if !tried {
+        if !has_credentials {
             print_error(
-                "none of these headers is a proof: there has to be cf-webhook-auth, x-signature, x-cloudflare-signature, \
-                 x-webhook-signature or webhook-signature",
+                "no --header has a signature or a secret. Use cf-webhook-auth, x-signature, x-cloudflare-signature, \
+                 x-webhook-signature or webhook-signature.",
             );
         }
-        Ok(if holds {
+        Ok(if is_valid {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -79,41 +82,39 @@ impl Verify {
         let secrets: Vec<SecretString> = match (&self.secret, &self.secret_file) {
             (Some(secret), _) => vec![SecretString::from(secret.as_str())],
             (None, Some(file)) => {
-                let text = read_file(file)
-                    .with_context(|| format!("{} cannot be read", file.display()))?;
+                let text =
+                    read_file(file).with_context(|| format!("cannot read {}", file.display()))?;
                 vec![SecretString::from(text.trim())]
             }
             (None, None) => loaded.settings.webhook.secrets().collect(),
         };
         if secrets.is_empty() {
-            bail!(
-                "there is no secret: give --secret or --secret-file, or set CLOUDFLARE_WEBHOOK_SECRET"
-            );
+            bail!("no secret is set. Use --secret, --secret-file or CLOUDFLARE_WEBHOOK_SECRET.");
         }
         Ok(secrets)
     }
 }
 
-/// The headers. Values are not repeated in what is wrong with one: they can be secret.
-fn headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
+/// Parses the headers. Errors do not repeat values, because they can be secret.
+fn parse_headers(lines: &[String]) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for line in lines {
         let (name, value) = line
             .split_once(':')
-            .context("a --header is no \"Name: value\"")?;
+            .context("a --header is not \"Name: value\"")?;
         let name: HeaderName = name
             .trim()
             .parse()
-            .context("the name of a --header has letters that no header's name has")?;
-        let value = HeaderValue::from_str(value.trim()).with_context(|| {
-            format!("the value of the header {name} has letters that none can have")
-        })?;
+            .context("the name of a --header has invalid characters")?;
+        let value = HeaderValue::from_str(value.trim())
+            .with_context(|| format!("the value of the header {name} has invalid characters"))?;
         headers.append(name, value);
     }
     Ok(headers)
 }
 
-fn body(file: &Path) -> anyhow::Result<Vec<u8>> {
+/// Reads the body from a file, or from standard input for `-`.
+fn read_body(file: &Path) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     let limit = MAX_BODY_BYTES + 1;
     let read = if file == Path::new("-") {
@@ -121,9 +122,9 @@ fn body(file: &Path) -> anyhow::Result<Vec<u8>> {
     } else {
         std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut body))
     };
-    read.with_context(|| format!("{} cannot be read", file.display()))?;
+    read.with_context(|| format!("cannot read {}", file.display()))?;
     if body.len() as u64 > MAX_BODY_BYTES {
-        bail!("{} has more than {MAX_BODY_BYTES} bytes", file.display());
+        bail!("{} is larger than {MAX_BODY_BYTES} bytes", file.display());
     }
     Ok(body)
 }
