@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 
 FROM rust:1.95-slim-bookworm AS build
-# hadolint ignore=DL3008 # Debian's security updates are wanted, whatever their version
+# hadolint ignore=DL3008 # Unpinned versions get Debian's security updates.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 
-# The dependencies in a layer of their own: it is rebuilt only when Cargo.toml or Cargo.lock changes.
+# The dependencies have their own layer. Docker rebuilds it only if Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
@@ -18,13 +18,13 @@ RUN mkdir src \
 COPY migrations migrations
 COPY config config
 COPY src src
-# Newer than the empty sources above, whatever the time in the checkout.
+# Cargo compares times. The sources must be newer than the empty ones above.
 RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked
 
 
 FROM debian:bookworm-slim
-# Certificates for a Postgres behind TLS.
+# The certificates verify Postgres servers and endpoints over TLS.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
@@ -34,7 +34,7 @@ RUN apt-get update \
 COPY --from=build /build/target/release/cloudflare-images-webhook /usr/local/bin/
 
 WORKDIR /app
-# A number, so that a platform can see that it is not root.
+# A numeric user lets Kubernetes check that it is not root.
 USER 10001
 ENV APP_PROFILE=production \
     APP__SERVER__LISTEN=0.0.0.0:8080 \

@@ -54,15 +54,15 @@ tools:
 		$(CARGO) install --locked --force --no-default-features --features search mdbook@$(MDBOOK); \
 	fi
 
-# Breaks everything that can break under load (tests/faults), for MINUTES minutes, and prints what came of it. FAULTS=killed: only
-# what has that in its name.
+# Injects faults under load (tests/faults) for MINUTES minutes and prints the results. FAULTS=killed runs only the faults with that
+# word in their name.
 soak: prepare
 	$(CARGO) build --release --locked
 	TEST_PROGRAM="$$PWD/target/release/cloudflare-images-webhook" SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" \
 		$(CARGO) test --locked --test spec loses_nothing_under_faults -- --nocapture
 
-# Inputs that nobody thought of, for MINUTES minutes each: requests to the webhook, and settings. What is found stands in
-# fuzz/artifacts, and belongs into fuzz/samples when it is mended. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.
+# Fuzzes webhook requests and settings, for MINUTES minutes each. Inputs that fail are in fuzz/artifacts; after the fix, move them to
+# fuzz/samples. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.
 fuzz:
 	for target in webhook config; do \
 		mkdir -p fuzz/corpus/$$target && \
@@ -70,11 +70,11 @@ fuzz:
 			-max_total_time=$$((60 * $(MINUTES))) </dev/null || exit 1; \
 	done
 
-# How fast it is here, beside what this machine could do: some twenty-five minutes. Writes bench/RESULTS.md.
+# Measures the speed on this machine in about 25 minutes. Writes bench/RESULTS.md.
 bench:
 	@sh tests/prepare.sh wrk
 	$(CARGO) bench --locked --bench load
 
-# What the tests need beside Rust: a C compiler for SQLite, and Postgres's programs.
+# Installs the programs that the tests need, such as a C compiler and Postgres.
 prepare:
 	@sh tests/prepare.sh
