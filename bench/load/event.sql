@@ -1,5 +1,5 @@
--- One event in one transaction, in one statement: what the service does for a webhook that is applied, without its rule.
--- In the order in which the images were registered, as uploads do: each client takes its turn.
+-- The work of one applied webhook as one statement in one transaction, without the transition rule.
+-- The clients take turns over the images, in the order in which the images were registered.
 \set turn :turn + 1
 \set image (:turn * :clients + :client_id) % :images + 1
 \set name (:image * 2654435761) % 4294967296

@@ -1,89 +1,98 @@
-//! What a flood of wrong signatures costs good webhooks: its share of the processors, and no more.
+//! The cost of a flood: valid webhooks while many requests with wrong signatures arrive.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::TIME;
+use crate::ROW_DURATION;
 use crate::support::program::Service;
-use crate::wrk::{AtTheEnd, send};
+use crate::wrk::{WhenExhausted, send};
 
-/// Over how many connections either of them comes.
+/// The connections of the valid webhooks, and those of the flood.
 const CONNECTIONS: usize = 64;
 
-/// How many clock ticks a second has in `/proc` (Linux, `USER_HZ`).
+/// The clock ticks of one second in `/proc` (Linux, `USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;
 
-/// What was measured.
-pub(crate) struct Flood {
-    /// Good webhooks a second while there was no flood: the higher of before and after it.
-    pub(crate) alone: f64,
-    /// Good webhooks a second while there was.
-    pub(crate) beside: f64,
-    /// Wrong ones a second.
-    pub(crate) wrong: f64,
-    /// Which part of the processors' time the flood took: its sender, and the service for it.
-    pub(crate) share: f64,
-    /// How many good ones were acknowledged in all.
+/// The result of the measurement.
+pub(crate) struct FloodResult {
+    /// Valid webhooks per second without a flood: the higher rate of before and after it.
+    pub(crate) baseline_rate: f64,
+    /// Valid webhooks per second during the flood.
+    pub(crate) rate_during_flood: f64,
+    /// Requests of the flood per second.
+    pub(crate) flood_rate: f64,
+    /// The flood's share of the CPU time, from 0 to 1: its sender, and the service's work for it.
+    pub(crate) cpu_share: f64,
+    /// The number of acknowledged webhooks in all three measurements.
     pub(crate) acknowledged: u64,
 }
 
-impl Flood {
-    /// Which part of the good webhooks was left.
-    pub(crate) fn left(&self) -> f64 {
-        self.beside / self.alone
+impl FloodResult {
+    /// Returns the share of the baseline that remains during the flood.
+    pub(crate) fn remaining(&self) -> f64 {
+        self.rate_during_flood / self.baseline_rate
     }
 }
 
-/// Sends good webhooks alone, beside a flood, and alone again: each of these files in its turn.
-pub(crate) fn measure(service: &Service, good: [&Path; 3], wrong: &Path) -> Flood {
+/// Sends valid webhooks alone, during a flood, and alone again. Each time has its own file of webhooks.
+pub(crate) fn measure(service: &Service, valid: [&Path; 3], invalid: &Path) -> FloodResult {
     let url = service.url();
-    let good = good.map(|file| {
+    let valid = valid.map(|file| {
         let url = &url;
-        move || send(url, file, CONNECTIONS, TIME, AtTheEnd::Fail)
+        move || send(url, file, CONNECTIONS, ROW_DURATION, WhenExhausted::Fail)
     });
-    let flood = || send(&url, wrong, CONNECTIONS, TIME, AtTheEnd::Again);
+    let flood = || {
+        send(
+            &url,
+            invalid,
+            CONNECTIONS,
+            ROW_DURATION,
+            WhenExhausted::Repeat,
+        )
+    };
 
-    let before = good[0]();
-    let cpu_before = cpu(service);
-    let by_itself = flood();
-    let cpu_of_service = cpu(service).saturating_sub(cpu_before);
-    let (beside, at_once) = std::thread::scope(|scope| {
+    let before = valid[0]();
+    let cpu_before = cpu_time(service);
+    let flood_alone = flood();
+    let service_cpu = cpu_time(service).saturating_sub(cpu_before);
+    let (during_flood, flood) = std::thread::scope(|scope| {
         let flood = scope.spawn(flood);
-        (good[1](), flood.join().expect("it is sent"))
+        (valid[1](), flood.join().expect("the sender does not panic"))
     });
-    let after = good[2]();
+    let after = valid[2]();
 
-    for sent in [&by_itself, &at_once] {
+    for sent in [&flood_alone, &flood] {
         assert_eq!(
             sent.acknowledged, 0,
-            "nobody without the secret changes anything"
+            "requests with a wrong signature are refused"
         );
     }
-    for sent in [&before, &beside, &after] {
-        assert_eq!(sent.refused, 0, "every good webhook is acknowledged");
+    for sent in [&before, &during_flood, &after] {
+        assert_eq!(sent.refused, 0, "every valid webhook is acknowledged");
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52")]
-    let share = {
-        let of_each = cpu_of_service.as_secs_f64() / by_itself.refused as f64;
-        let of_flood = at_once.cpu.as_secs_f64() + of_each * at_once.refused as f64;
-        of_flood / (cores as f64 * TIME.as_secs_f64())
+    #[expect(clippy::cast_precision_loss, reason = "the counts are below 2^52")]
+    let cpu_share = {
+        let cpu_per_request = service_cpu.as_secs_f64() / flood_alone.refused as f64;
+        let flood_cpu = flood.cpu.as_secs_f64() + cpu_per_request * flood.refused as f64;
+        flood_cpu / (cores as f64 * ROW_DURATION.as_secs_f64())
     };
-    Flood {
-        alone: before.rate.max(after.rate),
-        beside: beside.rate,
-        wrong: at_once.rate,
-        share,
-        acknowledged: before.acknowledged + beside.acknowledged + after.acknowledged,
+    FloodResult {
+        baseline_rate: before.rate.max(after.rate),
+        rate_during_flood: during_flood.rate,
+        flood_rate: flood.rate,
+        cpu_share,
+        acknowledged: before.acknowledged + during_flood.acknowledged + after.acknowledged,
     }
 }
 
-/// How much of the processors' time the service has had.
-fn cpu(service: &Service) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", service.id())).expect("it runs");
-    // proc(5): utime and stime are the 14th and the 15th; the 2nd is a name in brackets.
-    let (_, after_name) = stat.rsplit_once(')').expect("a name");
+/// Returns the CPU time of the service since its start.
+fn cpu_time(service: &Service) -> Duration {
+    let stat =
+        fs::read_to_string(format!("/proc/{}/stat", service.id())).expect("the service runs");
+    // proc(5): utime and stime are fields 14 and 15. Field 2 is a name in parentheses.
+    let (_, after_name) = stat.rsplit_once(')').expect("a name in parentheses");
     let ticks: u64 = after_name
         .split_whitespace()
         .skip(11)

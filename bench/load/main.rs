@@ -1,18 +1,19 @@
-//! How many webhooks a second the service takes, on this machine, beside what the machine could do without a database, and
-//! what its Postgres does with one event in a transaction. `make bench` runs it; RESULTS.md has the last whole run.
+//! The load benchmark: webhooks per second of the whole service. `make bench` runs it, and RESULTS.md has the last complete run.
 //!
-//! Everything is measured in one run, side by side, since a figure alone says little about a machine that others use too.
-//! After each row the database is counted: every acknowledged webhook is in it, once, or the run fails.
+//! Two references are measured next to each row, because other load on the machine changes its speed: HTTP without a database, and
+//! pgbench. After each row, the benchmark fails unless the audit log has exactly one entry per acknowledged webhook.
+//!
+//! Words on the command line select rows: `cargo bench --bench load -- postgres 256 envelope`.
 
 #[path = "../../tests/support/mod.rs"]
-#[expect(dead_code, reason = "the specification uses the rest")]
+#[expect(dead_code, reason = "the specification uses the other functions")]
 mod support;
 
 mod flood;
 mod pgbench;
 mod relay;
 mod report;
-mod single;
+mod sequential;
 mod subscriber;
 mod webhooks;
 mod wrk;
@@ -24,45 +25,45 @@ use sqlx::postgres::PgListener;
 use tempfile::TempDir;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use flood::Flood;
+use flood::FloodResult;
 use report::{Report, Row};
-use subscriber::{Manner, Subscriber};
+use subscriber::{Behavior, Subscriber};
 use support::cluster::{Cluster, Durability};
 use support::database::Database;
 use support::program::Service;
 use support::signing::SECRET;
 use webhooks::{Shape, Signature, Webhooks};
-use wrk::{AtTheEnd, send};
+use wrk::{WhenExhausted, send};
 
-/// How long each row is measured.
-const TIME: Duration = Duration::from_secs(8);
+/// The duration of each row's measurement.
+const ROW_DURATION: Duration = Duration::from_secs(8);
 
-/// How long that is measured which a row is compared with: pgbench right before it, the ceiling before and after it.
-const BESIDE_TIME: Duration = Duration::from_secs(4);
+/// The duration of each reference measurement: pgbench before the row, the ceiling before and after the row.
+const REFERENCE_DURATION: Duration = Duration::from_secs(4);
 
-/// With how many clients pgbench runs.
+/// The numbers of clients that pgbench runs with.
 const PGBENCH_CLIENTS: [usize; 2] = [1, 32];
 
-/// How many images there are, unless a row says otherwise.
+/// The default number of images.
 const IMAGES: usize = 100_000;
 
-/// More webhooks than are sent in the time of a row.
+/// More webhooks than can be sent during a row.
 const WEBHOOKS: usize = 1_000_000;
 
-/// More webhooks than are sent in the time of a part of the flood's row.
+/// More webhooks than can be sent during one of the flood's measurements.
 const FLOOD_WEBHOOKS: usize = 400_000;
 
-/// How many webhooks were applied.
-const APPLIED: &str =
+/// Counts the applied webhooks.
+const COUNT_APPLIED: &str =
     "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'webhook_received'";
 
-/// Enough that no cache is all there is to the ceiling.
-const WRONG_WEBHOOKS: usize = 20_000;
+/// The number of different requests in the ceiling measurement. They are too many for the CPU's caches.
+const CEILING_WEBHOOKS: usize = 20_000;
 
-/// How many images are inserted in one transaction.
+/// The number of images that are inserted in one transaction.
 const IMAGES_PER_TRANSACTION: usize = 10_000;
 
-/// What Postgres's documentation recommends for a server of this size, where the defaults are for the smallest.
+/// The settings that Postgres's documentation recommends for a server of this size. Its defaults are for a small one.
 const POSTGRES_SETTINGS: [&str; 3] = [
     "shared_buffers = '2GB'",
     "max_wal_size = '8GB'",
@@ -71,20 +72,20 @@ const POSTGRES_SETTINGS: [&str; 3] = [
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let only: Vec<String> = std::env::args()
+    let filters: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with("--"))
         .collect();
-    runtime.block_on(run(&only));
+    runtime.block_on(run(&filters));
 }
 
-async fn run(only: &[String]) {
+async fn run(filters: &[String]) {
     let folder = TempDir::with_prefix("images-webhook-bench-").expect("a temporary folder");
     let bench = Bench::prepare(folder.path()).await;
-    let is_wanted = |words: &[String]| only.iter().all(|word| words.contains(word));
+    let is_selected = |words: &[String]| filters.iter().all(|filter| words.contains(filter));
 
     let mut report = Report::default();
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
         let row = |connections, images, shape| Plan {
             kind,
             connections,
@@ -101,49 +102,49 @@ async fn run(only: &[String]) {
             row(64, 1_000_000, Shape::Envelope),
         ];
         for plan in plans {
-            if is_wanted(&plan.words()) {
-                report.row(bench.row(plan).await);
+            if is_selected(&plan.words()) {
+                report.add_row(bench.row(plan).await);
             }
         }
-        if is_wanted(&[kind.name().to_owned(), "single".to_owned()]) {
+        if is_selected(&[kind.name().to_owned(), "sequential".to_owned()]) {
             let database = bench.database(kind).await;
-            report.single(kind.name(), single::measure(&database).await);
+            report.add_sequential(kind.name(), sequential::measure(&database).await);
         }
-        if is_wanted(&[kind.name().to_owned(), "flood".to_owned()]) {
-            report.flood(kind.name(), bench.flood(kind).await);
+        if is_selected(&[kind.name().to_owned(), "flood".to_owned()]) {
+            report.add_flood(kind.name(), bench.flood(kind).await);
         }
-        if is_wanted(&[kind.name().to_owned(), "relay".to_owned()]) {
-            let relayed = relay::measure(bench.folder, async || bench.database(kind).await).await;
-            let receiving = bench.receiving(kind).await;
-            report.relay(kind.name(), relayed, receiving);
+        if is_selected(&[kind.name().to_owned(), "relay".to_owned()]) {
+            let relay = relay::measure(bench.folder, async || bench.database(kind).await).await;
+            let cost = bench.publishing_cost(kind).await;
+            report.add_relay(kind.name(), relay, cost);
         }
     }
-    if only.is_empty() {
+    if filters.is_empty() {
         report.write();
     } else {
         report.print();
     }
 }
 
-/// Which parts of the webhooks are still received.
-pub(crate) struct Received {
-    /// While one endpoint is told of each.
-    pub(crate) told: f64,
-    /// While Postgres says each on a channel, to one listener.
-    pub(crate) said: Option<f64>,
+/// The rate of received webhooks while events are published, divided by the rate without publishing.
+pub(crate) struct PublishingCost {
+    /// With one endpoint that receives each event.
+    pub(crate) with_endpoint: f64,
+    /// With a Postgres channel and one listener. `None` on SQLite.
+    pub(crate) with_channel: Option<f64>,
 }
 
-/// A row to be measured.
+/// A row that is to be measured.
 #[derive(Clone, Copy)]
 struct Plan {
-    kind: Kind,
+    kind: DatabaseKind,
     connections: usize,
     images: usize,
     shape: Shape,
 }
 
 impl Plan {
-    /// What picks it out on the command line.
+    /// Returns the words that select the row on the command line.
     fn words(self) -> Vec<String> {
         vec![
             self.kind.name().to_owned(),
@@ -155,12 +156,12 @@ impl Plan {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum DatabaseKind {
     Sqlite,
     Postgres,
 }
 
-impl Kind {
+impl DatabaseKind {
     fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
@@ -188,10 +189,10 @@ impl<'a> Bench<'a> {
         Self { folder, cluster }
     }
 
-    async fn database(&self, kind: Kind) -> Database {
+    async fn database(&self, kind: DatabaseKind) -> Database {
         match kind {
-            Kind::Sqlite => Database::sqlite(),
-            Kind::Postgres => Database::postgres_on(&self.cluster).await,
+            DatabaseKind::Sqlite => Database::sqlite(),
+            DatabaseKind::Postgres => Database::postgres_on(&self.cluster).await,
         }
     }
 
@@ -203,7 +204,7 @@ impl<'a> Bench<'a> {
             shape,
         } = plan;
         let mut pgbench = Vec::new();
-        if kind == Kind::Postgres {
+        if kind == DatabaseKind::Postgres {
             for clients in PGBENCH_CLIENTS {
                 pgbench.push(self.pgbench(clients).await);
             }
@@ -211,17 +212,17 @@ impl<'a> Bench<'a> {
         let database = self.database(kind).await;
         let service = self.service(&database);
         register(&database, images).await;
-        let (right, wrong) = (self.folder.join("right"), self.folder.join("wrong"));
+        let (valid, wrong) = (self.folder.join("valid"), self.folder.join("wrong"));
         let webhooks = Webhooks {
             count: WEBHOOKS,
             rounds_before: 0,
             images,
             shape,
-            signature: Signature::Right,
+            signature: Signature::Valid,
         };
-        webhooks.write(&right);
+        webhooks.write(&valid);
         Webhooks {
-            count: WRONG_WEBHOOKS,
+            count: CEILING_WEBHOOKS,
             signature: Signature::Wrong,
             ..webhooks
         }
@@ -229,32 +230,41 @@ impl<'a> Bench<'a> {
 
         let ceiling = || {
             let url = service.url();
-            send(&url, &wrong, connections, BESIDE_TIME, AtTheEnd::Again)
+            send(
+                &url,
+                &wrong,
+                connections,
+                REFERENCE_DURATION,
+                WhenExhausted::Repeat,
+            )
         };
         let before = ceiling();
-        let sent = send(&service.url(), &right, connections, TIME, AtTheEnd::Fail);
+        let sent = send(
+            &service.url(),
+            &valid,
+            connections,
+            ROW_DURATION,
+            WhenExhausted::Fail,
+        );
         let peak_memory = peak_memory_bytes(service.id());
         let after = ceiling();
-        // The higher: whatever else the machine did, it lowered the other.
+        // The higher rate counts. Other load on the machine lowered the other one.
         let ceiling = if before.rate > after.rate {
             before
         } else {
             after
         };
 
-        assert_eq!(
-            sent.refused, 0,
-            "every webhook is for an image that is there"
-        );
+        assert_eq!(sent.refused, 0, "every webhook is about a registered image");
         assert_eq!(
             ceiling.acknowledged, 0,
-            "nobody without the secret changes anything"
+            "requests with a wrong signature are refused"
         );
-        let logged = database.count(APPLIED).await;
+        let logged = database.count(COUNT_APPLIED).await;
         assert_eq!(
             u64::try_from(logged),
             Ok(sent.acknowledged),
-            "every acknowledged webhook is in the audit trail, once"
+            "every acknowledged webhook has one audit log entry"
         );
         Row {
             database: kind.name(),
@@ -268,7 +278,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    async fn flood(&self, kind: Kind) -> Flood {
+    async fn flood(&self, kind: DatabaseKind) -> FloodResult {
         let database = self.database(kind).await;
         let service = self.service(&database);
         register(&database, IMAGES).await;
@@ -278,7 +288,7 @@ impl<'a> Bench<'a> {
             rounds_before: 0,
             images: IMAGES,
             shape: Shape::Envelope,
-            signature: Signature::Right,
+            signature: Signature::Valid,
         };
         for (number, file) in files[..3].iter().enumerate() {
             Webhooks {
@@ -287,7 +297,7 @@ impl<'a> Bench<'a> {
             }
             .write(file);
         }
-        // As many, so that both senders have read them at the same time, and begin and end together.
+        // Both senders read files of the same size, so they begin and end at the same time.
         Webhooks {
             signature: Signature::Wrong,
             ..webhooks
@@ -296,46 +306,54 @@ impl<'a> Bench<'a> {
 
         let flood = flood::measure(&service, [&files[0], &files[1], &files[2]], &files[3]);
 
-        let logged = database.count(APPLIED).await;
+        let logged = database.count(COUNT_APPLIED).await;
         assert_eq!(
             u64::try_from(logged),
             Ok(flood.acknowledged),
-            "every acknowledged webhook is in the audit trail, once"
+            "every acknowledged webhook has one audit log entry"
         );
         flood
     }
 
-    /// Which part of the webhooks is still taken when one endpoint is told of each, and when each is said on a channel. Alternately, twice.
-    async fn receiving(&self, kind: Kind) -> Received {
-        let file = self.folder.join("right");
+    /// Measures the cost of publishing. Each rate is the better one of two measurements in turns.
+    async fn publishing_cost(&self, kind: DatabaseKind) -> PublishingCost {
+        let file = self.folder.join("valid");
         Webhooks {
             count: FLOOD_WEBHOOKS,
             rounds_before: 0,
             images: IMAGES,
             shape: Shape::Envelope,
-            signature: Signature::Right,
+            signature: Signature::Valid,
         }
         .write(&file);
-        let (mut alone, mut told, mut said) = (0.0_f64, 0.0_f64, 0.0_f64);
+        let (mut baseline, mut with_endpoint, mut with_channel) = (0.0_f64, 0.0_f64, 0.0_f64);
         for _ in 0..2 {
-            alone = alone.max(self.received(kind, &file, "[]", "").await);
+            baseline = baseline.max(self.receive_rate(kind, &file, "[]", "").await);
 
-            let subscriber = Subscriber::start(Manner::Good, false);
+            let subscriber = Subscriber::start(Behavior::Fast);
             let endpoints = relay::endpoints(&[("good", &subscriber)]);
-            told = told.max(self.received(kind, &file, &endpoints, "").await);
+            let rate = self.receive_rate(kind, &file, &endpoints, "").await;
+            with_endpoint = with_endpoint.max(rate);
 
-            if kind == Kind::Postgres {
-                said = said.max(self.received(kind, &file, "[]", "images_changed").await);
+            if kind == DatabaseKind::Postgres {
+                let rate = self.receive_rate(kind, &file, "[]", "images_changed").await;
+                with_channel = with_channel.max(rate);
             }
         }
-        Received {
-            told: told / alone,
-            said: (kind == Kind::Postgres).then_some(said / alone),
+        PublishingCost {
+            with_endpoint: with_endpoint / baseline,
+            with_channel: (kind == DatabaseKind::Postgres).then_some(with_channel / baseline),
         }
     }
 
-    /// How many webhooks a second are taken while these endpoints are told, and while somebody listens to that channel.
-    async fn received(&self, kind: Kind, file: &Path, endpoints: &str, channel: &str) -> f64 {
+    /// Returns the webhooks per second while the service publishes to these endpoints, and to this channel unless it is empty.
+    async fn receive_rate(
+        &self,
+        kind: DatabaseKind,
+        file: &Path,
+        endpoints: &str,
+        channel: &str,
+    ) -> f64 {
         let database = self.database(kind).await;
         let service = relay::service(self.folder, &database, endpoints, channel);
         register(&database, IMAGES).await;
@@ -343,12 +361,16 @@ impl<'a> Bench<'a> {
         if !channel.is_empty() {
             let mut listener = PgListener::connect(&database.url)
                 .await
-                .expect("it answers");
-            listener.listen(channel).await.expect("it listens");
+                .expect("Postgres accepts connections");
+            listener
+                .listen(channel)
+                .await
+                .expect("the channel name is valid");
             listening.spawn(async move { while listener.recv().await.is_ok() {} });
         }
         let (url, file) = (service.url(), file.to_owned());
-        let sending = spawn_blocking(move || send(&url, &file, 64, TIME, AtTheEnd::Fail));
+        let sending =
+            spawn_blocking(move || send(&url, &file, 64, ROW_DURATION, WhenExhausted::Fail));
         let sent = sending.await.expect("no panic");
         assert_eq!(sent.refused, 0, "every webhook is acknowledged");
         sent.rate
@@ -364,19 +386,19 @@ impl<'a> Bench<'a> {
     }
 
     async fn pgbench(&self, clients: usize) -> f64 {
-        let database = self.database(Kind::Postgres).await;
+        let database = self.database(DatabaseKind::Postgres).await;
         drop(self.service(&database));
         register(&database, IMAGES).await;
-        let rate = pgbench::rate(&database.url, IMAGES, clients, BESIDE_TIME);
+        let rate = pgbench::rate(&database.url, IMAGES, clients, REFERENCE_DURATION);
         let logged = database
             .count("SELECT count(*) FROM cloudflare_image_logs")
             .await;
-        assert!(logged > 0, "pgbench's event is written");
+        assert!(logged > 0, "pgbench writes audit log entries");
         rate
     }
 }
 
-/// Inserts the images one by one, as an app does, and leaves the tables as a database does that had time to tidy up.
+/// Inserts the images one by one, as an app does. Then runs the maintenance that a database does over time.
 async fn register(database: &Database, images: usize) {
     let numbers: Vec<usize> = (1..=images).collect();
     for numbers in numbers.chunks(IMAGES_PER_TRANSACTION) {
@@ -401,10 +423,11 @@ async fn register(database: &Database, images: usize) {
     }
 }
 
-/// The most memory that the process ever had, as Linux says.
+/// Returns the peak memory of a process in bytes, from `/proc`.
 fn peak_memory_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
+    let status =
+        std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    1024 * kilobytes.expect("Linux says so")
+    1024 * kilobytes.expect("/proc has VmHWM")
 }

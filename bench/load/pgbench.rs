@@ -1,11 +1,11 @@
-//! One event in one transaction, by Postgres's own benchmark.
+//! pgbench as a reference: the work of one webhook in one transaction, without the service.
 
 use std::time::Duration;
 
 use crate::support::cluster::program;
 
-/// Transactions a second.
-pub(crate) fn rate(url: &str, images: usize, clients: usize, time: Duration) -> f64 {
+/// Runs `event.sql` and returns the transactions per second.
+pub(crate) fn rate(url: &str, images: usize, clients: usize, duration: Duration) -> f64 {
     let threads = clients.min(2);
     let output = program("pgbench")
         .args(["--no-vacuum", "--protocol=prepared"])
@@ -15,7 +15,7 @@ pub(crate) fn rate(url: &str, images: usize, clients: usize, time: Duration) -> 
             "-j",
             &threads.to_string(),
             "-T",
-            &time.as_secs().to_string(),
+            &duration.as_secs().to_string(),
         ])
         .args([
             "-D",
@@ -40,7 +40,7 @@ pub(crate) fn rate(url: &str, images: usize, clients: usize, time: Duration) -> 
     });
     rate.unwrap_or_else(|| {
         panic!(
-            "pgbench says: {stdout}{}",
+            "pgbench printed no rate: {stdout}{}",
             String::from_utf8_lossy(&output.stderr)
         )
     })

@@ -1,4 +1,4 @@
-//! Telling other apps: how many a second, how soon, and what it costs those who send webhooks.
+//! The speed of the relay: deliveries per second, and the time from a webhook to its delivery.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,52 +6,76 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::subscriber::{Manner, Subscriber};
+use crate::subscriber::{Behavior, Subscriber};
 use crate::support::app::client;
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::webhooks::{Shape, body, image_id};
 
-/// What waits when the rate is measured.
+/// The number of waiting deliveries for the rate.
 const BACKLOG: usize = 20_000;
 
-/// What waits when it is measured whether more takes longer for each.
+/// The number of waiting deliveries for the rate with a long backlog.
 const LONG_BACKLOG: usize = 100_000;
 
-/// How many webhooks come a second while it is measured how soon they are told of.
-const CALM_RATE: u32 = 200;
+/// The webhooks per second while the latency is measured.
+const LATENCY_RATE: u32 = 200;
 
-/// For how many webhooks that is measured.
-const CALM_WEBHOOKS: usize = 2_000;
+/// The number of webhooks whose latency is measured.
+const LATENCY_WEBHOOKS: usize = 2_000;
 
-/// How many calls to one endpoint are under way at once.
-const IN_FLIGHT: usize = 64;
+/// The maximum number of attempts in progress at one endpoint.
+const MAX_IN_FLIGHT: usize = 64;
 
-/// The endpoint that is measured.
-const NAME: &str = "good";
+/// The name of the endpoint that is measured.
+const MEASURED_ENDPOINT: &str = "good";
 
-/// What was measured.
-pub(crate) struct Relayed {
-    /// Deliveries a second to one endpoint, every attempt logged.
+/// The result of the measurement. Rates are deliveries per second to one endpoint.
+pub(crate) struct RelayResult {
     pub(crate) rate: f64,
-    /// The same with far more waiting.
-    pub(crate) long_rate: f64,
-    /// The same while one endpoint hangs and one fails, the better of two.
-    pub(crate) beside_bad: f64,
-    /// The same alone, measured alternately with that.
-    pub(crate) alone: f64,
-    /// From the answer to a webhook to its delivery, of 95 in a hundred.
+    /// The rate with [`LONG_BACKLOG`] waiting deliveries.
+    pub(crate) long_backlog_rate: f64,
+    /// The rate next to a hanging and a failing endpoint: the better one of two measurements.
+    pub(crate) rate_with_bad: f64,
+    /// The rate without other endpoints, measured in turns with `rate_with_bad`.
+    pub(crate) baseline_rate: f64,
+    /// The 95th percentile of the time from the response to a webhook until its delivery.
     pub(crate) p95: Duration,
 }
 
-/// The endpoints as a variable of the environment.
+/// Measures the relay. `database` returns a new empty database each time.
+pub(crate) async fn measure(folder: &Path, database: impl AsyncFn() -> Database) -> RelayResult {
+    let rate = delivery_rate(folder, &database().await, BACKLOG, &[]).await;
+    let long_backlog_rate = delivery_rate(folder, &database().await, LONG_BACKLOG, &[]).await;
+    let bad = [
+        ("hanging", Behavior::Hanging),
+        ("failing", Behavior::Failing),
+    ];
+    let (mut rate_with_bad, mut baseline_rate) = (0.0_f64, 0.0_f64);
+    for _ in 0..2 {
+        let rate = delivery_rate(folder, &database().await, BACKLOG, &bad).await;
+        rate_with_bad = rate_with_bad.max(rate);
+        let rate = delivery_rate(folder, &database().await, BACKLOG, &[]).await;
+        baseline_rate = baseline_rate.max(rate);
+    }
+    let p95 = p95_latency(folder, &database().await).await;
+    RelayResult {
+        rate,
+        long_backlog_rate,
+        rate_with_bad,
+        baseline_rate,
+        p95,
+    }
+}
+
+/// Returns the endpoints as the value of an environment variable.
 pub(crate) fn endpoints(subscribers: &[(&str, &Subscriber)]) -> String {
     let endpoints: Vec<_> = subscribers
         .iter()
         .map(|(name, subscriber)| {
             json!({
-                "name": name, "url": subscriber.url(), "secret": SECRET, "max_in_flight": IN_FLIGHT,
+                "name": name, "url": subscriber.url(), "secret": SECRET, "max_in_flight": MAX_IN_FLIGHT,
                 "include_models": ["cloudflare_images.CloudflareImage"],
             })
         })
@@ -59,7 +83,7 @@ pub(crate) fn endpoints(subscribers: &[(&str, &Subscriber)]) -> String {
     serde_json::to_string(&endpoints).expect("JSON")
 }
 
-/// Starts the service with these endpoints, and with that channel, if it is one.
+/// Starts the service with these endpoints, and with this Postgres channel unless it is empty.
 pub(crate) fn service(
     folder: &Path,
     database: &Database,
@@ -69,7 +93,7 @@ pub(crate) fn service(
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
-        // What fails is logged, and should not be what is measured.
+        // Logging the failures would cost time.
         ("RUST_LOG", "off"),
         ("APP__RELAY__ENDPOINTS", endpoints),
         ("APP__RELAY__NOTIFY_CHANNEL", channel),
@@ -77,53 +101,54 @@ pub(crate) fn service(
     Service::start(folder, &variables)
 }
 
-/// How many deliveries a second are made of so many that wait for the good endpoint, and as many for each of the others.
-pub(crate) async fn drain(
+/// Returns the deliveries per second to the measured endpoint. Before the start, `count` deliveries wait for it and for each bad
+/// endpoint.
+async fn delivery_rate(
     folder: &Path,
     database: &Database,
     count: usize,
-    bad: &[(&str, Manner)],
+    bad: &[(&str, Behavior)],
 ) -> f64 {
-    // The tables are made by a service that has nobody to tell.
+    // A service without endpoints creates the tables.
     drop(service(folder, database, "[]", ""));
-    let good = Subscriber::start(Manner::Good, false);
-    let others: Vec<(&str, Subscriber)> = bad
+    let good = Subscriber::start(Behavior::Fast);
+    let bad: Vec<(&str, Subscriber)> = bad
         .iter()
-        .map(|(name, manner)| (*name, Subscriber::start(*manner, false)))
+        .map(|(name, behavior)| (*name, Subscriber::start(*behavior)))
         .collect();
-    let mut told = vec![(NAME, &good)];
-    told.extend(others.iter().map(|(name, subscriber)| (*name, subscriber)));
-    for (name, _) in &told {
-        fill(database, name, count).await;
+    let mut subscribers = vec![(MEASURED_ENDPOINT, &good)];
+    subscribers.extend(bad.iter().map(|(name, subscriber)| (*name, subscriber)));
+    for (name, _) in &subscribers {
+        insert_backlog(database, name, count).await;
     }
 
     let started = now();
-    let _service = service(folder, database, &endpoints(&told), "");
+    let _service = service(folder, database, &endpoints(&subscribers), "");
     let delivered = format!(
-        "SELECT count(*) FROM relay_deliveries WHERE endpoint = '{NAME}' AND status = 'delivered'"
+        "SELECT count(*) FROM relay_deliveries WHERE endpoint = '{MEASURED_ENDPOINT}' AND status = 'delivered'"
     );
     while good.count() < count {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    while database.count(&delivered).await < i64::try_from(count).expect("it fits") {
+    while database.count(&delivered).await < i64::try_from(count).expect("a small number") {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let time = now() - started;
+    let elapsed = now() - started;
     let attempts = "SELECT count(*) FROM relay_attempts WHERE status_code = 200";
     let logged = database.count(attempts).await;
     assert_eq!(
         usize::try_from(logged),
         Ok(count),
-        "every attempt is logged"
+        "every attempt is stored"
     );
-    assert_eq!(good.count(), count, "each was delivered once");
-    #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52")]
-    let rate = count as f64 / time.as_secs_f64();
+    assert_eq!(good.count(), count, "every delivery was sent once");
+    #[expect(clippy::cast_precision_loss, reason = "the counts are below 2^52")]
+    let rate = count as f64 / elapsed.as_secs_f64();
     rate
 }
 
-/// Puts so many events and deliveries into the outbox, as the service does.
-async fn fill(database: &Database, endpoint: &str, count: usize) {
+/// Inserts `count` events and their deliveries, as the service does.
+async fn insert_backlog(database: &Database, endpoint: &str, count: usize) {
     let numbers = if database.is_postgres() {
         format!("SELECT number FROM generate_series(1, {count}) AS number")
     } else {
@@ -131,7 +156,7 @@ async fn fill(database: &Database, endpoint: &str, count: usize) {
             "WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {count}) SELECT number FROM numbers"
         )
     };
-    // As long as a message of an uploaded image is.
+    // Makes the payload as long as that of an uploaded image.
     let filler = "x".repeat(1000);
     let time = "'2024-01-01T12:00:00.000000Z'";
     database
@@ -151,15 +176,20 @@ async fn fill(database: &Database, endpoint: &str, count: usize) {
     }
 }
 
-/// How soon after its answer a webhook is told of, 95 times in a hundred, while they come at a calm rate.
-pub(crate) async fn latency(folder: &Path, database: &Database) -> Duration {
-    let subscriber = Subscriber::start(Manner::Good, true);
-    let service = service(folder, database, &endpoints(&[(NAME, &subscriber)]), "");
-    crate::register(database, CALM_WEBHOOKS).await;
-    let (url, client) = (Arc::<str>::from(service.url()), client_that_keeps());
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / CALM_RATE);
+/// Returns the 95th percentile of the time from the response to a webhook until its delivery, at a low rate.
+async fn p95_latency(folder: &Path, database: &Database) -> Duration {
+    let subscriber = Subscriber::start_with_times();
+    let service = service(
+        folder,
+        database,
+        &endpoints(&[(MEASURED_ENDPOINT, &subscriber)]),
+        "",
+    );
+    crate::register(database, LATENCY_WEBHOOKS).await;
+    let (url, client) = (Arc::<str>::from(service.url()), keep_alive_client());
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / LATENCY_RATE);
     let mut sending = Vec::new();
-    for number in 1..=CALM_WEBHOOKS {
+    for number in 1..=LATENCY_WEBHOOKS {
         ticks.tick().await;
         let (client, url) = (client.clone(), Arc::clone(&url));
         sending.push(tokio::spawn(async move {
@@ -169,8 +199,11 @@ pub(crate) async fn latency(folder: &Path, database: &Database) -> Duration {
                 .post(&*url)
                 .header("x-signature", signature)
                 .body(body);
-            let response = request.send().await.expect("an answer");
-            assert!(response.status().is_success(), "it is acknowledged");
+            let response = request.send().await.expect("a response");
+            assert!(
+                response.status().is_success(),
+                "the webhook is acknowledged"
+            );
             (number, now())
         }));
     }
@@ -178,21 +211,24 @@ pub(crate) async fn latency(folder: &Path, database: &Database) -> Duration {
     for sent in sending {
         answered.push(sent.await.expect("no panic"));
     }
-    while subscriber.count() < CALM_WEBHOOKS {
+    while subscriber.count() < LATENCY_WEBHOOKS {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let mut latencies: Vec<Duration> = answered
         .into_iter()
         .map(|(number, answered)| {
-            let told = subscriber.told_at(&image_id(number)).expect("it was told");
-            told.saturating_duration_since(answered)
+            let received = subscriber.received_at(&image_id(number));
+            let received = received.expect("every webhook was delivered");
+            received.saturating_duration_since(answered)
         })
         .collect();
     latencies.sort_unstable();
     latencies[latencies.len() * 95 / 100]
 }
 
-fn client_that_keeps() -> reqwest::Client {
+/// Returns a client that reuses connections.
+fn keep_alive_client() -> reqwest::Client {
+    // Installs the TLS provider, which reqwest requires.
     drop(client());
     reqwest::Client::builder()
         .no_proxy()
@@ -203,24 +239,4 @@ fn client_that_keeps() -> reqwest::Client {
 #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// Everything but what it costs those who send webhooks. `database` makes an empty one each time.
-pub(crate) async fn measure(folder: &Path, database: impl AsyncFn() -> Database) -> Relayed {
-    let rate = drain(folder, &database().await, BACKLOG, &[]).await;
-    let long_rate = drain(folder, &database().await, LONG_BACKLOG, &[]).await;
-    let bad = [("hanging", Manner::Hanging), ("failing", Manner::Failing)];
-    let (mut beside_bad, mut alone) = (0.0_f64, 0.0_f64);
-    for _ in 0..2 {
-        beside_bad = beside_bad.max(drain(folder, &database().await, BACKLOG, &bad).await);
-        alone = alone.max(drain(folder, &database().await, BACKLOG, &[]).await);
-    }
-    let p95 = latency(folder, &database().await).await;
-    Relayed {
-        rate,
-        long_rate,
-        beside_bad,
-        alone,
-        p95,
-    }
 }

@@ -1,4 +1,4 @@
-//! The table, what was to be reached, and where both are kept.
+//! The report: tables of the results, the goals, and RESULTS.md.
 
 use std::fmt::Write;
 use std::fs;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 
-use crate::Received;
-use crate::flood::Flood;
-use crate::relay::Relayed;
+use crate::PublishingCost;
+use crate::flood::FloodResult;
+use crate::relay::RelayResult;
 use crate::webhooks::Shape;
 use crate::wrk::Sent;
 
-/// One measured row, and what was measured beside it.
+/// A measured row with its references.
 pub(crate) struct Row {
     pub(crate) database: &'static str,
     pub(crate) connections: usize,
@@ -22,22 +22,24 @@ pub(crate) struct Row {
     pub(crate) shape: Shape,
     pub(crate) sent: Sent,
     pub(crate) ceiling: Sent,
-    /// Events a second with 1 and with 32 clients; on Postgres.
+    /// Transactions per second with 1 and with 32 clients. Empty on SQLite.
     pub(crate) pgbench: Vec<f64>,
     pub(crate) peak_memory: u64,
 }
 
 impl Row {
+    /// Returns the rate as a share of the ceiling.
     fn of_ceiling(&self) -> f64 {
         self.sent.rate / self.ceiling.rate
     }
 
-    fn of_pgbench(&self) -> Option<f64> {
+    /// Returns the rate as a multiple of the best rate of pgbench.
+    fn times_pgbench(&self) -> Option<f64> {
         let best = self.pgbench.iter().copied().reduce(f64::max)?;
         Some(self.sent.rate / best)
     }
 
-    fn p99_by_p50(&self) -> f64 {
+    fn p99_to_p50(&self) -> f64 {
         self.sent.p99.as_secs_f64() / self.sent.p50.as_secs_f64()
     }
 
@@ -59,21 +61,21 @@ impl Row {
             format!("{:.0} %", 100.0 * self.of_ceiling()),
             pgbench(0),
             pgbench(1),
-            self.of_pgbench()
+            self.times_pgbench()
                 .map_or_else(String::new, |ratio| format!("{ratio:.2}")),
             mebibytes(self.peak_memory),
         ]
     }
 }
 
-fn flood_cells(database: &str, flood: &Flood) -> Vec<String> {
+fn flood_cells(database: &str, flood: &FloodResult) -> Vec<String> {
     vec![
         database.to_owned(),
-        format!("{:.0}", flood.alone),
-        format!("{:.0}", flood.beside),
-        format!("{:.0}", flood.wrong),
-        format!("{:.0} %", 100.0 * flood.left()),
-        format!("{:.0} %", 100.0 * flood.share),
+        format!("{:.0}", flood.baseline_rate),
+        format!("{:.0}", flood.rate_during_flood),
+        format!("{:.0}", flood.flood_rate),
+        format!("{:.0} %", 100.0 * flood.remaining()),
+        format!("{:.0} %", 100.0 * flood.cpu_share),
     ]
 }
 
@@ -89,76 +91,81 @@ const HEADER: [&str; 13] = [
     "of ceiling",
     "pgbench -c 1",
     "pgbench -c 32",
-    "of pgbench",
+    "times pgbench",
     "peak MiB",
 ];
 
-/// The median time of recording one webhook after another.
+/// The median time for recording one webhook, without concurrency.
 #[derive(Clone, Copy)]
-pub(crate) struct Single {
+pub(crate) struct SequentialResult {
     pub(crate) plain: Duration,
     pub(crate) grouped: Duration,
 }
 
-impl Single {
+impl SequentialResult {
     fn ratio(self) -> f64 {
         self.grouped.as_secs_f64() / self.plain.as_secs_f64()
     }
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
-    single: Vec<(&'static str, Single)>,
-    floods: Vec<(&'static str, Flood)>,
-    relays: Vec<(&'static str, Relayed, Received)>,
+    sequential: Vec<(&'static str, SequentialResult)>,
+    floods: Vec<(&'static str, FloodResult)>,
+    relays: Vec<(&'static str, RelayResult, PublishingCost)>,
 }
 
 impl Report {
-    /// Adds a row, and shows it at once.
-    pub(crate) fn row(&mut self, row: Row) {
-        say(&row.cells().join(" | "));
+    /// Adds a row and prints it.
+    pub(crate) fn add_row(&mut self, row: Row) {
+        print_line(&row.cells().join(" | "));
         self.rows.push(row);
     }
 
-    /// Adds the cost of group commit where there is nothing to group.
-    pub(crate) fn single(&mut self, database: &'static str, single: Single) {
-        say(&format!(
-            "{database}, one after another: {:?} plain, {:?} grouped",
-            single.plain, single.grouped
+    /// Adds the overhead of group commit without concurrency, and prints it.
+    pub(crate) fn add_sequential(&mut self, database: &'static str, result: SequentialResult) {
+        print_line(&format!(
+            "{database}, sequential: {:?} without group commit, {:?} with it",
+            result.plain, result.grouped
         ));
-        self.single.push((database, single));
+        self.sequential.push((database, result));
     }
 
-    /// Adds what a flood costs.
-    pub(crate) fn flood(&mut self, database: &'static str, flood: Flood) {
-        say(&format!(
-            "{database}, a flood: {}",
+    /// Adds the cost of a flood and prints it.
+    pub(crate) fn add_flood(&mut self, database: &'static str, flood: FloodResult) {
+        print_line(&format!(
+            "{database}, flood: {}",
             flood_cells(database, &flood).join(" | ")
         ));
         self.floods.push((database, flood));
     }
 
-    /// Adds what telling other apps takes, and which part of the webhooks is still received meanwhile.
-    pub(crate) fn relay(&mut self, database: &'static str, relayed: Relayed, received: Received) {
-        say(&format!(
-            "{database}, telling: {}",
-            relay_cells(database, &relayed, &received).join(" | ")
+    /// Adds the speed of the relay and the cost of publishing, and prints them.
+    pub(crate) fn add_relay(
+        &mut self,
+        database: &'static str,
+        relay: RelayResult,
+        cost: PublishingCost,
+    ) {
+        print_line(&format!(
+            "{database}, relay: {}",
+            relay_cells(database, &relay, &cost).join(" | ")
         ));
-        self.relays.push((database, relayed, received));
+        self.relays.push((database, relay, cost));
     }
 
-    /// Shows everything.
+    /// Prints the report.
     pub(crate) fn print(&self) {
-        say(&self.text());
+        print_line(&self.text());
     }
 
-    /// Shows everything, and keeps it.
+    /// Prints the report and writes it to RESULTS.md.
     pub(crate) fn write(&self) {
         let text = format!(
-            "# What was measured\n\n`make bench` on {}, at commit {}, on {}.\n\n{}",
-            said(Command::new("date").args(["-u", "+%Y-%m-%d"])),
+            "# Benchmark results\n\n`make bench` on {}, at commit {}, on {}.\n\n{}",
+            output_of(Command::new("date").args(["-u", "+%Y-%m-%d"])),
             commit(),
             machine(),
             self.text()
@@ -167,20 +174,20 @@ impl Report {
             concat!(env!("CARGO_MANIFEST_DIR"), "/bench/RESULTS.md"),
             &text,
         )
-        .expect("it can be written");
-        say(&text);
+        .expect("RESULTS.md can be written");
+        print_line(&text);
     }
 
     fn text(&self) -> String {
         let mut rows = table(&HEADER);
         rows.add_rows(self.rows.iter().map(Row::cells));
-        let mut single = table(&["database", "plain \u{b5}s", "group commit \u{b5}s", "ratio"]);
-        single.add_rows(self.single.iter().map(|(database, single)| {
+        let mut sequential = table(&SEQUENTIAL_HEADER);
+        sequential.add_rows(self.sequential.iter().map(|(database, result)| {
             [
                 (*database).to_owned(),
-                format!("{:.0}", single.plain.as_secs_f64() * 1e6),
-                format!("{:.0}", single.grouped.as_secs_f64() * 1e6),
-                format!("{:.2}", single.ratio()),
+                format!("{:.0}", result.plain.as_secs_f64() * 1e6),
+                format!("{:.0}", result.grouped.as_secs_f64() * 1e6),
+                format!("{:.2}", result.ratio()),
             ]
         }));
         let mut floods = table(&FLOOD_HEADER);
@@ -193,12 +200,12 @@ impl Report {
         relays.add_rows(
             self.relays
                 .iter()
-                .map(|(database, relayed, received)| relay_cells(database, relayed, received)),
+                .map(|(database, relay, cost)| relay_cells(database, relay, cost)),
         );
-        let mut goals = table(&["to reach", "reached", ""]);
+        let mut goals = table(&["goal", "measured", "met"]);
         goals.add_rows(self.goals());
         format!(
-            "{EXPLANATION}\n{rows}\n\n{SINGLE_EXPLANATION}\n{single}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{RELAY_EXPLANATION}\n{relays}\n\n{GOALS_EXPLANATION}\n{goals}\n"
+            "{EXPLANATION}\n{rows}\n\n{SEQUENTIAL_EXPLANATION}\n{sequential}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{RELAY_EXPLANATION}\n{relays}\n\n{GOALS_EXPLANATION}\n{goals}\n"
         )
     }
 
@@ -209,41 +216,41 @@ impl Report {
         })
     }
 
-    /// Each with what was measured, and whether that is enough.
+    /// Returns each goal with the measured figure, and whether the goal is met.
     fn goals(&self) -> Vec<[String; 3]> {
         let mut goals = Vec::new();
-        let mut goal = |text: String, reached: Option<f64>, is_enough: &dyn Fn(f64) -> bool| {
-            if let Some(reached) = reached {
-                let verdict = if is_enough(reached) { "yes" } else { "**no**" };
-                goals.push([text, format!("{reached:.2}"), verdict.to_owned()]);
+        let mut goal = |text: String, measured: Option<f64>, is_met: &dyn Fn(f64) -> bool| {
+            if let Some(measured) = measured {
+                let verdict = if is_met(measured) { "yes" } else { "**no**" };
+                goals.push([text, format!("{measured:.2}"), verdict.to_owned()]);
             }
         };
         let postgres = self.find("postgres", 256, crate::IMAGES);
         goal(
-            "Postgres, 256 connections: 2.5 times pgbench's best".to_owned(),
-            postgres.and_then(Row::of_pgbench),
+            "postgres, 256 connections: at least 2.5 times the best of pgbench".to_owned(),
+            postgres.and_then(Row::times_pgbench),
             &|ratio| ratio >= 2.5,
         );
         for (database, share) in [("postgres", 0.35), ("sqlite", 0.45)] {
             let row = self.find(database, 256, crate::IMAGES);
             goal(
-                format!("{database}, 256 connections: {share} of the ceiling"),
+                format!("{database}, 256 connections: at least {share} of the ceiling"),
                 row.map(Row::of_ceiling),
                 &|ratio| ratio >= share,
             );
         }
-        for (database, single) in &self.single {
+        for (database, result) in &self.sequential {
             goal(
-                format!("{database}, one after another: at most 1.05 of the plain path"),
-                Some(single.ratio()),
+                format!("{database}, sequential: group commit takes at most 1.05 times as long"),
+                Some(result.ratio()),
                 &|ratio| ratio <= 1.05,
             );
         }
         for database in ["sqlite", "postgres"] {
             let row = self.find(database, 64, crate::IMAGES);
             goal(
-                format!("{database}, 64 connections: p99 under 3 times p50"),
-                row.map(Row::p99_by_p50),
+                format!("{database}, 64 connections: p99 below 3 times p50"),
+                row.map(Row::p99_to_p50),
                 &|ratio| ratio < 3.0,
             );
             let (few, many) = (
@@ -254,7 +261,7 @@ impl Report {
                 .zip(many)
                 .map(|(few, many)| many.sent.rate / few.sent.rate);
             goal(
-                format!("{database}: 1,000,000 images within 15 % of 10,000"),
+                format!("{database}: with 1,000,000 images, at least 0.85 of the rate with 10,000"),
                 ratio,
                 &|ratio| ratio >= 0.85,
             );
@@ -262,17 +269,17 @@ impl Report {
         for (database, flood) in &self.floods {
             goal(
                 format!(
-                    "{database}: a flood costs no more than its share of the processors (left and share: at least 1)"
+                    "{database}: a flood costs at most its share of the CPUs (remaining + share at least 1)"
                 ),
-                Some(flood.left() + flood.share),
+                Some(flood.remaining() + flood.cpu_share),
                 &|sum| sum >= 1.0,
             );
         }
-        for (database, relayed, received) in &self.relays {
-            relay_goals(database, relayed, received, &mut goal);
+        for (database, relay, cost) in &self.relays {
+            relay_goals(database, relay, cost, &mut goal);
         }
         let peak = self.rows.iter().map(|row| row.peak_memory).max();
-        #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52 bytes")]
+        #[expect(clippy::cast_precision_loss, reason = "the bytes are below 2^52")]
         goal(
             "peak memory below 64 MiB".to_owned(),
             peak.map(|peak| peak as f64 / f64::from(1 << 20)),
@@ -282,96 +289,121 @@ impl Report {
     }
 }
 
-type Goal<'a> = dyn FnMut(String, Option<f64>, &dyn Fn(f64) -> bool) + 'a;
+/// The function that adds a goal: its text, the measured figure, and the condition.
+type AddGoal<'a> = dyn FnMut(String, Option<f64>, &dyn Fn(f64) -> bool) + 'a;
 
-fn relay_goals(database: &str, relayed: &Relayed, received: &Received, goal: &mut Goal<'_>) {
-    let wanted = if database == "postgres" {
+fn relay_goals(database: &str, relay: &RelayResult, cost: &PublishingCost, goal: &mut AddGoal<'_>) {
+    let min_rate = if database == "postgres" {
         3000.0
     } else {
         2000.0
     };
     goal(
-        format!("{database}: {wanted} deliveries/s to one endpoint"),
-        Some(relayed.rate),
-        &|rate| rate >= wanted,
+        format!("{database}: at least {min_rate} deliveries/s to one endpoint"),
+        Some(relay.rate),
+        &|rate| rate >= min_rate,
     );
     goal(
-        format!("{database}: with 100,000 waiting, 0.8 of that rate"),
-        Some(relayed.long_rate / relayed.rate),
+        format!("{database}: with 100,000 waiting, at least 0.8 of that rate"),
+        Some(relay.long_backlog_rate / relay.rate),
         &|ratio| ratio >= 0.8,
     );
     goal(
-        format!("{database}: beside one that hangs and one that fails, 0.9 of the rate alone"),
-        Some(relayed.beside_bad / relayed.alone.max(relayed.rate)),
+        format!(
+            "{database}: with a hanging and a failing endpoint, at least 0.9 of the rate alone"
+        ),
+        Some(relay.rate_with_bad / relay.baseline_rate.max(relay.rate)),
         &|ratio| ratio >= 0.9,
     );
     goal(
-        format!("{database}: at 200 webhooks/s, p95 from the answer to the delivery below 50 ms"),
-        Some(relayed.p95.as_secs_f64() * 1e3),
+        format!("{database}: at 200 webhooks/s, p95 from response to delivery below 50 ms"),
+        Some(relay.p95.as_secs_f64() * 1e3),
         &|milliseconds| milliseconds < 50.0,
     );
     goal(
-        format!("{database}: with an endpoint, 0.6 of the webhooks without one"),
-        Some(received.told),
+        format!("{database}: with one endpoint, at least 0.6 of the webhooks without one"),
+        Some(cost.with_endpoint),
         &|ratio| ratio >= 0.6,
     );
 }
 
-fn relay_cells(database: &str, relayed: &Relayed, received: &Received) -> Vec<String> {
-    let percent = |part: f64| format!("{:.0} %", 100.0 * part);
+fn relay_cells(database: &str, relay: &RelayResult, cost: &PublishingCost) -> Vec<String> {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     vec![
         database.to_owned(),
-        format!("{:.0}", relayed.rate),
-        format!("{:.0}", relayed.long_rate),
-        format!("{:.0}", relayed.beside_bad),
-        format!("{:.0}", relayed.alone),
-        milliseconds(relayed.p95),
-        percent(received.told),
-        received.said.map_or_else(|| "-".to_owned(), percent),
+        format!("{:.0}", relay.rate),
+        format!("{:.0}", relay.long_backlog_rate),
+        format!("{:.0}", relay.rate_with_bad),
+        format!("{:.0}", relay.baseline_rate),
+        milliseconds(relay.p95),
+        percent(cost.with_endpoint),
+        cost.with_channel.map_or_else(|| "-".to_owned(), percent),
     ]
 }
 
 const EXPLANATION: &str = "\
-Load generator (wrk, one thread), service and database share this machine. *shape*: `envelope` is what Cloudflare sends, the \
-status alone; `flat` tells every detail. *ceiling*: the same requests with a wrong signature, so HTTP and HMAC without a \
-database. *pgbench*: one event in one transaction and one statement on the same schema, prepared, `event.sql`. The ceiling and \
-pgbench are measured right beside each row, since the machine is shared, and its speed changes by the minute. After each row, \
-the audit trail held as many rows as webhooks were acknowledged. Latencies are as wrk reports them. The service logs warnings only. Peak \
-memory is the service's.
+## Receiving
+
+The load generator (wrk, one thread), the service and the database share this machine. The service logs only warnings.
+
+- *shape*: `envelope` is the payload that Cloudflare sends, with only the status. `flat` has every detail.
+- *ceiling/s*: requests per second with a wrong signature: HTTP and HMAC without a database.
+- *pgbench*: transactions per second of `event.sql`: the work of one webhook as one prepared statement on the same tables.
+- *peak MiB*: the peak memory of the service.
+
+The ceiling and pgbench are measured next to each row, because other load on the machine changes its speed by the minute. \
+After each row, the audit log had one entry for each acknowledged webhook. wrk reports the latencies.
 ";
 
-const SINGLE_EXPLANATION: &str = "\
-One webhook after another through the store, alternately as a plain transaction and through group commit; medians:
+const SEQUENTIAL_EXPLANATION: &str = "\
+## Group commit without concurrency
+
+The time for one webhook in the store, with and without group commit in turns. The figures are medians.
 ";
+
+const SEQUENTIAL_HEADER: [&str; 4] = [
+    "database",
+    "without group commit \u{b5}s",
+    "with group commit \u{b5}s",
+    "ratio",
+];
 
 const FLOOD_EXPLANATION: &str = "\
-Good webhooks over 64 connections while a flood of wrong signatures comes over 64 others as fast as it can. What is *left* of the good \
-ones may be less by the flood's *share* of the processors' time, its sender (wrk) included; what the service needs for a wrong one is \
-measured while nothing else comes:
+## Flood
+
+Valid webhooks arrive over 64 connections. Another 64 connections send wrong signatures as fast as they can.
+
+- *remaining*: the rate of valid webhooks during the flood, divided by the rate without it.
+- *CPU share of the flood*: includes the sender (wrk). The service's work for one request is measured while the flood is alone.
 ";
 
 const FLOOD_HEADER: [&str; 6] = [
     "database",
-    "good/s alone",
-    "good/s beside it",
+    "valid/s alone",
+    "valid/s during flood",
     "wrong/s",
-    "left",
-    "share of the flood",
+    "remaining",
+    "CPU share of the flood",
 ];
 
 const RELAY_EXPLANATION: &str = "\
-Telling other apps: deliveries a second to one endpoint, 64 calls at once, every attempt logged, from the start of the service to the last \
-one settled, with 20,000 and with 100,000 waiting; with 20,000 waiting for each of three endpoints, one of which hangs and one of which \
-answers 500, and alternately alone, the better of two each. *p95*: from the answer to a webhook to its delivery, at 200 webhooks a second. *received*: webhooks over 64 \
-connections while one endpoint is told of each, beside what is received while nobody is, and *with a channel*, while \
-Postgres says each on one, to a listener; the better of two each:
+## Relay
+
+- *deliveries/s*: to one endpoint, with 64 attempts in progress and 20,000 waiting deliveries. The time is from the start of \
+the service until the last delivery is settled. Every attempt is stored.
+- *100,000 waiting*: the same with 100,000 waiting deliveries.
+- *with two bad endpoints*: 20,000 deliveries also wait for an endpoint that hangs and for one that answers 500. *alone*: \
+without these endpoints, measured in turns. Each figure is the better one of two.
+- *p95 ms*: from the response to a webhook until its delivery, at 200 webhooks per second.
+- *received*: webhooks over 64 connections with one endpoint, compared with none. *with a channel*: the same with a Postgres \
+channel and one listener. Each figure is the better one of two.
 ";
 
 const RELAY_HEADER: [&str; 8] = [
     "database",
     "deliveries/s",
     "100,000 waiting",
-    "beside two bad ones",
+    "with two bad endpoints",
     "alone",
     "p95 ms",
     "received",
@@ -379,7 +411,7 @@ const RELAY_HEADER: [&str; 8] = [
 ];
 
 const GOALS_EXPLANATION: &str = "\
-What was to be reached on two cores:
+## Goals on two cores
 ";
 
 fn table(header: &[&str]) -> Table {
@@ -397,7 +429,7 @@ fn mebibytes(bytes: u64) -> String {
     (bytes >> 20).to_string()
 }
 
-/// The processor, and how much there is of everything.
+/// Describes the machine: its processor, its memory, and its version of Postgres.
 fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
@@ -414,7 +446,7 @@ fn machine() -> String {
     });
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let gibibytes = kibibytes.unwrap_or_default() >> 20;
-    let postgres = said(
+    let postgres = output_of(
         crate::support::cluster::program("postgres")
             .arg("--version")
             .stdout(std::process::Stdio::piped()),
@@ -422,18 +454,25 @@ fn machine() -> String {
     format!("{cores} cores of {model}, {gibibytes} GiB, {postgres}")
 }
 
+/// Returns the commit, and whether the files differ from it.
 fn commit() -> String {
-    let mut commit = said(Command::new("git").args(["rev-parse", "--short", "HEAD"]));
-    // The results themselves are no change to what is measured.
-    let changes =
-        said(Command::new("git").args(["status", "--porcelain", "--", ".", ":!bench/RESULTS.md"]));
+    let mut commit = output_of(Command::new("git").args(["rev-parse", "--short", "HEAD"]));
+    // A new RESULTS.md does not change the program that is measured.
+    let changes = output_of(Command::new("git").args([
+        "status",
+        "--porcelain",
+        "--",
+        ".",
+        ":!bench/RESULTS.md",
+    ]));
     if !changes.is_empty() {
-        let _a_string_takes_it = write!(commit, " with changes");
+        let _never_fails = write!(commit, " with changes");
     }
     commit
 }
 
-fn said(command: &mut Command) -> String {
+/// Returns what a command prints, or the error if it cannot run.
+fn output_of(command: &mut Command) -> String {
     let output = command.output();
     output.map_or_else(
         |error| error.to_string(),
@@ -441,7 +480,7 @@ fn said(command: &mut Command) -> String {
     )
 }
 
-#[expect(clippy::print_stdout, reason = "a benchmark tells its figures")]
-fn say(text: &str) {
+#[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+fn print_line(text: &str) {
     println!("{text}");
 }

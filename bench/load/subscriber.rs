@@ -1,4 +1,4 @@
-//! Apps that are told: as fast as HTTP/1.1 can be answered, one that never answers, and one that always fails.
+//! Subscribers: a fast one, one that never answers, and one that always fails.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,50 +10,65 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What it answers.
+/// The behavior of a subscriber.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
-    Good,
+pub(crate) enum Behavior {
+    /// Answers 200 at once.
+    Fast,
+    /// Never answers.
     Hanging,
+    /// Answers 500.
     Failing,
 }
 
-/// A running subscriber.
+/// A running subscriber. Dropping it stops it.
 pub(crate) struct Subscriber {
     address: SocketAddr,
-    told: Arc<EffectiveTime>,
-    serving: JoinHandle<()>,
+    received: Arc<Received>,
+    server: JoinHandle<()>,
 }
 
+/// The messages that a subscriber has received.
 #[derive(Default)]
-struct EffectiveTime {
+struct Received {
     count: AtomicUsize,
-    /// When each image was first told of, where that is asked for.
-    images: Mutex<HashMap<String, Instant>>,
-    keeps_times: bool,
+    /// The time of the first message about each image. Recording it costs time, so only the latency measurement does it.
+    times: Option<Mutex<HashMap<String, Instant>>>,
 }
 
 impl Subscriber {
-    /// One that counts, and keeps when which image came if that is asked for.
-    pub(crate) fn start(manner: Manner, keeps_times: bool) -> Self {
-        let told = Arc::new(EffectiveTime {
-            keeps_times,
-            ..EffectiveTime::default()
-        });
+    /// Starts a subscriber that counts its messages.
+    pub(crate) fn start(behavior: Behavior) -> Self {
+        Self::serve(behavior, Received::default())
+    }
+
+    /// Starts a fast subscriber that also records the time of the first message about each image.
+    pub(crate) fn start_with_times() -> Self {
+        let received = Received {
+            times: Some(Mutex::default()),
+            ..Received::default()
+        };
+        Self::serve(Behavior::Fast, received)
+    }
+
+    fn serve(behavior: Behavior, received: Received) -> Self {
+        let received = Arc::new(received);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        listener.set_nonblocking(true).expect("it can be");
-        let listener = TcpListener::from_std(listener).expect("within a runtime");
-        let shared = Arc::clone(&told);
-        let serving = tokio::spawn(async move {
+        listener
+            .set_nonblocking(true)
+            .expect("a socket can be non-blocking");
+        let listener = TcpListener::from_std(listener).expect("a runtime");
+        let shared = Arc::clone(&received);
+        let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, manner, Arc::clone(&shared)));
+                tokio::spawn(serve_connection(stream, behavior, Arc::clone(&shared)));
             }
         });
         Self {
             address,
-            told,
-            serving,
+            received,
+            server,
         }
     }
 
@@ -61,40 +76,40 @@ impl Subscriber {
         format!("http://{}/", self.address)
     }
 
-    /// How many messages have come.
+    /// Returns the number of messages that were received.
     pub(crate) fn count(&self) -> usize {
-        self.told.count.load(Ordering::Relaxed)
+        self.received.count.load(Ordering::Relaxed)
     }
 
-    /// When an image was told of.
-    pub(crate) fn told_at(&self, image: &str) -> Option<Instant> {
-        let images = self.told.images.lock().expect("no panic");
-        images.get(image).copied()
+    /// Returns the time of the first message about an image.
+    pub(crate) fn received_at(&self, image: &str) -> Option<Instant> {
+        let times = self.received.times.as_ref()?;
+        times.lock().expect("no panic").get(image).copied()
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.server.abort();
     }
 }
 
-/// Reads requests one after another, and answers each.
-async fn serve(mut stream: TcpStream, manner: Manner, told: Arc<EffectiveTime>) {
+/// Reads the requests of a connection and answers each of them.
+async fn serve_connection(mut stream: TcpStream, behavior: Behavior, received: Arc<Received>) {
     let _no_delay = stream.set_nodelay(true);
-    let answer: &[u8] = match manner {
-        Manner::Failing => b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
-        Manner::Good | Manner::Hanging => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    let response: &[u8] = match behavior {
+        Behavior::Failing => b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n",
+        Behavior::Fast | Behavior::Hanging => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
     };
     let mut buffer = Vec::with_capacity(16 * 1024);
     loop {
         while let Some(length) = request_length(&buffer) {
-            if manner == Manner::Hanging {
+            if behavior == Behavior::Hanging {
                 return tokio::time::sleep(Duration::from_hours(1)).await;
             }
-            told.note(&buffer[..length]);
+            received.record(&buffer[..length]);
             buffer.drain(..length);
-            if stream.write_all(answer).await.is_err() {
+            if stream.write_all(response).await.is_err() {
                 return;
             }
         }
@@ -105,33 +120,33 @@ async fn serve(mut stream: TcpStream, manner: Manner, told: Arc<EffectiveTime>) 
     }
 }
 
-/// How long the first request is, if all of it is there.
+/// Returns the length of the first request; `None` if it is not complete.
 fn request_length(buffer: &[u8]) -> Option<usize> {
     let end = buffer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&buffer[..end]).expect("headers are text");
+    let head = std::str::from_utf8(&buffer[..end]).expect("the head is UTF-8");
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         let is_length = name.eq_ignore_ascii_case("content-length");
         is_length.then(|| value.trim().parse::<usize>().ok())?
     });
-    let whole = end + length.expect("a length");
-    (buffer.len() >= whole).then_some(whole)
+    let length = end + length.expect("a Content-Length");
+    (buffer.len() >= length).then_some(length)
 }
 
-impl EffectiveTime {
+impl Received {
     #[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
-    fn note(&self, request: &[u8]) {
+    fn record(&self, request: &[u8]) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        if !self.keeps_times {
+        let Some(times) = &self.times else {
             return;
-        }
+        };
         let now = Instant::now();
         let text = String::from_utf8_lossy(request);
         let image = text
             .split_once("\"cloudflare_id\":\"")
-            .and_then(|(_, rest)| rest.split('"').next());
-        let image = image.expect("a message names its image").to_owned();
-        let mut images = self.images.lock().expect("no panic");
-        images.entry(image).or_insert(now);
+            .and_then(|(_, after)| after.split('"').next());
+        let image = image.expect("a message has an image id").to_owned();
+        let mut times = times.lock().expect("no panic");
+        times.entry(image).or_insert(now);
     }
 }

@@ -1,9 +1,9 @@
--- Sends the webhooks of a file, each once, for so many seconds; then nothing more, so that every webhook that was sent is also
--- answered, and what wrk counts can be compared with what the database holds.
+-- Sends the webhooks of a file for SECONDS seconds and then stops sending. So every sent webhook is answered, and the counts of
+-- wrk can be compared with the rows in the database.
 --
--- wrk -t THREADS … -s wrk.lua URL -- FILE SECONDS THREADS again|once
+-- wrk -t THREADS … -s wrk.lua URL -- FILE SECONDS THREADS repeat|once
 --
--- FILE holds one request after another, each with its length in front, in ten digits.
+-- FILE has one request after another. Before each request is its length in ten digits.
 
 local ffi = require("ffi")
 ffi.cdef [[
@@ -18,8 +18,8 @@ local function now()
   return tonumber(time.seconds) + tonumber(time.nanoseconds) / 1e9
 end
 
--- Its body never comes, and so it is never answered: wrk has no other way to leave a connection alone.
-local silence
+-- A request whose body never arrives, so it is never answered. wrk has no other way to stop sending on a connection.
+local incomplete_request
 
 local threads = {}
 function setup(thread)
@@ -28,17 +28,17 @@ function setup(thread)
 end
 
 function init(arguments)
-  silence = "POST " .. wrk.path .. " HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n"
+  incomplete_request = "POST " .. wrk.path .. " HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n"
   local file = assert(io.open(arguments[1], "rb"))
   seconds = tonumber(arguments[2])
   local shares = tonumber(arguments[3])
-  again = arguments[4] == "again"
+  is_repeated = arguments[4] == "repeat"
   requests = {}
   local position = 0
   while true do
     local length = file:read(10)
     if not length then break end
-    -- Each thread sends its own share.
+    -- Each thread sends its own share of the webhooks.
     if position % shares == number then
       requests[#requests + 1] = file:read(tonumber(length))
     else
@@ -53,12 +53,12 @@ end
 
 function request()
   deadline = deadline or now() + seconds
-  if now() >= deadline then return silence end
+  if now() >= deadline then return incomplete_request end
   next_request = next_request + 1
   if next_request > #requests then
-    if not again then
+    if not is_repeated then
       unsent = unsent + 1
-      return silence
+      return incomplete_request
     end
     next_request = 1
   end
@@ -69,7 +69,7 @@ function done(summary, latency)
   local unsent = 0
   for _, thread in ipairs(threads) do unsent = unsent + thread:get("unsent") end
   io.write(string.format(
-    '\n{"answered": %d, "refused": %d, "broken": %d, "unsent": %d, "p50_us": %d, "p99_us": %d}\n',
+    '\n{"answered": %d, "refused": %d, "failed": %d, "unsent": %d, "p50_us": %d, "p99_us": %d}\n',
     summary.requests, summary.errors.status,
     summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout, unsent,
     latency:percentile(50), latency:percentile(99)))

@@ -1,4 +1,4 @@
-//! Sending with wrk, and what it saw.
+//! Sends webhooks with wrk and returns its figures.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,55 +6,61 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// How long after the last webhook is sent the answers may take to come.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time for the last responses to arrive.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What came of sending for a while.
+/// The figures of one run of wrk.
 pub(crate) struct Sent {
-    /// Answered with 2xx.
+    /// The number of webhooks that were answered with 2xx.
     pub(crate) acknowledged: u64,
-    /// Answered otherwise.
+    /// The number of webhooks that were answered with another status.
     pub(crate) refused: u64,
-    /// Answers a second.
+    /// Responses per second.
     pub(crate) rate: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// How much of the processors' time the sender took.
+    /// The CPU time of wrk.
     pub(crate) cpu: Duration,
 }
 
+/// The line that `wrk.lua` prints at the end.
 #[derive(Deserialize)]
 struct Summary {
     answered: u64,
     refused: u64,
-    broken: u64,
+    failed: u64,
     unsent: u64,
     p50_us: u64,
     p99_us: u64,
 }
 
-/// What to do when all webhooks of the file are sent.
+/// The action after all webhooks of the file are sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AtTheEnd {
-    Again,
+pub(crate) enum WhenExhausted {
+    /// Sends the file again.
+    Repeat,
+    /// Fails the benchmark, because the file is too short.
     Fail,
 }
 
-/// Sends the webhooks of a file over so many connections, for so long.
+/// Sends the webhooks of a file over `connections` connections for `duration`.
 pub(crate) fn send(
     url: &str,
     webhooks: &Path,
     connections: usize,
-    time: Duration,
-    at_the_end: AtTheEnd,
+    duration: Duration,
+    when_exhausted: WhenExhausted,
 ) -> Sent {
-    // One thread of wrk's is busy with more connections than a service on the same machine can answer.
+    // One thread of wrk sends more than a service on the same machine can answer.
     let threads = 1;
     let output = Command::new("sh")
-        // The shell's own times, and on a second line those of what it ran.
+        // `times` prints the shell's CPU time, then on a second line that of wrk.
         .args(["-c", "wrk \"$@\" && times", "wrk"])
         .args(["-t", &threads.to_string(), "-c", &connections.to_string()])
-        .args(["-d", &format!("{}s", (time + PATIENCE).as_secs())])
+        .args([
+            "-d",
+            &format!("{}s", (duration + RESPONSE_TIMEOUT).as_secs()),
+        ])
         .args([
             "-s",
             concat!(env!("CARGO_MANIFEST_DIR"), "/bench/load/wrk.lua"),
@@ -62,9 +68,9 @@ pub(crate) fn send(
             "--",
         ])
         .arg(webhooks)
-        .args([&time.as_secs().to_string(), &threads.to_string()])
-        .arg(if at_the_end == AtTheEnd::Again {
-            "again"
+        .args([&duration.as_secs().to_string(), &threads.to_string()])
+        .arg(if when_exhausted == WhenExhausted::Repeat {
+            "repeat"
         } else {
             "once"
         })
@@ -76,34 +82,34 @@ pub(crate) fn send(
         .find(|line| line.starts_with('{'))
         .unwrap_or_else(|| {
             panic!(
-                "wrk says: {stdout}{}",
+                "wrk printed no summary: {stdout}{}",
                 String::from_utf8_lossy(&output.stderr)
             )
         });
-    let summary: Summary = serde_json::from_str(summary).expect("what the script wrote");
+    let summary: Summary = serde_json::from_str(summary).expect("the summary of wrk.lua");
 
     assert_eq!(
-        summary.broken, 0,
-        "connections broke, or answers took more than 2 s: {stdout}"
+        summary.failed, 0,
+        "connections failed, or responses took more than 2 s: {stdout}"
     );
     assert_eq!(
         summary.unsent, 0,
-        "all {} webhooks were sent before the time was up; prepare more",
+        "all {} webhooks were sent before the time was up. Write more webhooks into the file.",
         summary.answered
     );
-    #[expect(clippy::cast_precision_loss, reason = "there are less than 2^52")]
+    #[expect(clippy::cast_precision_loss, reason = "the counts are below 2^52")]
     Sent {
         acknowledged: summary.answered - summary.refused,
         refused: summary.refused,
-        rate: summary.answered as f64 / time.as_secs_f64(),
+        rate: summary.answered as f64 / duration.as_secs_f64(),
         p50: Duration::from_micros(summary.p50_us),
         p99: Duration::from_micros(summary.p99_us),
-        cpu: stdout.lines().last().map_or(Duration::ZERO, cpu),
+        cpu: stdout.lines().last().map_or(Duration::ZERO, parse_cpu_time),
     }
 }
 
-/// What the shell's `times` says of it: `0m1.50s 0m2.25s`.
-fn cpu(line: &str) -> Duration {
+/// Parses a line of the shell's `times`, such as `0m1.50s 0m2.25s`.
+fn parse_cpu_time(line: &str) -> Duration {
     let times = line.split_whitespace().map(|time| {
         let (minutes, seconds) = time.trim_end_matches('s').split_once('m').expect("a time");
         let minutes: u64 = minutes.parse().expect("minutes");

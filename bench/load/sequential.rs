@@ -1,4 +1,4 @@
-//! What group commit costs where there is nothing to group: one webhook after another, with and without it.
+//! The overhead of group commit without concurrency: one webhook after another, with and without group commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,50 +11,50 @@ use cloudflare_images_webhook::domain::notification::{
 };
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 
-use crate::report::Single;
+use crate::report::SequentialResult;
 use crate::support::database::Database;
 use crate::support::inbox::Inboxes;
 use crate::webhooks::{Shape, body};
 
-/// How many are recorded in each way.
+/// The number of webhooks that are recorded with each inbox.
 const WEBHOOKS: usize = 5_000;
 
-/// For how many images.
+/// The number of images that the webhooks are about.
 const IMAGES: usize = 1_000;
 
-/// Records alternately in either way, so that whatever else the machine does befalls both.
-pub(crate) async fn measure(database: &Database) -> Single {
+/// Records webhooks with both inboxes in turns, so other load on the machine affects both.
+pub(crate) async fn measure(database: &Database) -> SequentialResult {
     let inboxes = Inboxes::open(database, UnknownImages::Create, &[]).await;
-    let ways = [Arc::clone(&inboxes.plain), Arc::clone(&inboxes.grouped)];
+    let plain_and_grouped = [Arc::clone(&inboxes.plain), Arc::clone(&inboxes.grouped)];
 
-    // In a task, as the service does; the main thread is no worker.
+    // The service records in a task on a worker thread. The main thread is not a worker.
     let measured = tokio::spawn(async move {
         let mut times = [Vec::new(), Vec::new()];
         for number in 0..2 * WEBHOOKS {
-            // Either way is the first at an image as often as the other.
-            let way = (number + number / 2) % 2;
-            let inbox = Arc::clone(&ways[way]);
+            // Each inbox is the first for an image equally often.
+            let index = (number + number / 2) % 2;
+            let inbox = Arc::clone(&plain_and_grouped[index]);
             let notification = [Arc::new(notification(number))];
             let started = now();
-            // Without the group commit, a task has to see to it that the client's going away changes nothing.
-            let recorded = if way == 0 {
+            // Without group commit, the service would need a task for each webhook: a client may disconnect.
+            let recorded = if index == 0 {
                 tokio::spawn(async move { inbox.record(&notification).await })
                     .await
                     .expect("no panic")
             } else {
                 inbox.record(&notification).await
             };
-            let took = now() - started;
+            let elapsed = now() - started;
             // The first round inserts the images.
             if number >= 2 * IMAGES {
-                times[way].push(took);
+                times[index].push(elapsed);
             }
-            recorded.expect("it is recorded");
+            recorded.expect("the webhook is recorded");
         }
         times
     });
     let [plain, grouped] = measured.await.expect("no panic").map(median);
-    Single { plain, grouped }
+    SequentialResult { plain, grouped }
 }
 
 fn notification(number: usize) -> Notification {
