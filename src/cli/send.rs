@@ -27,7 +27,7 @@ pub(super) struct Send {
     /// Shape of the webhook
     #[arg(long, value_enum, default_value_t = Shape::Flat)]
     shape: Shape,
-    /// Authentication scheme [default: cf-webhook-auth if webhook.schemes has it, or else its first scheme; none without a
+    /// Authentication scheme [default: cf-webhook-auth if it is in webhook.schemes, or else the first one there; none without a
     /// secret]
     #[arg(long, value_enum)]
     scheme: Option<SchemeChoice>,

@@ -70,7 +70,7 @@ impl Layer {
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))
     }
 
-    /// Moves the values of old keys to their new keys. Returns a warning for each.
+    /// Moves the values of old keys to their new keys. Returns the keys that were moved.
     pub(super) fn rename_keys(
         &mut self,
         renamed: &[(&'static str, &'static str)],
@@ -141,7 +141,7 @@ impl Layer {
     }
 }
 
-/// The only key of the table that the toml crate makes of a date. No setting is a date, but a secret can look like one.
+/// The only key of the table into which the toml crate turns a date. No setting is a date, but a secret can look like one.
 const TOML_DATE: &str = "$__toml_private_datetime";
 
 impl fmt::Debug for Layer {
