@@ -134,7 +134,7 @@ pub(crate) struct PublishingCost {
     pub(crate) with_channel: Option<f64>,
 }
 
-/// A row that is to be measured.
+/// The parameters of a row.
 #[derive(Clone, Copy)]
 struct Plan {
     kind: DatabaseKind,
