@@ -28,17 +28,17 @@ pub fn check(input: &[u8]) -> bool {
     match load(&environment, Some(&path)) {
         Ok(loaded) => {
             let _refusal = loaded.check_profile();
-            for shown in loaded.shown() {
-                let is_leaked = match shown.key.as_str() {
-                    "webhook.secrets" | "webhook.previous_secret" => shown.value.contains(SECRET),
+            for setting in loaded.effective_settings() {
+                let is_leaked = match setting.key.as_str() {
+                    "webhook.secrets" | "webhook.previous_secret" => setting.value.contains(SECRET),
                     // The other parts of a URL are not secret, and a SQLite URL has no secret.
                     "database.url" => {
-                        !shown.value.starts_with("\"sqlite:")
-                            && shown.value.contains(&format!(":{SECRET}@"))
+                        !setting.value.starts_with("\"sqlite:")
+                            && setting.value.contains(&format!(":{SECRET}@"))
                     }
                     _ => false,
                 };
-                assert!(!is_leaked, "{} = {}", shown.key, shown.value);
+                assert!(!is_leaked, "{} = {}", setting.key, setting.value);
             }
             true
         }

@@ -83,7 +83,8 @@ async fn adds_shows_and_lists_images(database: Database) {
         again,
         (
             Some(1),
-            "error: the image users/7/cat is registered already; see `images show`\n".to_owned()
+            "error: the image users/7/cat is already registered. `images show` prints it.\n"
+                .to_owned()
         )
     );
     assert!(
@@ -154,12 +155,12 @@ async fn explains_invalid_commands(database: Database) {
         (
             vec!["images", "show", "nobody"],
             1,
-            "there is no image nobody; `images add` registers one",
+            "there is no image nobody. `images add` registers one.",
         ),
         (
             vec!["images", "delete", "nobody"],
             1,
-            "there is no image nobody, so there is nothing to delete",
+            "there is no image nobody. Nothing was deleted.",
         ),
         (
             vec!["images", "add", "  "],
@@ -261,7 +262,7 @@ async fn healthcheck_reports_readiness(database: Database) {
     );
     assert_eq!(unreachable.status.code(), Some(1));
     assert!(
-        stderr(&unreachable).starts_with("error: no answer from http://127.0.0.1:1/readyz"),
+        stderr(&unreachable).starts_with("error: no response from http://127.0.0.1:1/readyz"),
         "{}",
         stderr(&unreachable)
     );
@@ -293,13 +294,13 @@ fn sends_unauthenticated_without_secret() {
     assert!(plain.status.success());
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        stderr(&refused).contains("set CLOUDFLARE_WEBHOOK_SECRET to that of the service"),
+        stderr(&refused).contains("Set CLOUDFLARE_WEBHOOK_SECRET to the service's secret"),
         "{}",
         stderr(&refused)
     );
     assert_eq!(
         stderr(&signed),
-        "error: --scheme hmac needs a secret, and none is configured: set CLOUDFLARE_WEBHOOK_SECRET\n"
+        "error: --scheme hmac needs a secret, and none is configured. Set CLOUDFLARE_WEBHOOK_SECRET.\n"
     );
 }
 
@@ -424,7 +425,7 @@ fn read_commands_create_no_database() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             stderr(&output),
-            "error: there is no database at nowhere/images.db (database.url); `serve` and `migrate` make it\n"
+            "error: there is no database at nowhere/images.db (database.url). `serve` and `migrate` create it.\n"
         );
         assert!(!folder.path().join("nowhere").exists());
     }

@@ -66,8 +66,7 @@ fn file_overrides_defaults_and_environment_overrides_file() {
     let printed = stdout(&output);
     assert!(
         printed.contains(
-            "webhook.timestamp_tolerance_secs = \"90\"  # the environment variable \
-             APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS\n"
+            "webhook.timestamp_tolerance_secs = \"90\"  # APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS\n"
         ),
         "{printed}"
     );
@@ -130,7 +129,7 @@ fn accepts_conventional_variables() {
     ] {
         assert_eq!(
             line(&[(variable, value)], key),
-            format!("{key} = {shown}  # the environment variable {variable}")
+            format!("{key} = {shown}  # {variable}")
         );
     }
     assert!(
@@ -212,8 +211,8 @@ fn accepts_durations_with_units() {
 
         assert_eq!(
             stderr(&output),
-            "error: webhook.timestamp_tolerance_secs, from the environment variable APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS, must be a whole number \
-             from 1 to 86400, in seconds, or a text with a unit from \"1s\" to \"86400s\" (s, m, h or d)\n"
+            "error: webhook.timestamp_tolerance_secs: must be a whole number from 1 to 86400, in seconds, or a text with a unit from \"1s\" to \
+             \"86400s\" (s, m, h or d) (from APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS)\n"
         );
     }
 }
@@ -229,15 +228,12 @@ fn accepts_renamed_key_with_warning() {
 
         let output = check(&[(variable.as_str(), value)]);
 
-        let expected = format!(
-            "{} = \"{value}\"  # the environment variable {variable}\n",
-            key(new)
-        );
+        let expected = format!("{} = \"{value}\"  # {variable}\n", key(new));
         assert!(stdout(&output).contains(&expected), "{}", stdout(&output));
         assert_eq!(
             stderr(&output),
             format!(
-                "warning: {}, from the environment variable {variable}, is an old name. Use {}.\n",
+                "warning: {}: old name (from {variable}). Use {}.\n",
                 key(old),
                 key(new)
             )
@@ -255,8 +251,8 @@ fn rejects_key_under_old_and_new_name() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         stderr(&output),
-        "error: webhook.parked_ttl_days is also set under its old name webhook.park_days, from the environment variable \
-         APP__WEBHOOK__PARK_DAYS: keep webhook.parked_ttl_days\n"
+        "error: webhook.parked_ttl_days: its old name webhook.park_days is set too (from APP__WEBHOOK__PARK_DAYS). \
+         Remove webhook.park_days.\n"
     );
 }
 
@@ -390,7 +386,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "APP__WEBHOOK__SECRETS",
         "[1]",
         "webhook.secrets",
-        "must be a JSON array of texts, or texts between commas",
+        "must be a list separated by commas, or a JSON array of strings",
     ),
     (
         "APP__LOG__FORMAT",
@@ -417,7 +413,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "PORT",
         "eighty",
         "server.listen",
-        "must have a port from 0 to 65535",
+        "the port must be a number from 0 to 65535",
     ),
     (
         "APP_PROFILE",
@@ -429,15 +425,17 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "APP__SERVER__LISTENS",
         "x",
         "server.listens",
-        "is not a setting; [server] has body_limit_bytes, client_address_header, keep_alive_secs, listen, ",
+        "unknown setting (from APP__SERVER__LISTENS). \
+         The keys of [server] are body_limit_bytes, client_address_header, keep_alive_secs, listen, ",
     ),
     (
         "APP__SEVRER__LISTEN",
         "x",
         "sevrer.listen",
-        "is not a setting; the sections are database, log, ops, relay, retention, server, shutdown, webhook",
+        "unknown setting (from APP__SEVRER__LISTEN). \
+         The sections are database, log, ops, relay, retention, server, shutdown, webhook.",
     ),
-    ("APP__SERVER", "x", "server", "is not a setting"),
+    ("APP__SERVER", "x", "server", "unknown setting"),
     (
         "DATABASE_URL_FILE",
         "/nowhere",
@@ -509,7 +507,7 @@ fn explains_invalid_file_with_key_or_line() {
         ),
         (
             "[webhook]\nschemes = { hmac = \"hunter2\" }\n",
-            vec!["webhook.schemes.hmac", "wrong.toml", "is not a setting"],
+            vec!["webhook.schemes.hmac", "wrong.toml", "unknown setting"],
         ),
         (
             "[webhook]\npath = [\"hunter2\"]\n",
@@ -517,22 +515,22 @@ fn explains_invalid_file_with_key_or_line() {
         ),
         (
             "[webhook]\nsecret = \"hunter2\"\n",
-            vec!["webhook.secret", "wrong.toml", "is not a setting"],
+            vec!["webhook.secret", "wrong.toml", "unknown setting"],
         ),
         (
             "[webhook]\nsecrets = [\"a\"]\nsecrets_file = \"b\"\n",
             vec![
-                "webhook.secrets and webhook.secrets_file are both set",
+                "webhook.secrets: webhook.secrets_file is set too",
                 "wrong.toml",
             ],
         ),
         (
             "[webhook]\n\nsecrets = [\"hunter2\"\n",
-            vec!["wrong.toml, line ", "is not TOML"],
+            vec!["wrong.toml, line ", "invalid TOML"],
         ),
         (
             "server = 5\n",
-            vec!["server", "wrong.toml", "is not a setting"],
+            vec!["server", "wrong.toml", "unknown setting"],
         ),
     ] {
         let folder = TempDir::new().expect("a folder");
@@ -561,7 +559,7 @@ fn reports_missing_file() {
         (output.status.code(), stderr(&output).as_str()),
         (
             Some(2),
-            "error: nowhere.toml cannot be read: No such file or directory (os error 2)\n"
+            "error: cannot read the configuration file nowhere.toml: No such file or directory (os error 2)\n"
         )
     );
 }
@@ -590,7 +588,7 @@ fn example_lacks_only_secret_files() {
     let output = run(folder.path(), &["check-config", "--config", example], &[]);
 
     assert!(
-        stderr(&output).contains("the file for database.url, named by"),
+        stderr(&output).contains("database.url: cannot read the file that"),
         "expected only missing secret files, found: {}",
         stderr(&output)
     );
@@ -645,8 +643,8 @@ fn hides_secret_given_as_file_name() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         stderr(&output),
-        "error: the file for webhook.secrets, named by the environment variable \
-         CLOUDFLARE_WEBHOOK_SECRET_FILE, cannot be read: No such file or directory (os error 2)\n"
+        "error: webhook.secrets: cannot read the file that CLOUDFLARE_WEBHOOK_SECRET_FILE names: \
+         No such file or directory (os error 2)\n"
     );
 }
 
@@ -679,7 +677,9 @@ fn rejects_endless_files() {
     );
 
     assert!(
-        stderr(&output).contains("/dev/zero cannot be read: it has more than 1048576 bytes"),
+        stderr(&output).contains(
+            "cannot read the configuration file /dev/zero: it has more than 1048576 bytes"
+        ),
         "{}",
         stderr(&output)
     );
@@ -698,8 +698,7 @@ fn rejects_empty_secret_file() {
 
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        stderr(&output).contains("the file empty for webhook.secrets")
-            && stderr(&output).contains("is empty"),
+        stderr(&output).contains("webhook.secrets: the file empty is empty"),
         "{}",
         stderr(&output)
     );

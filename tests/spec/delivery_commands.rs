@@ -182,7 +182,7 @@ async fn shows_delivery_with_attempts_and_payload(database: Database) {
         (code, printed.as_str()),
         (
             Some(1),
-            "error: there is no delivery 7; `deliveries list` shows what there is\n"
+            "error: there is no delivery 7. `deliveries list` prints the newest ones.\n"
         )
     );
 }
@@ -206,7 +206,7 @@ async fn replays_failed_deliveries_with_same_ids(database: Database) {
             "--status",
             "failed"
         ]),
-        (Some(0), "2 deliveries are due again\n".to_owned())
+        (Some(0), "2 deliveries are pending again\n".to_owned())
     );
 
     let received = relay.subscriber.wait_for(4).await;
@@ -225,7 +225,7 @@ async fn replays_failed_deliveries_with_same_ids(database: Database) {
     );
     assert_eq!(
         relay.run(&["deliveries", "replay", "1"]),
-        (Some(0), "1 delivery is due again\n".to_owned())
+        (Some(0), "1 delivery is pending again\n".to_owned())
     );
     relay.subscriber.wait_for(5).await;
     relay.wait_until_none_due().await;
@@ -265,7 +265,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
             &json!("app"),
             &json!("paused"),
             &json!(1),
-            &json!("somebody paused it")
+            &json!("paused by an operator")
         )
     );
     assert_eq!(
@@ -281,7 +281,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
     assert_eq!(relay.subscriber.received().len(), 0);
     assert_eq!(
         relay.run(&["endpoints", "resume", "app"]),
-        (Some(0), "app is told again, what waited first\n".to_owned())
+        (Some(0), "app is resumed\n".to_owned())
     );
 
     relay.subscriber.wait_for(1).await;
@@ -303,8 +303,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
         relay.run(&["endpoints", "resume", "app"]),
         (
             Some(1),
-            "error: app is paused by its settings: \
-             set paused = false, and start the service again\n"
+            "error: the configuration pauses app. Set paused = false and restart the service.\n"
                 .to_owned()
         )
     );
@@ -312,8 +311,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
         relay.run(&["endpoints", "pause", "ap"]),
         (
             Some(1),
-            "error: no endpoint is called \"ap\" in the settings; \
-             `endpoints list` shows which there are\n"
+            "error: there is no endpoint \"ap\" in the configuration. `endpoints list` prints all endpoints.\n"
                 .to_owned()
         )
     );
@@ -369,7 +367,7 @@ async fn tests_endpoint_with_sample_event() {
 
     assert_eq!(
         (code, printed.as_str()),
-        (Some(0), "app took it: it answered 200\n")
+        (Some(0), "app accepted the message: it answered 200\n")
     );
     let message = relay.subscriber.received().remove(0);
     assert_eq!(message.json()["event"], "test");
@@ -378,7 +376,7 @@ async fn tests_endpoint_with_sample_event() {
         relay.run(&["endpoints", "test", "app"]),
         (
             Some(1),
-            "error: app did not take it: answered 403 Forbidden\n".to_owned()
+            "error: app did not accept the message: answered 403 Forbidden\n".to_owned()
         )
     );
     relay.upload("image").await;

@@ -101,19 +101,19 @@ fn rejects_invalid_endpoints() {
         (&format!("{required}secret = \"whsec_SECRET\"\n"), "base64"),
         (
             &format!("{required}secret = \"${{NOT_SET}}\"\n"),
-            "names the environment variable NOT_SET, which is not set",
+            "the environment variable NOT_SET is not set",
         ),
         (
             &format!("{required}secret = \"SECRET ${{}}\"\n"),
-            "has a ${ that no NAME} follows",
+            "${ must be followed by the name of an environment variable and }",
         ),
         (
             &format!("{required}secret = \"SECRET\"\nsecret_file = \"x\"\n"),
-            "are both set",
+            "secret_file is set too",
         ),
         (
             &format!("{required}secret_file = \"SECRET\"\n"),
-            "cannot be read",
+            "cannot read the file",
         ),
         (
             &format!("{required}events = [\"create\"]\n"),

@@ -87,7 +87,7 @@ async fn deletes_row_but_not_audit_log(database: Database) {
         again,
         (
             Some(1),
-            "error: there is no image image, so there is nothing to delete\n".to_owned()
+            "error: there is no image image. Nothing was deleted.\n".to_owned()
         )
     );
 }

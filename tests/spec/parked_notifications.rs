@@ -173,7 +173,7 @@ async fn images_add_applies_without_service(database: Database) {
 
     assert_eq!(
         stdout(&added),
-        "registered image\napplied 1 that had come before\n"
+        "registered image\nparked notifications applied: 1\n"
     );
     assert_eq!(database.image("image").await["status"], "uploaded");
 }
@@ -241,7 +241,7 @@ async fn skips_unauthenticated_once_secret_is_set(database: Database) {
     ));
     assert_eq!(
         printed,
-        "2: refused still: it came without proof, while no secret was configured\n"
+        "2: refused again: it came without proof, while no secret was configured\n"
     );
     assert_eq!(app.database.image("after").await["status"], "pending");
 }

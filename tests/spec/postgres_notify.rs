@@ -244,7 +244,7 @@ fn rejects_invalid_channels() {
         (
             "sqlite://images.db",
             CHANNEL,
-            "is for Postgres, and database.url names SQLite",
+            "needs Postgres, and database.url is SQLite",
         ),
         (
             postgres,

@@ -372,7 +372,7 @@ async fn tests_and_previews_stream() {
         )
     );
     nats.stream("images").await;
-    let accepted = "stream took it: it acknowledged the message\n".to_owned();
+    let accepted = "stream accepted the message: it acknowledged the message\n".to_owned();
     assert_eq!(stream("test"), (Some(0), accepted));
     assert_eq!(
         nats.wait_for("images", 1).await[0].subject.as_str(),

@@ -61,9 +61,9 @@ async fn applies_rejection_once_after_correction(database: Database) {
     let repeated = rejections(&database, &["reprocess", "1"], true);
 
     assert_eq!(before.0, Some(1), "{}", before.1);
-    assert!(before.1.starts_with("1: refused still: "), "{}", before.1);
+    assert!(before.1.starts_with("1: refused again: "), "{}", before.1);
     assert_eq!(applied, (Some(0), "1: applied\n".to_owned()));
-    assert_eq!(repeated, (Some(0), "1: applied already\n".to_owned()));
+    assert_eq!(repeated, (Some(0), "1: already applied\n".to_owned()));
     assert_eq!(database.image("image").await["status"], "uploaded");
     assert_eq!(database.log_types().await, ["webhook_received"]);
     let row = database.rejections().await.remove(0);
@@ -106,13 +106,13 @@ async fn reprocesses_by_reason_in_order(database: Database) {
 
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines[0], "1: applied");
-    assert!(lines[1].starts_with("2: refused still: "), "{printed}");
+    assert!(lines[1].starts_with("2: refused again: "), "{printed}");
     assert_eq!(
         lines[2..],
         [
             "3: parked until nobody has a row",
             "4: applied",
-            "4 tried, 1 of them not applied"
+            "4 reprocessed, 1 of them not applied"
         ]
     );
     assert_eq!(code, Some(1));
@@ -129,7 +129,7 @@ async fn reprocesses_by_reason_in_order(database: Database) {
         rejections(&database, &["reprocess", "--state", "parked"], true),
         (
             Some(0),
-            "3: applied\n1 tried, 0 of them not applied\n".to_owned()
+            "3: applied\n1 reprocessed, 0 of them not applied\n".to_owned()
         )
     );
     // Older rejections are not selected.
@@ -139,7 +139,7 @@ async fn reprocesses_by_reason_in_order(database: Database) {
             &["reprocess", "--since", "2030-01-01T00:00:00Z"],
             true
         ),
-        (Some(0), "0 tried, 0 of them not applied\n".to_owned())
+        (Some(0), "0 reprocessed, 0 of them not applied\n".to_owned())
     );
 }
 
@@ -182,7 +182,7 @@ async fn parks_again_under_corrected_id(database: Database) {
     );
     assert_eq!(
         stdout(&added),
-        "registered right\napplied 1 that had come before\n"
+        "registered right\nparked notifications applied: 1\n"
     );
 }
 
@@ -210,7 +210,7 @@ async fn reprocesses_more_than_one_page(database: Database) {
 
     assert_eq!(
         (code, printed.lines().last()),
-        (Some(0), Some("230 tried, 0 of them not applied"))
+        (Some(0), Some("230 reprocessed, 0 of them not applied"))
     );
     assert_eq!(
         database
@@ -231,21 +231,22 @@ async fn explains_failures(database: Database) {
         rejections(&database, &["reprocess", "1"], true),
         (
             Some(1),
-            "1: refused still: its body was not kept as a whole\n".to_owned()
+            "1: refused again: its body was not kept as a whole\n".to_owned()
         )
     );
     assert_eq!(
         rejections(&database, &["reprocess", "2"], true),
         (
             Some(1),
-            "error: of the rejection 2 no body was kept: its sender was not proved\n".to_owned()
+            "error: rejection 2 only counts refused requests. It has no body that can be applied.\n".to_owned()
         )
     );
     assert_eq!(
         rejections(&database, &["reprocess", "77"], true),
         (
             Some(1),
-            "error: there is no rejection 77; `rejections list` shows what there is\n".to_owned()
+            "error: there is no rejection 77. `rejections list` prints the newest ones.\n"
+                .to_owned()
         )
     );
     for arguments in [
@@ -267,8 +268,7 @@ async fn lists_and_shows_rejections(database: Database) {
         rejections(&app.database, &["list"], false),
         (
             Some(0),
-            "no rejections (who came without proof is counted when the minute is over)\n"
-                .to_owned()
+            "no rejections (unauthenticated requests are counted once a minute)\n".to_owned()
         )
     );
     app.deliver("{\u{1b}[2J").await;

@@ -266,28 +266,28 @@ fn explains_unusable_input_without_secrets() {
         (
             vec!["content-type: text/plain"],
             vec![],
-            "none of these headers is a proof: there has to be cf-webhook-auth, \
-             x-signature, x-cloudflare-signature, x-webhook-signature or webhook-signature\n",
+            "no --header has a signature or a secret. Use cf-webhook-auth, \
+             x-signature, x-cloudflare-signature, x-webhook-signature or webhook-signature.\n",
         ),
         (
             vec!["hunter2"],
             vec![],
-            "error: a --header is no \"Name: value\"\n",
+            "error: a --header is not \"Name: value\"\n",
         ),
         (
             vec!["hunter 2: x"],
             vec![],
-            "error: the name of a --header has letters that no header's name has: invalid HTTP header name\n",
+            "error: the name of a --header has invalid characters: invalid HTTP header name\n",
         ),
         (
             vec!["x-signature: hunter2\u{1}"],
             vec![],
-            "error: the value of the header x-signature has letters that none can have: failed to parse header value\n",
+            "error: the value of the header x-signature has invalid characters: failed to parse header value\n",
         ),
         (
             vec!["x-signature: x"],
             vec!["--at", "99999999999999"],
-            "error: --at is no time",
+            "error: --at is out of range",
         ),
     ] {
         let (code, printed, error) = verify(SECRET, &headers, BODY, &extra_arguments);
@@ -322,6 +322,6 @@ fn uses_configured_secrets_by_default() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         stderr(&without),
-        "error: there is no secret: give --secret or --secret-file, or set CLOUDFLARE_WEBHOOK_SECRET\n"
+        "error: no secret is set. Use --secret, --secret-file or CLOUDFLARE_WEBHOOK_SECRET.\n"
     );
 }
