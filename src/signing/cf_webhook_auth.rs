@@ -5,7 +5,7 @@ use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::header_values::any;
+use super::header_values::any_match;
 use super::key::{Key, digest};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
@@ -13,9 +13,9 @@ pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth")
 /// Compares digests rather than the secrets themselves, so that the time it takes says nothing of the secret's length.
 pub(super) fn verify(keys: &[Key], headers: &HeaderMap) -> Choice {
     let presented = headers.get_all(HEADER).iter();
-    any(presented.flat_map(|presented| {
+    any_match(presented.flat_map(|presented| {
         keys.iter()
-            .map(move |key| digest(&key.plain, &[presented.as_bytes()]).ct_eq(&key.digest))
+            .map(move |key| digest(&key.plain, &[presented.as_bytes()]).ct_eq(&key.secret_digest))
     }))
 }
 

@@ -7,8 +7,8 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::header_values::{parse_hex, parse_seconds, single_value, values};
-use super::key::{InvalidSecret, Key, SECRET_PREFIX, decode_secret, digest, keyed};
+use super::header_values::{parse_hex_digest, parse_unix_seconds, single_value, text_values};
+use super::key::{InvalidSecret, Key, SECRET_PREFIX, decode_secret, digest, hmac_with_key};
 use super::scheme::Scheme;
 use super::verifier::Verifier;
 use super::{body_hmac, standard, timestamped};
@@ -20,7 +20,7 @@ pub(crate) enum Diagnosis {
     Valid,
     /// The signature is right, and the time in it is too far from when the request came.
     OutsideTolerance {
-        off: Duration,
+        difference: Duration,
         tolerance: Duration,
     },
     /// A header is missing, or is there more than once.
@@ -40,21 +40,24 @@ pub(crate) enum Diagnosis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     /// The body without the line break at its end.
-    WithoutLastNewline,
+    ExtraNewline,
     /// The secret's own letters as the key, and not what the base64 after `whsec_` means.
-    SecretAsText,
+    UsedSecretText,
     /// What the base64 after `whsec_` means as the key, and not the secret's own letters.
-    SecretAsBase64,
+    UsedDecodedSecret,
 }
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Valid => f.write_str("holds"),
-            Self::OutsideTolerance { off, tolerance } => write!(
+            Self::OutsideTolerance {
+                difference,
+                tolerance,
+            } => write!(
                 f,
                 "the signature is right, but its time is {} s from when it came, where {} s are tolerated",
-                off.as_secs(),
+                difference.as_secs(),
                 tolerance.as_secs()
             ),
             Self::MissingOrRepeated(header) => {
@@ -66,13 +69,13 @@ impl fmt::Display for Diagnosis {
                 f.write_str("the signature is of another secret or of other bytes")?;
                 match hint {
                     None => Ok(()),
-                    Some(Hint::WithoutLastNewline) => f.write_str(
+                    Some(Hint::ExtraNewline) => f.write_str(
                         "; it would be right without the line break at the end of the body",
                     ),
-                    Some(Hint::SecretAsText) => f.write_str(
+                    Some(Hint::UsedSecretText) => f.write_str(
                         "; the sender took the secret's letters as the key, where it is what the base64 after whsec_ means",
                     ),
-                    Some(Hint::SecretAsBase64) => f.write_str(
+                    Some(Hint::UsedDecodedSecret) => f.write_str(
                         "; the sender took what the base64 after whsec_ means as the key, where it is the secret's letters",
                     ),
                 }
@@ -89,7 +92,7 @@ pub(crate) fn diagnose(
     received_at: Timestamp,
     tolerance: Duration,
 ) -> Result<Vec<(Scheme, Diagnosis)>, InvalidSecret> {
-    let tried: Vec<Scheme> = Scheme::all_of_request(headers).collect();
+    let schemes: Vec<Scheme> = Scheme::all_of_request(headers).collect();
     let diagnoser = Diagnoser {
         secret,
         headers,
@@ -97,9 +100,9 @@ pub(crate) fn diagnose(
         received_at,
         tolerance,
     };
-    tried
+    schemes
         .into_iter()
-        .map(|scheme| Ok((scheme, diagnoser.of(scheme)?)))
+        .map(|scheme| Ok((scheme, diagnoser.diagnose(scheme)?)))
         .collect()
 }
 
@@ -112,7 +115,7 @@ struct Diagnoser<'a> {
 }
 
 impl Diagnoser<'_> {
-    fn of(&self, scheme: Scheme) -> Result<Diagnosis, InvalidSecret> {
+    fn diagnose(&self, scheme: Scheme) -> Result<Diagnosis, InvalidSecret> {
         let secrets = std::iter::once(self.secret.clone());
         let verifier = Verifier::new(&[scheme], secrets, self.tolerance)?;
         if verifier.accepts(self.headers, self.body, self.received_at) {
@@ -132,49 +135,50 @@ impl Diagnoser<'_> {
                 .or_else(|| self.malformed_hex(timestamped::SIGNATURE))
                 .unwrap_or_else(|| Diagnosis::Mismatch(self.hint(&verifier))),
             Scheme::Standard => self
-                .missing(&standard::ID)
+                .missing_or_repeated(&standard::ID)
                 .or_else(|| self.outside_tolerance(&standard::TIMESTAMP, &verifier))
                 .or_else(|| self.malformed_standard())
                 .unwrap_or_else(|| Diagnosis::Mismatch(self.hint(&verifier))),
         })
     }
 
-    fn missing(&self, header: &HeaderName) -> Option<Diagnosis> {
-        let is_once = single_value(self.headers, header).is_some();
-        (!is_once).then(|| Diagnosis::MissingOrRepeated(header.clone()))
+    fn missing_or_repeated(&self, header: &HeaderName) -> Option<Diagnosis> {
+        let is_single = single_value(self.headers, header).is_some();
+        (!is_single).then(|| Diagnosis::MissingOrRepeated(header.clone()))
     }
 
     /// What is wrong with its time, if the signature is right.
     fn outside_tolerance(&self, header: &HeaderName, verifier: &Verifier) -> Option<Diagnosis> {
         let Some(text) = single_value(self.headers, header) else {
-            return self.missing(header);
+            return self.missing_or_repeated(header);
         };
-        let Some(sent_at) = parse_seconds(text) else {
+        let Some(sent_at) = parse_unix_seconds(text) else {
             return Some(Diagnosis::Malformed {
                 header: header.clone(),
                 rule: "whole seconds since 1970",
             });
         };
-        let is_right = verifier.accepts(self.headers, self.body, sent_at);
-        is_right.then(|| Diagnosis::OutsideTolerance {
-            off: sent_at - self.received_at,
+        let is_valid = verifier.accepts(self.headers, self.body, sent_at);
+        is_valid.then(|| Diagnosis::OutsideTolerance {
+            difference: sent_at - self.received_at,
             tolerance: self.tolerance,
         })
     }
 
     fn malformed_hex(&self, header: HeaderName) -> Option<Diagnosis> {
-        let is_one = values(self.headers, &header).any(|text| parse_hex(text).is_some());
-        (!is_one).then_some(Diagnosis::Malformed {
+        let has_digest =
+            text_values(self.headers, &header).any(|text| parse_hex_digest(text).is_some());
+        (!has_digest).then_some(Diagnosis::Malformed {
             header,
             rule: "sha256= and 64 hexadecimal digits",
         })
     }
 
     fn malformed_standard(&self) -> Option<Diagnosis> {
-        let is_one = values(self.headers, &standard::SIGNATURE)
+        let has_digest = text_values(self.headers, &standard::SIGNATURE)
             .flat_map(str::split_ascii_whitespace)
             .any(|text| standard::parse_signature(text).is_some());
-        (!is_one).then_some(Diagnosis::Malformed {
+        (!has_digest).then_some(Diagnosis::Malformed {
             header: standard::SIGNATURE,
             rule: "v1, and the base64 of 32 bytes, several with spaces between",
         })
@@ -184,43 +188,43 @@ impl Diagnoser<'_> {
     fn hint(&self, verifier: &Verifier) -> Option<Hint> {
         let sent_at = [&timestamped::TIMESTAMP, &standard::TIMESTAMP]
             .into_iter()
-            .find_map(|name| single_value(self.headers, name).and_then(parse_seconds))
+            .find_map(|name| single_value(self.headers, name).and_then(parse_unix_seconds))
             .unwrap_or(self.received_at);
-        let shorter = self
+        let body_without_newline = self
             .body
             .strip_suffix(b"\r\n")
             .or_else(|| self.body.strip_suffix(b"\n"));
-        if shorter.is_some_and(|body| verifier.accepts(self.headers, body, sent_at)) {
-            return Some(Hint::WithoutLastNewline);
+        if body_without_newline.is_some_and(|body| verifier.accepts(self.headers, body, sent_at)) {
+            return Some(Hint::ExtraNewline);
         }
         let scheme = *verifier.schemes.first()?;
-        let with = |key: Key| Verifier {
+        let verifier_with = |key: Key| Verifier {
             schemes: vec![scheme],
             keys: vec![key],
             tolerance: self.tolerance,
         };
-        let misread = with(Key::misread(self.secret)?);
-        misread
+        let misreading_verifier = verifier_with(Key::of_misread_secret(self.secret)?);
+        misreading_verifier
             .accepts(self.headers, self.body, sent_at)
             .then_some(if scheme == Scheme::Standard {
-                Hint::SecretAsText
+                Hint::UsedSecretText
             } else {
-                Hint::SecretAsBase64
+                Hint::UsedDecodedSecret
             })
     }
 }
 
 impl Key {
     /// The key that a sender has who takes a secret of Standard Webhooks for text, or the other way round.
-    fn misread(secret: &SecretString) -> Option<Self> {
+    fn of_misread_secret(secret: &SecretString) -> Option<Self> {
         let text = secret.expose_secret();
         let encoded = text.strip_prefix(SECRET_PREFIX)?;
-        let decoded = keyed(&decode_secret(encoded).ok()?);
-        let digest = digest(&decoded, &[text.as_bytes()]);
+        let decoded_secret = hmac_with_key(&decode_secret(encoded).ok()?);
+        let secret_digest = digest(&decoded_secret, &[text.as_bytes()]);
         Some(Self {
-            plain: decoded,
-            standard: keyed(text.as_bytes()),
-            digest,
+            plain: decoded_secret,
+            standard: hmac_with_key(text.as_bytes()),
+            secret_digest,
         })
     }
 }

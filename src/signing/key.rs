@@ -20,7 +20,7 @@ pub(super) struct Key {
     /// Keyed as Standard Webhooks says: with what the base64 after `whsec_` means.
     pub(super) standard: Hmac<Sha256>,
     /// The secret's digest under `plain`, to compare a presented secret with without showing its length.
-    pub(super) digest: Digest,
+    pub(super) secret_digest: Digest,
 }
 
 pub(super) type Digest = [u8; 32];
@@ -28,21 +28,23 @@ pub(super) type Digest = [u8; 32];
 impl Key {
     pub(super) fn new(secret: &SecretString, schemes: &[Scheme]) -> Result<Self, InvalidSecret> {
         let secret = secret.expose_secret();
-        let plain = keyed(secret.as_bytes());
+        let plain = hmac_with_key(secret.as_bytes());
         let standard = match secret.strip_prefix(SECRET_PREFIX) {
-            Some(encoded) if schemes.contains(&Scheme::Standard) => keyed(&decode_secret(encoded)?),
+            Some(encoded) if schemes.contains(&Scheme::Standard) => {
+                hmac_with_key(&decode_secret(encoded)?)
+            }
             Some(_) | None => plain.clone(),
         };
-        let digest = digest(&plain, &[secret.as_bytes()]);
+        let secret_digest = digest(&plain, &[secret.as_bytes()]);
         Ok(Self {
             plain,
             standard,
-            digest,
+            secret_digest,
         })
     }
 }
 
-pub(super) fn keyed(key: &[u8]) -> Hmac<Sha256> {
+pub(super) fn hmac_with_key(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 

@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::Choice;
 
-use super::header_values::{any, contains_digest, parse_seconds, single_value, values};
+use super::header_values::{
+    any_match, contains_digest, parse_unix_seconds, single_value, text_values,
+};
 use super::key::{Digest, Key, digest};
 use super::message::Message;
 use crate::domain::timestamp::Timestamp;
@@ -28,18 +30,19 @@ pub(super) fn verify(
     ) else {
         return Choice::from(0);
     };
-    let claimed: Vec<Digest> = values(headers, &SIGNATURE)
+    let claimed: Vec<Digest> = text_values(headers, &SIGNATURE)
         .flat_map(str::split_ascii_whitespace)
         .filter_map(parse_signature)
         .collect();
 
-    let is_in_time = parse_seconds(timestamp).is_some_and(is_recent);
-    if claimed.is_empty() || !is_in_time {
+    let has_recent_timestamp = parse_unix_seconds(timestamp).is_some_and(is_recent);
+    if claimed.is_empty() || !has_recent_timestamp {
         return Choice::from(0);
     }
-    any(keys
-        .iter()
-        .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))))
+    any_match(
+        keys.iter()
+            .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))),
+    )
 }
 
 pub(super) fn sign(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String); 3] {

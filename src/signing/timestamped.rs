@@ -5,7 +5,9 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use subtle::Choice;
 
-use super::header_values::{any, contains_digest, parse_hex, parse_seconds, single_value, values};
+use super::header_values::{
+    any_match, contains_digest, parse_hex_digest, parse_unix_seconds, single_value, text_values,
+};
 use super::key::{Digest, Key, digest};
 use super::message::Message;
 use crate::domain::timestamp::Timestamp;
@@ -19,18 +21,21 @@ pub(super) fn verify(
     body: &[u8],
     is_recent: impl Fn(Timestamp) -> bool,
 ) -> Choice {
-    let claimed: Vec<Digest> = values(headers, &SIGNATURE).filter_map(parse_hex).collect();
+    let claimed: Vec<Digest> = text_values(headers, &SIGNATURE)
+        .filter_map(parse_hex_digest)
+        .collect();
     let Some(timestamp) = single_value(headers, &TIMESTAMP) else {
         return Choice::from(0);
     };
 
-    let is_in_time = parse_seconds(timestamp).is_some_and(is_recent);
-    if claimed.is_empty() || !is_in_time {
+    let has_recent_timestamp = parse_unix_seconds(timestamp).is_some_and(is_recent);
+    if claimed.is_empty() || !has_recent_timestamp {
         return Choice::from(0);
     }
-    any(keys
-        .iter()
-        .map(|key| contains_digest(&claimed, &signature(key, timestamp, body))))
+    any_match(
+        keys.iter()
+            .map(|key| contains_digest(&claimed, &signature(key, timestamp, body))),
+    )
 }
 
 /// With one key: who checks it compares the one signature that is there.

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
 
-use super::header_values::any;
+use super::header_values::any_match;
 use super::key::{InvalidSecret, Key};
 use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
@@ -44,7 +44,7 @@ impl Verifier {
     /// Whether a request with these headers and this body shows that its sender knows a secret.
     #[must_use]
     pub fn accepts(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> bool {
-        let credentials = self.schemes.iter().map(|scheme| match scheme {
+        let matches = self.schemes.iter().map(|scheme| match scheme {
             Scheme::CfWebhookAuth => cf_webhook_auth::verify(&self.keys, headers),
             Scheme::Hmac => body_hmac::verify(&self.keys, headers, body),
             Scheme::Timestamped => timestamped::verify(&self.keys, headers, body, |sent_at| {
@@ -54,7 +54,7 @@ impl Verifier {
                 self.is_recent(sent_at, now)
             }),
         });
-        self.is_disabled() || bool::from(any(credentials))
+        self.is_disabled() || bool::from(any_match(matches))
     }
 
     pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {
