@@ -18,7 +18,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Admission {
     /// The networks that may send webhooks; empty: every network.
-    allowed: Networks,
+    allowed_networks: Networks,
     per_client: Option<DefaultKeyedRateLimiter<u128>>,
     total: Option<DefaultDirectRateLimiter>,
     in_flight: Arc<Semaphore>,
@@ -41,7 +41,7 @@ impl Admission {
         let per_client = per_second(settings.client_rate_limit_per_second.count());
         let total = per_second(settings.rate_limit_per_second.count());
         Ok(Self {
-            allowed: settings.allowed()?,
+            allowed_networks: settings.allowed_networks()?,
             per_client: per_client.map(RateLimiter::keyed),
             total: total.map(RateLimiter::direct),
             in_flight: Arc::new(Semaphore::new(settings.max_in_flight.count())),
@@ -54,13 +54,13 @@ impl Admission {
         &self,
         client: Option<IpAddr>,
     ) -> Result<OwnedSemaphorePermit, AdmissionError> {
-        let is_allowed =
-            self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contain(client));
+        let is_allowed = self.allowed_networks.is_empty()
+            || client.is_some_and(|client| self.allowed_networks.contain(client));
         if !is_allowed {
             return Err(AdmissionError::AddressNotAllowed);
         }
         if let (Some(per_client), Some(client)) = (&self.per_client, client) {
-            per_client.check_key(&key(client)).map_err(|until| {
+            per_client.check_key(&client_key(client)).map_err(|until| {
                 AdmissionError::ClientRateLimited(until.wait_time_from(self.clock.now()))
             })?;
         }
@@ -95,7 +95,7 @@ fn per_second(count: usize) -> Option<Quota> {
 }
 
 /// Returns the key of a client: its IPv4 address, or the /64 network of its IPv6 address, which one client owns (RFC 6177).
-fn key(client: IpAddr) -> u128 {
+fn client_key(client: IpAddr) -> u128 {
     match client {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
         IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,

@@ -25,7 +25,7 @@ const MAX_LARGE_BODIES: usize = 64;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times the limit is read of that remainder. Most clients read no answer before they have sent the whole body.
-const DRAINED_TIMES_LIMIT: usize = 4;
+const DRAIN_LIMIT_FACTOR: usize = 4;
 
 /// Reads bodies under the limits of the settings.
 pub(super) struct BodyReader {
@@ -84,7 +84,7 @@ impl BodyReader {
         };
         // A client that expects 100-continue sends nothing before it has read the refusal.
         if error == ReadError::TooLarge && !headers.contains_key(EXPECT) {
-            drain(body, self.max_bytes.saturating_mul(DRAINED_TIMES_LIMIT)).await;
+            drain(body, self.max_bytes.saturating_mul(DRAIN_LIMIT_FACTOR)).await;
         }
         Err(self.problem(error))
     }

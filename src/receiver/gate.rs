@@ -33,20 +33,20 @@ use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
 /// Routes POST requests through the gate to a handler. Other methods are answered without it.
 pub(super) fn protect<H, T>(handler: H, receiver: Arc<Receiver>) -> MethodRouter
 where
-    H: Handler<T, Gated>,
+    H: Handler<T, GatedReceiver>,
     T: 'static,
 {
     post(handler)
-        .route_layer(from_fn_with_state(Arc::clone(&receiver), pass))
-        .with_state(Gated(receiver))
+        .route_layer(from_fn_with_state(Arc::clone(&receiver), authenticate))
+        .with_state(GatedReceiver(receiver))
 }
 
 /// The state of a handler behind the gate. Only [`protect`] makes one, so such a handler cannot be routed without the gate.
 #[derive(Clone)]
-pub(super) struct Gated(Arc<Receiver>);
+pub(super) struct GatedReceiver(Arc<Receiver>);
 
-impl FromRef<Gated> for Arc<Receiver> {
-    fn from_ref(gated: &Gated) -> Self {
+impl FromRef<GatedReceiver> for Arc<Receiver> {
+    fn from_ref(gated: &GatedReceiver) -> Self {
         Self::clone(&gated.0)
     }
 }
@@ -78,27 +78,27 @@ impl AuthenticatedBody {
 /// The request extension in which the body goes from the gate to the handler. An extension has to be `Clone`; this one has
 /// a single owner.
 #[derive(Clone)]
-struct Passed(Arc<AuthenticatedBody>);
+struct BodyExtension(Arc<AuthenticatedBody>);
 
-impl FromRequestParts<Gated> for AuthenticatedBody {
+impl FromRequestParts<GatedReceiver> for AuthenticatedBody {
     type Rejection = Problem;
 
-    async fn from_request_parts(head: &mut Parts, _: &Gated) -> Result<Self, Problem> {
-        let passed = head.extensions.remove::<Passed>();
-        passed
-            .and_then(|passed| Arc::into_inner(passed.0))
-            .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NotPassed))
+    async fn from_request_parts(head: &mut Parts, _: &GatedReceiver) -> Result<Self, Problem> {
+        let extension = head.extensions.remove::<BodyExtension>();
+        extension
+            .and_then(|extension| Arc::into_inner(extension.0))
+            .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(GateBypassed))
     }
 }
 
 /// The cause in the log when a handler is called without the gate. [`protect`] rules it out.
 #[derive(Debug, thiserror::Error)]
 #[error("the webhook handler was called for a request that has not passed the gate")]
-struct NotPassed;
+struct GateBypassed;
 
 /// Admits a request, reads its body, authenticates it, and calls the handler. The handler gets neither the headers, which
 /// may have a secret in them, nor the body as a stream.
-async fn pass(
+async fn authenticate(
     State(receiver): State<Arc<Receiver>>,
     request: Request,
     next: Next,
@@ -107,19 +107,19 @@ async fn pass(
     let headers = std::mem::take(&mut head.headers);
     let scheme = Scheme::of_request(&headers);
     let client = head.extensions.get().map(ClientAddress::ip);
-    let count = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
+    let count_refusal = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
 
     // Held until there is an answer, or until the client is gone.
     let _in_flight_permit = receiver.admission.admit(client).map_err(|error| {
         if error == AdmissionError::AddressNotAllowed {
-            count(RejectionReason::AddressNotAllowed, receiver.clock.now());
+            count_refusal(RejectionReason::AddressNotAllowed, receiver.clock.now());
         }
         Problem::from(error)
     })?;
     let body = receiver.body.read(&headers, body).await?;
     let received_at = receiver.clock.now();
-    if !is_authentic(&receiver.verifier, headers, &body, received_at).await? {
-        count(RejectionReason::Unauthenticated, received_at);
+    if !is_authenticated(&receiver.verifier, headers, &body, received_at).await? {
+        count_refusal(RejectionReason::Unauthenticated, received_at);
         return Err(rejection(RejectionReason::Unauthenticated));
     }
 
@@ -130,7 +130,7 @@ async fn pass(
         request_info: request_info(&head, scheme, client),
     };
     let body = AuthenticatedBody { body, receipt };
-    head.extensions.insert(Passed(Arc::new(body)));
+    head.extensions.insert(BodyExtension(Arc::new(body)));
     Ok(next.run(Request::from_parts(head, Body::empty())).await)
 }
 
@@ -144,7 +144,7 @@ fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) ->
 }
 
 /// Returns whether the sender is authenticated. A large body is hashed off the async threads, which have other requests to serve.
-async fn is_authentic(
+async fn is_authenticated(
     verifier: &Arc<Verifier>,
     headers: HeaderMap,
     body: &ReadBody,

@@ -25,11 +25,11 @@ pub(super) async fn receive(
     let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
         Ok((content, payload)) => (content, payload, None),
         Err(error) => {
-            let broken = InvalidBody {
+            let invalid = InvalidBody {
                 body: body.bytes().into(),
                 problem: error.to_string(),
             };
-            (Content::Invalid(broken), Json::empty_object(), Some(error))
+            (Content::Invalid(invalid), Json::empty_object(), Some(error))
         }
     };
     let (receipt, large_body_permit) = body.into_parts();
@@ -66,22 +66,22 @@ async fn record(
     let notifications = [Arc::new(notification)];
     let recorded = match large_body_permit {
         None => receiver.inbox.record(&notifications).await,
-        Some(permit) => record_holding(permit, receiver, notifications).await?,
+        Some(permit) => record_large_body(permit, receiver, notifications).await?,
     };
     recorded
-        .map_err(problem)?
+        .map_err(store_problem)?
         .first()
         .copied()
-        .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NoResult))
+        .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(MissingOutcome))
 }
 
 /// Records a large body's notification and keeps its permit until then, whether or not the client waits.
-async fn record_holding(
+async fn record_large_body(
     permit: OwnedSemaphorePermit,
     receiver: Arc<Receiver>,
     notifications: [Arc<Notification>; 1],
 ) -> Result<Result<Vec<Outcome>, StoreError>, Problem> {
-    let tasks = receiver.tasks.clone();
+    let tasks = receiver.request_tasks.clone();
     let recording = async move {
         let _permit = permit;
         receiver.inbox.record(&notifications).await
@@ -92,7 +92,7 @@ async fn record_holding(
         .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }
 
-fn problem(error: StoreError) -> Problem {
+fn store_problem(error: StoreError) -> Problem {
     let problem_type = if error.is_overload() {
         ProblemType::Busy
     } else {
@@ -103,4 +103,4 @@ fn problem(error: StoreError) -> Problem {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the inbox returned no result for the notification")]
-struct NoResult;
+struct MissingOutcome;

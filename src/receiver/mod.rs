@@ -52,7 +52,7 @@ impl Receiver {
         let parking = Parking::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
         let admission = Arc::clone(&self.admission);
         let refusal_counter = Arc::clone(&self.refusal_counter);
-        let requests = self.tasks.clone();
+        let requests = self.request_tasks.clone();
         let last_request = async move { requests.wait().await };
         [
             (
@@ -72,7 +72,7 @@ impl Receiver {
     /// Returns the route, with and without the slash at its end.
     pub fn router(self, path: &WebhookPath) -> Router {
         let receiver = Arc::new(self);
-        path.spellings()
+        path.routes()
             .into_iter()
             .fold(Router::new(), |router, path| {
                 let route = gate::protect(handler::receive, Arc::clone(&receiver));

@@ -18,19 +18,19 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::ParkedMetrics;
 
 /// The time between two sweeps.
-const PAUSE: Duration = Duration::from_secs(2);
+const MIN_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pause after a long sweep, in multiples of the sweep. Sweeps are long when many notifications are parked.
-const PAUSE_TIMES_SWEEP: u32 = 10;
+const PAUSE_FACTOR: u32 = 10;
 
 /// How many parked notifications are read at once. Each has up to 64 KiB.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// How many notifications are applied in one transaction.
-const BATCH: usize = 100;
+const BATCH_SIZE: usize = 100;
 
 /// Why an unauthenticated notification is not applied once a secret is configured.
-const UNPROVED: &str = "it came without proof, while no secret was configured";
+const NOT_AUTHENTICATED: &str = "it came without proof, while no secret was configured";
 
 /// The outcome of a notification whose image has no row.
 const UNKNOWN_IMAGE: Outcome = Outcome::Rejected(RejectionReason::UnknownImage);
@@ -40,8 +40,8 @@ pub(crate) struct Parking {
     rejections: Arc<dyn Rejections>,
     envelope: Pointers,
     clock: Arc<dyn Clock>,
-    kept_for: Duration,
-    asks_for_proof: bool,
+    ttl: Duration,
+    requires_authentication: bool,
 }
 
 impl Parking {
@@ -55,23 +55,23 @@ impl Parking {
             rejections,
             envelope: settings.envelope.pointers(),
             clock,
-            kept_for: settings.parked_ttl_days.days(),
-            asks_for_proof: settings.secrets().next().is_some(),
+            ttl: settings.parked_ttl_days.days(),
+            requires_authentication: settings.secrets().next().is_some(),
         }
     }
 
     /// Sweeps every other second until `stop`. A sweep that is under way is rolled back, and its notifications stay parked.
     pub(crate) async fn run(self, metrics: ParkedMetrics, stop: CancellationToken) {
         let sweeping = async {
-            let mut pause = PAUSE;
+            let mut pause = MIN_PAUSE;
             loop {
                 tokio::time::sleep(pause).await;
                 let started = Instant::now();
-                let swept = self.sweep().await;
-                if swept.is_ok() {
+                let result = self.sweep().await;
+                if result.is_ok() {
                     metrics.sweeps.inc();
                 }
-                match swept {
+                match result {
                     Ok(0) => {}
                     Ok(applied) => tracing::info!(applied, "parked notifications were applied"),
                     Err(error) => tracing::warn!(
@@ -79,7 +79,7 @@ impl Parking {
                         "parked notifications could not be applied; they stay parked"
                     ),
                 }
-                pause = PAUSE.max(PAUSE_TIMES_SWEEP * started.elapsed());
+                pause = MIN_PAUSE.max(PAUSE_FACTOR * started.elapsed());
             }
         };
         stop.run_until_cancelled(sweeping).await;
@@ -88,31 +88,31 @@ impl Parking {
     /// Applies all that can be applied now, and returns how many. A notification that is parked for too long is unparked and kept.
     pub(crate) async fn sweep(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
-        let since = if self.kept_for.is_zero() {
+        let parked_since = if self.ttl.is_zero() {
             // With 0 days nothing stays parked, not even a notification of this moment.
             now.saturating_add(Duration::from_micros(1))
         } else {
-            now.saturating_sub(self.kept_for)
+            now.saturating_sub(self.ttl)
         };
         let (mut after, mut applied) = (i64::MIN, 0);
         let mut blocked = BlockedImages::default();
         loop {
             let query = ParkedQuery {
                 after,
-                since,
-                authenticated_only: self.asks_for_proof,
-                limit: PAGE,
+                since: parked_since,
+                authenticated_only: self.requires_authentication,
+                limit: PAGE_SIZE,
             };
             let Some(page) = self.rejections.parked_page(&query).await? else {
                 return Ok(applied);
             };
             if page.has_expired {
                 self.rejections
-                    .expire_parked(after, page.last_id, since)
+                    .expire_parked(after, page.last_id, parked_since)
                     .await?;
             }
             after = page.last_id;
-            for batch in page.rejections.chunks(BATCH) {
+            for batch in page.rejections.chunks(BATCH_SIZE) {
                 applied += self.apply(batch, &mut blocked).await?;
             }
         }
@@ -123,19 +123,19 @@ impl Parking {
         if rejection.is_applied() {
             return Ok(Reprocessed::AlreadyApplied);
         }
-        if self.asks_for_proof && !rejection.is_authenticated() {
-            return Ok(Reprocessed::Refused(UNPROVED.to_owned()));
+        if self.requires_authentication && !rejection.is_authenticated() {
+            return Ok(Reprocessed::Refused(NOT_AUTHENTICATED.to_owned()));
         }
-        let notification = match self.read(rejection) {
+        let notification = match self.parse(rejection) {
             Ok(notification) => notification,
             Err(problem) => return Ok(Reprocessed::Refused(problem)),
         };
         let image = notification.image().cloned();
-        let applied = self
+        let outcomes = self
             .rejections
             .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
             .await?;
-        match (applied.first(), image) {
+        match (outcomes.first(), image) {
             (None, _) => Ok(Reprocessed::AlreadyApplied),
             (Some((_, UNKNOWN_IMAGE)), Some(image)) => {
                 self.rejections
@@ -143,26 +143,26 @@ impl Parking {
                     .await?;
                 Ok(Reprocessed::Parked(image))
             }
-            (Some((_, recorded)), _) => Ok(Reprocessed::Recorded(*recorded)),
+            (Some((_, outcome)), _) => Ok(Reprocessed::Recorded(*outcome)),
         }
     }
 
     async fn apply(
         &self,
-        due: &[Rejection],
+        page: &[Rejection],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
-        let mut readable = Vec::with_capacity(due.len());
-        for parked in due {
+        let mut readable = Vec::with_capacity(page.len());
+        for parked in page {
             if blocked.contains(&parked.cloudflare_id) {
                 continue;
             }
-            match self.read(parked) {
+            match self.parse(parked) {
                 Ok(notification) => readable.push((parked.id, Arc::new(notification))),
                 // The pointers have changed since it was parked.
                 Err(problem) => {
                     blocked.insert(parked.cloudflare_id.clone());
-                    self.failed(parked.id, &problem).await?;
+                    self.record_failure(parked.id, &problem).await?;
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Parking {
             return Ok(0);
         }
         match self.rejections.apply(&readable, self.clock.now()).await {
-            Ok(recorded) => Ok(count(&recorded)),
+            Ok(outcomes) => Ok(count_applied(&outcomes)),
             Err(error) if error.is_systemic() && !error.is_timeout() => Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -187,7 +187,7 @@ impl Parking {
         readable: &[(i64, Arc<Notification>)],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
-        let (mut applied, mut in_a_row) = (0, 0);
+        let (mut applied, mut consecutive_timeouts) = (0, 0);
         for parked in readable {
             let image = parked.1.image().map(|id| id.as_str().to_owned());
             if blocked.contains(&image) {
@@ -198,20 +198,20 @@ impl Parking {
                 .apply(std::slice::from_ref(parked), self.clock.now())
                 .await
             {
-                Ok(recorded) => {
-                    applied += count(&recorded);
-                    in_a_row = 0;
+                Ok(outcomes) => {
+                    applied += count_applied(&outcomes);
+                    consecutive_timeouts = 0;
                 }
                 // One timeout can be the notification's own, for example because of an app's trigger. Two are the database's.
-                Err(error) if error.is_timeout() && in_a_row == 0 => {
-                    in_a_row += 1;
-                    self.failed(parked.0, &chain(&error)).await?;
+                Err(error) if error.is_timeout() && consecutive_timeouts == 0 => {
+                    consecutive_timeouts += 1;
+                    self.record_failure(parked.0, &chain(&error)).await?;
                     blocked.insert(image);
                 }
                 Err(error) if error.is_systemic() => return Err(error),
                 Err(error) => {
                     if !error.is_transient() {
-                        self.failed(parked.0, &chain(&error)).await?;
+                        self.record_failure(parked.0, &chain(&error)).await?;
                     }
                     blocked.insert(image);
                 }
@@ -220,18 +220,18 @@ impl Parking {
         Ok(applied)
     }
 
-    async fn failed(&self, id: i64, why: &str) -> Result<(), StoreError> {
+    async fn record_failure(&self, id: i64, error: &str) -> Result<(), StoreError> {
         tracing::warn!(
             rejection = id,
-            why,
+            error,
             "a parked notification could not be applied; it is kept"
         );
         self.rejections
-            .record_failure(id, why, self.clock.now())
+            .record_failure(id, error, self.clock.now())
             .await
     }
 
-    fn read(&self, rejection: &Rejection) -> Result<Notification, String> {
+    fn parse(&self, rejection: &Rejection) -> Result<Notification, String> {
         let body = rejection
             .whole_body()
             .ok_or("its body was not kept as a whole")?;
@@ -251,10 +251,10 @@ impl Parking {
 type BlockedImages = HashSet<Option<String>>;
 
 /// Returns how many of these were applied.
-fn count(recorded: &[(i64, Outcome)]) -> usize {
-    let applied = recorded
+fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
+    let applied = outcomes
         .iter()
-        .filter(|(_, recorded)| *recorded != UNKNOWN_IMAGE);
+        .filter(|(_, outcome)| *outcome != UNKNOWN_IMAGE);
     applied.count()
 }
 

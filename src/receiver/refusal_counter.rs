@@ -25,19 +25,19 @@ const MAX_ROWS: usize = 1000;
 const ROWS_PER_MINUTE: usize = 20;
 
 /// The rows `*` of a minute: one for each reason.
-const ROWS_FOR_OTHERS: usize = 2;
+const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
 /// The most networks that a minute tells apart. Memory holds no more counts than that, beside the rows `*`.
-const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHERS;
+const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
 /// The networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
-const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHERS;
+const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
 /// The network that stands for all networks over the budget.
 const OTHER_NETWORKS: &str = "*";
 
 /// The time between two looks for minutes that are over.
-const PAUSE: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct RefusalCounter {
     counts: Mutex<Counts>,
@@ -45,19 +45,19 @@ pub(super) struct RefusalCounter {
 }
 
 struct Counts {
-    of: HashMap<CounterKey, i64>,
+    by_key: HashMap<CounterKey, i64>,
     /// The budget: how many more networks get a row of their own.
-    rows_left: usize,
+    network_budget: usize,
     /// The minute of the last count.
-    minute: i64,
+    latest_minute: i64,
 }
 
 impl Default for Counts {
     fn default() -> Self {
         Self {
-            of: HashMap::new(),
-            rows_left: MAX_NETWORKS,
-            minute: i64::MIN,
+            by_key: HashMap::new(),
+            network_budget: MAX_NETWORKS,
+            latest_minute: i64::MIN,
         }
     }
 }
@@ -88,10 +88,10 @@ impl RefusalCounter {
         client: Option<IpAddr>,
     ) {
         let key = CounterKey {
-            minute: minute(at),
+            minute: start_of_minute(at),
             reason,
             scheme: scheme.map_or("", Scheme::name),
-            network: client.map(network).unwrap_or_default(),
+            network: client.map(client_network).unwrap_or_default(),
         };
         self.lock().count(key);
     }
@@ -107,27 +107,28 @@ impl RefusalCounter {
         last_request: impl Future<Output = ()>,
     ) {
         let mut last_request = pin!(last_request);
-        while timeout(PAUSE, &mut last_request).await.is_err() {
-            self.write(&*rejections, minute(self.clock.now())).await;
+        while timeout(CHECK_INTERVAL, &mut last_request).await.is_err() {
+            self.write(&*rejections, start_of_minute(self.clock.now()))
+                .await;
         }
         self.write(&*rejections, i64::MAX).await;
     }
 
     /// Writes the minutes before this one.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
-        let over: Vec<(CounterKey, i64)> = {
+        let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();
             // A minute far ahead was counted before the clock was set back.
-            let ahead = before.saturating_add(60);
-            let over = counts
-                .of
-                .extract_if(|key, _| key.minute < before || key.minute > ahead);
-            over.collect()
+            let max_minute = before.saturating_add(60);
+            let finished = counts
+                .by_key
+                .extract_if(|key, _| key.minute < before || key.minute > max_minute);
+            finished.collect()
         };
-        if over.is_empty() {
+        if finished.is_empty() {
             return;
         }
-        let counted: Vec<RefusalCount> = over
+        let refusals: Vec<RefusalCount> = finished
             .iter()
             .filter_map(|(key, count)| {
                 Some(RefusalCount {
@@ -139,13 +140,13 @@ impl RefusalCounter {
                 })
             })
             .collect();
-        if let Err(error) = rejections.count(&counted).await {
+        if let Err(error) = rejections.count(&refusals).await {
             tracing::warn!(
                 error = chain(&error),
                 "how many were turned away could not be written down; it will be tried again"
             );
             let mut counts = self.lock();
-            for (key, count) in over {
+            for (key, count) in finished {
                 counts.add(key, count);
             }
         }
@@ -154,37 +155,41 @@ impl RefusalCounter {
 
 impl Counts {
     fn count(&mut self, key: CounterKey) {
-        if key.minute < self.minute {
+        if key.minute < self.latest_minute {
             // The clock was set back: continue from there.
-            self.minute = key.minute;
-        } else if key.minute > self.minute {
-            let minutes = key.minute.saturating_sub(self.minute) / 60;
-            let more = usize::try_from(minutes).map_or(MAX_NETWORKS, |minutes| {
+            self.latest_minute = key.minute;
+        } else if key.minute > self.latest_minute {
+            let elapsed_minutes = key.minute.saturating_sub(self.latest_minute) / 60;
+            let added = usize::try_from(elapsed_minutes).map_or(MAX_NETWORKS, |minutes| {
                 minutes.saturating_mul(NETWORKS_PER_MINUTE)
             });
-            self.rows_left = self.rows_left.saturating_add(more).min(MAX_NETWORKS);
-            self.minute = key.minute;
+            self.network_budget = self.network_budget.saturating_add(added).min(MAX_NETWORKS);
+            self.latest_minute = key.minute;
         }
-        if self.of.contains_key(&key) {
+        if self.by_key.contains_key(&key) {
             self.add(key, 1);
-        } else if self.rows_left > 0 {
-            self.rows_left -= 1;
+        } else if self.network_budget > 0 {
+            self.network_budget -= 1;
             self.add(key, 1);
         } else {
-            self.add(key.for_others(), 1);
+            self.add(key.for_other_networks(), 1);
         }
     }
 
     /// Adds to a count, or to the row `*` when memory holds enough counts.
     fn add(&mut self, key: CounterKey, count: i64) {
-        let has_room = self.of.len() < MAX_NETWORKS || self.of.contains_key(&key);
-        let key = if has_room { key } else { key.for_others() };
-        *self.of.entry(key).or_default() += count;
+        let has_own_row = self.by_key.len() < MAX_NETWORKS || self.by_key.contains_key(&key);
+        let key = if has_own_row {
+            key
+        } else {
+            key.for_other_networks()
+        };
+        *self.by_key.entry(key).or_default() += count;
     }
 }
 
 impl CounterKey {
-    fn for_others(self) -> Self {
+    fn for_other_networks(self) -> Self {
         Self {
             network: OTHER_NETWORKS.to_owned(),
             scheme: "",
@@ -193,13 +198,13 @@ impl CounterKey {
     }
 }
 
-fn minute(at: Timestamp) -> i64 {
+fn start_of_minute(at: Timestamp) -> i64 {
     let seconds = at.unix_seconds();
     seconds - seconds.rem_euclid(60)
 }
 
 /// Returns the network that one sender probably owns: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
-fn network(client: IpAddr) -> String {
+fn client_network(client: IpAddr) -> String {
     match client.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();

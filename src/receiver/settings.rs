@@ -13,10 +13,10 @@ use crate::domain::notification::UnknownImages;
 use crate::signing::{Scheme, Verifier};
 
 /// The word for Cloudflare's networks.
-const CLOUDFLARE: &str = "cloudflare";
+const CLOUDFLARE_KEYWORD: &str = "cloudflare";
 
 /// Cloudflare's networks, as far as this release knows.
-const CLOUDFLARE_ADDRESSES: &str = include_str!("../../config/cloudflare-addresses.txt");
+const BUNDLED_CLOUDFLARE_NETWORKS: &str = include_str!("../../config/cloudflare-addresses.txt");
 
 /// Where webhooks come, who may send them, and what to do with what they say.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,27 +66,27 @@ impl Settings {
 
     /// Checks what no single setting can say of itself.
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        self.allowed()?;
+        self.allowed_networks()?;
         self.verifier().map(drop)
     }
 
     /// From where webhooks are taken; from everywhere, if these are none. `cloudflare` stands for Cloudflare's networks.
-    pub(super) fn allowed(&self) -> Result<Networks, InvalidSetting> {
+    pub(super) fn allowed_networks(&self) -> Result<Networks, InvalidSetting> {
         let mut allowed = self.allowed_addresses.networks.clone();
-        if self.allowed_addresses.with_cloudflares {
-            allowed.extend(self.cloudflare()?);
+        if self.allowed_addresses.includes_cloudflare {
+            allowed.extend(self.cloudflare_networks()?);
         }
         Ok(allowed)
     }
 
-    fn cloudflare(&self) -> Result<Networks, InvalidSetting> {
+    fn cloudflare_networks(&self) -> Result<Networks, InvalidSetting> {
         let invalid = |rule| InvalidSetting {
             key: "webhook.cloudflare_addresses_file",
             rule,
         };
         let file = &self.cloudflare_addresses_file;
         let networks = if file.as_os_str().is_empty() {
-            Networks::parse_lines(CLOUDFLARE_ADDRESSES)
+            Networks::parse_lines(BUNDLED_CLOUDFLARE_NETWORKS)
         } else {
             let text =
                 read_file(file).map_err(|error| invalid(format!("cannot be read: {error}")))?;
@@ -118,7 +118,7 @@ impl Settings {
 #[serde(try_from = "StringList")]
 struct AllowedAddresses {
     networks: Networks,
-    with_cloudflares: bool,
+    includes_cloudflare: bool,
 }
 
 impl TryFrom<StringList> for AllowedAddresses {
@@ -126,13 +126,14 @@ impl TryFrom<StringList> for AllowedAddresses {
 
     fn try_from(texts: StringList) -> Result<Self, String> {
         let texts = texts.into_vec();
-        let (names, networks): (Vec<_>, Vec<_>) =
-            texts.iter().partition(|text| text.trim() == CLOUDFLARE);
+        let (keywords, networks): (Vec<_>, Vec<_>) = texts
+            .iter()
+            .partition(|text| text.trim() == CLOUDFLARE_KEYWORD);
         let networks = Networks::parse(networks.into_iter().map(String::as_str))
             .map_err(|rule| format!("{rule}, or cloudflare"))?;
         Ok(Self {
             networks,
-            with_cloudflares: !names.is_empty(),
+            includes_cloudflare: !keywords.is_empty(),
         })
     }
 }
@@ -163,12 +164,9 @@ impl WebhookPath {
     }
 
     /// The ways a client may write it.
-    pub(super) fn spellings(&self) -> Vec<String> {
-        let spellings = [self.canonical(), self.0.clone()];
-        spellings
-            .into_iter()
-            .filter(|path| !path.is_empty())
-            .collect()
+    pub(super) fn routes(&self) -> Vec<String> {
+        let routes = [self.canonical(), self.0.clone()];
+        routes.into_iter().filter(|path| !path.is_empty()).collect()
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Receiver {
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) clock: Arc<dyn Clock>,
     /// The tasks of requests: the connections, and what outlives them.
-    pub(super) tasks: TaskTracker,
+    pub(super) request_tasks: TaskTracker,
 }
 
 impl Receiver {
@@ -37,7 +37,7 @@ impl Receiver {
         server: &web::Settings,
         inbox: Arc<dyn Inbox>,
         clock: Arc<dyn Clock>,
-        tasks: TaskTracker,
+        request_tasks: TaskTracker,
     ) -> Result<Self, InvalidSetting> {
         Ok(Self {
             verifier: Arc::new(settings.verifier()?),
@@ -50,7 +50,7 @@ impl Receiver {
             admission: Arc::new(Admission::new(settings)?),
             refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
             clock,
-            tasks,
+            request_tasks,
         })
     }
 }

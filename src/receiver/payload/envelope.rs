@@ -30,35 +30,35 @@ pub(super) fn is_envelope(fields: &Fields<'_>) -> bool {
     let is_notification = ["ts", "alert_type", "policy_id", "name"]
         .into_iter()
         .any(|name| fields.has(name));
-    (has_data && is_notification) || is_of_another_product(fields)
+    (has_data && is_notification) || is_other_alert(fields)
 }
 
 pub(super) fn parse(
     fields: &Fields<'_>,
-    whole: &Value,
+    document: &Value,
     pointers: &Pointers,
 ) -> Result<Content, PayloadError> {
     fields.text("alert_type")?;
-    if is_of_another_product(fields) {
+    if is_other_alert(fields) {
         return Ok(Content::OtherAlert);
     }
     Ok(Content::Report(Report {
-        cloudflare_id: cloudflare_id(whole, &pointers.id)?,
-        status: Some(status(whole, pointers)?),
+        cloudflare_id: cloudflare_id(document, &pointers.id)?,
+        status: Some(status(document, pointers)?),
         reported_at: fields.unix_seconds("ts")?,
         details: ReportedDetails::default(),
     }))
 }
 
-fn is_of_another_product(fields: &Fields<'_>) -> bool {
+fn is_other_alert(fields: &Fields<'_>) -> bool {
     fields
         .get("alert_type")
         .and_then(Value::as_str)
         .is_some_and(|alert_type| alert_type != IMAGES_ALERT)
 }
 
-fn cloudflare_id(whole: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
-    let Some((pointer, value)) = first(whole, pointers) else {
+fn cloudflare_id(document: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
+    let Some((pointer, value)) = first_match(document, pointers) else {
         return Err(missing(pointers, "webhook.envelope.id_pointers"));
     };
     parse_id(Some(value)).map_err(|rule| PayloadError::Field {
@@ -67,9 +67,9 @@ fn cloudflare_id(whole: &Value, pointers: &[Pointer]) -> Result<CloudflareId, Pa
     })
 }
 
-fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadError> {
-    let error = first(whole, &pointers.error).map(|(_, value)| as_text(value));
-    let Some((pointer, value)) = first(whole, &pointers.status) else {
+fn status(document: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadError> {
+    let error = first_match(document, &pointers.error).map(|(_, value)| as_text(value));
+    let Some((pointer, value)) = first_match(document, &pointers.status) else {
         let error =
             error.ok_or_else(|| missing(&pointers.status, "webhook.envelope.status_pointers"))?;
         return Ok(ReportedStatus::Failed { error });
@@ -93,9 +93,12 @@ fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadE
     })
 }
 
-fn first<'v, 'p>(whole: &'v Value, pointers: &'p [Pointer]) -> Option<(&'p str, &'v Value)> {
+fn first_match<'v, 'p>(
+    document: &'v Value,
+    pointers: &'p [Pointer],
+) -> Option<(&'p str, &'v Value)> {
     let lookup = |pointer: &'p Pointer| {
-        let value = pointer.find(whole).filter(|value| !value.is_null())?;
+        let value = pointer.find(document).filter(|value| !value.is_null())?;
         Some((pointer.as_str(), value))
     };
     pointers.iter().find_map(lookup)

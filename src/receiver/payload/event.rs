@@ -9,7 +9,7 @@ const IMAGE_UPLOADED: &str = "image.uploaded";
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {
     if fields.text("event")? != Some(IMAGE_UPLOADED) {
-        return Err(fields.broken("event", format!("must be \"{IMAGE_UPLOADED}\"")));
+        return Err(fields.invalid("event", format!("must be \"{IMAGE_UPLOADED}\"")));
     }
     let image = fields.object("image", "image.")?;
     let uploaded_at = image.time("uploaded")?;

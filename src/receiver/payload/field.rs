@@ -10,7 +10,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
 
-pub(super) const DETAILS: [&str; 6] = [
+pub(super) const DETAIL_FIELDS: [&str; 6] = [
     "variants",
     "metadata",
     "meta",
@@ -23,19 +23,19 @@ pub(super) const DETAILS: [&str; 6] = [
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
     /// What to put before a name, such as `image.`.
-    place: &'static str,
+    prefix: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(object: &'a Map<String, Value>) -> Self {
-        Self { object, place: "" }
+    pub(super) fn new(object: &'a Map<String, Value>) -> Self {
+        Self { object, prefix: "" }
     }
 
     /// The fields of the object under a name, which must be there.
-    pub(super) fn object(&self, name: &str, place: &'static str) -> Result<Self, PayloadError> {
+    pub(super) fn object(&self, name: &str, prefix: &'static str) -> Result<Self, PayloadError> {
         match self.get(name) {
-            Some(Value::Object(object)) => Ok(Self { object, place }),
-            Some(_) | None => Err(self.broken(name, "must be an object")),
+            Some(Value::Object(object)) => Ok(Self { object, prefix }),
+            Some(_) | None => Err(self.invalid(name, "must be an object")),
         }
     }
 
@@ -57,7 +57,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, PayloadError> {
         let parsed = self
             .get(name)
-            .map(|value| parse(value).ok_or_else(|| self.broken(name, rule)));
+            .map(|value| parse(value).ok_or_else(|| self.invalid(name, rule)));
         parsed.transpose()
     }
 
@@ -65,14 +65,14 @@ impl<'a> Fields<'a> {
         self.parse(name, "must be text", Value::as_str)
     }
 
-    pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, PayloadError> {
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, PayloadError> {
         self.parse(name, "must be true or false", Value::as_bool)
     }
 
     pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
         let time = |value: &Value| {
             let text = value.as_str().unwrap_or_default();
-            Timestamp::parse_rfc3339(text).map_err(|error| self.broken(name, error.to_string()))
+            Timestamp::parse_rfc3339(text).map_err(|error| self.invalid(name, error.to_string()))
         };
         self.get(name).map(time).transpose()
     }
@@ -90,18 +90,18 @@ impl<'a> Fields<'a> {
 
     /// The image's id, which must be there.
     pub(super) fn cloudflare_id(&self, name: &str) -> Result<CloudflareId, PayloadError> {
-        parse_id(self.get(name)).map_err(|rule| self.broken(name, rule))
+        parse_id(self.get(name)).map_err(|rule| self.invalid(name, rule))
     }
 
     pub(super) fn has_details(&self) -> bool {
-        DETAILS.into_iter().any(|name| self.has(name))
+        DETAIL_FIELDS.into_iter().any(|name| self.has(name))
     }
 
     pub(super) fn details(&self) -> Result<ReportedDetails, PayloadError> {
         Ok(ReportedDetails {
             filename: self.text("filename")?.map(str::to_owned),
             creator: self.text("creator")?.map(str::to_owned),
-            require_signed_urls: self.truth("requireSignedURLs")?,
+            require_signed_urls: self.boolean("requireSignedURLs")?,
             variants: self.variants("variants")?,
             cloudflare_metadata: match self.metadata("metadata")? {
                 Some(metadata) => Some(metadata),
@@ -125,9 +125,9 @@ impl<'a> Fields<'a> {
     }
 
     /// The error of a field that breaks its rule.
-    pub(super) fn broken(&self, name: &str, rule: impl Into<String>) -> PayloadError {
+    pub(super) fn invalid(&self, name: &str, rule: impl Into<String>) -> PayloadError {
         PayloadError::Field {
-            field: format!("{}{name}", self.place),
+            field: format!("{}{name}", self.prefix),
             rule: rule.into(),
         }
     }
@@ -143,8 +143,8 @@ fn is_http_url(value: &Value) -> bool {
     let Some(text) = value.as_str() else {
         return false;
     };
-    let is_clean = !text
+    let has_no_spaces = !text
         .chars()
         .any(|character| character.is_control() || character.is_whitespace());
-    is_clean && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+    has_no_spaces && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
 }

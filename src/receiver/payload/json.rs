@@ -14,32 +14,32 @@ pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
         Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
         Value::Object(fields) => fields
             .iter_mut()
-            .try_for_each(|(name, value)| normalize_part(value, Some(name))),
-        other => normalize_part(other, None),
+            .try_for_each(|(name, value)| normalize_value(value, Some(name))),
+        other => normalize_value(other, None),
     }
 }
 
 /// The depth is bounded: the parser takes no more than 128 levels.
-fn normalize_part(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
+fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
     let nul = || PayloadError::Nul {
-        field: field.filter(|name| is_plain(name)).map(str::to_owned),
+        field: field.filter(|name| is_plain_name(name)).map(str::to_owned),
     };
     match value {
         Value::String(text) if text.contains('\0') => Err(nul()),
         Value::Object(fields) if contains_nul_key(fields) => Err(nul()),
         Value::Object(fields) => fields
             .values_mut()
-            .try_for_each(|value| normalize_part(value, field)),
+            .try_for_each(|value| normalize_value(value, field)),
         Value::Array(values) => values
             .iter_mut()
-            .try_for_each(|value| normalize_part(value, field)),
+            .try_for_each(|value| normalize_value(value, field)),
         Value::Number(number) => {
-            if let Some(plain) = number
+            if let Some(stored) = number
                 .as_f64()
                 .filter(|_| number.is_f64())
-                .and_then(plain_number)
+                .and_then(jsonb_number)
             {
-                *number = plain;
+                *number = stored;
             }
             Ok(())
         }
@@ -54,7 +54,7 @@ fn normalize_part(value: &mut Value, field: Option<&str>) -> Result<(), PayloadE
     clippy::cast_sign_loss,
     reason = "the ranges are checked, and the numbers are whole"
 )]
-fn plain_number(number: f64) -> Option<Number> {
+fn jsonb_number(number: f64) -> Option<Number> {
     const SHORTEST_WITH_EXPONENT: f64 = 1e16;
     const U64_END: f64 = 18_446_744_073_709_551_616.0;
     const I64_START: f64 = -9_223_372_036_854_775_808.0;
@@ -80,7 +80,7 @@ fn contains_nul_key(fields: &Map<String, Value>) -> bool {
     fields.keys().any(|key| key.contains('\0'))
 }
 
-fn is_plain(name: &str) -> bool {
+fn is_plain_name(name: &str) -> bool {
     name.len() <= MAX_NAME_LENGTH
         && name
             .bytes()

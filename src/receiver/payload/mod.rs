@@ -36,21 +36,21 @@ pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), Payloa
 
 fn content(
     object: &Map<String, Value>,
-    whole: &Value,
+    document: &Value,
     pointers: &Pointers,
 ) -> Result<Content, PayloadError> {
-    let fields = Fields::of(object);
+    let fields = Fields::new(object);
     if is_test_message(object) {
         Ok(Content::TestMessage)
     } else if envelope::is_envelope(&fields) {
-        envelope::parse(&fields, whole, pointers)
+        envelope::parse(&fields, document, pointers)
     } else if fields.has("event") {
         event::parse(&fields).map(Content::Report)
     } else if flat::is_flat(&fields) {
         flat::parse(&fields).map(Content::Report)
     } else {
         Err(PayloadError::UnknownShape {
-            flat_fields: flat::report_fields(),
+            flat_fields: flat::report_field_list(),
         })
     }
 }
