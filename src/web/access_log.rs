@@ -32,15 +32,15 @@ pub(crate) enum LogLevel {
 }
 
 /// The status in the log when the client has gone before the answer. nginx uses the same one.
-const CLIENT_GONE: u16 = 499;
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Writes the line when there is an answer, or when the client has gone before that.
 pub(super) async fn log(request: Request, next: Next) -> Response {
-    let mut line = Line::begin(&request);
+    let mut line = AccessLine::begin(&request);
     // All other lines that are logged for the request have its id too.
     let span = tracing::info_span!("request", request_id = line.request_id());
     let response = next.run(request).instrument(span).await;
-    line.is_answered = true;
+    line.has_response = true;
     line.write(&response);
     response
 }
@@ -78,16 +78,16 @@ macro_rules! write_line {
 }
 
 /// A request, from its head to its line.
-struct Line {
+struct AccessLine {
     method: Method,
     uri: Uri,
     request_id: Option<RequestId>,
     client: Option<ClientAddress>,
     started: Instant,
-    is_answered: bool,
+    has_response: bool,
 }
 
-impl Line {
+impl AccessLine {
     fn begin(request: &Request) -> Self {
         Self {
             method: request.method().clone(),
@@ -95,7 +95,7 @@ impl Line {
             request_id: request.extensions().get().cloned(),
             client: request.extensions().get().copied(),
             started: monotonic_now(),
-            is_answered: false,
+            has_response: false,
         }
     }
 
@@ -139,14 +139,14 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for AccessLine {
     /// The server drops a request whose client has gone. What was recorded by then is recorded.
     fn drop(&mut self) {
-        if self.is_answered {
+        if self.has_response {
             return;
         }
         let result = LoggedResult {
-            status: CLIENT_GONE,
+            status: CLIENT_CLOSED_REQUEST,
             outcome: "client-gone",
             ..LoggedResult::default()
         };

@@ -80,7 +80,7 @@ impl TrustedProxies {
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
         match self.header {
             ForwardedHeader::CfConnectingIp => {
-                address(headers.get(CF_CONNECTING_IP)?.to_str().ok()?)
+                parse_address(headers.get(CF_CONNECTING_IP)?.to_str().ok()?)
             }
             ForwardedHeader::XForwardedFor => {
                 let values: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
@@ -95,7 +95,10 @@ impl TrustedProxies {
         let mut client = None;
         for value in values.iter().rev() {
             for address_text in value.as_bytes().rsplit(|byte| *byte == b',') {
-                let Some(ip) = std::str::from_utf8(address_text).ok().and_then(address) else {
+                let Some(ip) = std::str::from_utf8(address_text)
+                    .ok()
+                    .and_then(parse_address)
+                else {
                     return client;
                 };
                 client = Some(ip);
@@ -109,7 +112,7 @@ impl TrustedProxies {
 }
 
 /// Parses an address, with or without a port. An IPv6 address may have brackets.
-fn address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text
         .strip_prefix('[')

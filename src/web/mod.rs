@@ -69,7 +69,7 @@ impl Settings {
 pub fn with_middleware(surface: Router) -> Router {
     surface
         .fallback(no_such_route)
-        .method_not_allowed_fallback(no_such_method)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn(access_log::log))
         .layer(from_fn(request_id::set))
@@ -79,7 +79,7 @@ async fn no_such_route() -> Problem {
     Problem::of(ProblemType::NoSuchRoute)
 }
 
-async fn no_such_method() -> Problem {
+async fn method_not_allowed() -> Problem {
     Problem::of(ProblemType::MethodNotAllowed)
 }
 

@@ -117,7 +117,7 @@ pub(super) struct LoggedProblem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Document<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -183,14 +183,14 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind.status();
-        let body = Body {
+        let document = Document {
             r#type: format!("urn:cloudflare-images-webhook:problem:{}", self.kind.name()),
             title: self.kind.title(),
             status: status.as_u16(),
             detail: self.detail.as_deref(),
             field: self.field.as_deref(),
         };
-        let body = serde_json::to_vec(&body).expect("texts and a number are JSON");
+        let body = serde_json::to_vec(&document).expect("texts and a number are JSON");
 
         let content_type = (
             CONTENT_TYPE,

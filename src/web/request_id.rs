@@ -38,7 +38,7 @@ pub(super) async fn set(mut request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(X_REQUEST_ID)
-        .filter(|id| is_fit_for_a_log(id))
+        .filter(|id| is_loggable(id))
         .and_then(|id| id.to_str().ok())
         .map_or_else(new_id, |id| RequestId(id.into()));
 
@@ -49,7 +49,7 @@ pub(super) async fn set(mut request: Request, next: Next) -> Response {
     response
 }
 
-fn is_fit_for_a_log(id: &HeaderValue) -> bool {
+fn is_loggable(id: &HeaderValue) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 

@@ -24,7 +24,7 @@ use tower::ServiceExt;
 use super::client::{ClientAddress, TrustedProxies};
 
 /// How long to wait after the system has failed to accept a connection, for example without a free file descriptor.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The largest head of a request: its line and its headers.
 const MAX_HEAD_BYTES: u16 = u16::MAX;
@@ -56,13 +56,13 @@ impl Server {
     pub(crate) async fn run(self, stop: CancellationToken, connections: TaskTracker) {
         let permits = Arc::new(Semaphore::new(self.limits.max_connections));
         let listener = self.listener;
-        let shared = Arc::new(Shared {
+        let context = Arc::new(ConnectionContext {
             router: self.router,
             limits: self.limits,
             proxies: self.proxies,
             stop,
         });
-        let stop = &shared.stop;
+        let stop = &context.stop;
         loop {
             let permit = tokio::select! {
                 () = stop.cancelled() => return,
@@ -79,18 +79,18 @@ impl Server {
                     }
                 },
             };
-            connections.spawn(serve_connection(Arc::clone(&shared), stream, peer, permit));
+            connections.spawn(serve_connection(Arc::clone(&context), stream, peer, permit));
         }
     }
 }
 
 async fn pause(stop: &CancellationToken) {
     // After the pause and after the stop alike, the loop continues.
-    let _stopped = tokio::time::timeout(PAUSE_AFTER_ERROR, stop.cancelled()).await;
+    let _stopped = tokio::time::timeout(ACCEPT_RETRY_DELAY, stop.cancelled()).await;
 }
 
 /// What the connections of a listener share.
-struct Shared {
+struct ConnectionContext {
     router: Router,
     limits: Limits,
     proxies: TrustedProxies,
@@ -98,7 +98,7 @@ struct Shared {
 }
 
 async fn serve_connection(
-    shared: Arc<Shared>,
+    context: Arc<ConnectionContext>,
     stream: TcpStream,
     peer: SocketAddr,
     _permit: OwnedSemaphorePermit,
@@ -107,12 +107,12 @@ async fn serve_connection(
         tracing::debug!(%error, client = %peer, "the connection was lost before it was served");
         return;
     }
-    let limits = shared.limits;
+    let limits = context.limits;
     let requests = Arc::new(RequestCounter::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let client = shared.proxies.client(peer, request.headers());
+        let client = context.proxies.client(peer, request.headers());
         answer(
-            shared.router.clone(),
+            context.router.clone(),
             request,
             client,
             Arc::clone(&requests),
@@ -122,7 +122,7 @@ async fn serve_connection(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
 
     let mut idle_check = pin!(tokio::time::sleep(limits.head_timeout));
-    let (mut is_stopping, mut last_seen) = (false, 0);
+    let (mut is_stopping, mut last_count) = (false, 0);
     loop {
         tokio::select! {
             // First, so that what has arrived counts as such however late the check is.
@@ -133,18 +133,18 @@ async fn serve_connection(
                 }
                 return;
             }
-            () = shared.stop.cancelled(), if !is_stopping => {
+            () = context.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
                 idle_check.as_mut().reset(Instant::now() + limits.head_timeout);
             }
             // Covers what HTTP's own timeouts do not: a client that has not said which HTTP it speaks, one that never reads
             // its answers, and one that keeps an idle connection alive.
-            () = idle_check.as_mut() => match requests.since(last_seen) {
-                Some(seen) => {
-                    last_seen = seen;
-                    let patience = if is_stopping { limits.head_timeout } else { limits.keep_alive };
-                    idle_check.as_mut().reset(Instant::now() + patience);
+            () = idle_check.as_mut() => match requests.started_after(last_count) {
+                Some(count) => {
+                    last_count = count;
+                    let timeout = if is_stopping { limits.head_timeout } else { limits.keep_alive };
+                    idle_check.as_mut().reset(Instant::now() + timeout);
                 }
                 None => return,
             },
@@ -172,22 +172,22 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
 /// Counts the requests of a connection.
 #[derive(Default)]
 struct RequestCounter {
-    begun: AtomicU64,
+    started: AtomicU64,
     ended: AtomicU64,
 }
 
 impl RequestCounter {
     /// Returns how many requests have begun; `None` if no request is in flight and none has begun since `last_seen`.
-    fn since(&self, last_seen: u64) -> Option<u64> {
-        let (ended, begun) = (
+    fn started_after(&self, last_count: u64) -> Option<u64> {
+        let (ended, started) = (
             self.ended.load(Ordering::Acquire),
-            self.begun.load(Ordering::Acquire),
+            self.started.load(Ordering::Acquire),
         );
-        (begun > last_seen || begun > ended).then_some(begun)
+        (started > last_count || started > ended).then_some(started)
     }
 
-    fn begin(self: Arc<Self>) -> InFlight {
-        self.begun.fetch_add(1, Ordering::Release);
+    fn start(self: Arc<Self>) -> InFlight {
+        self.started.fetch_add(1, Ordering::Release);
         InFlight(self)
     }
 }
@@ -207,7 +207,7 @@ async fn answer(
     client: ClientAddress,
     requests: Arc<RequestCounter>,
 ) -> Result<axum::response::Response, Infallible> {
-    let _in_flight = requests.begin();
+    let _in_flight = requests.start();
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(client);
     router.oneshot(request).await
