@@ -12,13 +12,13 @@ use crate::store::{PageQuery, PrunableTable, PruneMode, Retention, StoreError};
 use crate::telemetry::chain;
 
 /// The time between two runs.
-const PERIOD: Duration = Duration::from_hours(1);
+const RUN_INTERVAL: Duration = Duration::from_hours(1);
 
 /// The rows of one page. Deleting them takes some milliseconds.
-const PAGE: u32 = 1000;
+const PAGE_SIZE: u32 = 1000;
 
 /// The time between two pages, in which other writers have the database for themselves.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// The `retention` section of the configuration. 0 days: rows are kept for ever.
 #[derive(Debug, Clone, Deserialize)]
@@ -80,7 +80,7 @@ impl Pruner {
                         ),
                     }
                 }
-                tokio::time::sleep(PERIOD).await;
+                tokio::time::sleep(RUN_INTERVAL).await;
             }
         };
         stop.run_until_cancelled(pruning).await;
@@ -100,7 +100,7 @@ impl Pruner {
         let mut query = PageQuery {
             table,
             after: i64::MIN,
-            limit: PAGE,
+            limit: PAGE_SIZE,
             before: self.clock.now().saturating_sub(period),
             mode,
         };
@@ -112,7 +112,7 @@ impl Pruner {
             expired += page.expired;
             query.after = page.last_id;
             if mode == PruneMode::Delete && page.expired > 0 {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(PAGE_PAUSE).await;
             }
         }
         Ok(expired)

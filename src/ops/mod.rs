@@ -62,26 +62,26 @@ impl Ops {
     /// Returns the routes `/livez`, `/readyz` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         Router::new()
-            .route("/livez", get(live))
-            .route(READINESS_PATH, get(ready))
-            .route("/metrics", get(count))
+            .route("/livez", get(livez))
+            .route(READINESS_PATH, get(readyz))
+            .route("/metrics", get(render_metrics))
             .with_state(Arc::new(self))
     }
 }
 
-async fn live() -> Response {
-    routine("ok\n")
+async fn livez() -> Response {
+    probe_response("ok\n")
 }
 
-async fn count(State(ops): State<Arc<Ops>>) -> Response {
-    routine((
+async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+    probe_response((
         [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
         ops.metrics.render(),
     ))
 }
 
 /// Returns an answer that is logged at debug, because it is given every few seconds.
-fn routine(answer: impl IntoResponse) -> Response {
+fn probe_response(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     let fields = LogFields {
         level: LogLevel::Debug,
@@ -91,7 +91,7 @@ fn routine(answer: impl IntoResponse) -> Response {
     response
 }
 
-async fn ready(State(ops): State<Arc<Ops>>) -> Response {
+async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     let (database, migrations, cause) =
         match tokio::time::timeout(READINESS_DEADLINE, check(&*ops.schema)).await {
             Ok(Ok(pending)) if pending.is_empty() => (Check::passed(), Check::passed(), None),
@@ -152,10 +152,10 @@ struct NotReady(String);
 
 impl Ops {
     fn warnings(&self) -> Vec<&'static str> {
-        let open = self
+        let warning = self
             .authentication_disabled
             .then_some("no webhook secret is configured: every well-formed webhook is believed");
-        open.into_iter().collect()
+        warning.into_iter().collect()
     }
 }
 
