@@ -1,4 +1,4 @@
-//! `hmac`: `X-Signature` or `X-Cloudflare-Signature` carries the hexadecimal HMAC-SHA256 of the raw body.
+//! Scheme `hmac`: `X-Signature` or `X-Cloudflare-Signature` carries the hexadecimal HMAC-SHA256 of the raw body.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;

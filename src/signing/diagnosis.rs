@@ -1,4 +1,4 @@
-//! Why a proof holds, or does not: for people who look for the mistake. The gate asks [`Verifier`] and tells nobody.
+//! Diagnosis of a credential, for the command `verify`. The gate uses only [`Verifier`] and never sends a diagnosis to a client.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,69 +14,70 @@ use super::verifier::Verifier;
 use super::{body_hmac, standard, timestamped};
 use crate::domain::timestamp::Timestamp;
 
-/// What a scheme says of a request.
+/// The result of verifying a request with one scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Diagnosis {
+    /// The credential is valid.
     Valid,
-    /// The signature is right, and the time in it is too far from when the request came.
+    /// The signature is valid, but its timestamp is too far from the time of receipt.
     OutsideTolerance {
         difference: Duration,
         tolerance: Duration,
     },
-    /// A header is missing, or is there more than once.
+    /// A header is missing, or occurs more than once.
     MissingOrRepeated(HeaderName),
-    /// A header is not what the scheme says.
+    /// A header breaks a rule of the scheme.
     Malformed {
         header: HeaderName,
         rule: &'static str,
     },
-    /// Another secret was presented.
+    /// The header carries another secret.
     WrongSecret,
-    /// It was signed with another secret, or other bytes were signed.
+    /// The sender signed with another secret, or signed other bytes.
     Mismatch(Option<Hint>),
 }
 
-/// What would have made a signature right.
+/// A common mistake that explains a signature that does not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
-    /// The body without the line break at its end.
+    /// The body here ends with a line break that the sender did not sign.
     ExtraNewline,
-    /// The secret's own letters as the key, and not what the base64 after `whsec_` means.
+    /// The sender used the text of the secret as the key, instead of the decoded base64 after `whsec_`.
     UsedSecretText,
-    /// What the base64 after `whsec_` means as the key, and not the secret's own letters.
+    /// The sender used the decoded base64 after `whsec_` as the key, instead of the text of the secret.
     UsedDecodedSecret,
 }
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Valid => f.write_str("holds"),
+            Self::Valid => f.write_str("valid"),
             Self::OutsideTolerance {
                 difference,
                 tolerance,
             } => write!(
                 f,
-                "the signature is right, but its time is {} s from when it came, where {} s are tolerated",
+                "the signature is valid, but its timestamp is {} s from the time of receipt; the tolerance is {} s",
                 difference.as_secs(),
                 tolerance.as_secs()
             ),
             Self::MissingOrRepeated(header) => {
-                write!(f, "the header {header} has to be there, once")
+                write!(f, "the header {header} must be present exactly once")
             }
-            Self::Malformed { header, rule } => write!(f, "the header {header} has to be {rule}"),
-            Self::WrongSecret => f.write_str("the header has another secret"),
+            Self::Malformed { header, rule } => write!(f, "the header {header} must be {rule}"),
+            Self::WrongSecret => f.write_str("the header carries a different secret"),
             Self::Mismatch(hint) => {
-                f.write_str("the signature is of another secret or of other bytes")?;
+                f.write_str("the signature does not match this secret and these bytes")?;
                 match hint {
                     None => Ok(()),
                     Some(Hint::ExtraNewline) => f.write_str(
-                        "; it would be right without the line break at the end of the body",
+                        "; it matches the body without the line break at the end",
                     ),
                     Some(Hint::UsedSecretText) => f.write_str(
-                        "; the sender took the secret's letters as the key, where it is what the base64 after whsec_ means",
+                        "; the sender used the text of the secret as the key, instead of the decoded base64 after whsec_",
                     ),
                     Some(Hint::UsedDecodedSecret) => f.write_str(
-                        "; the sender took what the base64 after whsec_ means as the key, where it is the secret's letters",
+                        "; the sender used the decoded base64 after whsec_ as the key, instead of the text of the secret",
                     ),
                 }
             }
@@ -84,7 +85,7 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Examines what each scheme that these headers try says of them and of this body, for somebody with this secret.
+/// Verifies a request with one secret, once for each scheme that its headers use. Returns a diagnosis for each scheme.
 pub(crate) fn diagnose(
     secret: &SecretString,
     headers: &HeaderMap,
@@ -147,7 +148,7 @@ impl Diagnoser<'_> {
         (!is_single).then(|| Diagnosis::MissingOrRepeated(header.clone()))
     }
 
-    /// What is wrong with its time, if the signature is right.
+    /// Diagnoses the timestamp. Returns `None` if it is well-formed but the signature does not match.
     fn outside_tolerance(&self, header: &HeaderName, verifier: &Verifier) -> Option<Diagnosis> {
         let Some(text) = single_value(self.headers, header) else {
             return self.missing_or_repeated(header);
@@ -155,7 +156,7 @@ impl Diagnoser<'_> {
         let Some(sent_at) = parse_unix_seconds(text) else {
             return Some(Diagnosis::Malformed {
                 header: header.clone(),
-                rule: "whole seconds since 1970",
+                rule: "a Unix timestamp in whole seconds",
             });
         };
         let is_valid = verifier.accepts(self.headers, self.body, sent_at);
@@ -170,7 +171,7 @@ impl Diagnoser<'_> {
             text_values(self.headers, &header).any(|text| parse_hex_digest(text).is_some());
         (!has_digest).then_some(Diagnosis::Malformed {
             header,
-            rule: "sha256= and 64 hexadecimal digits",
+            rule: "64 hexadecimal digits, with or without sha256= before them",
         })
     }
 
@@ -180,11 +181,11 @@ impl Diagnoser<'_> {
             .any(|text| standard::parse_signature(text).is_some());
         (!has_digest).then_some(Diagnosis::Malformed {
             header: standard::SIGNATURE,
-            rule: "v1, and the base64 of 32 bytes, several with spaces between",
+            rule: "v1, followed by the base64 of 32 bytes; spaces separate several signatures",
         })
     }
 
-    /// What would make it right, whatever its time.
+    /// Returns the mistake that explains the mismatch, if a known one does. Ignores whether the timestamp is recent.
     fn hint(&self, verifier: &Verifier) -> Option<Hint> {
         let sent_at = [&timestamped::TIMESTAMP, &standard::TIMESTAMP]
             .into_iter()
@@ -215,7 +216,8 @@ impl Diagnoser<'_> {
 }
 
 impl Key {
-    /// The key that a sender has who takes a secret of Standard Webhooks for text, or the other way round.
+    /// Returns the key of a sender that mistakes a Standard Webhooks secret for plain text, or plain text for such a secret.
+    /// Returns `None` for a secret without the prefix `whsec_`.
     fn of_misread_secret(secret: &SecretString) -> Option<Self> {
         let text = secret.expose_secret();
         let encoded = text.strip_prefix(SECRET_PREFIX)?;

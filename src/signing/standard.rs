@@ -1,5 +1,7 @@
-//! `standard`: Standard Webhooks, specification 1.0. `webhook-signature` holds `v1,` and the base64 HMAC-SHA256 of
-//! `{webhook-id}.{webhook-timestamp}.{body}`, once for each of the sender's keys, with spaces between.
+//! Scheme `standard`: Standard Webhooks, specification 1.0.
+//!
+//! A signature is `v1,` and the base64 HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}`. `webhook-signature` has one
+//! signature for each key of the sender, separated by spaces.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;

@@ -1,5 +1,7 @@
-//! `timestamped`: `X-Webhook-Signature: sha256=` and the hexadecimal HMAC-SHA256 of `{timestamp}.{body}`, with the timestamp, in
-//! Unix seconds, in `X-Webhook-Timestamp`.
+//! Scheme `timestamped`: an HMAC of a timestamp and the body.
+//!
+//! `X-Webhook-Signature` is `sha256=` and the hexadecimal HMAC-SHA256 of `{timestamp}.{body}`. `X-Webhook-Timestamp` is the
+//! timestamp in Unix seconds.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
@@ -38,7 +40,7 @@ pub(super) fn verify(
     )
 }
 
-/// With one key: who checks it compares the one signature that is there.
+/// Signs a message with one key, because a receiver expects one signature.
 pub(super) fn sign(key: &Key, message: &Message<'_>) -> [(HeaderName, String); 2] {
     let timestamp = message.sent_at.unix_seconds().to_string();
     let signature = format!(
