@@ -1,6 +1,6 @@
-//! Counts refused requests by minute and client network. A request only changes memory; the counts are written once a minute.
+//! Counts refused requests by minute and client network. Counting changes only memory. The counts are written once a minute.
 //!
-//! The number of rows is bounded: during a flood at most 1,000 rows at first, then 20 per minute. Old rows are deleted.
+//! The number of rows is limited. A flood causes up to 1,000 rows at first, and then 20 per minute. Retention deletes old rows.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,26 +17,27 @@ use crate::signing::Scheme;
 use crate::store::{RefusalCount, Rejections};
 use crate::telemetry::chain;
 
-/// The most rows that one process writes for a minute. Requests from further networks are added to the row `*`.
+/// The maximum number of rows that one process writes for a minute. Requests from more networks are added to the row `*`.
 const MAX_ROWS: usize = 1000;
 
-/// The rows per minute of a flood that does not end. In the default retention of 90 days these are 2.6 million rows, some hundreds
-/// of megabytes.
+/// The number of rows per minute during a long flood. In the default retention period of 90 days, these are 2.6 million rows, or
+/// some hundreds of megabytes.
 const ROWS_PER_MINUTE: usize = 20;
 
-/// The rows `*` of a minute: one for each reason.
+/// The number of rows `*` per minute: one for each reason.
 const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
-/// The most networks that a minute tells apart. Memory holds no more counts than that, beside the rows `*`.
+/// The maximum number of networks that are counted separately in a minute. Memory contains at most this many counts, plus the
+/// rows `*`.
 const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
-/// The networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
+/// The number of networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
 const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
-/// The network that stands for all networks over the budget.
+/// The name for all networks over the budget.
 const OTHER_NETWORKS: &str = "*";
 
-/// The time between two looks for minutes that are over.
+/// The interval between two checks for finished minutes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct RefusalCounter {
@@ -46,9 +47,9 @@ pub(super) struct RefusalCounter {
 
 struct Counts {
     by_key: HashMap<CounterKey, i64>,
-    /// The budget: how many more networks get a row of their own.
+    /// The number of further networks that get their own row.
     network_budget: usize,
-    /// The minute of the last count.
+    /// The minute of the latest count.
     latest_minute: i64,
 }
 
@@ -62,10 +63,10 @@ impl Default for Counts {
     }
 }
 
-/// The key under which requests are counted together.
+/// The key of a count. Requests with the same key are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CounterKey {
-    /// The minute's first second, in Unix seconds.
+    /// The start of the minute, in Unix seconds.
     minute: i64,
     reason: RejectionReason,
     scheme: &'static str,
@@ -80,6 +81,7 @@ impl RefusalCounter {
         }
     }
 
+    /// Counts one refused request.
     pub(super) fn count(
         &self,
         reason: RejectionReason,
@@ -100,7 +102,7 @@ impl RefusalCounter {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes each minute when it is over, and the last one after the last request.
+    /// Writes each minute after its end, and the last minute after the last request.
     pub(super) async fn run(
         self: Arc<Self>,
         rejections: Arc<dyn Rejections>,
@@ -114,11 +116,11 @@ impl RefusalCounter {
         self.write(&*rejections, i64::MAX).await;
     }
 
-    /// Writes the minutes before this one.
+    /// Writes the counts of the minutes before this one. If that fails, the counts stay in memory.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();
-            // A minute far ahead was counted before the clock was set back.
+            // If the clock was set back, older counts have a minute far in the future.
             let max_minute = before.saturating_add(60);
             let finished = counts
                 .by_key
@@ -143,7 +145,7 @@ impl RefusalCounter {
         if let Err(error) = rejections.count(&refusals).await {
             tracing::warn!(
                 error = chain(&error),
-                "how many were turned away could not be written down; it will be tried again"
+                "cannot write the counts of refused requests; retrying"
             );
             let mut counts = self.lock();
             for (key, count) in finished {
@@ -156,7 +158,7 @@ impl RefusalCounter {
 impl Counts {
     fn count(&mut self, key: CounterKey) {
         if key.minute < self.latest_minute {
-            // The clock was set back: continue from there.
+            // The clock was set back: count from the new time.
             self.latest_minute = key.minute;
         } else if key.minute > self.latest_minute {
             let elapsed_minutes = key.minute.saturating_sub(self.latest_minute) / 60;
@@ -176,7 +178,7 @@ impl Counts {
         }
     }
 
-    /// Adds to a count, or to the row `*` when memory holds enough counts.
+    /// Adds to a count. Adds to the row `*` instead if memory already contains the maximum number of counts.
     fn add(&mut self, key: CounterKey, count: i64) {
         let has_own_row = self.by_key.len() < MAX_NETWORKS || self.by_key.contains_key(&key);
         let key = if has_own_row {
@@ -189,6 +191,7 @@ impl Counts {
 }
 
 impl CounterKey {
+    /// Returns the key of the row `*`.
     fn for_other_networks(self) -> Self {
         Self {
             network: OTHER_NETWORKS.to_owned(),
@@ -203,7 +206,7 @@ fn start_of_minute(at: Timestamp) -> i64 {
     seconds - seconds.rem_euclid(60)
 }
 
-/// Returns the network that one sender probably owns: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
+/// Returns the network that probably belongs to one client: a /24 of IPv4, or a /64 of IPv6 (RFC 6177).
 fn client_network(client: IpAddr) -> String {
     match client.to_canonical() {
         IpAddr::V4(ip) => {

@@ -1,10 +1,10 @@
-//! `{"event":"image.uploaded","image":{…}}`.
+//! The shape of an event: `{"event":"image.uploaded","image":{…}}`.
 
 use super::error::PayloadError;
 use super::field::Fields;
 use crate::domain::notification::{Report, ReportedStatus};
 
-/// The one event there is.
+/// The only known event.
 const IMAGE_UPLOADED: &str = "image.uploaded";
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {

@@ -1,4 +1,4 @@
-//! The fields of an object, each read by its rule.
+//! The fields of a JSON object, with a rule for each.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -19,10 +19,10 @@ pub(super) const DETAIL_FIELDS: [&str; 6] = [
     "creator",
 ];
 
-/// An object of the body, and where it is.
+/// The fields of an object in the body.
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
-    /// What to put before a name, such as `image.`.
+    /// The prefix of a field's name in an error, such as `image.`.
     prefix: &'static str,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Fields<'a> {
         Self { object, prefix: "" }
     }
 
-    /// The fields of the object under a name, which must be there.
+    /// Returns the fields of the object with this name. Fails if there is no such object.
     pub(super) fn object(&self, name: &str, prefix: &'static str) -> Result<Self, PayloadError> {
         match self.get(name) {
             Some(Value::Object(object)) => Ok(Self { object, prefix }),
@@ -43,12 +43,12 @@ impl<'a> Fields<'a> {
         self.get(name).is_some()
     }
 
-    /// A field, unless it is absent or null.
+    /// Returns the value of a field, or `None` if the field is absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
-    /// Parses a field, unless it is absent or null. Fails with the rule if that gives nothing.
+    /// Parses a field. Returns `None` if the field is absent or null. Fails with the rule if `parse` returns `None`.
     fn parse<T>(
         &self,
         name: &str,
@@ -62,7 +62,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, PayloadError> {
-        self.parse(name, "must be text", Value::as_str)
+        self.parse(name, "must be a string", Value::as_str)
     }
 
     pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, PayloadError> {
@@ -78,17 +78,13 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn unix_seconds(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
-        self.parse(
-            name,
-            "must be a whole number of seconds since 1970",
-            |value| {
-                let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
-                Timestamp::from_unix_seconds(seconds).ok()
-            },
-        )
+        self.parse(name, "must be a Unix timestamp in whole seconds", |value| {
+            let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
+            Timestamp::from_unix_seconds(seconds).ok()
+        })
     }
 
-    /// The image's id, which must be there.
+    /// Parses the id of an image. Fails if the field is absent.
     pub(super) fn cloudflare_id(&self, name: &str) -> Result<CloudflareId, PayloadError> {
         parse_id(self.get(name)).map_err(|rule| self.invalid(name, rule))
     }
@@ -105,14 +101,14 @@ impl<'a> Fields<'a> {
             variants: self.variants("variants")?,
             cloudflare_metadata: match self.metadata("metadata")? {
                 Some(metadata) => Some(metadata),
-                // The name in the answers of Cloudflare's API.
+                // Cloudflare's API uses this name.
                 None => self.metadata("meta")?,
             },
         })
     }
 
     fn variants(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        self.parse(name, "must be a list of http or https URLs", |value| {
+        self.parse(name, "must be an array of http or https URLs", |value| {
             let are_urls = value.as_array()?.iter().all(is_http_url);
             are_urls.then(|| canonical(value))
         })
@@ -124,7 +120,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// The error of a field that breaks its rule.
+    /// Returns the error of a field that breaks a rule.
     pub(super) fn invalid(&self, name: &str, rule: impl Into<String>) -> PayloadError {
         PayloadError::Field {
             field: format!("{}{name}", self.prefix),
@@ -133,7 +129,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads an image's id, or says its rule.
+/// Parses the id of an image. Fails with the rule that it breaks.
 pub(super) fn parse_id(value: Option<&Value>) -> Result<CloudflareId, String> {
     let text = value.and_then(Value::as_str).unwrap_or_default();
     CloudflareId::parse(text).map_err(|error| error.to_string())

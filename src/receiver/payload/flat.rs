@@ -1,13 +1,13 @@
-//! `{"id":…,"uploaded":…,…}`: an image as Cloudflare's API describes it, or why its upload failed.
+//! The flat shape: `{"id":…,"uploaded":…,…}`. It is an image in the form of Cloudflare's API, or an upload error.
 
 use super::error::PayloadError;
 use super::field::{DETAIL_FIELDS, Fields};
 use crate::domain::notification::{Report, ReportedStatus};
 
-/// The fields that make an object a report, besides the details. An id alone reports nothing.
+/// The fields that make an object a report, in addition to the details. An object with only an id reports nothing.
 const REPORT_FIELDS: [&str; 4] = ["uploaded", "draft", "error", "timestamp"];
 
-/// Returns the fields that make an object a report, as a phrase.
+/// Returns a list of the fields that make an object a report, as text for an error.
 pub(super) fn report_field_list() -> String {
     let [uploaded, draft, error, timestamp] = REPORT_FIELDS;
     let fields = [uploaded, draft]
@@ -32,8 +32,10 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {
     })
 }
 
-/// Cloudflare sets `uploaded` on drafts too, so it says something only where there is neither an error nor a draft. An empty
-/// error beside `uploaded` is a field left blank, and no failure.
+/// Returns the reported status: failed if there is an error, else draft, else uploaded.
+///
+/// Cloudflare sets `uploaded` on drafts too, so `draft` has precedence. An empty error together with `uploaded` is an unused
+/// field, not a failure.
 fn status(fields: &Fields<'_>) -> Result<Option<ReportedStatus>, PayloadError> {
     let (error, is_draft) = (
         fields.text("error")?,

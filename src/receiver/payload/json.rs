@@ -1,14 +1,14 @@
-//! Making JSON such that both databases store it, and store it alike.
+//! Normalizes JSON, so both databases store the same text.
 
 use serde_json::{Map, Number, Value};
 
 use super::error::PayloadError;
 use crate::domain::json::Json;
 
-/// The longest name of a field that an error repeats.
+/// The maximum length of a field name that an error repeats.
 const MAX_NAME_LENGTH: usize = 64;
 
-/// Refuses U+0000 in texts and keys, and takes the sign off negative zero, which `jsonb` does not keep.
+/// Normalizes a value in place: numbers get the form in which Postgres's `jsonb` stores them. Fails on U+0000 in a string or key.
 pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
     match value {
         Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
@@ -19,7 +19,7 @@ pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
     }
 }
 
-/// The depth is bounded: the parser takes no more than 128 levels.
+/// Normalizes a nested value. The recursion is bounded, because the parser accepts at most 128 levels.
 fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
     let nul = || PayloadError::Nul {
         field: field.filter(|name| is_plain_name(name)).map(str::to_owned),
@@ -47,8 +47,9 @@ fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), Payload
     }
 }
 
-/// The number that `jsonb` makes of one, where that is another: it has no negative zero, and writes a large whole number without
-/// an exponent, as which it is read back as an integer.
+/// Returns the number as `jsonb` stores it, or `None` if `jsonb` does not change it.
+///
+/// `jsonb` has no negative zero. It writes a large whole number without an exponent, so the number is read back as an integer.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -70,9 +71,9 @@ fn jsonb_number(number: f64) -> Option<Number> {
     }
 }
 
-/// The canonical text of a normalized value: `serde_json` keeps keys sorted and writes no white space.
+/// Returns the canonical text of a normalized value. `serde_json` sorts the keys and writes no white space.
 pub(super) fn canonical(value: &Value) -> Json {
-    // Not `to_string` of the value itself: that writes through a formatter, piece by piece.
+    // `Value::to_string` is slower: it writes each part through a formatter.
     Json::from_canonical(serde_json::to_string(value).expect("a value is JSON"))
 }
 

@@ -1,8 +1,8 @@
-//! JSON pointers, RFC 6901, taken apart once for the many bodies in which they are followed.
+//! JSON pointers (RFC 6901), parsed once and evaluated for many bodies.
 
 use serde_json::Value;
 
-/// A way into a JSON document.
+/// A JSON pointer.
 #[derive(Debug, Clone)]
 pub struct Pointer {
     text: String,
@@ -10,8 +10,9 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Reads a pointer that is not empty; `None` where it is none: section 3 has parts after slashes, in which `~` stands only
-    /// in `~0` and `~1`.
+    /// Parses a pointer that is not empty. Returns `None` for an invalid pointer.
+    ///
+    /// RFC 6901, section 3: each token follows a slash, and `~` occurs only in `~0` and `~1`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let has_valid_escapes = text
@@ -43,7 +44,7 @@ impl Pointer {
     }
 }
 
-/// Section 4: digits without a leading zero.
+/// Parses an array index. RFC 6901, section 4: digits without a leading zero.
 fn array_index(token: &str) -> Option<usize> {
     let has_no_leading_zero = token == "0" || !token.starts_with(['0', '+']);
     token.parse().ok().filter(|_| has_no_leading_zero)
