@@ -1,4 +1,4 @@
-//! `X-Request-Id`: the id of the client or the proxy, or a new one. Every answer and log line has it.
+//! `X-Request-Id`: the id that the client or a proxy sent, or a new id. Every response and every log line contains it.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id that is accepted, because every log line repeats it.
+/// The maximum length of an accepted id. Every log line repeats the id.
 const MAX_LENGTH: usize = 128;
 
+/// The id of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(Arc<str>);
 
@@ -23,7 +24,7 @@ impl RequestId {
         &self.0
     }
 
-    /// Returns the shared text, for a caller that keeps it.
+    /// Returns the text as a shared reference that outlives the request.
     pub(crate) fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
@@ -33,7 +34,7 @@ impl RequestId {
     }
 }
 
-/// Sets the id of the request and of its answer.
+/// Sets the id of the request and of its response.
 pub(super) async fn set(mut request: Request, next: Next) -> Response {
     let id = request
         .headers()
