@@ -1,4 +1,4 @@
-//! The composition root: makes the parts of the service from the settings, and runs each as a named task.
+//! The composition root: builds the parts of the service from the settings, and runs each as a named task.
 
 mod tasks;
 
@@ -25,23 +25,23 @@ use crate::web::{Limits, Server, TrustedProxies, with_middleware};
 
 use tasks::Tasks;
 
-/// The limits of the ops listener: probes are few and fast.
+/// The limits of the ops listener. Probes are few and fast.
 const OPS_LIMITS: Limits = Limits {
     max_connections: 64,
     head_timeout: Duration::from_secs(5),
     keep_alive: Duration::from_secs(5),
 };
 
-/// The sockets of a run. The caller owns the ports.
+/// The listening sockets of a run. The caller chooses the ports.
 pub struct Listeners {
-    /// For webhooks.
+    /// The socket for webhooks.
     pub webhook: TcpListener,
-    /// For probes and metrics.
+    /// The socket for probes and metrics.
     pub ops: TcpListener,
 }
 
 impl Listeners {
-    /// Listens on the addresses of the settings.
+    /// Listens on the addresses in the settings.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let (webhook, ops) = (settings.server.listen.get(), settings.ops.listen.get());
         Ok(Self {
@@ -55,9 +55,9 @@ impl Listeners {
     }
 }
 
-/// Runs the service until it is asked to shut down, or until one of its tasks ends by itself.
+/// Runs the service until shutdown, or until one of its tasks ends unexpectedly.
 ///
-/// Fails when it cannot start. After a request to shut down it ends within the deadline, even while it starts or closes.
+/// Fails if the service cannot start. After a request to shut down, it returns within the deadline, even during start and close.
 pub async fn run(
     loaded: &Loaded,
     clock: Arc<dyn Clock>,
@@ -71,8 +71,8 @@ pub async fn run(
     };
     match exit_reason {
         ExitReason::Clean => tracing::info!("stopped"),
-        ExitReason::Crashed => tracing::error!("stopped because a task ended by itself"),
-        ExitReason::Forced => tracing::error!("stopped before everything in flight was finished"),
+        ExitReason::Crashed => tracing::error!("stopped because a task ended unexpectedly"),
+        ExitReason::Forced => tracing::error!("stopped before the work in flight was finished"),
     }
     Ok(exit_reason)
 }
@@ -96,7 +96,7 @@ async fn run_service(
     }
 }
 
-/// The parts of the service. None of them runs yet.
+/// The parts of the service, before it runs.
 struct Service<'a> {
     settings: &'a Settings,
     clock: Arc<dyn Clock>,
@@ -106,9 +106,9 @@ struct Service<'a> {
     writers: Vec<Writer>,
     receiver: Receiver,
     relay: Relay,
-    /// The connections of the webhook listener, and what outlives them.
+    /// The connections of the webhook listener, and the tasks of requests that outlive their connection.
     requests: TaskTracker,
-    /// Cancelled after the last request. The writers and the ops listener stop then.
+    /// Cancelled after the last request. The writers and the ops listener then stop.
     requests_ended: CancellationToken,
 }
 
@@ -147,11 +147,12 @@ impl<'a> Service<'a> {
         })
     }
 
-    /// Runs every task until shutdown. The requests end first, then the writers, which commit what is queued, and the ops listener.
+    /// Runs every task until shutdown. The requests end first. Then the writers commit their queue and end, and so does the ops
+    /// listener.
     async fn run(self, listeners: Listeners) -> anyhow::Result<ExitReason> {
         let ops_address = listeners.ops.local_addr()?;
         let mut tasks = Tasks::default();
-        // Probes are answered during the migrations, and until the last request has ended.
+        // The ops listener responds to probes during the migrations, and until the last request has ended.
         let ops_server = self.ops_server(listeners.ops);
         tasks.spawn(
             "ops listener",
@@ -242,7 +243,7 @@ impl<'a> Service<'a> {
     fn log_startup(&self, webhook: &TcpListener, ops: SocketAddr) -> std::io::Result<()> {
         if self.receiver.authentication_disabled() {
             tracing::warn!(
-                "no webhook secret is configured: every well-formed webhook is believed; set CLOUDFLARE_WEBHOOK_SECRET"
+                "authentication is disabled because no webhook secret is configured; set CLOUDFLARE_WEBHOOK_SECRET"
             );
         }
         let webhook = webhook.local_addr()?;

@@ -1,25 +1,26 @@
-//! Receives Cloudflare Images webhooks, proves their sender, and writes each image's status into tables that any app can query.
+//! Receives Cloudflare Images webhooks, authenticates the sender, and writes the status of each image into tables. Any app can
+//! query these tables.
 //!
-//! The modules, from the top down. An import goes only downwards, and never between modules of one line, but that `config` sums
-//! up the settings of those below it; `tests/architecture.rs` holds this.
+//! These are the modules, from top to bottom. A module imports only modules below it, and none on its own line. `config` also
+//! combines the settings of the modules below it. `tests/architecture.rs` enforces this.
 //!
 //! ```text
 //! main
 //! cli          the commands
 //! app          the composition root: run(loaded, clock, listeners, shutdown)
-//! application  the actions of an operator, for every surface
+//! application  the actions of an operator
 //! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
-//! receiver     Cloudflare to us                                    ops         the platform to us
-//! relay        us to other apps
-//! retention    deletes what is old
-//! store        the only place for SQL
-//! web          what our HTTP surfaces share
-//! telemetry    logging and counting                                clock       where the time comes from
+//! receiver     receives webhooks from Cloudflare                   ops         probes and metrics
+//! relay        delivers events to other apps
+//! retention    deletes old rows
+//! store        the tables; the only module with SQL
+//! web          the common base of both HTTP listeners
+//! telemetry    logs and metrics                                    clock       the time
 //! random       random numbers and unique ids
-//! signing      proofs that a sender knows a secret, checked and made
-//! config_types the types of settings' values
-//! events       events as other apps receive them
-//! domain       the rules, pure
+//! signing      authentication schemes: verifying and signing
+//! config_types the types of the values of settings
+//! events       the events that other apps receive
+//! domain       the rules, without I/O
 //! ```
 
 pub mod app;

@@ -12,15 +12,15 @@ use crate::store::{PageQuery, PrunableTable, PruneMode, Retention, StoreError};
 use crate::telemetry::chain;
 
 /// The time between two runs.
-const PERIOD: Duration = Duration::from_hours(1);
+const RUN_INTERVAL: Duration = Duration::from_hours(1);
 
-/// The rows of one page. Deleting them takes some milliseconds.
-const PAGE: u32 = 1000;
+/// The number of rows in one page. Deleting them takes some milliseconds.
+const PAGE_SIZE: u32 = 1000;
 
-/// The time between two pages, in which other writers have the database for themselves.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two pages, for other writers.
+const PAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// The `retention` section of the configuration. 0 days: rows are kept for ever.
+/// The `retention` section of the configuration. 0 days means that rows are never deleted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the retention period of a table; `None`: rows are kept for ever.
+    /// Returns the retention period of a table. `None` means that rows are never deleted.
     fn period(&self, table: PrunableTable) -> Option<Duration> {
         let days = match table {
             PrunableTable::AuditLog => self.logs_days.days(),
@@ -63,7 +63,7 @@ impl Pruner {
         }
     }
 
-    /// Deletes old rows at once and then every hour, until `stop`. Several replicas may do so at once.
+    /// Deletes old rows now and then every hour, until `stop`. Several replicas may do this at the same time.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let pruning = async {
             loop {
@@ -71,24 +71,24 @@ impl Pruner {
                     match self.prune(table, PruneMode::Delete).await {
                         Ok(0) => {}
                         Ok(rows) => {
-                            tracing::info!(rows, table = table.name(), "old rows were deleted");
+                            tracing::info!(rows, table = table.name(), "deleted old rows");
                         }
                         Err(error) => tracing::warn!(
                             error = chain(&error),
                             table = table.name(),
-                            "old rows could not be deleted; it will be tried again"
+                            "cannot delete old rows; retrying in an hour"
                         ),
                     }
                 }
-                tokio::time::sleep(PERIOD).await;
+                tokio::time::sleep(RUN_INTERVAL).await;
             }
         };
         stop.run_until_cancelled(pruning).await;
     }
 
-    /// Deletes or counts the old rows of a table, and returns how many they are.
+    /// Deletes or counts the old rows of a table, and returns their number.
     ///
-    /// Rows stand in the order in which they came, so the first page without an old row is the last one to look at.
+    /// Ids grow with time, so this stops at the first page without an old row.
     pub(crate) async fn prune(
         &self,
         table: PrunableTable,
@@ -100,7 +100,7 @@ impl Pruner {
         let mut query = PageQuery {
             table,
             after: i64::MIN,
-            limit: PAGE,
+            limit: PAGE_SIZE,
             before: self.clock.now().saturating_sub(period),
             mode,
         };
@@ -112,7 +112,7 @@ impl Pruner {
             expired += page.expired;
             query.after = page.last_id;
             if mode == PruneMode::Delete && page.expired > 0 {
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(PAGE_PAUSE).await;
             }
         }
         Ok(expired)

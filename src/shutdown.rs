@@ -1,4 +1,4 @@
-//! Shutdown: signals request it, a deadline forces it, the exit code tells how it went.
+//! Shutdown: the signals that request it, the deadline that forces it, and the exit codes.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use crate::config_types::Seconds;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How long the work in flight may take after the first request to shut down.
+    /// The time limit for the work in flight after the first request to shut down.
     pub deadline_secs: Seconds<0, 3600>,
 }
 
-/// Why a run of the service ended.
+/// The reason why a run of the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
     /// A graceful shutdown: all work in flight was finished. Exit code 0.
     Clean,
     /// A task ended before it was asked to, or panicked. Exit code 1.
     Crashed,
-    /// A forced shutdown: a second signal or the deadline cut off the work in flight. Exit code 3, since 2 is a wrong command
-    /// line or configuration.
+    /// A forced shutdown: a second signal or the deadline interrupted the work in flight. Exit code 3. Exit code 2 means a wrong
+    /// command line or configuration.
     Forced,
 }
 
 impl ExitReason {
-    /// Returns the process's exit code.
+    /// Returns the exit code of the process.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
@@ -40,23 +40,23 @@ impl ExitReason {
     }
 }
 
-/// The two requests to shut down, as tokens that a run waits for.
+/// The two requests to shut down, as cancellation tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
-    /// Cancelled to stop gracefully: accept nothing new, and finish the work in flight.
+    /// Cancelled to stop gracefully: the service accepts no new work and finishes the work in flight.
     pub graceful: CancellationToken,
-    /// Cancelled to stop now, whatever is in flight.
+    /// Cancelled to stop now, even with work in flight.
     pub forced: CancellationToken,
 }
 
 impl Shutdown {
-    /// Turns signals into requests: the first SIGTERM or SIGINT is graceful, the second one forced.
+    /// Cancels a token for each signal: the first SIGTERM or SIGINT is graceful, the second is forced.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let (terminate, interrupt) = (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
         );
-        // Not tracked: the task never ends, and only waits for signals.
+        // The task is not tracked, because it only waits for signals.
         tokio::spawn(self.clone().listen(terminate, interrupt));
         Ok(())
     }
@@ -72,7 +72,7 @@ impl Shutdown {
         }
     }
 
-    /// Waits until the work in flight is cut off: `deadline` after the graceful request, or at the forced one.
+    /// Waits until the work in flight must be interrupted: at the forced request, or `deadline` after the graceful request.
     pub async fn deadline_reached(&self, deadline: Duration) {
         self.graceful.cancelled().await;
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Any environment and any file of settings.
+//! The fuzz target for the environment and the settings file.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

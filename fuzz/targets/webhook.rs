@@ -1,4 +1,4 @@
-//! Any request to the webhook.
+//! The fuzz target for webhook requests.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {

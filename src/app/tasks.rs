@@ -1,4 +1,4 @@
-//! The tasks of a run. Each has a name, so that the log says which one ended.
+//! The tasks of a run. Each has a name for the log.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,28 +28,28 @@ impl Tasks {
         self.names.insert(handle.id(), name.into());
     }
 
-    /// Waits for a request to shut down. A task that ends before that has crashed: then the other tasks are asked to stop.
+    /// Waits for a request to shut down. A task that ends before that has crashed, so the other tasks are then asked to stop.
     pub(super) async fn wait_for_shutdown(&mut self, shutdown: &Shutdown) -> ExitReason {
-        // A task that was asked to stop may have ended already, so the request is looked at first.
+        // The request is checked first, because a task that was asked to stop may already have ended.
         let ended = tokio::select! {
             biased;
             () = shutdown.graceful.cancelled() => return ExitReason::Clean,
             Some(ended) = self.next_ended() => ended,
         };
         match &ended.result {
-            Ok(()) => tracing::error!(task = &*ended.task, "a task ended by itself; stopping"),
-            Err(error) => tracing::error!(task = &*ended.task, %error, "a task panicked; stopping"),
+            Ok(()) => tracing::error!(task = &*ended.task, "task ended unexpectedly; stopping"),
+            Err(error) => tracing::error!(task = &*ended.task, %error, "task panicked; stopping"),
         }
         shutdown.graceful.cancel();
         ExitReason::Crashed
     }
 
-    /// Waits for all tasks, which have been asked to stop. Returns whether any of them panicked.
+    /// Waits for all tasks to end after they were asked to stop. Returns whether any of them panicked.
     pub(super) async fn any_panicked(&mut self) -> bool {
         let mut any_panicked = false;
         while let Some(ended) = self.next_ended().await {
             if let Err(error) = ended.result {
-                tracing::error!(task = &*ended.task, %error, "a task panicked during shutdown");
+                tracing::error!(task = &*ended.task, %error, "task panicked during shutdown");
                 any_panicked = true;
             }
         }

@@ -1,4 +1,4 @@
-//! Liveness, readiness and metrics, on a listener of their own.
+//! The ops listener: liveness, readiness and metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,26 +18,26 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::web::{Cause, LogFields, LogLevel};
 
-/// How long readiness waits for the database. It is shorter than the timeout of most probes, so that they get the reason.
+/// The time limit for the database check. It is shorter than the timeout of most probes, so they receive the reason.
 const READINESS_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The path for health checks.
+/// The path of the readiness probe.
 pub(crate) const READINESS_PATH: &str = "/readyz";
 
 /// The `ops` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The address that answers probes.
+    /// The address for probes and metrics.
     pub listen: ListenAddress,
 }
 
-/// The state of the answers.
+/// The state of the ops listener.
 pub(crate) struct Ops {
     pub(crate) schema: Arc<dyn Schema>,
-    /// Whether webhooks are taken without authentication, which readiness warns of.
+    /// Whether webhooks are accepted without authentication. Readiness then has a warning.
     pub(crate) authentication_disabled: bool,
-    /// Cancelled when the service is stopping.
+    /// Cancelled when shutdown begins.
     pub(crate) stopping: CancellationToken,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -62,26 +62,26 @@ impl Ops {
     /// Returns the routes `/livez`, `/readyz` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         Router::new()
-            .route("/livez", get(live))
-            .route(READINESS_PATH, get(ready))
-            .route("/metrics", get(count))
+            .route("/livez", get(livez))
+            .route(READINESS_PATH, get(readyz))
+            .route("/metrics", get(render_metrics))
             .with_state(Arc::new(self))
     }
 }
 
-async fn live() -> Response {
-    routine("ok\n")
+async fn livez() -> Response {
+    probe_response("ok\n")
 }
 
-async fn count(State(ops): State<Arc<Ops>>) -> Response {
-    routine((
+async fn render_metrics(State(ops): State<Arc<Ops>>) -> Response {
+    probe_response((
         [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
         ops.metrics.render(),
     ))
 }
 
-/// Returns an answer that is logged at debug, because it is given every few seconds.
-fn routine(answer: impl IntoResponse) -> Response {
+/// Returns a response that is logged at debug, because probes arrive every few seconds.
+fn probe_response(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     let fields = LogFields {
         level: LogLevel::Debug,
@@ -91,12 +91,12 @@ fn routine(answer: impl IntoResponse) -> Response {
     response
 }
 
-async fn ready(State(ops): State<Arc<Ops>>) -> Response {
+async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     let (database, migrations, cause) =
         match tokio::time::timeout(READINESS_DEADLINE, check(&*ops.schema)).await {
             Ok(Ok(pending)) if pending.is_empty() => (Check::passed(), Check::passed(), None),
             Ok(Ok(pending)) => {
-                let problem = format!("these have not run: {pending:?}; run `migrate`");
+                let problem = format!("pending migrations: {pending:?}; run `migrate`");
                 (
                     Check::passed(),
                     Check::failed(problem.clone()),
@@ -109,7 +109,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
                 Some(Cause::of(error)),
             ),
             Err(_) => {
-                let problem = format!("no answer within {} s", READINESS_DEADLINE.as_secs());
+                let problem = format!("no response within {} s", READINESS_DEADLINE.as_secs());
                 (
                     Check::failed(problem.clone()),
                     Check::unknown(),
@@ -145,17 +145,17 @@ async fn check(schema: &dyn Schema) -> Result<Vec<i64>, StoreError> {
     schema.pending().await
 }
 
-/// The cause in the log when the service is not ready without an error.
+/// The logged cause when the service is not ready for a reason other than an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotReady(String);
 
 impl Ops {
     fn warnings(&self) -> Vec<&'static str> {
-        let open = self
+        let warning = self
             .authentication_disabled
-            .then_some("no webhook secret is configured: every well-formed webhook is believed");
-        open.into_iter().collect()
+            .then_some("authentication is disabled because no webhook secret is configured");
+        warning.into_iter().collect()
     }
 }
 
@@ -179,6 +179,6 @@ impl Check {
     }
 
     fn unknown() -> Self {
-        Self::failed("unknown while the database does not answer".to_owned())
+        Self::failed("unknown, because the database does not respond".to_owned())
     }
 }

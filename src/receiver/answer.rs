@@ -1,4 +1,4 @@
-//! The answer to a webhook: the one place where an outcome becomes an HTTP response.
+//! The response to a webhook: the only place that maps an outcome to an HTTP response.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -19,7 +19,7 @@ struct Body<'a> {
     status: Option<&'static str>,
 }
 
-/// Returns the response to a webhook with this outcome, and adds what the access log says about it.
+/// Returns the response to a webhook with this outcome, with the fields for the access log.
 pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     if let Outcome::Rejected(reason) = outcome {
         return problem(rejection(reason), id);
@@ -33,7 +33,7 @@ pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     with_log_fields(response, Some(outcome.name()), id)
 }
 
-/// Returns a problem as a response, with the image that it is about.
+/// Returns a problem as a response, with the image for the access log.
 pub(super) fn problem(problem: Problem, id: Option<CloudflareId>) -> Response {
     with_log_fields(problem.into_response(), None, id)
 }
@@ -51,20 +51,21 @@ fn with_log_fields(
     response
 }
 
-/// Returns the problem of a refused webhook, with what the sender can do about it.
+/// Returns the problem of a refused webhook, with an explanation.
 pub(super) fn rejection(reason: RejectionReason) -> Problem {
     let problem = Problem::rejected(reason);
     match reason {
         RejectionReason::UnknownImage => problem.detail(
-            "No row of cloudflare_images has this cloudflare_id. The notification is kept, and applied if one appears within \
-             webhook.parked_ttl_days (0: not), unless it has more than 64 KiB. Insert it when the upload URL is made, or set webhook.unknown_images to \"create\".",
+            "No row of cloudflare_images has this cloudflare_id. Insert the row within webhook.parked_ttl_days (for bodies up to \
+             64 KiB), or set webhook.unknown_images to \"create\".",
         ),
         RejectionReason::Unauthenticated => problem.detail(
-            "The request carries no valid proof that its sender knows the webhook's secret.",
+            "The request has no valid credential. The sender must use a secret in webhook.secrets and a scheme in \
+             webhook.schemes.",
         ),
         RejectionReason::AddressNotAllowed => problem.detail(
-            "The address that the request comes from is in none of the networks of webhook.allowed_addresses. (Is it a proxy's? \
-             server.trusted_proxies is for those.)",
+            "The client address is not in webhook.allowed_addresses. If it belongs to a proxy, add the proxy to \
+             server.trusted_proxies.",
         ),
         RejectionReason::InvalidPayload => problem,
     }

@@ -1,4 +1,4 @@
-//! Reads a request's body into memory, under a size limit and one deadline. Nothing here looks at the bytes.
+//! Reads the body of a request into memory, within a size limit and one deadline. This module does not interpret the bytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,21 @@ use tokio::time::timeout;
 use crate::domain::outcome::RejectionReason;
 use crate::web::{Problem, ProblemType};
 
-/// The largest body that needs no permit. Cloudflare's webhooks are far smaller, and never wait for a larger one.
+/// The maximum size of a small body, which needs no permit. Webhooks from Cloudflare are far smaller.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 
-/// How many larger bodies are in memory at once, each from its reading to its commit. One more is answered with 500, and the
-/// sender may send it again.
+/// The maximum number of large bodies in memory. A body counts from reading to commit. A request over this limit gets a 500
+/// response, and the sender may retry it.
 const MAX_LARGE_BODIES: usize = 64;
 
-/// How long the remainder of a body over the limit is read. The client can read its answer after that.
+/// The time limit for draining a body that is too large. The client can read the response afterwards.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many times the limit is read of that remainder. Most clients read no answer before they have sent the whole body.
-const DRAINED_TIMES_LIMIT: usize = 4;
+/// The size limit for draining, as a multiple of the size limit of a body. Most clients read the response only after they have
+/// sent the whole body.
+const DRAIN_LIMIT_FACTOR: usize = 4;
 
-/// Reads bodies under the limits of the settings.
+/// Reads bodies within the limits of the settings.
 pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,
@@ -37,27 +38,27 @@ pub(super) struct BodyReader {
 /// A body in memory.
 pub(super) struct ReadBody {
     pub(super) bytes: Bytes,
-    /// The permit of a large body. It is held as long as the body or anything parsed from it is in memory.
+    /// The permit of a large body. It is held while the body or its parsed content is in memory.
     pub(super) large_body_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a body was not read.
+/// The reason why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadError {
     TooLarge,
     TimedOut,
-    /// The connection or the stream ended before the body did.
+    /// The connection or the stream ended before the end of the body.
     Incomplete,
     TooManyLargeBodies,
 }
 
-/// The cause in the log when every permit is taken. The limit is the service's own, so it is no fault of the sender.
+/// The logged cause when no permit is free.
 #[derive(Debug, thiserror::Error)]
-#[error("{MAX_LARGE_BODIES} bodies over {SMALL_BODY_BYTES} bytes are being worked on already")]
+#[error("{MAX_LARGE_BODIES} bodies over {SMALL_BODY_BYTES} bytes are already in flight")]
 struct TooManyLargeBodies;
 
 impl BodyReader {
-    /// Reads bodies of at most `max_bytes`, each within `timeout`.
+    /// Makes a reader of bodies of at most `max_bytes`. Each must be complete within `timeout`.
     pub(super) fn new(max_bytes: usize, timeout: Duration) -> Self {
         Self {
             max_bytes,
@@ -66,7 +67,7 @@ impl BodyReader {
         }
     }
 
-    /// Reads a body to its end. A body over the limit is drained for a while, so that the client reads its answer.
+    /// Reads a body to its end. Drains a body over the limit for a while, because most clients read the response only afterwards.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,
@@ -82,14 +83,14 @@ impl BodyReader {
             Ok(body) => return Ok(body),
             Err(error) => error,
         };
-        // A client that expects 100-continue sends nothing before it has read the refusal.
+        // A client that expects 100-continue waits for a response before it sends the body.
         if error == ReadError::TooLarge && !headers.contains_key(EXPECT) {
-            drain(body, self.max_bytes.saturating_mul(DRAINED_TIMES_LIMIT)).await;
+            drain(body, self.max_bytes.saturating_mul(DRAIN_LIMIT_FACTOR)).await;
         }
         Err(self.problem(error))
     }
 
-    /// Collects the chunks. The first one, which mostly is the whole body, is not copied unless a second one follows.
+    /// Collects the chunks. The first chunk is usually the whole body, so it is copied only if another chunk follows.
     async fn collect(&self, body: &mut Body) -> Result<ReadBody, ReadError> {
         let mut body = Limited::new(body, self.max_bytes);
         let first = next_chunk(&mut body).await?.unwrap_or_default();
@@ -108,7 +109,7 @@ impl BodyReader {
         })
     }
 
-    /// Takes a permit for a body that has reached this length; `None` while it is small.
+    /// Takes a permit for a body that has reached this length. Returns `None` while the body is small.
     fn permit_for(&self, length: usize) -> Result<Option<OwnedSemaphorePermit>, ReadError> {
         if length <= SMALL_BODY_BYTES {
             return Ok(None);
@@ -119,14 +120,16 @@ impl BodyReader {
 
     fn problem(&self, error: ReadError) -> Problem {
         match error {
-            ReadError::TooLarge => Problem::of(ProblemType::BodyTooLarge)
-                .detail(format!("A body may have up to {} bytes.", self.max_bytes)),
+            ReadError::TooLarge => Problem::of(ProblemType::BodyTooLarge).detail(format!(
+                "The body has more than {} bytes. Send a smaller body, or raise server.body_limit_bytes.",
+                self.max_bytes
+            )),
             ReadError::TimedOut => Problem::of(ProblemType::ReadTimeout).detail(format!(
-                "The body must be complete {} s after the request's head.",
+                "The body was not complete within {} s. Send it faster, or raise server.read_timeout_secs.",
                 self.timeout.as_secs()
             )),
             ReadError::Incomplete => Problem::rejected(RejectionReason::InvalidPayload)
-                .detail("The body ended before it was complete."),
+                .detail("The body ended before it was complete. Send it again."),
             ReadError::TooManyLargeBodies => {
                 Problem::of(ProblemType::Internal).caused_by(TooManyLargeBodies)
             }
@@ -138,7 +141,7 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Returns the next data of a body; `None` at its end. Trailers are ignored.
+/// Returns the next chunk of a body, or `None` at its end. Skips trailers.
 async fn next_chunk(body: &mut Limited<&mut Body>) -> Result<Option<Bytes>, ReadError> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -155,11 +158,11 @@ async fn next_chunk(body: &mut Limited<&mut Body>) -> Result<Option<Bytes>, Read
     Ok(None)
 }
 
-/// Reads up to `max_bytes` more and drops them.
+/// Reads and discards up to `max_bytes` more bytes.
 async fn drain(body: Body, max_bytes: usize) {
     let mut body = Limited::new(body, max_bytes);
     let draining = async { while let Some(Ok(_)) = body.frame().await {} };
-    // The answer is the same whether the client has sent the whole body or not.
+    // The response does not depend on whether the client has sent the whole body.
     let _timed_out = timeout(DRAIN_TIMEOUT, draining).await;
 }
 

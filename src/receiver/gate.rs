@@ -1,10 +1,10 @@
-//! The gate: the middleware of the webhook route. It authenticates a request before anything of it is parsed.
+//! The gate: the middleware of the webhook route. It authenticates a request before the body is parsed.
 //!
 //! ```text
 //! admission ──► body (read once) ──► signing ──► AuthenticatedBody ──► handler
 //! ```
 //!
-//! The handler takes an [`AuthenticatedBody`], which only this file makes. [`protect`] is the only way to route such a handler.
+//! The handler takes an [`AuthenticatedBody`], which only this file creates. [`protect`] is the only way to route such a handler.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,36 +30,36 @@ use crate::domain::timestamp::Timestamp;
 use crate::signing::{Scheme, Verifier};
 use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
 
-/// Routes POST requests through the gate to a handler. Other methods are answered without it.
+/// Routes POST requests through the gate to a handler. Requests with other methods do not pass the gate.
 pub(super) fn protect<H, T>(handler: H, receiver: Arc<Receiver>) -> MethodRouter
 where
-    H: Handler<T, Gated>,
+    H: Handler<T, GatedReceiver>,
     T: 'static,
 {
     post(handler)
-        .route_layer(from_fn_with_state(Arc::clone(&receiver), pass))
-        .with_state(Gated(receiver))
+        .route_layer(from_fn_with_state(Arc::clone(&receiver), authenticate))
+        .with_state(GatedReceiver(receiver))
 }
 
-/// The state of a handler behind the gate. Only [`protect`] makes one, so such a handler cannot be routed without the gate.
+/// The state of a handler behind the gate. Only [`protect`] creates it, so such a handler cannot be routed without the gate.
 #[derive(Clone)]
-pub(super) struct Gated(Arc<Receiver>);
+pub(super) struct GatedReceiver(Arc<Receiver>);
 
-impl FromRef<Gated> for Arc<Receiver> {
-    fn from_ref(gated: &Gated) -> Self {
+impl FromRef<GatedReceiver> for Arc<Receiver> {
+    fn from_ref(gated: &GatedReceiver) -> Self {
         Self::clone(&gated.0)
     }
 }
 
-/// A body whose sender is authenticated, or any body where authentication is disabled.
+/// The body of an authenticated request, or of any request while authentication is disabled.
 pub(super) struct AuthenticatedBody {
     body: ReadBody,
     receipt: Receipt,
 }
 
-/// When and how a body was received.
+/// The time and the circumstances of receipt.
 pub(super) struct Receipt {
-    /// When its last byte was read.
+    /// The time at which the last byte of the body was read.
     pub(super) received_at: Timestamp,
     pub(super) request_info: RequestInfo,
 }
@@ -69,36 +69,36 @@ impl AuthenticatedBody {
         &self.body.bytes
     }
 
-    /// Returns all but the bytes: the receipt, and the permit of a large body.
+    /// Returns the receipt and the permit of a large body.
     pub(super) fn into_parts(self) -> (Receipt, Option<OwnedSemaphorePermit>) {
         (self.receipt, self.body.large_body_permit)
     }
 }
 
-/// The request extension in which the body goes from the gate to the handler. An extension has to be `Clone`; this one has
-/// a single owner.
+/// The request extension that carries the body from the gate to the handler. An extension must be `Clone`, but this one always
+/// has a single owner.
 #[derive(Clone)]
-struct Passed(Arc<AuthenticatedBody>);
+struct BodyExtension(Arc<AuthenticatedBody>);
 
-impl FromRequestParts<Gated> for AuthenticatedBody {
+impl FromRequestParts<GatedReceiver> for AuthenticatedBody {
     type Rejection = Problem;
 
-    async fn from_request_parts(head: &mut Parts, _: &Gated) -> Result<Self, Problem> {
-        let passed = head.extensions.remove::<Passed>();
-        passed
-            .and_then(|passed| Arc::into_inner(passed.0))
-            .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NotPassed))
+    async fn from_request_parts(head: &mut Parts, _: &GatedReceiver) -> Result<Self, Problem> {
+        let extension = head.extensions.remove::<BodyExtension>();
+        extension
+            .and_then(|extension| Arc::into_inner(extension.0))
+            .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(GateBypassed))
     }
 }
 
-/// The cause in the log when a handler is called without the gate. [`protect`] rules it out.
+/// The logged cause when a handler is called without the gate. [`protect`] prevents this.
 #[derive(Debug, thiserror::Error)]
-#[error("the webhook handler was called for a request that has not passed the gate")]
-struct NotPassed;
+#[error("the webhook handler was called for a request that did not pass the gate")]
+struct GateBypassed;
 
-/// Admits a request, reads its body, authenticates it, and calls the handler. The handler gets neither the headers, which
-/// may have a secret in them, nor the body as a stream.
-async fn pass(
+/// Admits a request, reads its body, authenticates it, and calls the handler. The handler does not get the headers, because they
+/// may contain a secret. It gets the body in memory, not as a stream.
+async fn authenticate(
     State(receiver): State<Arc<Receiver>>,
     request: Request,
     next: Next,
@@ -107,30 +107,30 @@ async fn pass(
     let headers = std::mem::take(&mut head.headers);
     let scheme = Scheme::of_request(&headers);
     let client = head.extensions.get().map(ClientAddress::ip);
-    let count = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
+    let count_refusal = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
 
-    // Held until there is an answer, or until the client is gone.
+    // Held until the response is ready or the client disconnects.
     let _in_flight_permit = receiver.admission.admit(client).map_err(|error| {
         if error == AdmissionError::AddressNotAllowed {
-            count(RejectionReason::AddressNotAllowed, receiver.clock.now());
+            count_refusal(RejectionReason::AddressNotAllowed, receiver.clock.now());
         }
         Problem::from(error)
     })?;
     let body = receiver.body.read(&headers, body).await?;
     let received_at = receiver.clock.now();
-    if !is_authentic(&receiver.verifier, headers, &body, received_at).await? {
-        count(RejectionReason::Unauthenticated, received_at);
+    if !is_authenticated(&receiver.verifier, headers, &body, received_at).await? {
+        count_refusal(RejectionReason::Unauthenticated, received_at);
         return Err(rejection(RejectionReason::Unauthenticated));
     }
 
-    // Where authentication is disabled no scheme authenticates the request, whichever one it uses.
+    // While authentication is disabled, no scheme authenticates the request, so none is stored.
     let scheme = scheme.filter(|_| !receiver.verifier.is_disabled());
     let receipt = Receipt {
         received_at,
         request_info: request_info(&head, scheme, client),
     };
     let body = AuthenticatedBody { body, receipt };
-    head.extensions.insert(Passed(Arc::new(body)));
+    head.extensions.insert(BodyExtension(Arc::new(body)));
     Ok(next.run(Request::from_parts(head, Body::empty())).await)
 }
 
@@ -143,8 +143,9 @@ fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) ->
     }
 }
 
-/// Returns whether the sender is authenticated. A large body is hashed off the async threads, which have other requests to serve.
-async fn is_authentic(
+/// Returns whether the request is authenticated. A large body is hashed on a blocking thread, because hashing it here would delay
+/// other requests.
+async fn is_authenticated(
     verifier: &Arc<Verifier>,
     headers: HeaderMap,
     body: &ReadBody,
@@ -168,18 +169,25 @@ impl From<AdmissionError> for Problem {
         match error {
             AdmissionError::AddressNotAllowed => rejection(RejectionReason::AddressNotAllowed),
             AdmissionError::ClientRateLimited(wait) => Self::of(ProblemType::RateLimited)
-                .detail("One client may not send so many a second (webhook.client_rate_limit_per_second).")
+                .detail(
+                    "This client sends more requests per second than webhook.client_rate_limit_per_second. \
+                     Wait for the time in the header Retry-After.",
+                )
                 .retry_after(wait),
             AdmissionError::RateLimited(wait) => Self::of(ProblemType::RateLimited)
-                .detail("So many a second are not taken in all (webhook.rate_limit_per_second).")
+                .detail(
+                    "All clients together send more requests per second than webhook.rate_limit_per_second. \
+                     Wait for the time in the header Retry-After.",
+                )
                 .retry_after(wait),
             AdmissionError::Overloaded => Self::of(ProblemType::Busy).caused_by(TooManyInFlight),
         }
     }
 }
 
+/// The logged cause when too many requests are in flight.
 #[derive(Debug, thiserror::Error)]
-#[error("too many webhooks are being worked on already (webhook.max_in_flight)")]
+#[error("too many webhooks are in flight (webhook.max_in_flight)")]
 struct TooManyInFlight;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Records an authenticated webhook, and answers it.
+//! The handler of the webhook route: records an authenticated webhook and responds with its outcome.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::domain::outcome::Outcome;
 use crate::store::StoreError;
 use crate::web::{Problem, ProblemType};
 
-/// Parses the body, records the notification, and answers with its outcome. A body that breaks a rule is recorded too, so
-/// that an operator can look at it.
+/// Parses the body, records the notification, and responds with its outcome. An invalid body is recorded too: an operator can
+/// then inspect it.
 pub(super) async fn receive(
     State(receiver): State<Arc<Receiver>>,
     body: AuthenticatedBody,
@@ -25,11 +25,11 @@ pub(super) async fn receive(
     let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
         Ok((content, payload)) => (content, payload, None),
         Err(error) => {
-            let broken = InvalidBody {
+            let invalid = InvalidBody {
                 body: body.bytes().into(),
                 problem: error.to_string(),
             };
-            (Content::Invalid(broken), Json::empty_object(), Some(error))
+            (Content::Invalid(invalid), Json::empty_object(), Some(error))
         }
     };
     let (receipt, large_body_permit) = body.into_parts();
@@ -47,17 +47,15 @@ pub(super) async fn receive(
         (None, Err(problem)) => answer::problem(problem, id),
         (Some(error), Ok(_)) => Problem::from(error).into_response(),
         (Some(error), Err(problem)) => {
-            // The body stays invalid, whether or not it could be kept.
-            tracing::error!(
-                cause = problem.cause(),
-                "a refused webhook could not be kept"
-            );
+            // The sender gets 400 even if the rejection cannot be stored, because the body is invalid in both cases.
+            tracing::error!(cause = problem.cause(), "cannot store a rejection");
             Problem::from(error).into_response()
         }
     }
 }
 
-/// Records a notification. From the first poll on it is in the inbox: the client may go away at any moment, and this future with it.
+/// Records a notification. The first poll puts it into the inbox, so it is recorded even if the client then disconnects and this
+/// future is dropped.
 async fn record(
     receiver: Arc<Receiver>,
     notification: Notification,
@@ -66,22 +64,22 @@ async fn record(
     let notifications = [Arc::new(notification)];
     let recorded = match large_body_permit {
         None => receiver.inbox.record(&notifications).await,
-        Some(permit) => record_holding(permit, receiver, notifications).await?,
+        Some(permit) => record_large_body(permit, receiver, notifications).await?,
     };
     recorded
-        .map_err(problem)?
+        .map_err(store_problem)?
         .first()
         .copied()
-        .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(NoResult))
+        .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(MissingOutcome))
 }
 
-/// Records a large body's notification and keeps its permit until then, whether or not the client waits.
-async fn record_holding(
+/// Records the notification of a large body in a task, which holds the permit until the end, even if the client disconnects.
+async fn record_large_body(
     permit: OwnedSemaphorePermit,
     receiver: Arc<Receiver>,
     notifications: [Arc<Notification>; 1],
 ) -> Result<Result<Vec<Outcome>, StoreError>, Problem> {
-    let tasks = receiver.tasks.clone();
+    let tasks = receiver.request_tasks.clone();
     let recording = async move {
         let _permit = permit;
         receiver.inbox.record(&notifications).await
@@ -92,7 +90,7 @@ async fn record_holding(
         .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }
 
-fn problem(error: StoreError) -> Problem {
+fn store_problem(error: StoreError) -> Problem {
     let problem_type = if error.is_overload() {
         ProblemType::Busy
     } else {
@@ -103,4 +101,4 @@ fn problem(error: StoreError) -> Problem {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the inbox returned no result for the notification")]
-struct NoResult;
+struct MissingOutcome;

@@ -1,12 +1,12 @@
-//! Receives webhooks from Cloudflare: from the bytes of a request to the outcome in its answer.
+//! Receives webhooks from Cloudflare: from the bytes of a request to the outcome in the response.
 //!
 //! ```text
 //! gate (admission, body, signing) ──► AuthenticatedBody ──► handler ──► payload ──► Notification ──► store::Inbox
 //!                                                              │
 //!                                     answer ◄── Outcome ◄─────┘
 //!
-//! parking ──► store::Rejections: applies notifications that came before their image's row
-//! gate ──► refusal_counter ──► store::Rejections: counts unauthenticated requests and those from addresses that are not allowed
+//! parking ──► store::Rejections: applies notifications that arrived before the row of their image
+//! gate ──► refusal_counter ──► store::Rejections: counts unauthenticated requests and requests from addresses that are not allowed
 //! ```
 
 mod admission;
@@ -35,12 +35,12 @@ pub(crate) use settings::{Settings, WebhookPath};
 pub use state::Receiver;
 
 impl Receiver {
-    /// Returns whether webhooks are taken without authentication, because no secret is configured.
+    /// Returns whether authentication is disabled because no secret is configured.
     pub(crate) fn authentication_disabled(&self) -> bool {
         self.verifier.is_disabled()
     }
 
-    /// Returns the tasks that run beside the requests, with their names. They run until `stop`; the refusal counter runs until the
+    /// Returns the background tasks of the receiver, with their names. They run until `stop`. The refusal counter runs until the
     /// last request has ended, and then writes its last minute.
     pub(crate) fn background_tasks(
         &self,
@@ -52,7 +52,7 @@ impl Receiver {
         let parking = Parking::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
         let admission = Arc::clone(&self.admission);
         let refusal_counter = Arc::clone(&self.refusal_counter);
-        let requests = self.tasks.clone();
+        let requests = self.request_tasks.clone();
         let last_request = async move { requests.wait().await };
         [
             (
@@ -69,10 +69,10 @@ impl Receiver {
         ]
     }
 
-    /// Returns the route, with and without the slash at its end.
+    /// Returns the route of the webhook, with and without the slash at its end.
     pub fn router(self, path: &WebhookPath) -> Router {
         let receiver = Arc::new(self);
-        path.spellings()
+        path.routes()
             .into_iter()
             .fold(Router::new(), |router, path| {
                 let route = gate::protect(handler::receive, Arc::clone(&receiver));

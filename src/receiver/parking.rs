@@ -1,4 +1,4 @@
-//! Parked notifications: they came before their image's row, and are applied when an app has inserted it.
+//! Parked notifications: notifications that arrived before the row of their image. They are applied after an app inserts the row.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,22 +17,23 @@ use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::ParkedMetrics;
 
-/// The time between two sweeps.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The minimum pause between two sweeps.
+const MIN_PAUSE: Duration = Duration::from_secs(2);
 
-/// The pause after a long sweep, in multiples of the sweep. Sweeps are long when many notifications are parked.
-const PAUSE_TIMES_SWEEP: u32 = 10;
+/// The pause after a long sweep, as a multiple of its duration. A sweep is long when many notifications are parked.
+const PAUSE_FACTOR: u32 = 10;
 
-/// How many parked notifications are read at once. Each has up to 64 KiB.
-const PAGE: u32 = 500;
+/// The number of parked notifications in one page. Each has up to 64 KiB.
+const PAGE_SIZE: u32 = 500;
 
-/// How many notifications are applied in one transaction.
-const BATCH: usize = 100;
+/// The number of notifications in one transaction.
+const BATCH_SIZE: usize = 100;
 
-/// Why an unauthenticated notification is not applied once a secret is configured.
-const UNPROVED: &str = "it came without proof, while no secret was configured";
+/// The reason not to apply a notification that is not authenticated, if a secret is configured now.
+const NOT_AUTHENTICATED: &str =
+    "it is not authenticated, because no secret was configured when it was received";
 
-/// The outcome of a notification whose image has no row.
+/// The outcome of a notification about an image without a row.
 const UNKNOWN_IMAGE: Outcome = Outcome::Rejected(RejectionReason::UnknownImage);
 
 /// Applies parked notifications.
@@ -40,12 +41,13 @@ pub(crate) struct Parking {
     rejections: Arc<dyn Rejections>,
     envelope: Pointers,
     clock: Arc<dyn Clock>,
-    kept_for: Duration,
-    asks_for_proof: bool,
+    ttl: Duration,
+    requires_authentication: bool,
 }
 
 impl Parking {
-    /// Applies notifications within `webhook.parked_ttl_days`; only authenticated ones if a secret is configured.
+    /// Makes the task. It applies notifications within `webhook.parked_ttl_days`. If a secret is configured, it applies only
+    /// authenticated notifications.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &Settings,
@@ -55,87 +57,90 @@ impl Parking {
             rejections,
             envelope: settings.envelope.pointers(),
             clock,
-            kept_for: settings.parked_ttl_days.days(),
-            asks_for_proof: settings.secrets().next().is_some(),
+            ttl: settings.parked_ttl_days.days(),
+            requires_authentication: settings.secrets().next().is_some(),
         }
     }
 
-    /// Sweeps every other second until `stop`. A sweep that is under way is rolled back, and its notifications stay parked.
+    /// Sweeps until `stop`, with pauses of at least 2 seconds. At `stop`, a sweep in progress is rolled back, and its notifications
+    /// stay parked.
     pub(crate) async fn run(self, metrics: ParkedMetrics, stop: CancellationToken) {
         let sweeping = async {
-            let mut pause = PAUSE;
+            let mut pause = MIN_PAUSE;
             loop {
                 tokio::time::sleep(pause).await;
                 let started = Instant::now();
-                let swept = self.sweep().await;
-                if swept.is_ok() {
+                let result = self.sweep().await;
+                if result.is_ok() {
                     metrics.sweeps.inc();
                 }
-                match swept {
+                match result {
                     Ok(0) => {}
-                    Ok(applied) => tracing::info!(applied, "parked notifications were applied"),
+                    Ok(applied) => tracing::info!(applied, "applied parked notifications"),
                     Err(error) => tracing::warn!(
                         error = chain(&error),
-                        "parked notifications could not be applied; they stay parked"
+                        "cannot apply parked notifications; they stay parked"
                     ),
                 }
-                pause = PAUSE.max(PAUSE_TIMES_SWEEP * started.elapsed());
+                pause = MIN_PAUSE.max(PAUSE_FACTOR * started.elapsed());
             }
         };
         stop.run_until_cancelled(sweeping).await;
     }
 
-    /// Applies all that can be applied now, and returns how many. A notification that is parked for too long is unparked and kept.
+    /// Applies every parked notification whose image has a row now, and returns their number. A notification that was parked for
+    /// too long is no longer parked, but stays stored as a rejection.
     pub(crate) async fn sweep(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
-        let since = if self.kept_for.is_zero() {
-            // With 0 days nothing stays parked, not even a notification of this moment.
+        let parked_since = if self.ttl.is_zero() {
+            // With 0 days nothing stays parked, not even a notification that was received just now.
             now.saturating_add(Duration::from_micros(1))
         } else {
-            now.saturating_sub(self.kept_for)
+            now.saturating_sub(self.ttl)
         };
         let (mut after, mut applied) = (i64::MIN, 0);
         let mut blocked = BlockedImages::default();
         loop {
             let query = ParkedQuery {
                 after,
-                since,
-                authenticated_only: self.asks_for_proof,
-                limit: PAGE,
+                since: parked_since,
+                authenticated_only: self.requires_authentication,
+                limit: PAGE_SIZE,
             };
             let Some(page) = self.rejections.parked_page(&query).await? else {
                 return Ok(applied);
             };
             if page.has_expired {
                 self.rejections
-                    .expire_parked(after, page.last_id, since)
+                    .expire_parked(after, page.last_id, parked_since)
                     .await?;
             }
             after = page.last_id;
-            for batch in page.rejections.chunks(BATCH) {
+            for batch in page.rejections.chunks(BATCH_SIZE) {
                 applied += self.apply(batch, &mut blocked).await?;
             }
         }
     }
 
-    /// Applies a rejection now, whatever its reason, after an operator has mended a pointer or a row.
+    /// Applies a rejection now. The reason for the rejection does not matter. Operators use this after they correct a pointer or
+    /// insert a row.
     pub(crate) async fn reprocess(&self, rejection: &Rejection) -> Result<Reprocessed, StoreError> {
         if rejection.is_applied() {
             return Ok(Reprocessed::AlreadyApplied);
         }
-        if self.asks_for_proof && !rejection.is_authenticated() {
-            return Ok(Reprocessed::Refused(UNPROVED.to_owned()));
+        if self.requires_authentication && !rejection.is_authenticated() {
+            return Ok(Reprocessed::Refused(NOT_AUTHENTICATED.to_owned()));
         }
-        let notification = match self.read(rejection) {
+        let notification = match self.parse(rejection) {
             Ok(notification) => notification,
             Err(problem) => return Ok(Reprocessed::Refused(problem)),
         };
         let image = notification.image().cloned();
-        let applied = self
+        let outcomes = self
             .rejections
             .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
             .await?;
-        match (applied.first(), image) {
+        match (outcomes.first(), image) {
             (None, _) => Ok(Reprocessed::AlreadyApplied),
             (Some((_, UNKNOWN_IMAGE)), Some(image)) => {
                 self.rejections
@@ -143,26 +148,26 @@ impl Parking {
                     .await?;
                 Ok(Reprocessed::Parked(image))
             }
-            (Some((_, recorded)), _) => Ok(Reprocessed::Recorded(*recorded)),
+            (Some((_, outcome)), _) => Ok(Reprocessed::Recorded(*outcome)),
         }
     }
 
     async fn apply(
         &self,
-        due: &[Rejection],
+        page: &[Rejection],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
-        let mut readable = Vec::with_capacity(due.len());
-        for parked in due {
+        let mut readable = Vec::with_capacity(page.len());
+        for parked in page {
             if blocked.contains(&parked.cloudflare_id) {
                 continue;
             }
-            match self.read(parked) {
+            match self.parse(parked) {
                 Ok(notification) => readable.push((parked.id, Arc::new(notification))),
-                // The pointers have changed since it was parked.
+                // The pointers in the settings have changed since the notification was parked.
                 Err(problem) => {
                     blocked.insert(parked.cloudflare_id.clone());
-                    self.failed(parked.id, &problem).await?;
+                    self.record_failure(parked.id, &problem).await?;
                 }
             }
         }
@@ -170,12 +175,12 @@ impl Parking {
             return Ok(0);
         }
         match self.rejections.apply(&readable, self.clock.now()).await {
-            Ok(recorded) => Ok(count(&recorded)),
+            Ok(outcomes) => Ok(count_applied(&outcomes)),
             Err(error) if error.is_systemic() && !error.is_timeout() => Err(error),
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
-                    "parked notifications are applied one by one"
+                    "batch of parked notifications failed; applying one by one"
                 );
                 self.apply_one_by_one(&readable, blocked).await
             }
@@ -187,7 +192,7 @@ impl Parking {
         readable: &[(i64, Arc<Notification>)],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
-        let (mut applied, mut in_a_row) = (0, 0);
+        let (mut applied, mut consecutive_timeouts) = (0, 0);
         for parked in readable {
             let image = parked.1.image().map(|id| id.as_str().to_owned());
             if blocked.contains(&image) {
@@ -198,20 +203,21 @@ impl Parking {
                 .apply(std::slice::from_ref(parked), self.clock.now())
                 .await
             {
-                Ok(recorded) => {
-                    applied += count(&recorded);
-                    in_a_row = 0;
+                Ok(outcomes) => {
+                    applied += count_applied(&outcomes);
+                    consecutive_timeouts = 0;
                 }
-                // One timeout can be the notification's own, for example because of an app's trigger. Two are the database's.
-                Err(error) if error.is_timeout() && in_a_row == 0 => {
-                    in_a_row += 1;
-                    self.failed(parked.0, &chain(&error)).await?;
+                // One timeout can be specific to this notification, for example because of an app's trigger. Two consecutive
+                // timeouts mean that the database is slow.
+                Err(error) if error.is_timeout() && consecutive_timeouts == 0 => {
+                    consecutive_timeouts += 1;
+                    self.record_failure(parked.0, &chain(&error)).await?;
                     blocked.insert(image);
                 }
                 Err(error) if error.is_systemic() => return Err(error),
                 Err(error) => {
                     if !error.is_transient() {
-                        self.failed(parked.0, &chain(&error)).await?;
+                        self.record_failure(parked.0, &chain(&error)).await?;
                     }
                     blocked.insert(image);
                 }
@@ -220,53 +226,49 @@ impl Parking {
         Ok(applied)
     }
 
-    async fn failed(&self, id: i64, why: &str) -> Result<(), StoreError> {
-        tracing::warn!(
-            rejection = id,
-            why,
-            "a parked notification could not be applied; it is kept"
-        );
+    async fn record_failure(&self, id: i64, error: &str) -> Result<(), StoreError> {
+        tracing::warn!(rejection = id, error, "cannot apply a parked notification");
         self.rejections
-            .record_failure(id, why, self.clock.now())
+            .record_failure(id, error, self.clock.now())
             .await
     }
 
-    fn read(&self, rejection: &Rejection) -> Result<Notification, String> {
+    fn parse(&self, rejection: &Rejection) -> Result<Notification, String> {
         let body = rejection
             .whole_body()
-            .ok_or("its body was not kept as a whole")?;
+            .ok_or("its body is not stored in full")?;
         let (content, payload) =
             payload::parse(body.as_bytes(), &self.envelope).map_err(|error| error.to_string())?;
         Ok(Notification {
             content,
             payload,
             received_at: rejection.received_at,
-            // The request_info is written with a new rejection only.
+            // Only a new rejection stores the request, and this one is stored already.
             request_info: RequestInfo::default(),
         })
     }
 }
 
-/// The images with a notification that could not be applied. Their later notifications wait for it.
+/// The images with a notification that could not be applied. Their later notifications are skipped until the next sweep.
 type BlockedImages = HashSet<Option<String>>;
 
-/// Returns how many of these were applied.
-fn count(recorded: &[(i64, Outcome)]) -> usize {
-    let applied = recorded
+/// Returns the number of applied notifications.
+fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
+    let applied = outcomes
         .iter()
-        .filter(|(_, recorded)| *recorded != UNKNOWN_IMAGE);
+        .filter(|(_, outcome)| *outcome != UNKNOWN_IMAGE);
     applied.count()
 }
 
 /// The result of reprocessing a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
-    /// It is recorded, as if it were received now.
+    /// The notification was recorded, with the outcome that it would have if it were received now.
     Recorded(Outcome),
-    /// Its image has no row yet. It is parked.
+    /// The image has no row yet. The notification is parked.
     Parked(CloudflareId),
-    /// It is still refused, for this reason.
+    /// The notification is still refused, for this reason.
     Refused(String),
-    /// It is applied already, or another process is applying it.
+    /// The notification is already applied, or another process is applying it.
     AlreadyApplied,
 }

@@ -1,6 +1,6 @@
-//! Counts refused requests by minute and client network. A request only changes memory; the counts are written once a minute.
+//! Counts refused requests by minute and client network. Counting changes only memory. The counts are written once a minute.
 //!
-//! The number of rows is bounded: during a flood at most 1,000 rows at first, then 20 per minute. Old rows are deleted.
+//! The number of rows is limited. A flood causes up to 1,000 rows at first, and then 20 per minute. Retention deletes old rows.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,27 +17,28 @@ use crate::signing::Scheme;
 use crate::store::{RefusalCount, Rejections};
 use crate::telemetry::chain;
 
-/// The most rows that one process writes for a minute. Requests from further networks are added to the row `*`.
+/// The maximum number of rows that one process writes for a minute. Requests from more networks are added to the row `*`.
 const MAX_ROWS: usize = 1000;
 
-/// The rows per minute of a flood that does not end. In the default retention of 90 days these are 2.6 million rows, some hundreds
-/// of megabytes.
+/// The number of rows per minute during a long flood. In the default retention period of 90 days, these are 2.6 million rows, or
+/// some hundreds of megabytes.
 const ROWS_PER_MINUTE: usize = 20;
 
-/// The rows `*` of a minute: one for each reason.
-const ROWS_FOR_OTHERS: usize = 2;
+/// The number of rows `*` per minute: one for each reason.
+const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
-/// The most networks that a minute tells apart. Memory holds no more counts than that, beside the rows `*`.
-const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHERS;
+/// The maximum number of networks that are counted separately in a minute. Memory contains at most this many counts, plus the
+/// rows `*`.
+const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
-/// The networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
-const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHERS;
+/// The number of networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
+const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
-/// The network that stands for all networks over the budget.
+/// The name for all networks over the budget.
 const OTHER_NETWORKS: &str = "*";
 
-/// The time between two looks for minutes that are over.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The interval between two checks for finished minutes.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct RefusalCounter {
     counts: Mutex<Counts>,
@@ -45,27 +46,27 @@ pub(super) struct RefusalCounter {
 }
 
 struct Counts {
-    of: HashMap<CounterKey, i64>,
-    /// The budget: how many more networks get a row of their own.
-    rows_left: usize,
-    /// The minute of the last count.
-    minute: i64,
+    by_key: HashMap<CounterKey, i64>,
+    /// The number of further networks that get their own row.
+    network_budget: usize,
+    /// The minute of the latest count.
+    latest_minute: i64,
 }
 
 impl Default for Counts {
     fn default() -> Self {
         Self {
-            of: HashMap::new(),
-            rows_left: MAX_NETWORKS,
-            minute: i64::MIN,
+            by_key: HashMap::new(),
+            network_budget: MAX_NETWORKS,
+            latest_minute: i64::MIN,
         }
     }
 }
 
-/// The key under which requests are counted together.
+/// The key of a count. Requests with the same key are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CounterKey {
-    /// The minute's first second, in Unix seconds.
+    /// The start of the minute, in Unix seconds.
     minute: i64,
     reason: RejectionReason,
     scheme: &'static str,
@@ -80,6 +81,7 @@ impl RefusalCounter {
         }
     }
 
+    /// Counts one refused request.
     pub(super) fn count(
         &self,
         reason: RejectionReason,
@@ -88,10 +90,10 @@ impl RefusalCounter {
         client: Option<IpAddr>,
     ) {
         let key = CounterKey {
-            minute: minute(at),
+            minute: start_of_minute(at),
             reason,
             scheme: scheme.map_or("", Scheme::name),
-            network: client.map(network).unwrap_or_default(),
+            network: client.map(client_network).unwrap_or_default(),
         };
         self.lock().count(key);
     }
@@ -100,34 +102,35 @@ impl RefusalCounter {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes each minute when it is over, and the last one after the last request.
+    /// Writes each minute after its end, and the last minute after the last request.
     pub(super) async fn run(
         self: Arc<Self>,
         rejections: Arc<dyn Rejections>,
         last_request: impl Future<Output = ()>,
     ) {
         let mut last_request = pin!(last_request);
-        while timeout(PAUSE, &mut last_request).await.is_err() {
-            self.write(&*rejections, minute(self.clock.now())).await;
+        while timeout(CHECK_INTERVAL, &mut last_request).await.is_err() {
+            self.write(&*rejections, start_of_minute(self.clock.now()))
+                .await;
         }
         self.write(&*rejections, i64::MAX).await;
     }
 
-    /// Writes the minutes before this one.
+    /// Writes the counts of the minutes before this one. If that fails, the counts stay in memory.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
-        let over: Vec<(CounterKey, i64)> = {
+        let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();
-            // A minute far ahead was counted before the clock was set back.
-            let ahead = before.saturating_add(60);
-            let over = counts
-                .of
-                .extract_if(|key, _| key.minute < before || key.minute > ahead);
-            over.collect()
+            // If the clock was set back, older counts have a minute far in the future.
+            let max_minute = before.saturating_add(60);
+            let finished = counts
+                .by_key
+                .extract_if(|key, _| key.minute < before || key.minute > max_minute);
+            finished.collect()
         };
-        if over.is_empty() {
+        if finished.is_empty() {
             return;
         }
-        let counted: Vec<RefusalCount> = over
+        let refusals: Vec<RefusalCount> = finished
             .iter()
             .filter_map(|(key, count)| {
                 Some(RefusalCount {
@@ -139,13 +142,13 @@ impl RefusalCounter {
                 })
             })
             .collect();
-        if let Err(error) = rejections.count(&counted).await {
+        if let Err(error) = rejections.count(&refusals).await {
             tracing::warn!(
                 error = chain(&error),
-                "how many were turned away could not be written down; it will be tried again"
+                "cannot write the counts of refused requests; retrying"
             );
             let mut counts = self.lock();
-            for (key, count) in over {
+            for (key, count) in finished {
                 counts.add(key, count);
             }
         }
@@ -154,37 +157,42 @@ impl RefusalCounter {
 
 impl Counts {
     fn count(&mut self, key: CounterKey) {
-        if key.minute < self.minute {
-            // The clock was set back: continue from there.
-            self.minute = key.minute;
-        } else if key.minute > self.minute {
-            let minutes = key.minute.saturating_sub(self.minute) / 60;
-            let more = usize::try_from(minutes).map_or(MAX_NETWORKS, |minutes| {
+        if key.minute < self.latest_minute {
+            // The clock was set back: count from the new time.
+            self.latest_minute = key.minute;
+        } else if key.minute > self.latest_minute {
+            let elapsed_minutes = key.minute.saturating_sub(self.latest_minute) / 60;
+            let added = usize::try_from(elapsed_minutes).map_or(MAX_NETWORKS, |minutes| {
                 minutes.saturating_mul(NETWORKS_PER_MINUTE)
             });
-            self.rows_left = self.rows_left.saturating_add(more).min(MAX_NETWORKS);
-            self.minute = key.minute;
+            self.network_budget = self.network_budget.saturating_add(added).min(MAX_NETWORKS);
+            self.latest_minute = key.minute;
         }
-        if self.of.contains_key(&key) {
+        if self.by_key.contains_key(&key) {
             self.add(key, 1);
-        } else if self.rows_left > 0 {
-            self.rows_left -= 1;
+        } else if self.network_budget > 0 {
+            self.network_budget -= 1;
             self.add(key, 1);
         } else {
-            self.add(key.for_others(), 1);
+            self.add(key.for_other_networks(), 1);
         }
     }
 
-    /// Adds to a count, or to the row `*` when memory holds enough counts.
+    /// Adds to a count. Adds to the row `*` instead if memory already contains the maximum number of counts.
     fn add(&mut self, key: CounterKey, count: i64) {
-        let has_room = self.of.len() < MAX_NETWORKS || self.of.contains_key(&key);
-        let key = if has_room { key } else { key.for_others() };
-        *self.of.entry(key).or_default() += count;
+        let has_own_row = self.by_key.len() < MAX_NETWORKS || self.by_key.contains_key(&key);
+        let key = if has_own_row {
+            key
+        } else {
+            key.for_other_networks()
+        };
+        *self.by_key.entry(key).or_default() += count;
     }
 }
 
 impl CounterKey {
-    fn for_others(self) -> Self {
+    /// Returns the key of the row `*`.
+    fn for_other_networks(self) -> Self {
         Self {
             network: OTHER_NETWORKS.to_owned(),
             scheme: "",
@@ -193,13 +201,13 @@ impl CounterKey {
     }
 }
 
-fn minute(at: Timestamp) -> i64 {
+fn start_of_minute(at: Timestamp) -> i64 {
     let seconds = at.unix_seconds();
     seconds - seconds.rem_euclid(60)
 }
 
-/// Returns the network that one sender probably owns: 256 addresses of IPv4, 64 bits of IPv6 (RFC 6177).
-fn network(client: IpAddr) -> String {
+/// Returns the network that probably belongs to one client: a /24 of IPv4, or a /64 of IPv6 (RFC 6177).
+fn client_network(client: IpAddr) -> String {
     match client.to_canonical() {
         IpAddr::V4(ip) => {
             let [a, b, c, _] = ip.octets();

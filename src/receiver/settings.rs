@@ -12,81 +12,81 @@ use crate::config_types::{
 use crate::domain::notification::UnknownImages;
 use crate::signing::{Scheme, Verifier};
 
-/// The word for Cloudflare's networks.
-const CLOUDFLARE: &str = "cloudflare";
+/// The keyword for Cloudflare's networks in `webhook.allowed_addresses`.
+const CLOUDFLARE_KEYWORD: &str = "cloudflare";
 
-/// Cloudflare's networks, as far as this release knows.
-const CLOUDFLARE_ADDRESSES: &str = include_str!("../../config/cloudflare-addresses.txt");
+/// Cloudflare's networks at the time of this release.
+const BUNDLED_CLOUDFLARE_NETWORKS: &str = include_str!("../../config/cloudflare-addresses.txt");
 
-/// Where webhooks come, who may send them, and what to do with what they say.
+/// The `webhook` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where Cloudflare posts to.
+    /// The path of the webhook.
     pub path: WebhookPath,
     secrets: SecretList,
     previous_secret: Secret,
-    /// How a sender may prove that it knows a secret.
+    /// The accepted authentication schemes.
     pub schemes: Schemes,
-    /// How far a proof's timestamp may be from now, either way.
+    /// The maximum difference between the timestamp of a signature and the time of receipt, in either direction.
     pub timestamp_tolerance_secs: Seconds<1, 86_400>,
     unknown_images: UnknownImagesPolicy,
-    /// For how long a notification waits for its image's row.
+    /// The maximum time for which a notification stays parked. With 0, no notification stays parked.
     pub parked_ttl_days: Days<0, 365>,
     allowed_addresses: AllowedAddresses,
     cloudflare_addresses_file: PathBuf,
-    /// How many webhooks a second one client may send; 0: any number.
+    /// The maximum number of requests per second from one client. 0 means no limit.
     pub client_rate_limit_per_second: Bounded<0, 1_000_000>,
-    /// How many webhooks a second all clients together may send; 0: any number.
+    /// The maximum number of requests per second from all clients together. 0 means no limit.
     pub rate_limit_per_second: Bounded<0, 1_000_000>,
-    /// How many webhooks are worked on at once.
+    /// The maximum number of requests in flight.
     pub max_in_flight: Bounded<1, 1_000_000>,
-    /// Where a Cloudflare notification says what.
+    /// The positions of the image's data in a Cloudflare notification.
     pub envelope: EnvelopeSettings,
 }
 
 impl Settings {
-    /// The keys that have a new name: the old one still works, with a warning.
+    /// The renamed keys, as (old, new). An old key still works, with a warning.
     pub(crate) const RENAMED_KEYS: [(&str, &str); 2] = [
         ("webhook.park_days", "webhook.parked_ttl_days"),
         ("webhook.tolerance_secs", "webhook.timestamp_tolerance_secs"),
     ];
 
-    /// The secrets that are accepted, the current ones first.
+    /// Returns the accepted secrets, the current ones first.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let secrets = self.secrets.iter().chain(self.previous_secret.get());
         secrets.cloned()
     }
 
-    /// What to do with a notification for an unknown image.
+    /// Returns the policy for notifications about unknown images.
     #[must_use]
     pub fn unknown_images(&self) -> UnknownImages {
         self.unknown_images.0
     }
 
-    /// Checks what no single setting can say of itself.
+    /// Checks the rules that involve several settings or a file.
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        self.allowed()?;
+        self.allowed_networks()?;
         self.verifier().map(drop)
     }
 
-    /// From where webhooks are taken; from everywhere, if these are none. `cloudflare` stands for Cloudflare's networks.
-    pub(super) fn allowed(&self) -> Result<Networks, InvalidSetting> {
+    /// Returns the networks that may send webhooks. Empty means every network. `cloudflare` is replaced by Cloudflare's networks.
+    pub(super) fn allowed_networks(&self) -> Result<Networks, InvalidSetting> {
         let mut allowed = self.allowed_addresses.networks.clone();
-        if self.allowed_addresses.with_cloudflares {
-            allowed.extend(self.cloudflare()?);
+        if self.allowed_addresses.includes_cloudflare {
+            allowed.extend(self.cloudflare_networks()?);
         }
         Ok(allowed)
     }
 
-    fn cloudflare(&self) -> Result<Networks, InvalidSetting> {
+    fn cloudflare_networks(&self) -> Result<Networks, InvalidSetting> {
         let invalid = |rule| InvalidSetting {
             key: "webhook.cloudflare_addresses_file",
             rule,
         };
         let file = &self.cloudflare_addresses_file;
         let networks = if file.as_os_str().is_empty() {
-            Networks::parse_lines(CLOUDFLARE_ADDRESSES)
+            Networks::parse_lines(BUNDLED_CLOUDFLARE_NETWORKS)
         } else {
             let text =
                 read_file(file).map_err(|error| invalid(format!("cannot be read: {error}")))?;
@@ -94,7 +94,7 @@ impl Settings {
         };
         match networks {
             Ok(networks) if networks.is_empty() => {
-                Err(invalid("must have a network in it".to_owned()))
+                Err(invalid("must contain at least one network".to_owned()))
             }
             networks => networks.map_err(invalid),
         }
@@ -113,12 +113,12 @@ impl Settings {
     }
 }
 
-/// From where webhooks are taken.
+/// The networks that may send webhooks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "StringList")]
 struct AllowedAddresses {
     networks: Networks,
-    with_cloudflares: bool,
+    includes_cloudflare: bool,
 }
 
 impl TryFrom<StringList> for AllowedAddresses {
@@ -126,18 +126,19 @@ impl TryFrom<StringList> for AllowedAddresses {
 
     fn try_from(texts: StringList) -> Result<Self, String> {
         let texts = texts.into_vec();
-        let (names, networks): (Vec<_>, Vec<_>) =
-            texts.iter().partition(|text| text.trim() == CLOUDFLARE);
+        let (keywords, networks): (Vec<_>, Vec<_>) = texts
+            .iter()
+            .partition(|text| text.trim() == CLOUDFLARE_KEYWORD);
         let networks = Networks::parse(networks.into_iter().map(String::as_str))
             .map_err(|rule| format!("{rule}, or cloudflare"))?;
         Ok(Self {
             networks,
-            with_cloudflares: !names.is_empty(),
+            includes_cloudflare: !keywords.is_empty(),
         })
     }
 }
 
-/// The path of the webhook: it begins with a slash, and whether it ends with one makes no difference.
+/// The path of the webhook. It begins with a slash. A slash at its end makes no difference.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct WebhookPath(String);
@@ -150,29 +151,28 @@ impl TryFrom<String> for WebhookPath {
         if path.starts_with('/') && !path.contains("//") && path.bytes().all(is_plain) {
             Ok(Self(path.trim_end_matches('/').to_owned()))
         } else {
-            Err("must be a path that begins with a slash, of letters, digits and - . _ ~ /")
+            Err(
+                "must be a path that begins with a slash and contains only letters, digits and - . _ ~ /",
+            )
         }
     }
 }
 
 impl WebhookPath {
-    /// The path as it is written in documents, with a slash at its end.
+    /// Returns the path with a slash at its end, as the documentation writes it.
     #[must_use]
     pub fn canonical(&self) -> String {
         format!("{}/", self.0)
     }
 
-    /// The ways a client may write it.
-    pub(super) fn spellings(&self) -> Vec<String> {
-        let spellings = [self.canonical(), self.0.clone()];
-        spellings
-            .into_iter()
-            .filter(|path| !path.is_empty())
-            .collect()
+    /// Returns the accepted forms of the path: with and without the slash at its end.
+    pub(super) fn routes(&self) -> Vec<String> {
+        let routes = [self.canonical(), self.0.clone()];
+        routes.into_iter().filter(|path| !path.is_empty()).collect()
     }
 }
 
-/// The schemes that are on, at least one.
+/// The accepted schemes, at least one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "StringList")]
 pub struct Schemes(Vec<Scheme>);
@@ -188,7 +188,7 @@ impl TryFrom<StringList> for Schemes {
 }
 
 impl Schemes {
-    /// The one that a sender would use: Cloudflare's own, if it is on.
+    /// Returns the scheme for the command `send`: the one that Cloudflare uses if it is accepted, else the first.
     #[must_use]
     pub fn preferred(&self) -> Scheme {
         let first = self.0.first().copied().unwrap_or(Scheme::CfWebhookAuth);
@@ -216,7 +216,8 @@ impl TryFrom<String> for UnknownImagesPolicy {
     }
 }
 
-/// Where a Cloudflare notification says what. Cloudflare publishes no schema for the `data` of Images notifications.
+/// The positions of the image's data in a Cloudflare notification. They are settings, because Cloudflare publishes no schema for
+/// the `data` of Images notifications.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the keys")]
@@ -227,7 +228,7 @@ pub struct EnvelopeSettings {
 }
 
 impl EnvelopeSettings {
-    /// Where to look.
+    /// Returns the pointers.
     #[must_use]
     pub fn pointers(&self) -> Pointers {
         Pointers {
@@ -238,7 +239,7 @@ impl EnvelopeSettings {
     }
 }
 
-/// JSON pointers, RFC 6901, at least one.
+/// A list of JSON pointers (RFC 6901), at least one.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "StringList")]
 struct JsonPointers(Vec<Pointer>);

@@ -1,4 +1,4 @@
-//! What receiving a webhook needs.
+//! The receiver and its parts.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::signing::Verifier;
 use crate::store::Inbox;
 use crate::web;
 
-/// Receives webhooks.
+/// The state of the webhook route.
 pub struct Receiver {
     pub(super) admission: Arc<Admission>,
     pub(super) body: BodyReader,
@@ -24,20 +24,21 @@ pub struct Receiver {
     pub(super) envelope: Pointers,
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The tasks of requests: the connections, and what outlives them.
-    pub(super) tasks: TaskTracker,
+    /// The connections, and the tasks of requests that outlive their connection.
+    pub(super) request_tasks: TaskTracker,
 }
 
 impl Receiver {
-    /// Makes a receiver that records in this inbox. The inbox must finish a call whose caller has gone away, as
-    /// [`GroupCommit`](crate::store::GroupCommit) does. The tasks of requests are spawned on the tracker. Fails on an invalid
-    /// setting.
+    /// Makes a receiver that records in this inbox. Fails on an invalid setting.
+    ///
+    /// The inbox must complete a call even if its caller is dropped, as [`GroupCommit`](crate::store::GroupCommit) does.
+    /// Tasks that may outlive a request are spawned on the tracker.
     pub fn new(
         settings: &Settings,
         server: &web::Settings,
         inbox: Arc<dyn Inbox>,
         clock: Arc<dyn Clock>,
-        tasks: TaskTracker,
+        request_tasks: TaskTracker,
     ) -> Result<Self, InvalidSetting> {
         Ok(Self {
             verifier: Arc::new(settings.verifier()?),
@@ -50,7 +51,7 @@ impl Receiver {
             admission: Arc::new(Admission::new(settings)?),
             refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
             clock,
-            tasks,
+            request_tasks,
         })
     }
 }

@@ -1,21 +1,21 @@
-//! `cf-webhook-auth`: the header carries the secret itself (Cloudflare, "Configure webhooks").
+//! Scheme `cf-webhook-auth`: the header carries the secret itself (Cloudflare, "Configure webhooks").
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::header_values::any;
+use super::header_values::any_match;
 use super::key::{Key, digest};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("cf-webhook-auth");
 
-/// Compares digests rather than the secrets themselves, so that the time it takes says nothing of the secret's length.
+/// Verifies the secret in the header. Compares digests, so the duration does not reveal the length of the secret.
 pub(super) fn verify(keys: &[Key], headers: &HeaderMap) -> Choice {
     let presented = headers.get_all(HEADER).iter();
-    any(presented.flat_map(|presented| {
+    any_match(presented.flat_map(|presented| {
         keys.iter()
-            .map(move |key| digest(&key.plain, &[presented.as_bytes()]).ct_eq(&key.digest))
+            .map(move |key| digest(&key.plain, &[presented.as_bytes()]).ct_eq(&key.secret_digest))
     }))
 }
 

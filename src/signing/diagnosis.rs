@@ -1,4 +1,4 @@
-//! Why a proof holds, or does not: for people who look for the mistake. The gate asks [`Verifier`] and tells nobody.
+//! Diagnosis of a credential, for the command `verify`. The gate uses only [`Verifier`] and never sends a diagnosis to a client.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,73 +7,77 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::header_values::{parse_hex, parse_seconds, single_value, values};
-use super::key::{InvalidSecret, Key, SECRET_PREFIX, decode_secret, digest, keyed};
+use super::header_values::{parse_hex_digest, parse_unix_seconds, single_value, text_values};
+use super::key::{InvalidSecret, Key, SECRET_PREFIX, decode_secret, digest, hmac_with_key};
 use super::scheme::Scheme;
 use super::verifier::Verifier;
 use super::{body_hmac, standard, timestamped};
 use crate::domain::timestamp::Timestamp;
 
-/// What a scheme says of a request.
+/// The result of verifying a request with one scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Diagnosis {
+    /// The credential is valid.
     Valid,
-    /// The signature is right, and the time in it is too far from when the request came.
+    /// The signature is valid, but its timestamp is too far from the time of receipt.
     OutsideTolerance {
-        off: Duration,
+        difference: Duration,
         tolerance: Duration,
     },
-    /// A header is missing, or is there more than once.
+    /// A header is missing, or occurs more than once.
     MissingOrRepeated(HeaderName),
-    /// A header is not what the scheme says.
+    /// A header breaks a rule of the scheme.
     Malformed {
         header: HeaderName,
         rule: &'static str,
     },
-    /// Another secret was presented.
+    /// The header carries another secret.
     WrongSecret,
-    /// It was signed with another secret, or other bytes were signed.
+    /// The sender signed with another secret, or signed other bytes.
     Mismatch(Option<Hint>),
 }
 
-/// What would have made a signature right.
+/// A common mistake that explains a signature that does not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
-    /// The body without the line break at its end.
-    WithoutLastNewline,
-    /// The secret's own letters as the key, and not what the base64 after `whsec_` means.
-    SecretAsText,
-    /// What the base64 after `whsec_` means as the key, and not the secret's own letters.
-    SecretAsBase64,
+    /// The body here ends with a line break that the sender did not sign.
+    ExtraNewline,
+    /// The sender used the text of the secret as the key, instead of the decoded base64 after `whsec_`.
+    UsedSecretText,
+    /// The sender used the decoded base64 after `whsec_` as the key, instead of the text of the secret.
+    UsedDecodedSecret,
 }
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Valid => f.write_str("holds"),
-            Self::OutsideTolerance { off, tolerance } => write!(
+            Self::Valid => f.write_str("valid"),
+            Self::OutsideTolerance {
+                difference,
+                tolerance,
+            } => write!(
                 f,
-                "the signature is right, but its time is {} s from when it came, where {} s are tolerated",
-                off.as_secs(),
+                "the signature is valid, but its timestamp is {} s from the time of receipt; the tolerance is {} s",
+                difference.as_secs(),
                 tolerance.as_secs()
             ),
             Self::MissingOrRepeated(header) => {
-                write!(f, "the header {header} has to be there, once")
+                write!(f, "the header {header} must be present exactly once")
             }
-            Self::Malformed { header, rule } => write!(f, "the header {header} has to be {rule}"),
-            Self::WrongSecret => f.write_str("the header has another secret"),
+            Self::Malformed { header, rule } => write!(f, "the header {header} must be {rule}"),
+            Self::WrongSecret => f.write_str("the header carries a different secret"),
             Self::Mismatch(hint) => {
-                f.write_str("the signature is of another secret or of other bytes")?;
+                f.write_str("the signature does not match this secret and these bytes")?;
                 match hint {
                     None => Ok(()),
-                    Some(Hint::WithoutLastNewline) => f.write_str(
-                        "; it would be right without the line break at the end of the body",
+                    Some(Hint::ExtraNewline) => f.write_str(
+                        "; it matches the body without the line break at the end",
                     ),
-                    Some(Hint::SecretAsText) => f.write_str(
-                        "; the sender took the secret's letters as the key, where it is what the base64 after whsec_ means",
+                    Some(Hint::UsedSecretText) => f.write_str(
+                        "; the sender used the text of the secret as the key, instead of the decoded base64 after whsec_",
                     ),
-                    Some(Hint::SecretAsBase64) => f.write_str(
-                        "; the sender took what the base64 after whsec_ means as the key, where it is the secret's letters",
+                    Some(Hint::UsedDecodedSecret) => f.write_str(
+                        "; the sender used the decoded base64 after whsec_ as the key, instead of the text of the secret",
                     ),
                 }
             }
@@ -81,7 +85,7 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// Examines what each scheme that these headers try says of them and of this body, for somebody with this secret.
+/// Verifies a request with one secret, once for each scheme that its headers use. Returns a diagnosis for each scheme.
 pub(crate) fn diagnose(
     secret: &SecretString,
     headers: &HeaderMap,
@@ -89,7 +93,7 @@ pub(crate) fn diagnose(
     received_at: Timestamp,
     tolerance: Duration,
 ) -> Result<Vec<(Scheme, Diagnosis)>, InvalidSecret> {
-    let tried: Vec<Scheme> = Scheme::all_of_request(headers).collect();
+    let schemes: Vec<Scheme> = Scheme::all_of_request(headers).collect();
     let diagnoser = Diagnoser {
         secret,
         headers,
@@ -97,9 +101,9 @@ pub(crate) fn diagnose(
         received_at,
         tolerance,
     };
-    tried
+    schemes
         .into_iter()
-        .map(|scheme| Ok((scheme, diagnoser.of(scheme)?)))
+        .map(|scheme| Ok((scheme, diagnoser.diagnose(scheme)?)))
         .collect()
 }
 
@@ -112,7 +116,7 @@ struct Diagnoser<'a> {
 }
 
 impl Diagnoser<'_> {
-    fn of(&self, scheme: Scheme) -> Result<Diagnosis, InvalidSecret> {
+    fn diagnose(&self, scheme: Scheme) -> Result<Diagnosis, InvalidSecret> {
         let secrets = std::iter::once(self.secret.clone());
         let verifier = Verifier::new(&[scheme], secrets, self.tolerance)?;
         if verifier.accepts(self.headers, self.body, self.received_at) {
@@ -132,95 +136,97 @@ impl Diagnoser<'_> {
                 .or_else(|| self.malformed_hex(timestamped::SIGNATURE))
                 .unwrap_or_else(|| Diagnosis::Mismatch(self.hint(&verifier))),
             Scheme::Standard => self
-                .missing(&standard::ID)
+                .missing_or_repeated(&standard::ID)
                 .or_else(|| self.outside_tolerance(&standard::TIMESTAMP, &verifier))
                 .or_else(|| self.malformed_standard())
                 .unwrap_or_else(|| Diagnosis::Mismatch(self.hint(&verifier))),
         })
     }
 
-    fn missing(&self, header: &HeaderName) -> Option<Diagnosis> {
-        let is_once = single_value(self.headers, header).is_some();
-        (!is_once).then(|| Diagnosis::MissingOrRepeated(header.clone()))
+    fn missing_or_repeated(&self, header: &HeaderName) -> Option<Diagnosis> {
+        let is_single = single_value(self.headers, header).is_some();
+        (!is_single).then(|| Diagnosis::MissingOrRepeated(header.clone()))
     }
 
-    /// What is wrong with its time, if the signature is right.
+    /// Diagnoses the timestamp. Returns `None` if it is well-formed but the signature does not match.
     fn outside_tolerance(&self, header: &HeaderName, verifier: &Verifier) -> Option<Diagnosis> {
         let Some(text) = single_value(self.headers, header) else {
-            return self.missing(header);
+            return self.missing_or_repeated(header);
         };
-        let Some(sent_at) = parse_seconds(text) else {
+        let Some(sent_at) = parse_unix_seconds(text) else {
             return Some(Diagnosis::Malformed {
                 header: header.clone(),
-                rule: "whole seconds since 1970",
+                rule: "a Unix timestamp in whole seconds",
             });
         };
-        let is_right = verifier.accepts(self.headers, self.body, sent_at);
-        is_right.then(|| Diagnosis::OutsideTolerance {
-            off: sent_at - self.received_at,
+        let is_valid = verifier.accepts(self.headers, self.body, sent_at);
+        is_valid.then(|| Diagnosis::OutsideTolerance {
+            difference: sent_at - self.received_at,
             tolerance: self.tolerance,
         })
     }
 
     fn malformed_hex(&self, header: HeaderName) -> Option<Diagnosis> {
-        let is_one = values(self.headers, &header).any(|text| parse_hex(text).is_some());
-        (!is_one).then_some(Diagnosis::Malformed {
+        let has_digest =
+            text_values(self.headers, &header).any(|text| parse_hex_digest(text).is_some());
+        (!has_digest).then_some(Diagnosis::Malformed {
             header,
-            rule: "sha256= and 64 hexadecimal digits",
+            rule: "64 hexadecimal digits, with or without sha256= before them",
         })
     }
 
     fn malformed_standard(&self) -> Option<Diagnosis> {
-        let is_one = values(self.headers, &standard::SIGNATURE)
+        let has_digest = text_values(self.headers, &standard::SIGNATURE)
             .flat_map(str::split_ascii_whitespace)
             .any(|text| standard::parse_signature(text).is_some());
-        (!is_one).then_some(Diagnosis::Malformed {
+        (!has_digest).then_some(Diagnosis::Malformed {
             header: standard::SIGNATURE,
-            rule: "v1, and the base64 of 32 bytes, several with spaces between",
+            rule: "v1, followed by the base64 of 32 bytes; spaces separate several signatures",
         })
     }
 
-    /// What would make it right, whatever its time.
+    /// Returns the mistake that explains the mismatch, if a known one does. Ignores whether the timestamp is recent.
     fn hint(&self, verifier: &Verifier) -> Option<Hint> {
         let sent_at = [&timestamped::TIMESTAMP, &standard::TIMESTAMP]
             .into_iter()
-            .find_map(|name| single_value(self.headers, name).and_then(parse_seconds))
+            .find_map(|name| single_value(self.headers, name).and_then(parse_unix_seconds))
             .unwrap_or(self.received_at);
-        let shorter = self
+        let body_without_newline = self
             .body
             .strip_suffix(b"\r\n")
             .or_else(|| self.body.strip_suffix(b"\n"));
-        if shorter.is_some_and(|body| verifier.accepts(self.headers, body, sent_at)) {
-            return Some(Hint::WithoutLastNewline);
+        if body_without_newline.is_some_and(|body| verifier.accepts(self.headers, body, sent_at)) {
+            return Some(Hint::ExtraNewline);
         }
         let scheme = *verifier.schemes.first()?;
-        let with = |key: Key| Verifier {
+        let verifier_with = |key: Key| Verifier {
             schemes: vec![scheme],
             keys: vec![key],
             tolerance: self.tolerance,
         };
-        let misread = with(Key::misread(self.secret)?);
-        misread
+        let misreading_verifier = verifier_with(Key::of_misread_secret(self.secret)?);
+        misreading_verifier
             .accepts(self.headers, self.body, sent_at)
             .then_some(if scheme == Scheme::Standard {
-                Hint::SecretAsText
+                Hint::UsedSecretText
             } else {
-                Hint::SecretAsBase64
+                Hint::UsedDecodedSecret
             })
     }
 }
 
 impl Key {
-    /// The key that a sender has who takes a secret of Standard Webhooks for text, or the other way round.
-    fn misread(secret: &SecretString) -> Option<Self> {
+    /// Returns the key of a sender that mistakes a Standard Webhooks secret for plain text, or plain text for such a secret.
+    /// Returns `None` for a secret without the prefix `whsec_`.
+    fn of_misread_secret(secret: &SecretString) -> Option<Self> {
         let text = secret.expose_secret();
         let encoded = text.strip_prefix(SECRET_PREFIX)?;
-        let decoded = keyed(&decode_secret(encoded).ok()?);
-        let digest = digest(&decoded, &[text.as_bytes()]);
+        let decoded_secret = hmac_with_key(&decode_secret(encoded).ok()?);
+        let secret_digest = digest(&decoded_secret, &[text.as_bytes()]);
         Some(Self {
-            plain: decoded,
-            standard: keyed(text.as_bytes()),
-            digest,
+            plain: decoded_secret,
+            standard: hmac_with_key(text.as_bytes()),
+            secret_digest,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The credentials that a request claims, read from its headers and compared in constant time.
+//! The credentials in the headers of a request: parsing them, and comparing them in constant time.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
@@ -7,25 +7,25 @@ use subtle::{Choice, ConstantTimeEq};
 use super::key::Digest;
 use crate::domain::timestamp::Timestamp;
 
-/// Whether any of them holds; all of them are asked.
-pub(super) fn any(credentials: impl Iterator<Item = Choice>) -> Choice {
-    credentials.fold(Choice::from(0), |any, proof| any | proof)
+/// Returns whether any of the comparisons is a match. Evaluates all of them, so the duration does not depend on the results.
+pub(super) fn any_match(matches: impl Iterator<Item = Choice>) -> Choice {
+    matches.fold(Choice::from(0), |any, next| any | next)
 }
 
-/// Whether any of the claimed digests is the right one.
+/// Returns whether any of the claimed digests is the expected one.
 pub(super) fn contains_digest(claimed: &[Digest], expected: &Digest) -> Choice {
-    any(claimed.iter().map(|claimed| claimed.ct_eq(expected)))
+    any_match(claimed.iter().map(|claimed| claimed.ct_eq(expected)))
 }
 
-/// A digest written in hexadecimal, in any case, with or without `sha256=` before it.
-pub(super) fn parse_hex(text: &str) -> Option<Digest> {
+/// Parses a hexadecimal digest, in upper or lower case, with or without the prefix `sha256=`.
+pub(super) fn parse_hex_digest(text: &str) -> Option<Digest> {
     let mut digest = Digest::default();
     hex::decode_to_slice(text.strip_prefix("sha256=").unwrap_or(text), &mut digest).ok()?;
     Some(digest)
 }
 
-/// The values of a header that are text.
-pub(super) fn values<'a>(
+/// Returns the values of a header that are text.
+pub(super) fn text_values<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a str> {
@@ -35,16 +35,16 @@ pub(super) fn values<'a>(
         .filter_map(|value| value.to_str().ok())
 }
 
-/// The value of a header that is there once. One that is there twice has no one meaning, and hashing the body for each would
-/// let a stranger make us work.
+/// Returns the value of a header that occurs exactly once. A repeated header is ambiguous. Hashing the body once for each
+/// value would also let any client cause much work with one request.
 pub(super) fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// Whole seconds since 1970, in digits alone.
-pub(super) fn parse_seconds(text: &str) -> Option<Timestamp> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    Timestamp::from_unix_seconds(text.parse().ok().filter(|_| is_number)?).ok()
+/// Parses a Unix timestamp in whole seconds. It consists of digits only.
+pub(super) fn parse_unix_seconds(text: &str) -> Option<Timestamp> {
+    let has_only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    Timestamp::from_unix_seconds(text.parse().ok().filter(|_| has_only_digits)?).ok()
 }

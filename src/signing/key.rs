@@ -1,4 +1,4 @@
-//! A secret, prepared for each scheme.
+//! The keys of a secret, one for each way to use it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,19 +8,19 @@ use sha2::Sha256;
 
 use super::scheme::Scheme;
 
-/// A secret that looks like a Standard Webhooks secret and is none.
+/// The error of a secret that has the prefix of Standard Webhooks but is not valid there. Its text follows the name of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("has a secret that begins with whsec_, so the rest must be base64 of 24 to 64 bytes")]
+#[error("must have the base64 of 24 to 64 bytes after the prefix whsec_")]
 pub struct InvalidSecret;
 
-/// A secret, made ready for each scheme once.
+/// The keys of one secret. They are computed once.
 pub(super) struct Key {
-    /// Keyed with the secret's own bytes.
+    /// An HMAC with the text of the secret as its key.
     pub(super) plain: Hmac<Sha256>,
-    /// Keyed as Standard Webhooks says: with what the base64 after `whsec_` means.
+    /// An HMAC with the key of Standard Webhooks: the decoded base64 after `whsec_`, or the text of a secret without that prefix.
     pub(super) standard: Hmac<Sha256>,
-    /// The secret's digest under `plain`, to compare a presented secret with without showing its length.
-    pub(super) digest: Digest,
+    /// The digest of the secret under `plain`. Comparing digests does not reveal the length of the secret.
+    pub(super) secret_digest: Digest,
 }
 
 pub(super) type Digest = [u8; 32];
@@ -28,25 +28,27 @@ pub(super) type Digest = [u8; 32];
 impl Key {
     pub(super) fn new(secret: &SecretString, schemes: &[Scheme]) -> Result<Self, InvalidSecret> {
         let secret = secret.expose_secret();
-        let plain = keyed(secret.as_bytes());
+        let plain = hmac_with_key(secret.as_bytes());
         let standard = match secret.strip_prefix(SECRET_PREFIX) {
-            Some(encoded) if schemes.contains(&Scheme::Standard) => keyed(&decode_secret(encoded)?),
+            Some(encoded) if schemes.contains(&Scheme::Standard) => {
+                hmac_with_key(&decode_secret(encoded)?)
+            }
             Some(_) | None => plain.clone(),
         };
-        let digest = digest(&plain, &[secret.as_bytes()]);
+        let secret_digest = digest(&plain, &[secret.as_bytes()]);
         Ok(Self {
             plain,
             standard,
-            digest,
+            secret_digest,
         })
     }
 }
 
-pub(super) fn keyed(key: &[u8]) -> Hmac<Sha256> {
+pub(super) fn hmac_with_key(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// The HMAC of the parts, one after another.
+/// Returns the HMAC of the concatenated parts.
 pub(super) fn digest(key: &Hmac<Sha256>, parts: &[&[u8]]) -> Digest {
     let mut mac = key.clone();
     for part in parts {
@@ -55,10 +57,10 @@ pub(super) fn digest(key: &Hmac<Sha256>, parts: &[&[u8]]) -> Digest {
     mac.finalize().into_bytes().into()
 }
 
-/// What a secret of Standard Webhooks begins with ("Signature scheme").
+/// The prefix of a Standard Webhooks secret (specification, "Signature scheme").
 pub(super) const SECRET_PREFIX: &str = "whsec_";
 
-/// The length of a secret in bytes ("between 24 bytes (192 bits) and 64 bytes (512 bits)").
+/// The length of a decoded secret in bytes (the same section: "between 24 bytes (192 bits) and 64 bytes (512 bits)").
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 pub(super) fn decode_secret(encoded: &str) -> Result<Vec<u8>, InvalidSecret> {

@@ -1,14 +1,14 @@
-//! The message that a sender signs.
+//! The input of a signature.
 
 use crate::domain::timestamp::Timestamp;
 
-/// What is to be proved to come from us, for the schemes that look at it.
+/// A message to sign. A scheme uses the parts that it needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
-    /// The message's id.
+    /// The message id.
     pub id: &'a str,
-    /// When it is sent.
+    /// The time of sending.
     pub sent_at: Timestamp,
-    /// The exact bytes.
+    /// The exact bytes of the body.
     pub body: &'a [u8],
 }

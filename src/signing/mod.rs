@@ -1,7 +1,7 @@
-//! Proof of the sender: does a request show that its sender knows one of our secrets?
+//! Authenticates senders with a shared secret, and signs messages.
 //!
-//! One file a scheme, each with how it is checked and how it is made. Any one valid proof is enough. Nothing is compared but
-//! digests, in constant time, and no comparison is skipped because an earlier one held.
+//! Each scheme has a file with its `verify` and `sign`. One valid credential is enough. Only digests are compared, in constant
+//! time, and a match does not skip later comparisons.
 
 mod body_hmac;
 mod cf_webhook_auth;

@@ -1,4 +1,4 @@
-//! Making credentials.
+//! The signer: makes the headers that authenticate a message.
 
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
@@ -8,15 +8,15 @@ use super::message::Message;
 use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
 
-/// Signs messages, with keys that are made once.
+/// Signs messages. Its keys are computed once.
 pub(crate) struct Signer {
     schemes: Vec<Scheme>,
     keys: Vec<Key>,
 }
 
 impl Signer {
-    /// Signs under these schemes. The secrets come with the one that counts first; the others sign beside it where a scheme has room for
-    /// several signatures. [`Scheme::CfWebhookAuth`] has no signature to make.
+    /// Makes a signer for these schemes. The first secret signs. The other secrets add signatures only in [`Scheme::Standard`],
+    /// which allows several. [`Scheme::CfWebhookAuth`] adds nothing, because it has no signature.
     pub(crate) fn new(
         schemes: &[Scheme],
         secrets: impl Iterator<Item = SecretString>,
@@ -29,7 +29,7 @@ impl Signer {
         })
     }
 
-    /// The headers that prove where the message comes from; none without a secret.
+    /// Returns the signature headers of a message. Returns none without a secret.
     #[must_use]
     pub(crate) fn sign(&self, message: &Message<'_>) -> Vec<(HeaderName, String)> {
         let Some(first) = self.keys.first() else {
@@ -49,7 +49,7 @@ impl Signer {
 }
 
 impl Scheme {
-    /// Returns the headers that prove that the sender of this message knows the secret.
+    /// Returns the headers that authenticate this message with this secret.
     pub fn sign(
         self,
         secret: &SecretString,

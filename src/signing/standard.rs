@@ -1,5 +1,7 @@
-//! `standard`: Standard Webhooks, specification 1.0. `webhook-signature` holds `v1,` and the base64 HMAC-SHA256 of
-//! `{webhook-id}.{webhook-timestamp}.{body}`, once for each of the sender's keys, with spaces between.
+//! Scheme `standard`: Standard Webhooks, specification 1.0.
+//!
+//! A signature is `v1,` and the base64 HMAC-SHA256 of `{webhook-id}.{webhook-timestamp}.{body}`. `webhook-signature` has one
+//! signature for each key of the sender, separated by spaces.
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
@@ -7,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::Choice;
 
-use super::header_values::{any, contains_digest, parse_seconds, single_value, values};
+use super::header_values::{
+    any_match, contains_digest, parse_unix_seconds, single_value, text_values,
+};
 use super::key::{Digest, Key, digest};
 use super::message::Message;
 use crate::domain::timestamp::Timestamp;
@@ -28,18 +32,19 @@ pub(super) fn verify(
     ) else {
         return Choice::from(0);
     };
-    let claimed: Vec<Digest> = values(headers, &SIGNATURE)
+    let claimed: Vec<Digest> = text_values(headers, &SIGNATURE)
         .flat_map(str::split_ascii_whitespace)
         .filter_map(parse_signature)
         .collect();
 
-    let is_in_time = parse_seconds(timestamp).is_some_and(is_recent);
-    if claimed.is_empty() || !is_in_time {
+    let has_recent_timestamp = parse_unix_seconds(timestamp).is_some_and(is_recent);
+    if claimed.is_empty() || !has_recent_timestamp {
         return Choice::from(0);
     }
-    any(keys
-        .iter()
-        .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))))
+    any_match(
+        keys.iter()
+            .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))),
+    )
 }
 
 pub(super) fn sign(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String); 3] {

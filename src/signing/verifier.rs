@@ -1,4 +1,4 @@
-//! Checking credentials.
+//! The verifier: authenticates requests by their headers and body.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
 
-use super::header_values::any;
+use super::header_values::any_match;
 use super::key::{InvalidSecret, Key};
 use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
 use crate::domain::timestamp::Timestamp;
 
-/// Checks credentials.
+/// Verifies the credentials of requests.
 pub struct Verifier {
     pub(super) schemes: Vec<Scheme>,
     pub(super) keys: Vec<Key>,
@@ -20,7 +20,8 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Accepts these schemes, with any of these secrets. Without a secret, authentication is disabled.
+    /// Makes a verifier that accepts these schemes with any of these secrets. Without a secret, authentication is disabled.
+    /// `tolerance` limits the difference between a signature's timestamp and the time of receipt.
     pub fn new(
         schemes: &[Scheme],
         secrets: impl Iterator<Item = SecretString>,
@@ -41,10 +42,10 @@ impl Verifier {
         self.keys.is_empty()
     }
 
-    /// Whether a request with these headers and this body shows that its sender knows a secret.
+    /// Returns whether a request with these headers and this body is authenticated. Returns `true` if authentication is disabled.
     #[must_use]
     pub fn accepts(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> bool {
-        let credentials = self.schemes.iter().map(|scheme| match scheme {
+        let matches = self.schemes.iter().map(|scheme| match scheme {
             Scheme::CfWebhookAuth => cf_webhook_auth::verify(&self.keys, headers),
             Scheme::Hmac => body_hmac::verify(&self.keys, headers, body),
             Scheme::Timestamped => timestamped::verify(&self.keys, headers, body, |sent_at| {
@@ -54,7 +55,7 @@ impl Verifier {
                 self.is_recent(sent_at, now)
             }),
         });
-        self.is_disabled() || bool::from(any(credentials))
+        self.is_disabled() || bool::from(any_match(matches))
     }
 
     pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {
@@ -72,13 +73,13 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Scheme {
-    /// Returns the first scheme that a request with these headers tries, accepted or not.
+    /// Returns the first scheme that a request with these headers uses, whether its credential is valid or not.
     #[must_use]
     pub fn of_request(headers: &HeaderMap) -> Option<Self> {
         Self::all_of_request(headers).next()
     }
 
-    /// Returns every scheme that a request with these headers tries.
+    /// Returns every scheme that a request with these headers uses.
     pub(super) fn all_of_request(headers: &HeaderMap) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|scheme| {
             let names: &[HeaderName] = match scheme {

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 /// The content type of [`Metrics::render`]: `OpenMetrics` 1.0.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Declares a struct of metrics: for each its field, type, name and help. Clones share their counters.
+/// Declares a struct of metrics with a field, a type, a name and a help text for each. Clones share their counters.
 macro_rules! metrics {
     ($(#[$attribute:meta])* $metrics:ident { $($field:ident: $metric:ty = $name:literal, $help:literal;)* }) => {
         $(#[$attribute])*
@@ -85,7 +85,7 @@ impl Default for Metrics {
         inbox.register(&mut registry);
         let relay = RelayMetrics::default();
         relay.register(&mut registry);
-        // A series that is missing until its first event cannot be alerted on.
+        // Both series exist from the start, because an alert rule needs a series even before the first delivery.
         for result in [DELIVERED, FAILED] {
             drop(relay.deliveries.get_or_create(&result));
         }
@@ -108,7 +108,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Returns the current values in the format of Prometheus.
+    /// Returns the current values in the text format of Prometheus.
     #[must_use]
     pub fn render(&self) -> String {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -1,4 +1,4 @@
-//! Logging: where it goes, in which form, and how much of it.
+//! Logging: the format, the filter and the start of the log. The metrics are in [`metrics`].
 
 #[cfg(test)]
 pub(crate) mod captured_log;
@@ -15,13 +15,13 @@ use tracing_subscriber::fmt::format::FmtSpan;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The form of a line.
+    /// The format of a line.
     pub format: Format,
-    /// What is logged.
+    /// The filter of log lines.
     pub filter: Filter,
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Format {
@@ -46,7 +46,7 @@ impl TryFrom<String> for Format {
     }
 }
 
-/// The directives of what is logged, in the language of `RUST_LOG`.
+/// The filter directives of the log, in the syntax of `RUST_LOG`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Filter(String);
@@ -55,12 +55,12 @@ impl TryFrom<String> for Filter {
     type Error = &'static str;
 
     fn try_from(directives: String) -> Result<Self, Self::Error> {
-        // A bare word that is no level would silently name a module that does not exist.
+        // `EnvFilter` would take a bare word that is not a level as the name of a module, and report no error.
         let are_levels = directives
             .split(',')
             .filter(|directive| !directive.contains(['=', '[']))
             .all(|word| word.trim().parse::<LevelFilter>().is_ok());
-        // tracing-subscriber 0.3.23 panics at some letters outside ASCII; no module of ours, nor of a library, has any.
+        // tracing-subscriber 0.3.23 panics on some characters outside ASCII. No module name contains such characters.
         if are_levels && directives.is_ascii() && EnvFilter::try_new(&directives).is_ok() {
             Ok(Self(directives))
         } else {
@@ -83,7 +83,7 @@ pub fn start(settings: &Settings) {
         .with_span_events(FmtSpan::NONE)
         .with_writer(std::io::stderr);
 
-    // An error means that somebody has started logging already, as tests do; their logs then stay where they are.
+    // An error means that logging has already started, for example in tests. The log then stays as it is.
     let _already_started = if is_json {
         subscriber
             .json()
@@ -99,7 +99,7 @@ pub fn start(settings: &Settings) {
     log_panics();
 }
 
-/// A panic is a fault of ours: it goes to the log like any other, on one line.
+/// Logs each panic as an error on one line.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
@@ -111,13 +111,13 @@ fn log_panics() {
     }));
 }
 
-/// An error and what caused it, in one line.
+/// Returns an error and its sources as one line.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut texts: Vec<String> = Vec::new();
     for text in causes.map(ToString::to_string) {
-        // Many libraries repeat their cause in their own text.
+        // Many libraries repeat the text of the source in their own text.
         if texts.last().is_none_or(|last| !last.ends_with(&text)) {
             texts.push(text);
         }

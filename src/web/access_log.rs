@@ -1,4 +1,4 @@
-//! The access log: one line for each request, with everything that an operator looks for.
+//! The access log: one line for each request.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::client::ClientAddress;
 use super::problem::{Cause, LoggedProblem};
 use super::request_id::RequestId;
 
-/// What a surface adds to the line of its request, as an extension of the response.
+/// The fields that a handler adds to the line of its request. They are an extension of the response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LogFields {
-    /// The outcome, where it is not the name of a problem.
+    /// The outcome, if it is not the name of a problem.
     pub(crate) outcome: Option<&'static str>,
-    /// The image that the request was about.
+    /// The image that the request is about.
     pub(crate) image_id: Option<String>,
     pub(crate) level: LogLevel,
 }
@@ -27,25 +27,25 @@ pub(crate) enum LogLevel {
     /// The level of an ordinary request. A server error is logged as an error instead.
     #[default]
     Info,
-    /// The level of a probe that needs no attention. Probes come every few seconds.
+    /// The level of a normal probe. Probes arrive every few seconds.
     Debug,
 }
 
-/// The status in the log when the client has gone before the answer. nginx uses the same one.
-const CLIENT_GONE: u16 = 499;
+/// The logged status of a request whose client disconnected before the response. nginx uses the same status.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Writes the line when there is an answer, or when the client has gone before that.
+/// Writes the line when the response is ready, or when the client disconnects before that.
 pub(super) async fn log(request: Request, next: Next) -> Response {
-    let mut line = Line::begin(&request);
-    // All other lines that are logged for the request have its id too.
+    let mut line = AccessLine::begin(&request);
+    // The span adds the request id to every other line that is logged for the request.
     let span = tracing::info_span!("request", request_id = line.request_id());
     let response = next.run(request).instrument(span).await;
-    line.is_answered = true;
+    line.has_response = true;
     line.write(&response);
     response
 }
 
-/// The result of a request, as its line shows it.
+/// The result of a request, for its line.
 #[derive(Default)]
 struct LoggedResult<'a> {
     status: u16,
@@ -55,7 +55,7 @@ struct LoggedResult<'a> {
     cause: Option<&'a str>,
 }
 
-/// Writes a line at a level. A field without a value is left out. The message is made only if the level is logged.
+/// Writes a line at a level. A field without a value is omitted. The message is formatted only if the level is logged.
 macro_rules! write_line {
     ($level:ident, $line:ident, $result:ident, $($message:tt)+) => {
         tracing::$level!(
@@ -77,17 +77,17 @@ macro_rules! write_line {
     };
 }
 
-/// A request, from its head to its line.
-struct Line {
+/// A request that is in progress, with the data for its line.
+struct AccessLine {
     method: Method,
     uri: Uri,
     request_id: Option<RequestId>,
     client: Option<ClientAddress>,
     started: Instant,
-    is_answered: bool,
+    has_response: bool,
 }
 
-impl Line {
+impl AccessLine {
     fn begin(request: &Request) -> Self {
         Self {
             method: request.method().clone(),
@@ -95,7 +95,7 @@ impl Line {
             request_id: request.extensions().get().cloned(),
             client: request.extensions().get().copied(),
             started: monotonic_now(),
-            is_answered: false,
+            has_response: false,
         }
     }
 
@@ -139,18 +139,19 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    /// The server drops a request whose client has gone. What was recorded by then is recorded.
+impl Drop for AccessLine {
+    /// Writes the line of a request that the server drops because its client disconnected. A notification that was recorded before
+    /// that stays recorded.
     fn drop(&mut self) {
-        if self.is_answered {
+        if self.has_response {
             return;
         }
         let result = LoggedResult {
-            status: CLIENT_GONE,
+            status: CLIENT_CLOSED_REQUEST,
             outcome: "client-gone",
             ..LoggedResult::default()
         };
-        write_line!(info, self, result, "was left by its client");
+        write_line!(info, self, result, "abandoned by the client");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The client address: the address of the connection, or the one that a trusted proxy forwards.
+//! The client address: the peer address of the connection, or the address that a trusted proxy forwards.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ pub struct ClientAddress {
 }
 
 impl ClientAddress {
-    /// Returns the address. An IPv4-mapped one is returned as IPv4.
+    /// Returns the IP address. An IPv4-mapped IPv6 address is returned as IPv4.
     pub(crate) fn ip(&self) -> IpAddr {
         self.forwarded.unwrap_or(self.peer.ip()).to_canonical()
     }
@@ -36,14 +36,14 @@ impl fmt::Display for ClientAddress {
     }
 }
 
-/// The header in which a proxy forwards its client's address.
+/// The header in which a proxy forwards the address of its client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`: each proxy adds the address that called it.
+    /// `X-Forwarded-For`: each proxy appends the address of its client.
     #[default]
     XForwardedFor,
-    /// `CF-Connecting-IP`: Cloudflare's own.
+    /// `CF-Connecting-IP`: set by Cloudflare.
     CfConnectingIp,
 }
 
@@ -59,7 +59,7 @@ impl TryFrom<String> for ForwardedHeader {
     }
 }
 
-/// The proxies whose forwarding header is used. From other addresses the header is ignored: any client can send one.
+/// The proxies whose forwarding header is used. The header is ignored from all other addresses, because any client can send it.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies {
     pub(crate) trusted: Networks,
@@ -67,6 +67,7 @@ pub struct TrustedProxies {
 }
 
 impl TrustedProxies {
+    /// Returns the client address of a request from this peer.
     #[must_use]
     pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let forwarded = self
@@ -80,7 +81,7 @@ impl TrustedProxies {
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
         match self.header {
             ForwardedHeader::CfConnectingIp => {
-                address(headers.get(CF_CONNECTING_IP)?.to_str().ok()?)
+                parse_address(headers.get(CF_CONNECTING_IP)?.to_str().ok()?)
             }
             ForwardedHeader::XForwardedFor => {
                 let values: Vec<&HeaderValue> = headers.get_all(X_FORWARDED_FOR).iter().collect();
@@ -89,13 +90,16 @@ impl TrustedProxies {
         }
     }
 
-    /// Returns the last address that is no trusted proxy's. Each proxy appends an address, so a client can forge all before that one.
-    /// A value that is no address ends the search, and the last trusted proxy counts as the client.
+    /// Returns the last address that does not belong to a trusted proxy. Each proxy appends an address, so a client can forge all
+    /// addresses before that one. An invalid address ends the search. The client is then the trusted proxy after it.
     fn last_untrusted(&self, values: &[&HeaderValue]) -> Option<IpAddr> {
         let mut client = None;
         for value in values.iter().rev() {
             for address_text in value.as_bytes().rsplit(|byte| *byte == b',') {
-                let Some(ip) = std::str::from_utf8(address_text).ok().and_then(address) else {
+                let Some(ip) = std::str::from_utf8(address_text)
+                    .ok()
+                    .and_then(parse_address)
+                else {
                     return client;
                 };
                 client = Some(ip);
@@ -108,8 +112,8 @@ impl TrustedProxies {
     }
 }
 
-/// Parses an address, with or without a port. An IPv6 address may have brackets.
-fn address(text: &str) -> Option<IpAddr> {
+/// Parses an IP address, with or without a port. An IPv6 address may have brackets.
+fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text
         .strip_prefix('[')

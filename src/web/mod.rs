@@ -1,7 +1,7 @@
-//! The base of both HTTP surfaces: serving, the middleware, client addresses and problem documents.
+//! The common base of both HTTP listeners: serving, middleware, client addresses and problem documents.
 //!
 //! ```text
-//! serve ──► request_id ──► access_log ──► catch panics ──► the surface's router ──► problem
+//! serve ──► request_id ──► access_log ──► catch panics ──► the listener's router ──► problem
 //! ```
 
 mod access_log;
@@ -31,17 +31,17 @@ pub(crate) use serve::{Limits, Server};
 pub struct Settings {
     /// The address that receives webhooks.
     pub listen: ListenAddress,
-    /// The largest body that is read.
+    /// The maximum size of a body.
     pub body_limit_bytes: Bounded<1, 67_108_864>,
-    /// How long a client may take to send its first request's head, and each request's body.
+    /// The time limit for the head of the first request on a connection, and for the body of each request.
     pub read_timeout_secs: Seconds<1, 300>,
-    /// How long an idle connection is kept.
+    /// The time limit for an idle connection.
     pub keep_alive_secs: Seconds<1, 3600>,
-    /// How many connections are served at once.
+    /// The maximum number of simultaneous connections.
     pub max_connections: Bounded<1, 1_000_000>,
     /// The proxies whose forwarding header is used.
     pub trusted_proxies: Networks,
-    /// The header in which they forward their client's address.
+    /// The header in which these proxies forward the address of their client.
     pub client_address_header: ForwardedHeader,
 }
 
@@ -65,11 +65,11 @@ impl Settings {
     }
 }
 
-/// Wraps a surface in the middleware that every surface has. The last one is the outermost.
-pub fn with_middleware(surface: Router) -> Router {
-    surface
+/// Wraps a router in the middleware of every listener. The last layer is the outermost.
+pub fn with_middleware(router: Router) -> Router {
+    router
         .fallback(no_such_route)
-        .method_not_allowed_fallback(no_such_method)
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn(access_log::log))
         .layer(from_fn(request_id::set))
@@ -79,11 +79,11 @@ async fn no_such_route() -> Problem {
     Problem::of(ProblemType::NoSuchRoute)
 }
 
-async fn no_such_method() -> Problem {
+async fn method_not_allowed() -> Problem {
     Problem::of(ProblemType::MethodNotAllowed)
 }
 
-/// Answers 500. The panic hook has logged the panic and its location.
+/// Returns a 500 response. The panic hook has logged the panic and its location.
 fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
     Problem::of(ProblemType::Internal).into_response()
 }

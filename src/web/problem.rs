@@ -12,18 +12,19 @@ use serde::Serialize;
 use crate::domain::outcome::RejectionReason;
 use crate::telemetry::chain;
 
-/// The type of a problem, told apart by what a client does about it. Its name is stable: clients may compare it.
+/// The type of a problem. Each type needs a different reaction of the client. The name is stable, so clients may compare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProblemType {
-    /// The webhook was refused for a reason that the domain knows.
+    /// The webhook was refused for this reason.
     Rejected(RejectionReason),
     RateLimited,
     NoSuchRoute,
     MethodNotAllowed,
     BodyTooLarge,
     ReadTimeout,
-    /// More is in flight than the service accepts.
+    /// The service is overloaded: too many requests are in flight.
     Busy,
+    /// The service failed. The log has the cause.
     Internal,
 }
 
@@ -31,7 +32,7 @@ impl ProblemType {
     fn status(self) -> StatusCode {
         match self {
             Self::Rejected(reason) => StatusCode::from_u16(reason.http_status())
-                .expect("the domain's statuses have three digits"),
+                .expect("every status of the domain has three digits"),
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSuchRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -42,9 +43,9 @@ impl ProblemType {
         }
     }
 
-    /// Returns how many seconds a client should wait before it retries.
+    /// Returns the number of seconds that a client should wait before it retries.
     fn retry_after(self) -> Option<u64> {
-        // What is queued now is recorded by then, unless the database is in trouble.
+        // A healthy database records the whole queue within this time.
         (self == Self::Busy).then_some(1)
     }
 
@@ -63,42 +64,40 @@ impl ProblemType {
 
     fn title(self) -> &'static str {
         match self {
-            Self::Rejected(RejectionReason::InvalidPayload) => {
-                "The body is not a webhook this service understands"
-            }
-            Self::Rejected(RejectionReason::Unauthenticated) => "The sender could not be verified",
+            Self::Rejected(RejectionReason::InvalidPayload) => "The body is not a valid webhook",
+            Self::Rejected(RejectionReason::Unauthenticated) => "The request is not authenticated",
             Self::Rejected(RejectionReason::AddressNotAllowed) => {
-                "Webhooks are not taken from this address"
+                "The client address is not allowed"
             }
-            Self::Rejected(RejectionReason::UnknownImage) => "There is no such image",
-            Self::RateLimited => "There were too many requests; try again later",
-            Self::NoSuchRoute => "There is nothing at this path",
-            Self::MethodNotAllowed => "This method is not allowed here",
+            Self::Rejected(RejectionReason::UnknownImage) => "The image is unknown",
+            Self::RateLimited => "Too many requests; try again later",
+            Self::NoSuchRoute => "The path does not exist",
+            Self::MethodNotAllowed => "The method is not allowed",
             Self::BodyTooLarge => "The body is too large",
             Self::ReadTimeout => "The body did not arrive in time",
-            Self::Busy => "The service has more to do than it can; try again later",
+            Self::Busy => "The service is overloaded; try again later",
             Self::Internal => "The service failed; try again later",
         }
     }
 }
 
-/// An error response, and its cause for the log.
+/// An error response, with its cause for the log.
 #[derive(Debug)]
 pub(crate) struct Problem {
     kind: ProblemType,
     detail: Option<String>,
     field: Option<String>,
     cause: Option<Cause>,
-    /// In seconds.
+    /// The value of the header `Retry-After`, in seconds.
     retry_after: Option<u64>,
 }
 
-/// Why, for the log alone: an extension of the response, and never in its body.
+/// The cause of an error response, for the log only. It is an extension of the response and never part of the body.
 #[derive(Debug, Clone)]
 pub(crate) struct Cause(Arc<dyn Error + Send + Sync>);
 
 impl Cause {
-    /// Makes the cause of a response that is no problem document.
+    /// Makes the cause of a response that is not a problem document.
     pub(crate) fn of(cause: impl Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(cause))
     }
@@ -109,7 +108,7 @@ impl Cause {
     }
 }
 
-/// The part of a problem that the access log shows: its name and detail. Neither repeats the body.
+/// The name and the detail of a problem, for the access log. Neither repeats the body of the request.
 #[derive(Debug, Clone)]
 pub(super) struct LoggedProblem {
     pub(super) name: &'static str,
@@ -117,7 +116,7 @@ pub(super) struct LoggedProblem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Document<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
@@ -128,7 +127,7 @@ struct Body<'a> {
 }
 
 impl Problem {
-    /// Returns the problem of a webhook that is refused for this reason.
+    /// Returns the problem of a webhook that was refused for this reason.
     pub(crate) fn rejected(reason: RejectionReason) -> Self {
         Self::of(ProblemType::Rejected(reason))
     }
@@ -144,7 +143,7 @@ impl Problem {
         }
     }
 
-    /// Adds what a person can do about it.
+    /// Adds an explanation for people: what failed, and what to do.
     pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
         Self {
             detail: Some(detail.into()),
@@ -152,7 +151,7 @@ impl Problem {
         }
     }
 
-    /// Adds how long a client should wait before it retries, rounded up to whole seconds.
+    /// Sets the time that a client should wait before it retries, rounded up to whole seconds.
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self {
@@ -161,7 +160,7 @@ impl Problem {
         }
     }
 
-    /// Adds the field of the body that broke its rule.
+    /// Adds the field of the body that breaks a rule.
     pub(crate) fn field(self, field: Option<String>) -> Self {
         Self { field, ..self }
     }
@@ -183,14 +182,14 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind.status();
-        let body = Body {
+        let document = Document {
             r#type: format!("urn:cloudflare-images-webhook:problem:{}", self.kind.name()),
             title: self.kind.title(),
             status: status.as_u16(),
             detail: self.detail.as_deref(),
             field: self.field.as_deref(),
         };
-        let body = serde_json::to_vec(&body).expect("texts and a number are JSON");
+        let body = serde_json::to_vec(&document).expect("texts and a number can be serialized");
 
         let content_type = (
             CONTENT_TYPE,

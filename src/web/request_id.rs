@@ -1,4 +1,4 @@
-//! `X-Request-Id`: the id of the client or the proxy, or a new one. Every answer and log line has it.
+//! `X-Request-Id`: the id that the client or a proxy sent, or a new id. Every response and every log line contains it.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use crate::random;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The longest id that is accepted, because every log line repeats it.
+/// The maximum length of an accepted id. Every log line repeats the id.
 const MAX_LENGTH: usize = 128;
 
+/// The id of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(Arc<str>);
 
@@ -23,7 +24,7 @@ impl RequestId {
         &self.0
     }
 
-    /// Returns the shared text, for a caller that keeps it.
+    /// Returns the text as a shared reference that outlives the request.
     pub(crate) fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
     }
@@ -33,12 +34,12 @@ impl RequestId {
     }
 }
 
-/// Sets the id of the request and of its answer.
+/// Sets the id of the request and of its response.
 pub(super) async fn set(mut request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(X_REQUEST_ID)
-        .filter(|id| is_fit_for_a_log(id))
+        .filter(|id| is_loggable(id))
         .and_then(|id| id.to_str().ok())
         .map_or_else(new_id, |id| RequestId(id.into()));
 
@@ -49,7 +50,7 @@ pub(super) async fn set(mut request: Request, next: Next) -> Response {
     response
 }
 
-fn is_fit_for_a_log(id: &HeaderValue) -> bool {
+fn is_loggable(id: &HeaderValue) -> bool {
     (1..=MAX_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 

@@ -1,4 +1,4 @@
-//! Accepts connections and serves HTTP/1.1 and cleartext HTTP/2 on them, under limits, until shutdown.
+//! Accepts connections and serves HTTP/1.1 and cleartext HTTP/2 on them, within limits, until shutdown.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,25 +23,27 @@ use tower::ServiceExt;
 
 use super::client::{ClientAddress, TrustedProxies};
 
-/// How long to wait after the system has failed to accept a connection, for example without a free file descriptor.
-const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// The pause after the system failed to accept a connection, for example because no file descriptor was free.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The largest head of a request: its line and its headers.
+/// The maximum size of the head of a request: the request line and the headers.
 const MAX_HEAD_BYTES: u16 = u16::MAX;
 
-/// How many requests one HTTP/2 connection may have in flight. Cloudflare and proxies open further connections.
+/// The maximum number of requests in flight on one HTTP/2 connection. For more requests, Cloudflare and proxies open more
+/// connections.
 const MAX_STREAMS: u32 = 16;
 
+/// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) max_connections: usize,
-    /// How long a client may take to send its first request's head.
+    /// The time limit for the head of the first request on a connection.
     pub(crate) head_timeout: Duration,
-    /// How long an idle connection is kept; at most twice that long.
+    /// The time limit for an idle connection. The connection is closed after once to twice this time.
     pub(crate) keep_alive: Duration,
 }
 
-/// A listener, and what is served on it.
+/// A listener with its router and limits.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
     pub(crate) router: Router,
@@ -50,19 +52,19 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves until `stop`: then it accepts no more, and each connection finishes the request it is in.
+    /// Accepts connections until `stop`. Each connection then finishes its requests in flight and closes.
     ///
-    /// Returns when it accepts no more. The connections are tasks of the tracker.
+    /// Returns when it stops accepting. The connections run as tasks of the tracker.
     pub(crate) async fn run(self, stop: CancellationToken, connections: TaskTracker) {
         let permits = Arc::new(Semaphore::new(self.limits.max_connections));
         let listener = self.listener;
-        let shared = Arc::new(Shared {
+        let context = Arc::new(ConnectionContext {
             router: self.router,
             limits: self.limits,
             proxies: self.proxies,
             stop,
         });
-        let stop = &shared.stop;
+        let stop = &context.stop;
         loop {
             let permit = tokio::select! {
                 () = stop.cancelled() => return,
@@ -73,24 +75,24 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted: {error}");
+                        tracing::warn!(%error, "cannot accept a connection: {error}");
                         pause(stop).await;
                         continue;
                     }
                 },
             };
-            connections.spawn(serve_connection(Arc::clone(&shared), stream, peer, permit));
+            connections.spawn(serve_connection(Arc::clone(&context), stream, peer, permit));
         }
     }
 }
 
 async fn pause(stop: &CancellationToken) {
-    // After the pause and after the stop alike, the loop continues.
-    let _stopped = tokio::time::timeout(PAUSE_AFTER_ERROR, stop.cancelled()).await;
+    // The caller checks `stop` itself, so the result does not matter.
+    let _stopped = tokio::time::timeout(ACCEPT_RETRY_DELAY, stop.cancelled()).await;
 }
 
-/// What the connections of a listener share.
-struct Shared {
+/// The data that all connections of a listener share.
+struct ConnectionContext {
     router: Router,
     limits: Limits,
     proxies: TrustedProxies,
@@ -98,21 +100,21 @@ struct Shared {
 }
 
 async fn serve_connection(
-    shared: Arc<Shared>,
+    context: Arc<ConnectionContext>,
     stream: TcpStream,
     peer: SocketAddr,
     _permit: OwnedSemaphorePermit,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, client = %peer, "the connection was lost before it was served");
+        tracing::debug!(%error, client = %peer, "connection lost before it was served");
         return;
     }
-    let limits = shared.limits;
+    let limits = context.limits;
     let requests = Arc::new(RequestCounter::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let client = shared.proxies.client(peer, request.headers());
+        let client = context.proxies.client(peer, request.headers());
         answer(
-            shared.router.clone(),
+            context.router.clone(),
             request,
             client,
             Arc::clone(&requests),
@@ -122,29 +124,29 @@ async fn serve_connection(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
 
     let mut idle_check = pin!(tokio::time::sleep(limits.head_timeout));
-    let (mut is_stopping, mut last_seen) = (false, 0);
+    let (mut is_stopping, mut last_count) = (false, 0);
     loop {
         tokio::select! {
-            // First, so that what has arrived counts as such however late the check is.
+            // The connection is polled first, so a late idle check still counts a request that has arrived.
             biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, client = %peer, "the connection broke: {error}");
+                    tracing::debug!(%error, client = %peer, "connection failed: {error}");
                 }
                 return;
             }
-            () = shared.stop.cancelled(), if !is_stopping => {
+            () = context.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
                 idle_check.as_mut().reset(Instant::now() + limits.head_timeout);
             }
-            // Covers what HTTP's own timeouts do not: a client that has not said which HTTP it speaks, one that never reads
-            // its answers, and one that keeps an idle connection alive.
-            () = idle_check.as_mut() => match requests.since(last_seen) {
-                Some(seen) => {
-                    last_seen = seen;
-                    let patience = if is_stopping { limits.head_timeout } else { limits.keep_alive };
-                    idle_check.as_mut().reset(Instant::now() + patience);
+            // This check closes connections that no HTTP timeout covers: the client has not yet chosen an HTTP version, never reads
+            // its responses, or keeps an idle connection alive.
+            () = idle_check.as_mut() => match requests.started_after(last_count) {
+                Some(count) => {
+                    last_count = count;
+                    let timeout = if is_stopping { limits.head_timeout } else { limits.keep_alive };
+                    idle_check.as_mut().reset(Instant::now() + timeout);
                 }
                 None => return,
             },
@@ -157,7 +159,7 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // This timer runs on idle connections too, so it cannot be shorter than their time.
+        // This timer also runs on idle connections, so it must not be shorter than the keep-alive time.
         .header_read_timeout(limits.keep_alive.max(limits.head_timeout))
         .max_buf_size(MAX_HEAD_BYTES.into());
     builder
@@ -169,30 +171,30 @@ fn builder(limits: Limits) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Counts the requests of a connection.
+/// The counter of the requests on a connection.
 #[derive(Default)]
 struct RequestCounter {
-    begun: AtomicU64,
+    started: AtomicU64,
     ended: AtomicU64,
 }
 
 impl RequestCounter {
-    /// Returns how many requests have begun; `None` if no request is in flight and none has begun since `last_seen`.
-    fn since(&self, last_seen: u64) -> Option<u64> {
-        let (ended, begun) = (
+    /// Returns the number of started requests. Returns `None` if no request is in flight and none has started since `last_count`.
+    fn started_after(&self, last_count: u64) -> Option<u64> {
+        let (ended, started) = (
             self.ended.load(Ordering::Acquire),
-            self.begun.load(Ordering::Acquire),
+            self.started.load(Ordering::Acquire),
         );
-        (begun > last_seen || begun > ended).then_some(begun)
+        (started > last_count || started > ended).then_some(started)
     }
 
-    fn begin(self: Arc<Self>) -> InFlight {
-        self.begun.fetch_add(1, Ordering::Release);
+    fn start(self: Arc<Self>) -> InFlight {
+        self.started.fetch_add(1, Ordering::Release);
         InFlight(self)
     }
 }
 
-/// A request in flight. Dropping it counts the request as ended, however it ends.
+/// A request in flight. Dropping it counts the request as ended, with or without a response.
 struct InFlight(Arc<RequestCounter>);
 
 impl Drop for InFlight {
@@ -207,7 +209,7 @@ async fn answer(
     client: ClientAddress,
     requests: Arc<RequestCounter>,
 ) -> Result<axum::response::Response, Infallible> {
-    let _in_flight = requests.begin();
+    let _in_flight = requests.start();
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(client);
     router.oneshot(request).await

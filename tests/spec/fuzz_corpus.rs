@@ -79,8 +79,8 @@ fn each_sample_gets_its_status() {
         let statuses = statuses.iter().filter(|(_, found)| **found == status);
         statuses.map(|(name, _)| name.as_str()).collect()
     };
-    assert_eq!(with_status(401), ["no_proof", "wrong_proof"]);
-    assert_eq!(with_status(403), ["from_elsewhere"]);
+    assert_eq!(with_status(401), ["no_credential", "wrong_credential"]);
+    assert_eq!(with_status(403), ["forbidden_address"]);
     assert_eq!(
         with_status(404),
         ["flat_details_only"],
@@ -107,12 +107,12 @@ fn each_sample_gets_its_status() {
             "envelope",
             "envelope_failed",
             "envelope_flat_data",
-            "envelope_of_another_product",
+            "envelope_other_alert",
             "event",
             "flat",
             "flat_draft",
             "flat_error",
-            "keys_twice",
+            "keys_repeated",
             "proxied",
             "test_message"
         ]

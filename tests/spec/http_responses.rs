@@ -93,7 +93,7 @@ async fn problems_have_type_title_and_status(database: Database) {
         answer.body["type"],
         "urn:cloudflare-images-webhook:problem:unknown-image"
     );
-    assert_eq!(answer.body["title"], "There is no such image");
+    assert_eq!(answer.body["title"], "The image is unknown");
     assert_eq!(answer.body["status"], 404);
 }
 

@@ -241,7 +241,7 @@ async fn skips_unauthenticated_once_secret_is_set(database: Database) {
     ));
     assert_eq!(
         printed,
-        "2: refused again: it came without proof, while no secret was configured\n"
+        "2: refused again: it is not authenticated, because no secret was configured when it was received\n"
     );
     assert_eq!(app.database.image("after").await["status"], "pending");
 }

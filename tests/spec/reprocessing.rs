@@ -231,7 +231,7 @@ async fn explains_failures(database: Database) {
         rejections(&database, &["reprocess", "1"], true),
         (
             Some(1),
-            "1: refused again: its body was not kept as a whole\n".to_owned()
+            "1: refused again: its body is not stored in full\n".to_owned()
         )
     );
     assert_eq!(

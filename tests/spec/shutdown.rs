@@ -214,7 +214,7 @@ async fn stops_during_migration() {
 
     assert!(liveness.starts_with("HTTP/1.1 200 OK\r\n"), "{liveness}");
     assert!(
-        readiness.starts_with("HTTP/1.1 503") && readiness.contains("these have not run"),
+        readiness.starts_with("HTTP/1.1 503") && readiness.contains("pending migrations"),
         "{readiness}"
     );
     assert_eq!(ended.code(), Some(0), "{:?}", service.log());

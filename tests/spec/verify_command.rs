@@ -54,9 +54,9 @@ fn accepts_valid_signatures() {
     let secret = header("cf-webhook-auth", SECRET);
 
     for (headers, expected) in [
-        (vec![time.as_str(), &signature], "timestamped: holds\n"),
-        (vec![plain.as_str()], "hmac: holds\n"),
-        (vec![secret.as_str()], "cf-webhook-auth: holds\n"),
+        (vec![time.as_str(), &signature], "timestamped: valid\n"),
+        (vec![plain.as_str()], "hmac: valid\n"),
+        (vec![secret.as_str()], "cf-webhook-auth: valid\n"),
     ] {
         assert_eq!(
             verify(SECRET, &headers, BODY, &at_signing_time()),
@@ -70,7 +70,7 @@ fn accepts_valid_signatures() {
     ];
     assert_eq!(
         verify(STANDARD_SECRET, &headers, BODY, &at_signing_time()).1,
-        "standard: holds\n"
+        "standard: valid\n"
     );
 }
 
@@ -90,65 +90,65 @@ fn explains_invalid_signatures() {
             SECRET,
             vec![time.as_str(), &valid],
             "other bytes",
-            "timestamped: the signature is of another secret or of other bytes\n",
+            "timestamped: the signature does not match this secret and these bytes\n",
         ),
         (
             "another",
             vec![&time, &valid],
             BODY,
-            "timestamped: the signature is of another secret or of other bytes\n",
+            "timestamped: the signature does not match this secret and these bytes\n",
         ),
         (
             SECRET,
             vec![&time, &valid],
             "{\"test\": 2432232314}\n",
-            "timestamped: the signature is of another secret or of other bytes; \
-             it would be right without the line break at the end of the body\n",
+            "timestamped: the signature does not match this secret and these bytes; \
+             it matches the body without the line break at the end\n",
         ),
         (
             SECRET,
             vec![&valid],
             BODY,
-            "timestamped: the header x-webhook-timestamp has to be there, once\n",
+            "timestamped: the header x-webhook-timestamp must be present exactly once\n",
         ),
         (
             SECRET,
             vec![&time, &time, &valid],
             BODY,
-            "timestamped: the header x-webhook-timestamp has to be there, once\n",
+            "timestamped: the header x-webhook-timestamp must be present exactly once\n",
         ),
         (
             SECRET,
             vec!["x-webhook-timestamp: yesterday", &valid],
             BODY,
-            "timestamped: the header x-webhook-timestamp has to be whole seconds since 1970\n",
+            "timestamped: the header x-webhook-timestamp must be a Unix timestamp in whole seconds\n",
         ),
         (
             SECRET,
             vec![&time, "x-webhook-signature: sha256=zz"],
             BODY,
-            "timestamped: the header x-webhook-signature has to be sha256= and 64 hexadecimal digits\n",
+            "timestamped: the header x-webhook-signature must be 64 hexadecimal digits, with or without sha256= before them\n",
         ),
         (
             SECRET,
             vec!["x-signature: none"],
             BODY,
-            "hmac: the header x-signature has to be sha256= and 64 hexadecimal digits\n",
+            "hmac: the header x-signature must be 64 hexadecimal digits, with or without sha256= before them\n",
         ),
         (
             SECRET,
             vec!["cf-webhook-auth: another"],
             BODY,
-            "cf-webhook-auth: the header has another secret\n",
+            "cf-webhook-auth: the header carries a different secret\n",
         ),
         (
             STANDARD_SECRET,
             vec![&time, &base64_as_text],
             BODY,
-            "timestamped: holds\n",
+            "timestamped: valid\n",
         ),
     ] {
-        let code = i32::from(!expected.ends_with("holds\n"));
+        let code = i32::from(!expected.ends_with(": valid\n"));
         assert_eq!(
             verify(secret, &headers, body, &at_signing_time()),
             (Some(code), expected.to_owned(), String::new())
@@ -174,19 +174,19 @@ fn explains_invalid_standard_signatures() {
             STANDARD_SECRET,
             vec![standard_time, STANDARD_SIGNATURE],
             BODY,
-            "standard: the header webhook-id has to be there, once\n",
+            "standard: the header webhook-id must be present exactly once\n",
         ),
         (
             STANDARD_SECRET,
             vec![STANDARD_ID, standard_time, "webhook-signature: v2,AAAA"],
             BODY,
-            "standard: the header webhook-signature has to be v1, and the base64 of 32 bytes, several with spaces between\n",
+            "standard: the header webhook-signature must be v1, followed by the base64 of 32 bytes; spaces separate several signatures\n",
         ),
         (
             STANDARD_SECRET,
             vec![STANDARD_ID, standard_time, &text_as_base64],
             BODY,
-            "standard: the signature is of another secret or of other bytes\n",
+            "standard: the signature does not match this secret and these bytes\n",
         ),
     ] {
         assert_eq!(
@@ -226,13 +226,13 @@ fn detects_secret_encoding_mistakes() {
     for (headers, expected) in [
         (
             &as_base64[..],
-            "timestamped: the signature is of another secret or of other bytes; \
-             the sender took what the base64 after whsec_ means as the key, where it is the secret's letters\n",
+            "timestamped: the signature does not match this secret and these bytes; \
+             the sender used the decoded base64 after whsec_ as the key, instead of the text of the secret\n",
         ),
         (
             &as_text[..],
-            "standard: the signature is of another secret or of other bytes; \
-             the sender took the secret's letters as the key, where it is what the base64 after whsec_ means\n",
+            "standard: the signature does not match this secret and these bytes; \
+             the sender used the text of the secret as the key, instead of the decoded base64 after whsec_\n",
         ),
     ] {
         let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
@@ -256,7 +256,7 @@ fn explains_expired_signature() {
     assert_eq!(code, Some(1));
     assert_eq!(
         printed,
-        "standard: the signature is right, but its time is 601 s from when it came, where 300 s are tolerated\n"
+        "standard: the signature is valid, but its timestamp is 601 s from the time of receipt; the tolerance is 300 s\n"
     );
 }
 
@@ -317,7 +317,7 @@ fn uses_configured_secrets_by_default() {
 
     assert_eq!(
         stdout(&output),
-        "hmac (secret 1): the signature is of another secret or of other bytes\nhmac (secret 2): holds\n"
+        "hmac (secret 1): the signature does not match this secret and these bytes\nhmac (secret 2): valid\n"
     );
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(

@@ -62,8 +62,8 @@ async fn handler_without_gate_never_runs() {
     static HAS_RUN: AtomicBool = AtomicBool::new(false);
     let handler = async |_: AuthenticatedBody| HAS_RUN.store(true, Ordering::Relaxed);
 
-    // Only this module can create a `Gated` outside the gate.
-    let response = post_to(post(handler).with_state(Gated(receiver()))).await;
+    // Only this module can create a `GatedReceiver` outside the gate.
+    let response = post_to(post(handler).with_state(GatedReceiver(receiver()))).await;
 
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let cause = response.extensions().get::<web::Cause>();

@@ -1,4 +1,4 @@
-//! What Cloudflare really sends: a notification with the image somewhere under `data`, where the settings say.
+//! The envelope: the shape that Cloudflare really sends. JSON pointers in the settings locate the image under `data`.
 
 use serde_json::Value;
 
@@ -12,53 +12,53 @@ use crate::domain::notification::{Content, Report, ReportedStatus};
 /// The alert type of Cloudflare Images, for success and failure alike.
 const IMAGES_ALERT: &str = "image_notification";
 
-/// Where to look, as JSON pointers; the first that leads to something other than null counts.
+/// The JSON pointers into an envelope. In each list, the first pointer to a value other than null is used.
 #[derive(Debug, Clone)]
 pub struct Pointers {
-    /// Which image.
+    /// The pointers to the id of the image.
     pub id: Vec<Pointer>,
-    /// What became of it.
+    /// The pointers to the result of the upload.
     pub status: Vec<Pointer>,
-    /// Why it failed.
+    /// The pointers to the error message.
     pub error: Vec<Pointer>,
 }
 
-/// An alert of another product is an envelope even without `data`: it has nothing to say to us, and refusing it would only
-/// make Cloudflare send it again.
+/// Returns whether the body is an envelope. An alert of another product counts as one even without `data`. It is ignored, because
+/// Cloudflare would send a refused alert again.
 pub(super) fn is_envelope(fields: &Fields<'_>) -> bool {
     let has_data = fields.get("data").is_some_and(Value::is_object);
     let is_notification = ["ts", "alert_type", "policy_id", "name"]
         .into_iter()
         .any(|name| fields.has(name));
-    (has_data && is_notification) || is_of_another_product(fields)
+    (has_data && is_notification) || is_other_alert(fields)
 }
 
 pub(super) fn parse(
     fields: &Fields<'_>,
-    whole: &Value,
+    document: &Value,
     pointers: &Pointers,
 ) -> Result<Content, PayloadError> {
     fields.text("alert_type")?;
-    if is_of_another_product(fields) {
+    if is_other_alert(fields) {
         return Ok(Content::OtherAlert);
     }
     Ok(Content::Report(Report {
-        cloudflare_id: cloudflare_id(whole, &pointers.id)?,
-        status: Some(status(whole, pointers)?),
+        cloudflare_id: cloudflare_id(document, &pointers.id)?,
+        status: Some(status(document, pointers)?),
         reported_at: fields.unix_seconds("ts")?,
         details: ReportedDetails::default(),
     }))
 }
 
-fn is_of_another_product(fields: &Fields<'_>) -> bool {
+fn is_other_alert(fields: &Fields<'_>) -> bool {
     fields
         .get("alert_type")
         .and_then(Value::as_str)
         .is_some_and(|alert_type| alert_type != IMAGES_ALERT)
 }
 
-fn cloudflare_id(whole: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
-    let Some((pointer, value)) = first(whole, pointers) else {
+fn cloudflare_id(document: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
+    let Some((pointer, value)) = first_match(document, pointers) else {
         return Err(missing(pointers, "webhook.envelope.id_pointers"));
     };
     parse_id(Some(value)).map_err(|rule| PayloadError::Field {
@@ -67,9 +67,9 @@ fn cloudflare_id(whole: &Value, pointers: &[Pointer]) -> Result<CloudflareId, Pa
     })
 }
 
-fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadError> {
-    let error = first(whole, &pointers.error).map(|(_, value)| as_text(value));
-    let Some((pointer, value)) = first(whole, &pointers.status) else {
+fn status(document: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadError> {
+    let error = first_match(document, &pointers.error).map(|(_, value)| as_text(value));
+    let Some((pointer, value)) = first_match(document, &pointers.status) else {
         let error =
             error.ok_or_else(|| missing(&pointers.status, "webhook.envelope.status_pointers"))?;
         return Ok(ReportedStatus::Failed { error });
@@ -77,11 +77,11 @@ fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadE
     let Some(word) = value.as_str() else {
         return Err(PayloadError::Field {
             field: pointer.to_owned(),
-            rule: "must be text".to_owned(),
+            rule: "must be a string".to_owned(),
         });
     };
-    // The words for success are published nowhere; these have been seen or are near at hand. Any other means that the image
-    // is not there.
+    // Cloudflare does not publish the words for success. These words were observed or are likely. Any other word means that the
+    // upload failed.
     Ok(match word.to_ascii_lowercase().as_str() {
         "success" | "uploaded" | "ready" => ReportedStatus::Uploaded { uploaded_at: None },
         "draft" | "pending" => ReportedStatus::Draft,
@@ -93,15 +93,18 @@ fn status(whole: &Value, pointers: &Pointers) -> Result<ReportedStatus, PayloadE
     })
 }
 
-fn first<'v, 'p>(whole: &'v Value, pointers: &'p [Pointer]) -> Option<(&'p str, &'v Value)> {
+fn first_match<'v, 'p>(
+    document: &'v Value,
+    pointers: &'p [Pointer],
+) -> Option<(&'p str, &'v Value)> {
     let lookup = |pointer: &'p Pointer| {
-        let value = pointer.find(whole).filter(|value| !value.is_null())?;
+        let value = pointer.find(document).filter(|value| !value.is_null())?;
         Some((pointer.as_str(), value))
     };
     pointers.iter().find_map(lookup)
 }
 
-/// The form of the error is not published: text is taken as it is, anything else as its JSON.
+/// Returns the error message as text. Cloudflare does not publish its type, so any value other than a string is returned as JSON.
 fn as_text(value: &Value) -> String {
     value
         .as_str()
@@ -112,6 +115,8 @@ fn missing(pointers: &[Pointer], setting: &str) -> PayloadError {
     let field = pointers.first().map_or("", Pointer::as_str).to_owned();
     PayloadError::Field {
         field,
-        rule: format!("is not there, nor is anything at the other places of {setting}"),
+        rule: format!(
+            "is missing, and no other pointer in {setting} matches. Add a pointer that fits this body"
+        ),
     }
 }

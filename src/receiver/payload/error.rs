@@ -1,23 +1,22 @@
-//! Why a body is no notification, in words that a person can act on. They never repeat the body.
+//! The errors of an invalid body. Their text is for people, and never repeats the body.
 
-/// Why a body is no notification.
+/// The error of an invalid body.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
-    #[error("The body is empty; it must be a JSON object.")]
+    #[error("The body is empty. Send a JSON object.")]
     Empty,
-    /// It is not JSON; the cause says where, and repeats nothing.
+    /// The source gives the position in the body, and does not repeat the body.
     #[error("The body is not JSON: {0}.")]
     NotJson(#[source] serde_json::Error),
     #[error("The body must be a JSON object.")]
     NotAnObject,
-    /// No database stores U+0000 in text.
-    #[error("No text and no key may contain U+0000, since no database can store it.")]
+    #[error("A string or a key contains U+0000, which Postgres cannot store. Remove it.")]
     Nul {
-        /// The field of the body that it is in, where that has a plain name.
+        /// The top-level field that contains it, if that field has a plain name.
         field: Option<String>,
     },
     #[error(
-        "The body is none of the payloads known here: a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
+        "The body has an unknown shape. Use a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
          \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with {flat_fields})."
     )]
     UnknownShape {
@@ -26,14 +25,15 @@ pub enum PayloadError {
     },
     #[error("The field {field} {rule}.")]
     Field {
-        /// The field, from the top of the body.
+        /// The field: its dotted name from the top of the body, or a JSON pointer.
         field: String,
+        /// The rule, as the end of a sentence about the field.
         rule: String,
     },
 }
 
 impl PayloadError {
-    /// The field that is to be mended.
+    /// Returns the field that breaks a rule.
     pub(crate) fn field(&self) -> Option<String> {
         match self {
             Self::Field { field, .. } => Some(field.clone()),

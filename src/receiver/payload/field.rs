@@ -1,4 +1,4 @@
-//! The fields of an object, each read by its rule.
+//! The fields of a JSON object, with a rule for each.
 
 use serde_json::{Map, Value};
 use url::Url;
@@ -10,7 +10,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::timestamp::Timestamp;
 
-pub(super) const DETAILS: [&str; 6] = [
+pub(super) const DETAIL_FIELDS: [&str; 6] = [
     "variants",
     "metadata",
     "meta",
@@ -19,23 +19,23 @@ pub(super) const DETAILS: [&str; 6] = [
     "creator",
 ];
 
-/// An object of the body, and where it is.
+/// The fields of an object in the body.
 pub(super) struct Fields<'a> {
     object: &'a Map<String, Value>,
-    /// What to put before a name, such as `image.`.
-    place: &'static str,
+    /// The prefix of a field's name in an error, such as `image.`.
+    prefix: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(object: &'a Map<String, Value>) -> Self {
-        Self { object, place: "" }
+    pub(super) fn new(object: &'a Map<String, Value>) -> Self {
+        Self { object, prefix: "" }
     }
 
-    /// The fields of the object under a name, which must be there.
-    pub(super) fn object(&self, name: &str, place: &'static str) -> Result<Self, PayloadError> {
+    /// Returns the fields of the object with this name. Fails if there is no such object.
+    pub(super) fn object(&self, name: &str, prefix: &'static str) -> Result<Self, PayloadError> {
         match self.get(name) {
-            Some(Value::Object(object)) => Ok(Self { object, place }),
-            Some(_) | None => Err(self.broken(name, "must be an object")),
+            Some(Value::Object(object)) => Ok(Self { object, prefix }),
+            Some(_) | None => Err(self.invalid(name, "must be an object")),
         }
     }
 
@@ -43,12 +43,12 @@ impl<'a> Fields<'a> {
         self.get(name).is_some()
     }
 
-    /// A field, unless it is absent or null.
+    /// Returns the value of a field, or `None` if the field is absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
-    /// Parses a field, unless it is absent or null. Fails with the rule if that gives nothing.
+    /// Parses a field. Returns `None` if the field is absent or null. Fails with the rule if `parse` returns `None`.
     fn parse<T>(
         &self,
         name: &str,
@@ -57,62 +57,58 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>, PayloadError> {
         let parsed = self
             .get(name)
-            .map(|value| parse(value).ok_or_else(|| self.broken(name, rule)));
+            .map(|value| parse(value).ok_or_else(|| self.invalid(name, rule)));
         parsed.transpose()
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, PayloadError> {
-        self.parse(name, "must be text", Value::as_str)
+        self.parse(name, "must be a string", Value::as_str)
     }
 
-    pub(super) fn truth(&self, name: &str) -> Result<Option<bool>, PayloadError> {
+    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, PayloadError> {
         self.parse(name, "must be true or false", Value::as_bool)
     }
 
     pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
         let time = |value: &Value| {
             let text = value.as_str().unwrap_or_default();
-            Timestamp::parse_rfc3339(text).map_err(|error| self.broken(name, error.to_string()))
+            Timestamp::parse_rfc3339(text).map_err(|error| self.invalid(name, error.to_string()))
         };
         self.get(name).map(time).transpose()
     }
 
     pub(super) fn unix_seconds(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
-        self.parse(
-            name,
-            "must be a whole number of seconds since 1970",
-            |value| {
-                let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
-                Timestamp::from_unix_seconds(seconds).ok()
-            },
-        )
+        self.parse(name, "must be a Unix timestamp in whole seconds", |value| {
+            let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
+            Timestamp::from_unix_seconds(seconds).ok()
+        })
     }
 
-    /// The image's id, which must be there.
+    /// Parses the id of an image. Fails if the field is absent.
     pub(super) fn cloudflare_id(&self, name: &str) -> Result<CloudflareId, PayloadError> {
-        parse_id(self.get(name)).map_err(|rule| self.broken(name, rule))
+        parse_id(self.get(name)).map_err(|rule| self.invalid(name, rule))
     }
 
     pub(super) fn has_details(&self) -> bool {
-        DETAILS.into_iter().any(|name| self.has(name))
+        DETAIL_FIELDS.into_iter().any(|name| self.has(name))
     }
 
     pub(super) fn details(&self) -> Result<ReportedDetails, PayloadError> {
         Ok(ReportedDetails {
             filename: self.text("filename")?.map(str::to_owned),
             creator: self.text("creator")?.map(str::to_owned),
-            require_signed_urls: self.truth("requireSignedURLs")?,
+            require_signed_urls: self.boolean("requireSignedURLs")?,
             variants: self.variants("variants")?,
             cloudflare_metadata: match self.metadata("metadata")? {
                 Some(metadata) => Some(metadata),
-                // The name in the answers of Cloudflare's API.
+                // Cloudflare's API uses this name.
                 None => self.metadata("meta")?,
             },
         })
     }
 
     fn variants(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        self.parse(name, "must be a list of http or https URLs", |value| {
+        self.parse(name, "must be an array of http or https URLs", |value| {
             let are_urls = value.as_array()?.iter().all(is_http_url);
             are_urls.then(|| canonical(value))
         })
@@ -124,16 +120,16 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// The error of a field that breaks its rule.
-    pub(super) fn broken(&self, name: &str, rule: impl Into<String>) -> PayloadError {
+    /// Returns the error of a field that breaks a rule.
+    pub(super) fn invalid(&self, name: &str, rule: impl Into<String>) -> PayloadError {
         PayloadError::Field {
-            field: format!("{}{name}", self.place),
+            field: format!("{}{name}", self.prefix),
             rule: rule.into(),
         }
     }
 }
 
-/// Reads an image's id, or says its rule.
+/// Parses the id of an image. Fails with the rule that it breaks.
 pub(super) fn parse_id(value: Option<&Value>) -> Result<CloudflareId, String> {
     let text = value.and_then(Value::as_str).unwrap_or_default();
     CloudflareId::parse(text).map_err(|error| error.to_string())
@@ -143,8 +139,8 @@ fn is_http_url(value: &Value) -> bool {
     let Some(text) = value.as_str() else {
         return false;
     };
-    let is_clean = !text
+    let has_no_spaces = !text
         .chars()
         .any(|character| character.is_control() || character.is_whitespace());
-    is_clean && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+    has_no_spaces && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
 }

@@ -1,22 +1,25 @@
-//! `{"id":…,"uploaded":…,…}`: an image as Cloudflare's API describes it, or why its upload failed.
+//! The flat shape: `{"id":…,"uploaded":…,…}`. It is an image in the form of Cloudflare's API, or an upload error.
 
 use super::error::PayloadError;
-use super::field::{DETAILS, Fields};
+use super::field::{DETAIL_FIELDS, Fields};
 use crate::domain::notification::{Report, ReportedStatus};
 
-/// The fields that make an object a report, besides the details. An id alone reports nothing.
-const REPORTS: [&str; 4] = ["uploaded", "draft", "error", "timestamp"];
+/// The fields that make an object a report, in addition to the details. An object with only an id reports nothing.
+const REPORT_FIELDS: [&str; 4] = ["uploaded", "draft", "error", "timestamp"];
 
-/// Returns the fields that make an object a report, as a phrase.
-pub(super) fn report_fields() -> String {
-    let [uploaded, draft, error, timestamp] = REPORTS;
-    let fields = [uploaded, draft].into_iter().chain(DETAILS).chain([error]);
+/// Returns a list of the fields that make an object a report, as text for an error.
+pub(super) fn report_field_list() -> String {
+    let [uploaded, draft, error, timestamp] = REPORT_FIELDS;
+    let fields = [uploaded, draft]
+        .into_iter()
+        .chain(DETAIL_FIELDS)
+        .chain([error]);
     let fields: Vec<String> = fields.map(|name| format!("{name:?}")).collect();
     format!("{} or {timestamp:?}", fields.join(", "))
 }
 
 pub(super) fn is_flat(fields: &Fields<'_>) -> bool {
-    REPORTS.into_iter().any(|name| fields.has(name)) || fields.has_details()
+    REPORT_FIELDS.into_iter().any(|name| fields.has(name)) || fields.has_details()
 }
 
 pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {
@@ -29,12 +32,14 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<Report, PayloadError> {
     })
 }
 
-/// Cloudflare sets `uploaded` on drafts too, so it says something only where there is neither an error nor a draft. An empty
-/// error beside `uploaded` is a field left blank, and no failure.
+/// Returns the reported status: failed if there is an error, else draft, else uploaded.
+///
+/// Cloudflare sets `uploaded` on drafts too, so `draft` has precedence. An empty error together with `uploaded` is an unused
+/// field, not a failure.
 fn status(fields: &Fields<'_>) -> Result<Option<ReportedStatus>, PayloadError> {
     let (error, is_draft) = (
         fields.text("error")?,
-        fields.truth("draft")?.unwrap_or(false),
+        fields.boolean("draft")?.unwrap_or(false),
     );
     let uploaded_at = fields.time("uploaded")?;
     let error = error.filter(|error| !error.is_empty() || uploaded_at.is_none());

@@ -1,45 +1,45 @@
-//! Making JSON such that both databases store it, and store it alike.
+//! Normalizes JSON, so both databases store the same text.
 
 use serde_json::{Map, Number, Value};
 
 use super::error::PayloadError;
 use crate::domain::json::Json;
 
-/// The longest name of a field that an error repeats.
+/// The maximum length of a field name that an error repeats.
 const MAX_NAME_LENGTH: usize = 64;
 
-/// Refuses U+0000 in texts and keys, and takes the sign off negative zero, which `jsonb` does not keep.
+/// Normalizes a value in place: numbers get the form in which Postgres's `jsonb` stores them. Fails on U+0000 in a string or key.
 pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
     match value {
         Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
         Value::Object(fields) => fields
             .iter_mut()
-            .try_for_each(|(name, value)| normalize_part(value, Some(name))),
-        other => normalize_part(other, None),
+            .try_for_each(|(name, value)| normalize_value(value, Some(name))),
+        other => normalize_value(other, None),
     }
 }
 
-/// The depth is bounded: the parser takes no more than 128 levels.
-fn normalize_part(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
+/// Normalizes a nested value. The recursion is bounded, because the parser accepts at most 128 levels.
+fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
     let nul = || PayloadError::Nul {
-        field: field.filter(|name| is_plain(name)).map(str::to_owned),
+        field: field.filter(|name| is_plain_name(name)).map(str::to_owned),
     };
     match value {
         Value::String(text) if text.contains('\0') => Err(nul()),
         Value::Object(fields) if contains_nul_key(fields) => Err(nul()),
         Value::Object(fields) => fields
             .values_mut()
-            .try_for_each(|value| normalize_part(value, field)),
+            .try_for_each(|value| normalize_value(value, field)),
         Value::Array(values) => values
             .iter_mut()
-            .try_for_each(|value| normalize_part(value, field)),
+            .try_for_each(|value| normalize_value(value, field)),
         Value::Number(number) => {
-            if let Some(plain) = number
+            if let Some(stored) = number
                 .as_f64()
                 .filter(|_| number.is_f64())
-                .and_then(plain_number)
+                .and_then(jsonb_number)
             {
-                *number = plain;
+                *number = stored;
             }
             Ok(())
         }
@@ -47,14 +47,15 @@ fn normalize_part(value: &mut Value, field: Option<&str>) -> Result<(), PayloadE
     }
 }
 
-/// The number that `jsonb` makes of one, where that is another: it has no negative zero, and writes a large whole number without
-/// an exponent, as which it is read back as an integer.
+/// Returns the number as `jsonb` stores it, or `None` if `jsonb` does not change it.
+///
+/// `jsonb` has no negative zero. It writes a large whole number without an exponent, so the number is read back as an integer.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "the ranges are checked, and the numbers are whole"
 )]
-fn plain_number(number: f64) -> Option<Number> {
+fn jsonb_number(number: f64) -> Option<Number> {
     const SHORTEST_WITH_EXPONENT: f64 = 1e16;
     const U64_END: f64 = 18_446_744_073_709_551_616.0;
     const I64_START: f64 = -9_223_372_036_854_775_808.0;
@@ -70,9 +71,9 @@ fn plain_number(number: f64) -> Option<Number> {
     }
 }
 
-/// The canonical text of a normalized value: `serde_json` keeps keys sorted and writes no white space.
+/// Returns the canonical text of a normalized value. `serde_json` sorts the keys and writes no white space.
 pub(super) fn canonical(value: &Value) -> Json {
-    // Not `to_string` of the value itself: that writes through a formatter, piece by piece.
+    // `Value::to_string` is slower: it writes each part through a formatter.
     Json::from_canonical(serde_json::to_string(value).expect("a value is JSON"))
 }
 
@@ -80,7 +81,7 @@ fn contains_nul_key(fields: &Map<String, Value>) -> bool {
     fields.keys().any(|key| key.contains('\0'))
 }
 
-fn is_plain(name: &str) -> bool {
+fn is_plain_name(name: &str) -> bool {
     name.len() <= MAX_NAME_LENGTH
         && name
             .bytes()

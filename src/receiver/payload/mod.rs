@@ -1,5 +1,7 @@
-//! From the bytes of a verified body to what a notification says: which of the four shapes it has, and whether its fields keep their
-//! rules. Unknown fields are ignored, and an explicit `null` is an absent field.
+//! Parses the body of an authenticated request into the content of a notification.
+//!
+//! A body has one of four shapes, and its fields must follow rules. Unknown fields are ignored. A field with `null` counts as
+//! absent.
 
 mod envelope;
 mod error;
@@ -19,7 +21,7 @@ pub use envelope::Pointers;
 pub(crate) use error::PayloadError;
 pub use pointer::Pointer;
 
-/// What a body says, and its JSON in canonical form. Fails with the field and the rule that it breaks.
+/// Returns the content of a body and its JSON in canonical form. Fails with the field and the rule that it breaks.
 pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), PayloadError> {
     if body.is_empty() {
         return Err(PayloadError::Empty);
@@ -36,26 +38,26 @@ pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), Payloa
 
 fn content(
     object: &Map<String, Value>,
-    whole: &Value,
+    document: &Value,
     pointers: &Pointers,
 ) -> Result<Content, PayloadError> {
-    let fields = Fields::of(object);
+    let fields = Fields::new(object);
     if is_test_message(object) {
         Ok(Content::TestMessage)
     } else if envelope::is_envelope(&fields) {
-        envelope::parse(&fields, whole, pointers)
+        envelope::parse(&fields, document, pointers)
     } else if fields.has("event") {
         event::parse(&fields).map(Content::Report)
     } else if flat::is_flat(&fields) {
         flat::parse(&fields).map(Content::Report)
     } else {
         Err(PayloadError::UnknownShape {
-            flat_fields: flat::report_fields(),
+            flat_fields: flat::report_field_list(),
         })
     }
 }
 
-/// Cloudflare's "Save and Test" varies its wording; that there is one key, `text`, does not vary.
+/// Returns whether this is the message of Cloudflare's "Save and Test". Its wording varies, but `text` is always its only key.
 fn is_test_message(object: &Map<String, Value>) -> bool {
     object.len() == 1 && object.get("text").is_some_and(Value::is_string)
 }

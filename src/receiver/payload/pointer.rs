@@ -1,30 +1,31 @@
-//! JSON pointers, RFC 6901, taken apart once for the many bodies in which they are followed.
+//! JSON pointers (RFC 6901), parsed once and evaluated for many bodies.
 
 use serde_json::Value;
 
-/// A way into a JSON document.
+/// A JSON pointer.
 #[derive(Debug, Clone)]
 pub struct Pointer {
     text: String,
-    steps: Vec<String>,
+    tokens: Vec<String>,
 }
 
 impl Pointer {
-    /// Reads a pointer that is not empty; `None` where it is none: section 3 has parts after slashes, in which `~` stands only
-    /// in `~0` and `~1`.
+    /// Parses a pointer that is not empty. Returns `None` for an invalid pointer.
+    ///
+    /// RFC 6901, section 3: each token follows a slash, and `~` occurs only in `~0` and `~1`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let escapes_are_right = text
+        let has_valid_escapes = text
             .split('~')
             .skip(1)
             .all(|after| after.starts_with(['0', '1']));
-        let path = text.strip_prefix('/').filter(|_| escapes_are_right)?;
-        let steps = path
+        let path = text.strip_prefix('/').filter(|_| has_valid_escapes)?;
+        let tokens = path
             .split('/')
-            .map(|step| step.replace("~1", "/").replace("~0", "~"));
+            .map(|token| token.replace("~1", "/").replace("~0", "~"));
         Some(Self {
             text: text.to_owned(),
-            steps: steps.collect(),
+            tokens: tokens.collect(),
         })
     }
 
@@ -33,20 +34,20 @@ impl Pointer {
     }
 
     pub(super) fn find<'v>(&self, document: &'v Value) -> Option<&'v Value> {
-        self.steps
+        self.tokens
             .iter()
-            .try_fold(document, |value, step| match value {
-                Value::Object(fields) => fields.get(step),
-                Value::Array(values) => values.get(index(step)?),
+            .try_fold(document, |value, token| match value {
+                Value::Object(fields) => fields.get(token),
+                Value::Array(values) => values.get(array_index(token)?),
                 _ => None,
             })
     }
 }
 
-/// Section 4: digits without a leading zero.
-fn index(step: &str) -> Option<usize> {
-    let is_plain = step == "0" || !step.starts_with(['0', '+']);
-    step.parse().ok().filter(|_| is_plain)
+/// Parses an array index. RFC 6901, section 4: digits without a leading zero.
+fn array_index(token: &str) -> Option<usize> {
+    let has_no_leading_zero = token == "0" || !token.starts_with(['0', '+']);
+    token.parse().ok().filter(|_| has_no_leading_zero)
 }
 
 #[cfg(test)]

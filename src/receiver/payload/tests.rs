@@ -163,7 +163,7 @@ fn unknown_shape_error_lists_known_shapes() {
 
     assert_eq!(
         error.to_string(),
-        "The body is none of the payloads known here: a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
+        "The body has an unknown shape. Use a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
          \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with \"uploaded\", \
          \"draft\", \"variants\", \"metadata\", \"meta\", \"requireSignedURLs\", \"filename\", \"creator\", \"error\" or \"timestamp\")."
     );

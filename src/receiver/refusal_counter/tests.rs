@@ -16,7 +16,7 @@ fn at(seconds: i64) -> Timestamp {
 fn counts(counter: &RefusalCounter) -> Vec<(i64, String, i64)> {
     let counts = counter.counts.lock().expect("no panic");
     let mut counts: Vec<_> = counts
-        .of
+        .by_key
         .iter()
         .map(|(who, count)| (who.minute, who.network.clone(), *count))
         .collect();
@@ -79,7 +79,10 @@ fn long_flood_adds_20_rows_per_minute() {
         flood(&counter, 60 * minute, 2000);
         let before = 60 * (minute + 1);
         let mut counts = counter.lock();
-        let rows = counts.of.extract_if(|who, _| who.minute < before).count();
+        let rows = counts
+            .by_key
+            .extract_if(|who, _| who.minute < before)
+            .count();
 
         let of_networks = if minute == 0 {
             MAX_NETWORKS
@@ -96,7 +99,7 @@ fn quiet_hour_restores_network_limit() {
 
     for minute in [0, 1, 61] {
         flood(&counter, 60 * minute, 2000);
-        let rows = counter.lock().of.drain().count();
+        let rows = counter.lock().by_key.drain().count();
 
         let of_networks = if minute == 1 {
             NETWORKS_PER_MINUTE
