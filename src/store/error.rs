@@ -64,7 +64,7 @@ pub enum StoreError {
     Migration(#[source] sqlx::migrate::MigrateError),
     /// The folder of the SQLite file could not be made.
     #[error("the folder {} for the database could not be made", folder.display())]
-    Folder {
+    CreateFolder {
         /// The folder.
         folder: PathBuf,
         /// The system's own error.
@@ -83,7 +83,7 @@ pub enum StoreError {
     #[error(
         "the file {database} keeps its text as {encoding} (PRAGMA encoding), and this service needs UTF-8: give it a file of its own (database.url)"
     )]
-    Encoding {
+    UnsupportedEncoding {
         /// The file.
         database: DatabaseLabel,
         /// The encoding, as SQLite names it.
@@ -93,10 +93,10 @@ pub enum StoreError {
     #[error("too many notifications wait to be recorded already (database.queue_limit)")]
     QueueFull,
     /// A notification waited in the queue for longer than its limit.
-    #[error("a notification waited for more than {} s to be recorded (database.timeout_secs)", patience.as_secs())]
+    #[error("a notification waited for more than {} s to be recorded (database.timeout_secs)", max_wait.as_secs())]
     QueueTimeout {
         /// The limit.
-        patience: Duration,
+        max_wait: Duration,
     },
     /// The service is stopping, and records nothing more.
     #[error("the service is stopping")]
@@ -172,9 +172,9 @@ impl StoreError {
             Self::OperationTimeout { .. }
             | Self::ReadOnly { .. }
             | Self::FileReplaced { .. }
-            | Self::Encoding { .. }
+            | Self::UnsupportedEncoding { .. }
             | Self::Migration(_)
-            | Self::Folder { .. }
+            | Self::CreateFolder { .. }
             | Self::QueueFull
             | Self::QueueTimeout { .. }
             | Self::Stopped => ErrorClass::Systemic,

@@ -38,7 +38,7 @@ use outbox::router::EventRouter;
 pub use catalog::{Catalog, DeleteOutcome, InsertOutcome};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
-pub use inbox::group_commit::{GroupCommit, Limits, Writer};
+pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
     Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
@@ -100,12 +100,12 @@ impl Store {
             DatabaseUrl::Sqlite(path) => {
                 let database = Arc::new(sqlite::Sqlite::open(path, settings, policy).await?);
                 let backend = Backend::Sqlite(Arc::clone(&database));
-                Ok(Self::of(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, backend))
             }
             DatabaseUrl::Postgres(options) => {
                 let database = Arc::new(postgres::Postgres::open(options, settings, policy));
                 let backend = Backend::Postgres(Arc::clone(&database));
-                Ok(Self::of(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, backend))
             }
         }
     }
@@ -124,7 +124,7 @@ impl Store {
         self.wakeups.get(endpoint).cloned().unwrap_or_default()
     }
 
-    fn of<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
+    fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
         D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema,
         D: Outbox + DeliveryCatalog + 'static,

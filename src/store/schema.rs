@@ -27,7 +27,7 @@ pub trait Schema: Send + Sync {
 }
 
 /// Prepares a backend's migrations.
-pub(super) fn configured(mut migrator: Migrator) -> Migrator {
+pub(super) fn configure_migrator(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
     // A newer release may have migrated already: replicas are replaced one by one, and migrations only add.
     migrator.set_ignore_missing(true);
@@ -35,7 +35,7 @@ pub(super) fn configured(mut migrator: Migrator) -> Migrator {
 }
 
 /// Returns the migrations that have not run. Those of a newer release are ignored.
-pub(super) fn pending(migrator: &Migrator, applied: &[i64]) -> Vec<i64> {
+pub(super) fn pending_migrations(migrator: &Migrator, applied: &[i64]) -> Vec<i64> {
     let versions = migrator.iter().map(|migration| migration.version);
     versions
         .filter(|version| !applied.contains(version))

@@ -34,7 +34,7 @@ pub(super) enum OperationError {
 
 /// The limits and the names that the errors of one database have.
 #[derive(Debug, Clone)]
-pub(super) struct Operations {
+pub(super) struct OperationRunner {
     pub(super) database: DatabaseLabel,
     /// How long one operation may take in all.
     pub(super) deadline: Duration,
@@ -42,7 +42,7 @@ pub(super) struct Operations {
     pub(super) classify: fn(&(dyn DatabaseError + 'static)) -> ErrorClass,
 }
 
-impl Operations {
+impl OperationRunner {
     /// Runs an operation under the deadline, and names its action in the error.
     pub(super) async fn run<T>(
         &self,
@@ -51,13 +51,13 @@ impl Operations {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.deadline, operation).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(OperationError::Database(source))) => Err(self.failed(action, source)),
+            Ok(Err(OperationError::Database(source))) => Err(self.database_error(action, source)),
             Ok(Err(OperationError::Store(error))) => Err(error),
-            Err(_) => Err(self.timed_out(action, self.deadline)),
+            Err(_) => Err(self.timeout_error(action, self.deadline)),
         }
     }
 
-    pub(super) fn failed(&self, action: &'static str, source: sqlx::Error) -> StoreError {
+    pub(super) fn database_error(&self, action: &'static str, source: sqlx::Error) -> StoreError {
         StoreError::Database {
             database: self.database.clone(),
             action,
@@ -66,7 +66,7 @@ impl Operations {
         }
     }
 
-    pub(super) fn timed_out(&self, action: &'static str, deadline: Duration) -> StoreError {
+    pub(super) fn timeout_error(&self, action: &'static str, deadline: Duration) -> StoreError {
         StoreError::OperationTimeout {
             database: self.database.clone(),
             action,

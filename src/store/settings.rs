@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::inbox::group_commit::Limits;
+use super::inbox::group_commit::GroupCommitLimits;
 use super::url::DatabaseUrl;
 use crate::config_types::{Bounded, Seconds, strict_bool};
 
@@ -33,17 +33,17 @@ pub struct Settings {
 impl Settings {
     /// How much is written at once.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> GroupCommitLimits {
         let writers = match self.url {
             // The second would only wait for the first.
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => self.writers.count(),
         };
-        Limits {
+        GroupCommitLimits {
             writers,
             queue: self.queue_limit.count().div_ceil(writers),
             batch: self.batch_limit.count(),
-            patience: self.timeout_secs.seconds(),
+            max_wait: self.timeout_secs.seconds(),
         }
     }
 }

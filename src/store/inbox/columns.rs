@@ -90,7 +90,7 @@ pub(in crate::store) use detail_columns;
 pub(in crate::store) struct DetailColumns {
     filename: String,
     creator: String,
-    #[serde(deserialize_with = "flag")]
+    #[serde(deserialize_with = "bool_from_number")]
     require_signed_urls: bool,
     variants: String,
     cloudflare_metadata: String,
@@ -109,7 +109,7 @@ impl From<DetailColumns> for DetailValues {
 }
 
 /// Reads a boolean as SQLite writes it into JSON: a number.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+fn bool_from_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(i64::deserialize(deserializer)? != 0)
 }
 
@@ -181,23 +181,23 @@ impl Visitor<'_> for DetailNameVisitor {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum DetailTime {
-    Settled(i64),
+    Final(i64),
     Draft { draft: i64 },
 }
 
 impl DetailTime {
-    fn of(standing: Precedence) -> Self {
-        match standing {
-            Precedence::Final(at) => Self::Settled(at.unix_micros()),
+    fn of(precedence: Precedence) -> Self {
+        match precedence {
+            Precedence::Final(at) => Self::Final(at.unix_micros()),
             Precedence::Draft(at) => Self::Draft {
                 draft: at.unix_micros(),
             },
         }
     }
 
-    fn standing(self) -> Result<Precedence, InvalidTimestamp> {
+    fn precedence(self) -> Result<Precedence, InvalidTimestamp> {
         Ok(match self {
-            Self::Settled(micros) => Precedence::Final(Timestamp::from_unix_micros(micros)?),
+            Self::Final(micros) => Precedence::Final(Timestamp::from_unix_micros(micros)?),
             Self::Draft { draft } => Precedence::Draft(Timestamp::from_unix_micros(draft)?),
         })
     }
@@ -207,25 +207,26 @@ impl StateColumns {
     /// Decodes the columns. The error names the column that cannot be decoded.
     pub(in crate::store) fn decode(self) -> Result<StoredImage, StoreError> {
         let (id, extra_columns) = (self.id, self.extra_columns);
-        let cannot = |column, reason: String| undecodable(column, id, reason);
+        let undecodable_column = |column, reason: String| undecodable(column, id, reason);
 
-        let details_at: DetailsAt = serde_json::from_str(&self.details_at)
-            .map_err(|error| cannot("details_at", format!("must map details to times: {error}")))?;
+        let details_at: DetailsAt = serde_json::from_str(&self.details_at).map_err(|error| {
+            undecodable_column("details_at", format!("must map details to times: {error}"))
+        })?;
         let mut times = [None; ImageDetails::NAMES.len()];
         for (time, stored) in times.iter_mut().zip(details_at.0) {
             *time = stored
-                .map(DetailTime::standing)
+                .map(DetailTime::precedence)
                 .transpose()
-                .map_err(|error| cannot("details_at", error.to_string()))?;
+                .map_err(|error| undecodable_column("details_at", error.to_string()))?;
         }
 
         Ok(StoredImage {
             id,
             cloudflare_id: CloudflareId::parse(&self.cloudflare_id)
-                .map_err(|error| cannot("cloudflare_id", error.to_string()))?,
+                .map_err(|error| undecodable_column("cloudflare_id", error.to_string()))?,
             state: ImageState {
                 status: Status::from_str(&self.status)
-                    .map_err(|error| cannot("status", error.to_string()))?,
+                    .map_err(|error| undecodable_column("status", error.to_string()))?,
                 status_at: self.status_at,
                 uploaded_at: self.uploaded_at,
                 error: self.error,
@@ -256,14 +257,14 @@ impl ImageColumns {
 }
 
 /// Returns the text of the column `details_at`.
-pub(in crate::store) fn details_at(details: &ImageDetails) -> String {
+pub(in crate::store) fn encode_details_at(details: &ImageDetails) -> String {
     let times = details.times().map(|time| time.map(DetailTime::of));
     serde_json::to_string(&DetailsAt(times)).expect("integers under names are JSON")
 }
 
 /// Returns the canonical form of a stored JSON column, since Postgres and other programs write JSON in forms of their own. Text
 /// that is not JSON, or that has a number out of range, becomes an empty text, which any value replaces.
-pub(in crate::store) fn canonical(stored: &Json) -> Json {
+pub(in crate::store) fn canonical_json(stored: &Json) -> Json {
     let value: Result<serde_json::Value, _> = serde_json::from_str(stored.as_str());
     Json::from_canonical(value.map(|value| value.to_string()).unwrap_or_default())
 }
@@ -285,7 +286,7 @@ mod tests {
     fn times(details_at: &str) -> Option<Vec<Option<i64>>> {
         let times: DetailsAt = serde_json::from_str(details_at).ok()?;
         let micros = |time: DetailTime| match time {
-            DetailTime::Settled(micros) | DetailTime::Draft { draft: micros } => micros,
+            DetailTime::Final(micros) | DetailTime::Draft { draft: micros } => micros,
         };
         Some(times.0.into_iter().map(|time| time.map(micros)).collect())
     }

@@ -31,7 +31,7 @@ use crate::telemetry::metrics::InboxMetrics;
 
 /// How much is written at once, and how much may wait for that.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct GroupCommitLimits {
     /// How many transactions are under way at once. All calls about one image go to one writer.
     pub writers: usize,
     /// How many calls may wait for each writer; one more is refused with [`StoreError::QueueFull`].
@@ -39,7 +39,7 @@ pub struct Limits {
     /// How many calls are written in one transaction.
     pub batch: usize,
     /// How long a call may wait before it is begun; later it fails with [`StoreError::QueueTimeout`].
-    pub patience: Duration,
+    pub max_wait: Duration,
 }
 
 /// A batch takes no more calls after so many bytes of payloads. That is thousands of what Cloudflare sends, and little of what a
@@ -59,17 +59,17 @@ pub struct GroupCommit {
 struct Call {
     notifications: Vec<Arc<Notification>>,
     queued_at: Instant,
-    answer: oneshot::Sender<Answer>,
+    result_sender: oneshot::Sender<RecordResult>,
 }
 
-type Answer = Result<Vec<Outcome>, StoreError>;
+type RecordResult = Result<Vec<Outcome>, StoreError>;
 
 impl GroupCommit {
     /// An inbox that records in this one, as long as its writers run.
     #[must_use]
     pub fn new(
         inbox: &Arc<dyn Inbox>,
-        limits: Limits,
+        limits: GroupCommitLimits,
         metrics: &InboxMetrics,
     ) -> (Self, Vec<Writer>) {
         let (queues, writers) = (0..limits.writers)
@@ -94,29 +94,29 @@ impl GroupCommit {
     }
 
     /// The queue of the first image that these notifications are about.
-    fn queue(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
-        let first = notifications
+    fn queue_for(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
+        let first_image = notifications
             .iter()
             .find_map(|notification| notification.image());
-        let hash = first.map_or(0, |id| self.hasher.hash_one(id));
-        let count = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
-        &self.queues[usize::try_from(hash % count).unwrap_or_default()]
+        let hash = first_image.map_or(0, |id| self.hasher.hash_one(id));
+        let queue_count = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
+        &self.queues[usize::try_from(hash % queue_count).unwrap_or_default()]
     }
 }
 
 #[async_trait]
 impl Inbox for GroupCommit {
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
-        let (answer, answered) = oneshot::channel();
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
+        let (result_sender, result) = oneshot::channel();
         let call = Call {
             notifications: notifications.to_vec(),
             queued_at: Instant::now(),
-            answer,
+            result_sender,
         };
         self.metrics.queue_depth.inc();
-        if let Err(refused) = self.queue(notifications).try_send(call) {
+        if let Err(error) = self.queue_for(notifications).try_send(call) {
             self.metrics.queue_depth.dec();
-            return Err(match refused {
+            return Err(match error {
                 TrySendError::Full(_) => {
                     self.metrics.rejected.inc();
                     StoreError::QueueFull
@@ -124,7 +124,7 @@ impl Inbox for GroupCommit {
                 TrySendError::Closed(_) => StoreError::Stopped,
             });
         }
-        answered.await.unwrap_or(Err(StoreError::Stopped))
+        result.await.unwrap_or(Err(StoreError::Stopped))
     }
 }
 
@@ -132,7 +132,7 @@ impl Inbox for GroupCommit {
 pub struct Writer {
     inbox: Arc<dyn Inbox>,
     calls: mpsc::Receiver<Call>,
-    limits: Limits,
+    limits: GroupCommitLimits,
     /// How many calls the next batch may have: fewer than the limit after a batch that took too long.
     max_calls: usize,
     metrics: InboxMetrics,
@@ -148,7 +148,7 @@ impl Writer {
                 () = stop.cancelled(), if !self.calls.is_closed() => self.calls.close(),
                 first = self.calls.recv() => match first {
                     Some(first) => {
-                        let batch = self.batch(first);
+                        let batch = self.take_batch(first);
                         self.write(batch).await;
                     }
                     None => return,
@@ -158,7 +158,7 @@ impl Writer {
     }
 
     /// A call, and what waits behind it.
-    fn batch(&mut self, first: Call) -> Vec<Call> {
+    fn take_batch(&mut self, first: Call) -> Vec<Call> {
         let mut bytes = first.bytes();
         let mut batch = vec![first];
         while batch.len() < self.max_calls
@@ -176,8 +176,8 @@ impl Writer {
 
     /// Writes the calls in one transaction; or each in its own, where that failed because of what one of them is about.
     async fn write(&mut self, mut batch: Vec<Call>) {
-        let late = batch.extract_if(.., |call| call.is_late(self.limits.patience));
-        self.fail(late, self.waited_too_long());
+        let expired = batch.extract_if(.., |call| call.has_waited_too_long(self.limits.max_wait));
+        self.fail_calls(expired, self.queue_timeout());
         if batch.is_empty() {
             return;
         }
@@ -191,8 +191,8 @@ impl Writer {
                 self.max_calls = self.limits.batch.min(2 * self.max_calls);
                 let mut recorded = recorded.into_iter();
                 for call in batch {
-                    let own = recorded.by_ref().take(call.notifications.len());
-                    call.answer(Ok(own.collect()));
+                    let outcomes = recorded.by_ref().take(call.notifications.len());
+                    call.complete(Ok(outcomes.collect()));
                 }
             }
             Err(error) if batch.len() > 1 && !error.is_systemic() => {
@@ -208,7 +208,7 @@ impl Writer {
                     // The same batch would take as long again.
                     self.max_calls = (batch.len() / 2).max(1);
                 }
-                self.fail(batch, error);
+                self.fail_calls(batch, error);
             }
         }
     }
@@ -216,36 +216,36 @@ impl Writer {
     async fn write_one_by_one(&self, batch: Vec<Call>) {
         let mut batch = batch.into_iter();
         while let Some(call) = batch.next() {
-            if call.is_late(self.limits.patience) {
-                return self.fail(iter::once(call).chain(batch), self.waited_too_long());
+            if call.has_waited_too_long(self.limits.max_wait) {
+                return self.fail_calls(iter::once(call).chain(batch), self.queue_timeout());
             }
             match self.record(&call.notifications).await {
-                Ok(recorded) => call.answer(Ok(recorded)),
+                Ok(recorded) => call.complete(Ok(recorded)),
                 Err(error) if error.is_systemic() => {
-                    return self.fail(iter::once(call).chain(batch), error);
+                    return self.fail_calls(iter::once(call).chain(batch), error);
                 }
-                Err(error) => self.fail([call], error),
+                Err(error) => self.fail_calls([call], error),
             }
         }
     }
 
-    fn waited_too_long(&self) -> StoreError {
+    fn queue_timeout(&self) -> StoreError {
         StoreError::QueueTimeout {
-            patience: self.limits.patience,
+            max_wait: self.limits.max_wait,
         }
     }
 
     /// Answers every call with the same error.
-    fn fail(&self, calls: impl IntoIterator<Item = Call>, error: StoreError) {
+    fn fail_calls(&self, calls: impl IntoIterator<Item = Call>, error: StoreError) {
         let error = Arc::new(error);
         for call in calls {
             self.metrics.failed.inc_by(call.notifications.len() as u64);
-            call.answer(Err(StoreError::Shared(Arc::clone(&error))));
+            call.complete(Err(StoreError::Shared(Arc::clone(&error))));
         }
     }
 
     /// A panic is one batch's failure, and not the end of the writer.
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         self.metrics
             .write_attempts
             .inc_by(notifications.len() as u64);
@@ -268,7 +268,7 @@ impl Call {
             .notifications
             .iter()
             .map(|notification| match &notification.content {
-                Content::Invalid(broken) => broken.body.as_bytes().len(),
+                Content::Invalid(invalid) => invalid.body.as_bytes().len(),
                 Content::Report(_) | Content::TestMessage | Content::OtherAlert => {
                     notification.payload.as_str().len()
                 }
@@ -277,13 +277,13 @@ impl Call {
     }
 
     /// Whether whoever called has been waiting for so long that it is told to come again.
-    fn is_late(&self, patience: Duration) -> bool {
-        self.queued_at.elapsed() >= patience
+    fn has_waited_too_long(&self, max_wait: Duration) -> bool {
+        self.queued_at.elapsed() >= max_wait
     }
 
-    fn answer(self, answer: Answer) {
+    fn complete(self, result: RecordResult) {
         // The caller may have gone. What is recorded stays recorded.
-        let _nobody_waits = self.answer.send(answer);
+        let _caller_gone = self.result_sender.send(result);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::columns::{StoredImage, canonical};
+use super::columns::{StoredImage, canonical_json};
 use crate::domain::detail::Detail;
 use crate::domain::event::{EventKind, Model, changes};
 use crate::domain::id::CloudflareId;
@@ -40,7 +40,7 @@ struct ChangedJson {
 }
 
 /// The change that one report made to a row.
-pub(super) struct Change {
+pub(super) struct ReportResult {
     pub(super) outcome: Outcome,
     pub(super) status_before: Status,
     /// The event, if an endpoint wants it.
@@ -68,13 +68,13 @@ impl ImageUpdate {
         arrival: Arrival,
         at: Timestamp,
         wanted: WantedEvents,
-    ) -> Change {
+    ) -> ReportResult {
         let status_before = self.stored.state.status;
         let before = wanted
             .contains(Model::Image, EventKind::Updated)
             .then(|| self.stored.state.clone());
 
-        let mut effect = self.transition(report, arrival);
+        let mut effect = self.apply_transition(report, arrival);
 
         // An inserted row is a change, even if the report says nothing new.
         let is_new = std::mem::take(&mut self.is_new);
@@ -84,9 +84,9 @@ impl ImageUpdate {
         let mut event = None;
         if effect == Effect::Applied {
             self.updated_at = Some(at);
-            event = self.event(is_new, before.as_ref(), at, wanted);
+            event = self.build_event(is_new, before.as_ref(), at, wanted);
         }
-        Change {
+        ReportResult {
             outcome: Outcome::of_image(effect, self.stored.state.status),
             status_before,
             event,
@@ -94,7 +94,7 @@ impl ImageUpdate {
     }
 
     /// Applies the domain's transition. JSON columns are compared in canonical form.
-    fn transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
+    fn apply_transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
         let details = &mut self.stored.state.details;
         let variants =
             CanonicalForm::swap_in(&mut details.variants, report.details.variants.is_some());
@@ -113,7 +113,7 @@ impl ImageUpdate {
         effect
     }
 
-    fn event(
+    fn build_event(
         &self,
         is_new: bool,
         before: Option<&ImageState>,
@@ -174,7 +174,7 @@ impl CanonicalForm {
     /// Puts the canonical form into the detail, if the report names it.
     fn swap_in(detail: &mut Detail<Json>, is_reported: bool) -> Option<Self> {
         is_reported.then(|| {
-            let canonical = canonical(&detail.value);
+            let canonical = canonical_json(&detail.value);
             let stored = std::mem::replace(&mut detail.value, canonical.clone());
             Self { stored, canonical }
         })

@@ -63,10 +63,10 @@ pub(in crate::store) fn decide(
         match &notification.content {
             Content::TestMessage => plan.log(notification, Outcome::Test, at, wanted),
             Content::OtherAlert => plan.log(notification, Outcome::Ignored, at, wanted),
-            Content::Invalid(broken) => {
+            Content::Invalid(invalid) => {
                 plan.reject(
                     RejectionReason::InvalidPayload,
-                    NewRejection::broken(notification, broken),
+                    NewRejection::invalid_body(notification, invalid),
                 );
             }
             Content::Report(report) => match images.get_mut(&report.cloudflare_id) {
@@ -76,15 +76,15 @@ pub(in crate::store) fn decide(
                 ),
                 Some(image) => {
                     let arrival = arrival(&mut already_logged, report, notification);
-                    let change = image.apply(report, arrival, at, wanted);
-                    plan.events.extend(change.event.map(PendingEvent::Image));
+                    let result = image.apply(report, arrival, at, wanted);
+                    plan.events.extend(result.event.map(PendingEvent::Image));
                     let entry = AuditEntry::of(
                         notification,
-                        change.outcome,
+                        result.outcome,
                         Some(image.ids()),
-                        Some(change.status_before),
+                        Some(result.status_before),
                     );
-                    plan.outcomes.push(change.outcome);
+                    plan.outcomes.push(result.outcome);
                     plan.add_entry(entry, at, wanted);
                 }
             },

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::columns::{StateColumns, StoredImage};
 use super::plan::{Snapshot, WritePlan, decide};
 use super::statements::{
-    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, Written,
+    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, WriteResult,
 };
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
@@ -36,7 +36,7 @@ pub(in crate::store) async fn record(
     let snapshot = lookup(tx, notifications, policy).await?;
     let mut plan = decide(notifications, snapshot, None, policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
     reject(tx, &plan).await?;
     Ok((plan.outcomes, wakeups))
 }
@@ -61,7 +61,7 @@ pub(in crate::store) async fn record_rejected(
     let snapshot = lookup(tx, &notifications, policy).await?;
     let mut plan = decide(&notifications, snapshot, Some(now), policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
 
     let outcomes: Vec<_> = ids.into_iter().zip(plan.outcomes).collect();
     let applied: Vec<_> = outcomes
@@ -81,7 +81,10 @@ async fn lookup(
     notifications: &[Arc<Notification>],
     policy: &RecordPolicy,
 ) -> Result<Snapshot, OperationError> {
-    let mut ids: Vec<&CloudflareId> = notifications.iter().filter_map(|one| one.image()).collect();
+    let mut ids: Vec<&CloudflareId> = notifications
+        .iter()
+        .filter_map(|notification| notification.image())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     let (Some(first), false) = (notifications.first(), ids.is_empty()) else {
@@ -94,7 +97,10 @@ async fn lookup(
     };
     let (images, inserted) = match policy.unknown_images {
         UnknownImages::Create => insert_and_lock(tx, &ids, first.received_at, columns).await?,
-        UnknownImages::Reject => (tx.lock_images(&names(&ids), columns).await?, HashSet::new()),
+        UnknownImages::Reject => (
+            tx.lock_images(&as_strs(&ids), columns).await?,
+            HashSet::new(),
+        ),
     };
     let images: Vec<StoredImage> = images
         .into_iter()
@@ -108,7 +114,7 @@ async fn lookup(
     })
 }
 
-fn names<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
+fn as_strs<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
     ids.iter().map(|id| id.as_str()).collect()
 }
 
@@ -130,7 +136,7 @@ async fn insert_and_lock(
         if !insertable.is_empty() {
             inserted.extend(tx.insert_missing_images(&insertable, now).await?);
         }
-        locked = tx.lock_images(&names(ids), columns).await?;
+        locked = tx.lock_images(&as_strs(ids), columns).await?;
         if locked.len() >= insertable.len() {
             break;
         }
@@ -147,7 +153,10 @@ async fn already_logged(
     images: &[StoredImage],
     notifications: &[Arc<Notification>],
 ) -> Result<HashSet<(CloudflareId, Json)>, OperationError> {
-    if notifications.iter().all(|one| undated(one).is_none()) {
+    if notifications
+        .iter()
+        .all(|notification| undated_image(notification).is_none())
+    {
         return Ok(HashSet::new());
     }
     let image_ids: HashMap<&CloudflareId, Uuid> = images
@@ -157,7 +166,7 @@ async fn already_logged(
     let (reports, payloads): (Vec<_>, Vec<_>) = notifications
         .iter()
         .filter_map(|notification| {
-            let cloudflare_id = undated(notification)?;
+            let cloudflare_id = undated_image(notification)?;
             let report = UndatedReport {
                 image_id: *image_ids.get(cloudflare_id)?,
                 cloudflare_id,
@@ -178,7 +187,7 @@ async fn already_logged(
 }
 
 /// Returns the image of a report without a time of its own.
-fn undated(notification: &Notification) -> Option<&CloudflareId> {
+fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
         Content::Report(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
@@ -193,28 +202,28 @@ async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,
     policy: &RecordPolicy,
-) -> Result<Written, OperationError> {
+) -> Result<WriteResult, OperationError> {
     let (changed, entries) = (&plan.changed, &plan.entries);
     if changed.is_empty() && entries.is_empty() {
-        return Ok(Written::default());
+        return Ok(WriteResult::default());
     }
     let with_entry_ids = policy.router.wanted().log_created();
     let written = tx.write_images(changed, entries, with_entry_ids).await?;
     if written.images != changed.len() as u64 {
-        return Err(suppressed("cloudflare_images"));
+        return Err(rows_suppressed("cloudflare_images"));
     }
     if with_entry_ids && written.entry_ids.len() != entries.len() {
-        return Err(suppressed("cloudflare_image_logs"));
+        return Err(rows_suppressed("cloudflare_image_logs"));
     }
     Ok(written)
 }
 
 /// Returns the error of a statement that changed fewer rows than it was given.
-pub(in crate::store) fn suppressed(table: &'static str) -> OperationError {
+pub(in crate::store) fn rows_suppressed(table: &'static str) -> OperationError {
     StoreError::RowsSuppressed { table }.into()
 }
 
-fn events(plan: &mut WritePlan, written: &Written) -> Vec<NewEvent> {
+fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {
     let pending = std::mem::take(&mut plan.events).into_iter();
     pending
         .map(|event| event.into_event(&plan.entries, &written.entry_ids))

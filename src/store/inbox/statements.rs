@@ -42,7 +42,7 @@ pub(in crate::store) trait ImageStatements: Send {
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> impl Future<Output = Result<Written, OperationError>> + Send;
+    ) -> impl Future<Output = Result<WriteResult, OperationError>> + Send;
 
     /// Deletes this image's row, and returns how many rows that were.
     fn delete_image(
@@ -99,7 +99,7 @@ impl ColumnSet {
 
 /// What was written.
 #[derive(Default)]
-pub(in crate::store) struct Written {
+pub(in crate::store) struct WriteResult {
     /// The number of images that were updated.
     pub(in crate::store) images: u64,
     /// The row ids of the audit log's new entries, in their order, if they were asked for.

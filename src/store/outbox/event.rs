@@ -17,13 +17,13 @@ pub(in crate::store) struct NewEvent {
     /// A name of [`EventKind`], or of a notice.
     pub(in crate::store) event: &'static str,
     /// A label of [`Model`], or of a notice.
-    pub(in crate::store) label: &'static str,
+    pub(in crate::store) model_label: &'static str,
     /// What subscriptions are matched against. A notice names its endpoint itself.
-    pub(in crate::store) about: Option<(Model, EventKind)>,
+    pub(in crate::store) model_and_kind: Option<(Model, EventKind)>,
     /// The image that it is about.
     pub(in crate::store) image: Option<CloudflareId>,
     /// The row's id and its status, which is `None` after a deletion. Only for an event about an image's row.
-    current: Option<(Uuid, Option<Status>)>,
+    image_row: Option<(Uuid, Option<Status>)>,
     /// JSON.
     pub(in crate::store) payload: String,
     pub(in crate::store) at: Timestamp,
@@ -64,36 +64,41 @@ impl NewEvent {
             payload: payload(&id),
             id,
             event: kind.name(),
-            label: Model::Image.label(),
-            about: Some((Model::Image, kind)),
+            model_label: Model::Image.label(),
+            model_and_kind: Some((Model::Image, kind)),
             image: Some(image.cloudflare_id.clone()),
-            current: Some((image.id, status)),
+            image_row: Some((image.id, status)),
             at,
         }
     }
 
     /// Returns whether it is about an image's row, not about the audit log.
     pub(in crate::store) fn is_image_event(&self) -> bool {
-        self.current.is_some()
+        self.image_row.is_some()
     }
 
     /// Returns what Postgres announces about it on a channel.
     pub(in crate::store) fn announcement(&self) -> Option<String> {
-        let ((id, status), cloudflare_id) = (self.current?, self.image.as_ref()?);
-        Some(events::announcement(&self.id, id, cloudflare_id, status))
+        let ((row_id, status), cloudflare_id) = (self.image_row?, self.image.as_ref()?);
+        Some(events::announcement(
+            &self.id,
+            row_id,
+            cloudflare_id,
+            status,
+        ))
     }
 
     /// A notice about another endpoint.
-    pub(in crate::store) fn notice(notice: &Notice) -> Self {
+    pub(in crate::store) fn alert(alert: &Notice) -> Self {
         Self {
-            id: notice.id.clone(),
-            event: notice.event,
-            label: "relay.Delivery",
-            about: None,
+            id: alert.id.clone(),
+            event: alert.event,
+            model_label: "relay.Delivery",
+            model_and_kind: None,
             image: None,
-            current: None,
-            payload: notice.payload.clone(),
-            at: notice.at,
+            image_row: None,
+            payload: alert.payload.clone(),
+            at: alert.at,
         }
     }
 
@@ -102,10 +107,10 @@ impl NewEvent {
         Self {
             id,
             event: EventKind::Created.name(),
-            label: Model::ImageLog.label(),
-            about: Some((Model::ImageLog, EventKind::Created)),
+            model_label: Model::ImageLog.label(),
+            model_and_kind: Some((Model::ImageLog, EventKind::Created)),
             image: entry.image.as_ref().map(|(_, id)| id.clone()),
-            current: None,
+            image_row: None,
             payload,
             at,
         }
@@ -121,17 +126,17 @@ pub(in crate::store) enum PendingEvent {
     AuditLog {
         event_id: String,
         /// The entry's place in the batch, from 0.
-        entry: usize,
+        entry_index: usize,
         at: Timestamp,
     },
 }
 
 impl PendingEvent {
     /// An event about this entry of the batch.
-    pub(in crate::store) fn log_created(entry: usize, at: Timestamp) -> Self {
+    pub(in crate::store) fn log_created(entry_index: usize, at: Timestamp) -> Self {
         Self::AuditLog {
             event_id: events::new_id(),
-            entry,
+            entry_index,
             at,
         }
     }
@@ -142,9 +147,9 @@ impl PendingEvent {
             Self::Image(event) => event,
             Self::AuditLog {
                 event_id,
-                entry,
+                entry_index,
                 at,
-            } => NewEvent::log_created(event_id, &entries[entry], row_ids[entry], at),
+            } => NewEvent::log_created(event_id, &entries[entry_index], row_ids[entry_index], at),
         }
     }
 }

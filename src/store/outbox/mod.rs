@@ -29,11 +29,11 @@ pub trait Outbox: Send + Sync {
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
 
     /// Pauses an endpoint: nothing is delivered to it until it is resumed. An endpoint that is paused keeps its first reason.
-    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError>;
+    async fn pause(&self, endpoint: &str, reason: &str, now: Timestamp) -> Result<(), StoreError>;
 
     /// Ends a pause with this reason, or with any if `because` is `None`, and returns whether there was one. Waiting deliveries are
     /// due at once.
-    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError>;
+    async fn resume(&self, endpoint: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 }
 
 /// Shows deliveries, and replays them.
@@ -48,12 +48,12 @@ pub trait DeliveryCatalog: Send + Sync {
     /// Returns up to `limit` deliveries, newest first, without their payloads.
     async fn newest_deliveries(
         &self,
-        which: &DeliveryFilter,
+        filter: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
     /// Makes completed deliveries due again, as if they had never been tried, and returns how many.
-    async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
+    async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Returns every endpoint that is paused or has deliveries that wait or were given up, by name.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
@@ -323,7 +323,7 @@ impl NewAttempt {
 }
 
 /// Returns the state that the column `status` names.
-pub(super) fn delivery_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
+pub(super) fn parse_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
     DeliveryStatus::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "relay_deliveries",
         column: "status",

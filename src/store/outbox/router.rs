@@ -25,13 +25,13 @@ pub(in crate::store) struct EventRouter {
 /// The events that at least one endpoint wants. No other event is made.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::store) struct WantedEvents {
-    wanted: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
+    by_model_and_kind: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
 }
 
 impl WantedEvents {
     /// Returns whether any endpoint wants such events.
     pub(in crate::store) fn contains(self, model: Model, kind: EventKind) -> bool {
-        self.wanted[model as usize][kind as usize]
+        self.by_model_and_kind[model as usize][kind as usize]
     }
 
     /// Returns whether any endpoint wants the events that notifications cause about images.
@@ -51,8 +51,11 @@ impl WantedEvents {
             for kind in EventKind::ALL {
                 let is_announced = model == Model::Image && subscriptions.channel.is_some();
                 let endpoints = &subscriptions.endpoints;
-                let is_subscribed = endpoints.iter().any(|one| one.wants(model, kind));
-                wanted.wanted[model as usize][kind as usize] = is_announced || is_subscribed;
+                let is_subscribed = endpoints
+                    .iter()
+                    .any(|subscription| subscription.wants(model, kind));
+                wanted.by_model_and_kind[model as usize][kind as usize] =
+                    is_announced || is_subscribed;
             }
         }
         wanted
@@ -89,7 +92,7 @@ pub(in crate::store) struct OutboxBatch<'a> {
 pub(in crate::store) struct NewDelivery<'a> {
     pub(in crate::store) event: &'a NewEvent,
     pub(in crate::store) endpoint: &'a str,
-    ordered: bool,
+    is_ordered: bool,
     /// Whether the transaction itself delivers it, as an announcement.
     is_announced: bool,
 }
@@ -97,7 +100,7 @@ pub(in crate::store) struct NewDelivery<'a> {
 impl NewDelivery<'_> {
     /// Returns the image whose earlier deliveries come first; `None` if the endpoint is not ordered.
     pub(in crate::store) fn image(&self) -> Option<&str> {
-        let image = self.event.image.as_ref().filter(|_| self.ordered);
+        let image = self.event.image.as_ref().filter(|_| self.is_ordered);
         image.map(CloudflareId::as_str)
     }
 
@@ -127,7 +130,7 @@ impl EventRouter {
         let endpoints = &subscriptions.endpoints;
         let wakeups = endpoints
             .iter()
-            .map(|one| (one.endpoint.clone(), Arc::default()))
+            .map(|subscription| (subscription.endpoint.clone(), Arc::default()))
             .collect();
         Self {
             subscriptions,
@@ -149,22 +152,22 @@ impl EventRouter {
             channel,
             announcements: Vec::new(),
         };
-        let announced = channel
-            .map(|_| last_of_each_image(events))
-            .unwrap_or_default();
+        let announced = channel.map(|_| last_event_ids(events)).unwrap_or_default();
         for event in events {
-            let before = batch.deliveries.len();
-            let wants = |one: &&Subscription| {
-                let about = event.about;
-                about.is_some_and(|(model, kind)| one.wants(model, kind))
+            let deliveries_before = batch.deliveries.len();
+            let wants = |subscription: &&Subscription| {
+                let model_and_kind = event.model_and_kind;
+                model_and_kind.is_some_and(|(model, kind)| subscription.wants(model, kind))
             };
-            let subscribers = self.subscriptions.endpoints.iter().filter(wants);
-            batch.deliveries.extend(subscribers.map(|one| NewDelivery {
-                event,
-                endpoint: &one.endpoint,
-                ordered: one.ordered,
-                is_announced: false,
-            }));
+            let matching = self.subscriptions.endpoints.iter().filter(wants);
+            batch
+                .deliveries
+                .extend(matching.map(|subscription| NewDelivery {
+                    event,
+                    endpoint: &subscription.endpoint,
+                    is_ordered: subscription.ordered,
+                    is_announced: false,
+                }));
             if announced.contains(event.id.as_str())
                 && let Some(announcement) = event.announcement()
             {
@@ -172,11 +175,11 @@ impl EventRouter {
                 batch.deliveries.push(NewDelivery {
                     event,
                     endpoint: NOTIFY_ENDPOINT,
-                    ordered: false,
+                    is_ordered: false,
                     is_announced: true,
                 });
             }
-            if batch.deliveries.len() > before {
+            if batch.deliveries.len() > deliveries_before {
                 batch.events.push(event);
             }
         }
@@ -185,10 +188,14 @@ impl EventRouter {
 
     /// Returns the wake-ups of the endpoints that these deliveries are for.
     pub(in crate::store) fn wakeups_for(&self, deliveries: &[NewDelivery<'_>]) -> Wakeups {
-        let has_delivery = |endpoint: &str| deliveries.iter().any(|one| one.endpoint == endpoint);
+        let has_delivery = |endpoint: &str| {
+            deliveries
+                .iter()
+                .any(|delivery| delivery.endpoint == endpoint)
+        };
         let wakeups = self.wakeups.iter();
-        let due = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
-        Wakeups(due.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
+        let wanted = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
+        Wakeups(wanted.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
     }
 
     /// Returns the wake-up of each endpoint.
@@ -198,31 +205,33 @@ impl EventRouter {
 }
 
 /// Returns the ids of these events: the state that a reader of the table finds after the commit.
-fn last_of_each_image(events: &[NewEvent]) -> HashSet<&str> {
+fn last_event_ids(events: &[NewEvent]) -> HashSet<&str> {
     let mut images = HashSet::new();
-    let about_images = events.iter().rev().filter(|event| event.is_image_event());
-    about_images
+    let image_events = events.iter().rev().filter(|event| event.is_image_event());
+    image_events
         .filter(|event| images.insert(&event.image))
         .map(|event| event.id.as_str())
         .collect()
 }
 
 /// Returns the notices of these settlements as events, each with its endpoint.
-pub(in crate::store) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
-    let notices = settlements.iter().flat_map(Settlement::notices);
-    notices
-        .map(|notice| (NewEvent::notice(notice), notice.endpoint))
+pub(in crate::store) fn alert_events(
+    settlements: &[Settlement],
+) -> (Vec<NewEvent>, Vec<&'static str>) {
+    let alerts = settlements.iter().flat_map(Settlement::notices);
+    alerts
+        .map(|alert| (NewEvent::alert(alert), alert.endpoint))
         .unzip()
 }
 
 impl<'a> OutboxBatch<'a> {
     /// Returns a delivery of each notice to its endpoint.
-    pub(in crate::store) fn notices(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
+    pub(in crate::store) fn alerts(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
         let pairs = events.iter().zip(endpoints);
         let deliveries = pairs.map(|(event, endpoint)| NewDelivery {
             event,
             endpoint,
-            ordered: false,
+            is_ordered: false,
             is_announced: false,
         });
         Self {

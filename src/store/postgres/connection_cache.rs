@@ -17,10 +17,10 @@ pub(super) struct ConnectionCache {
     capacity: usize,
     /// A connection that was idle for longer is returned to the pool, which pings it before its next use.
     max_idle: Duration,
-    cached: Mutex<Vec<Cached>>,
+    cached: Mutex<Vec<CacheEntry>>,
 }
 
-struct Cached {
+struct CacheEntry {
     connection: GuardedConnection<Database>,
     used_at: Instant,
 }
@@ -50,7 +50,7 @@ impl ConnectionCache {
     pub(super) fn put(&self, connection: GuardedConnection<Database>) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.len() < self.capacity && connection.acquired_at.elapsed() < MAX_AGE {
-            cached.push(Cached {
+            cached.push(CacheEntry {
                 connection,
                 used_at: Instant::now(),
             });
@@ -62,6 +62,8 @@ impl ConnectionCache {
     /// Returns all connections to the pool.
     pub(super) fn clear(&self) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.drain(..).for_each(|one| one.connection.release());
+        cached
+            .drain(..)
+            .for_each(|entry| entry.connection.release());
     }
 }

@@ -7,9 +7,9 @@ use super::columns::{bind_time, column, read_state, state_columns};
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::inbox::columns::{StateColumns, details_at, extra_columns};
+use crate::store::inbox::columns::{StateColumns, encode_details_at, extra_columns};
 use crate::store::inbox::image_update::ChangedImage;
-use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, WriteResult};
 use crate::store::session::OperationError;
 
 /// Inserts `$13` to `$17` into the audit log, in order, so that the row ids ascend. Updates the images `$1` from `$2` to `$12`. Both
@@ -121,7 +121,7 @@ impl ImageStatements for PgConnection {
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> Result<Written, OperationError> {
+    ) -> Result<WriteResult, OperationError> {
         // Returning the ids makes the statement 5 to 15 % slower, so they are returned only if an endpoint wants them.
         let sql = if with_entry_ids {
             inbox_write!(
@@ -150,7 +150,9 @@ impl ImageStatements for PgConnection {
             }))
             .bind(column(images, ChangedImage::variants))
             .bind(column(images, ChangedImage::cloudflare_metadata))
-            .bind(column(images, |image| details_at(&image.state.details)))
+            .bind(column(images, |image| {
+                encode_details_at(&image.state.details)
+            }))
             .bind(column(images, |image| bind_time(image.updated_at)))
             .bind(column(entries, |entry| {
                 entry.image.as_ref().map(|(id, _)| *id)
@@ -162,11 +164,11 @@ impl ImageStatements for PgConnection {
         if !with_entry_ids {
             let images = query.execute(self).await?.rows_affected();
             let entry_ids = Vec::new();
-            return Ok(Written { images, entry_ids });
+            return Ok(WriteResult { images, entry_ids });
         }
         let row = query.fetch_one(self).await?;
         let updated: i64 = row.try_get("updated")?;
-        Ok(Written {
+        Ok(WriteResult {
             images: updated.unsigned_abs(),
             entry_ids: row.try_get("logged")?,
         })

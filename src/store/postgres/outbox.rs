@@ -78,7 +78,7 @@ impl EventStatements for PgConnection {
         )
         .bind(column(events, |event| event.id.as_str()))
         .bind(column(events, |event| event.event))
-        .bind(column(events, |event| event.label))
+        .bind(column(events, |event| event.model_label))
         .bind(column(events, |event| event.image.as_ref().map(CloudflareId::as_str)))
         .bind(column(events, |event| event.payload.as_str()))
         .bind(column(events, |event| bind_time(event.at)))
@@ -112,7 +112,7 @@ pub(super) async fn settle(
     connection: &mut PgConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let attempt = |one: &Settlement| one.attempt().map(|attempt| attempt.number);
+    let attempt = |settlement: &Settlement| settlement.attempt().map(|attempt| attempt.number);
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
@@ -128,15 +128,15 @@ pub(super) async fn settle(
          ) AS result
          WHERE delivery.id = result.id AND delivery.lease = result.lease",
     )
-    .bind(column(settlements, |one| one.delivery))
-    .bind(column(settlements, |one| &*one.lease))
-    .bind(column(settlements, |one| one.status().name()))
-    .bind(column(settlements, |one| one.due_at().map(bind_time)))
-    .bind(column(settlements, |one| one.completed_at().map(bind_time)))
-    .bind(column(settlements, |one| attempt(one).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
+    .bind(column(settlements, |settlement| settlement.delivery))
+    .bind(column(settlements, |settlement| &*settlement.lease))
+    .bind(column(settlements, |settlement| settlement.status().name()))
+    .bind(column(settlements, |settlement| settlement.due_at().map(bind_time)))
+    .bind(column(settlements, |settlement| settlement.completed_at().map(bind_time)))
+    .bind(column(settlements, |settlement| attempt(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
-    .bind(column(settlements, |one| one.sent()))
+    .bind(column(settlements, |settlement| settlement.sent()))
     .execute(connection)
     .await?
     .rows_affected();

@@ -5,14 +5,14 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::session::Postgres;
 use crate::store::error::StoreError;
-use crate::store::schema::{MIGRATION_DEADLINE, configured};
+use crate::store::schema::{MIGRATION_DEADLINE, configure_migrator};
 
 /// Returns whether the table `$1` exists.
 pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
      SELECT to_regclass($1) IS NOT NULL";
 
 pub(super) fn migrator() -> Migrator {
-    configured(sqlx::migrate!("migrations/postgres"))
+    configure_migrator(sqlx::migrate!("migrations/postgres"))
 }
 
 /// Runs the pending migrations.
@@ -29,13 +29,15 @@ pub(super) async fn migrate(backend: &Postgres) -> Result<(), StoreError> {
     match migrated {
         Ok(Ok(())) => Ok(()),
         Ok(Err(MigrateError::Execute(source))) => {
-            let error = backend.operations.failed("connecting to migrate", source);
-            Err(backend.diagnosed(error).await)
+            let error = backend
+                .runner
+                .database_error("connecting to migrate", source);
+            Err(backend.diagnose(error).await)
         }
         Ok(Err(source)) => Err(StoreError::Migration(source)),
         Err(_) => Err(backend
-            .operations
-            .timed_out("migrating", MIGRATION_DEADLINE)),
+            .runner
+            .timeout_error("migrating", MIGRATION_DEADLINE)),
     }
 }
 
@@ -54,7 +56,7 @@ pub(super) async fn check_writable(backend: &Postgres) -> Result<(), StoreError>
         Ok(())
     } else {
         Err(StoreError::ReadOnly {
-            database: backend.operations.database.clone(),
+            database: backend.runner.database.clone(),
         })
     }
 }

@@ -11,7 +11,7 @@ use super::connection_cache::ConnectionCache;
 use crate::store::error::{ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::{GuardedConnection, OperationError, Operations, TransactionMode};
+use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
 
 /// A connection that was idle for longer is pinged before it is used. So a database that came back gets fresh connections, and a
@@ -24,12 +24,12 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The part of an operation's deadline for which it waits for a row's lock. The default is 400 ms: far longer than a batch of
 /// another replica takes, and shorter than the second after which Postgres looks for deadlocks and chooses a victim, which might
 /// be the app. A row that an app locks for longer fails its own webhook. The others of the batch are recorded without it.
-const LOCK_TIMEOUT_PART: u32 = 25;
+const LOCK_TIMEOUT_DIVISOR: u32 = 25;
 
 /// Every statement of a batch looks rows up by key, whatever their number: a nested loop over an index is always the right plan.
 /// By default Postgres plans each small batch anew, which costs twice what the batch does. And a plan for a table that was empty a
 /// moment ago reads the whole table until it is analyzed.
-const PLANNER: [(&str, &str); 5] = [
+const PLANNER_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
@@ -49,11 +49,11 @@ pub(in crate::store) struct Postgres {
     pub(super) pool: PgPool,
     cache: ConnectionCache,
     pub(super) options: PgConnectOptions,
-    pub(super) operations: Operations,
+    pub(super) runner: OperationRunner,
     pub(super) acquire_timeout: Duration,
     pub(super) policy: RecordPolicy,
     /// Held by the one caller that diagnoses a pool's timeout.
-    diagnosing: Semaphore,
+    diagnosis_permit: Semaphore,
 }
 
 impl Postgres {
@@ -78,7 +78,7 @@ impl Postgres {
         Self {
             pool: pool(&options, settings),
             cache: ConnectionCache::new(capacity, MAX_IDLE_WITHOUT_PING),
-            operations: Operations {
+            runner: OperationRunner {
                 database: format!("{}:{}", options.get_host(), options.get_port()).into(),
                 deadline,
                 classify,
@@ -86,7 +86,7 @@ impl Postgres {
             options,
             acquire_timeout,
             policy,
-            diagnosing: Semaphore::new(1),
+            diagnosis_permit: Semaphore::new(1),
         }
     }
 
@@ -132,7 +132,11 @@ impl Postgres {
                     Ok(tx) => tx,
                     // The database has restarted since the connection was last used. Nothing was sent yet, so another connection
                     // will do. Each lost one is closed, so the loop ends.
-                    Err(error) if mode == TransactionMode::Recording && is_lost(&error) => continue,
+                    Err(error)
+                        if mode == TransactionMode::Recording && is_connection_lost(&error) =>
+                    {
+                        continue;
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 let (value, wakeups) = work(&mut tx).await?;
@@ -177,15 +181,15 @@ impl Postgres {
         action: &'static str,
         operation: impl Future<Output = Result<T, OperationError>>,
     ) -> Result<T, StoreError> {
-        match self.operations.run(action, operation).await {
+        match self.runner.run(action, operation).await {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.diagnosed(error).await),
+            Err(error) => Err(self.diagnose(error).await),
         }
     }
 
     /// Replaces a pool's timeout by its cause. The pool retries until its time is up and then reports only that, so one direct
     /// attempt to connect finds the cause. One at a time: a server that is short of connections should not be asked for more.
-    pub(super) async fn diagnosed(&self, error: StoreError) -> StoreError {
+    pub(super) async fn diagnose(&self, error: StoreError) -> StoreError {
         let StoreError::Database {
             action,
             source: sqlx::Error::PoolTimedOut,
@@ -194,12 +198,12 @@ impl Postgres {
         else {
             return error;
         };
-        let Ok(_diagnosing) = self.diagnosing.try_acquire() else {
+        let Ok(_permit) = self.diagnosis_permit.try_acquire() else {
             return error;
         };
         let connecting = PgConnection::connect_with(&self.options);
         match tokio::time::timeout(DIAGNOSE_TIMEOUT, connecting).await {
-            Ok(Err(source)) => self.operations.failed(action, source),
+            Ok(Err(source)) => self.runner.database_error(action, source),
             Ok(Ok(connection)) => {
                 // A server that is short of connections wants it back now.
                 drop(connection);
@@ -223,9 +227,12 @@ fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
                 "idle_in_transaction_session_timeout",
                 milliseconds(deadline),
             ),
-            ("lock_timeout", milliseconds(deadline / LOCK_TIMEOUT_PART)),
+            (
+                "lock_timeout",
+                milliseconds(deadline / LOCK_TIMEOUT_DIVISOR),
+            ),
         ])
-        .options(PLANNER);
+        .options(PLANNER_SETTINGS);
     PgPoolOptions::new()
         .max_connections(u32::try_from(settings.max_connections.count()).unwrap_or(u32::MAX))
         .acquire_timeout(settings.acquire_timeout_secs.seconds())
@@ -247,14 +254,14 @@ fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     match tokio::time::timeout(PING_TIMEOUT, connection.ping()).await {
-        Ok(answered) => answered,
+        Ok(result) => result,
         Err(elapsed) => Err(sqlx::Error::Io(elapsed.into())),
     }
 }
 
 /// Returns whether the connection is lost. 57P is Postgres's class for an operator's intervention: it was shut down, or is
 /// starting.
-fn is_lost(error: &sqlx::Error) -> bool {
+fn is_connection_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),

@@ -104,10 +104,10 @@ pub(super) struct NewRejection {
 
 impl NewRejection {
     /// A notification whose body breaks a rule.
-    pub(super) fn broken(notification: &Notification, broken: &InvalidBody) -> Self {
-        let (reason, body) = (RejectionReason::InvalidPayload, broken.body.as_bytes());
+    pub(super) fn invalid_body(notification: &Notification, invalid: &InvalidBody) -> Self {
+        let (reason, body) = (RejectionReason::InvalidPayload, invalid.body.as_bytes());
         Self {
-            problem: broken.problem.clone(),
+            problem: invalid.problem.clone(),
             ..Self::new(notification, reason, None, body, RejectionState::Stored)
         }
     }
@@ -267,7 +267,7 @@ pub struct RejectionFilter {
 }
 
 /// Returns the state that the column `state` names.
-pub(super) fn rejection_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
+pub(super) fn parse_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
     RejectionState::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "webhook_rejections",
         column: "state",

@@ -10,7 +10,7 @@ use crate::domain::rejection::RejectionState;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::is_unapplied;
 use crate::store::rejections::{
-    Rejection, RejectionCatalog, RejectionFilter, StoredRequestInfo, rejection_state,
+    Rejection, RejectionCatalog, RejectionFilter, StoredRequestInfo, parse_state,
 };
 use crate::store::session::OperationError;
 
@@ -124,7 +124,7 @@ pub(super) fn read_rejection(row: &Row) -> Result<Rejection, OperationError> {
         body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),
         body_bytes: row.try_get("body_bytes")?,
         count: row.try_get("count")?,
-        state: rejection_state(row.try_get("state")?, id)?,
+        state: parse_state(row.try_get("state")?, id)?,
         settled_at: read_time(row, "settled_at")?,
         outcome: row.try_get("outcome")?,
     })

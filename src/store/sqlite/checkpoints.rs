@@ -1,4 +1,4 @@
-//! Checkpoints beside the writer: what is committed moves from the log ahead of the file (WAL) into the file, while the next
+//! Checkpointer beside the writer: what is committed moves from the log ahead of the file (WAL) into the file, while the next
 //! batches are written. The writer itself would stand still for as long as the disk takes.
 //!
 //! Only the writer can begin the log anew: it must have found all of it moved, and nobody else at it. So once the log is long, this
@@ -18,22 +18,22 @@ use crate::store::session::GuardedConnection;
 use crate::telemetry::chain;
 
 /// After so many notifications there is a checkpoint: some megabytes, which a disk takes in some milliseconds.
-pub(super) const NOTIFICATIONS: usize = 2000;
+pub(super) const ROWS_PER_CHECKPOINT: usize = 2000;
 
 /// From so many pages of 4 KiB on, the writer makes a checkpoint itself after each commit, until one has moved all of them and the
 /// log begins anew. Most will have been moved beside it by then.
-pub(super) const LONG_LOG_PAGES: i64 = 16_000;
+pub(super) const LONG_WAL_PAGES: i64 = 16_000;
 
 /// The task that makes them. It ends with this.
-pub(super) struct Checkpoints {
+pub(super) struct Checkpointer {
     due: Arc<Notify>,
     /// How many notifications were recorded since one was due.
-    recorded: AtomicUsize,
+    committed: AtomicUsize,
     task: TaskTracker,
     stop: DropGuard,
 }
 
-impl Checkpoints {
+impl Checkpointer {
     /// Makes them over one of these connections.
     pub(super) fn start(pool: SqlitePool) -> Self {
         let due = Arc::new(Notify::new());
@@ -43,17 +43,17 @@ impl Checkpoints {
         task.close();
         Self {
             due,
-            recorded: AtomicUsize::new(0),
+            committed: AtomicUsize::new(0),
             task,
             stop: stop.drop_guard(),
         }
     }
 
     /// So many notifications more are committed.
-    pub(super) fn count(&self, notifications: usize) {
-        let recorded = notifications + self.recorded.fetch_add(notifications, Ordering::Relaxed);
-        if recorded >= NOTIFICATIONS {
-            self.recorded.store(0, Ordering::Relaxed);
+    pub(super) fn count(&self, rows: usize) {
+        let committed = rows + self.committed.fetch_add(rows, Ordering::Relaxed);
+        if committed >= ROWS_PER_CHECKPOINT {
+            self.committed.store(0, Ordering::Relaxed);
             self.due.notify_one();
         }
     }
@@ -68,9 +68,9 @@ impl Checkpoints {
 async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
     while stop.run_until_cancelled(due.notified()).await.is_some() {
         match checkpoint(&pool).await {
-            Ok(pages) if pages >= LONG_LOG_PAGES => {
+            Ok(pages) if pages >= LONG_WAL_PAGES => {
                 // What came due meanwhile says nothing about a commit that is still to come.
-                let _came_due = due.notified().now_or_never();
+                let _earlier_wakeup = due.notified().now_or_never();
                 stop.run_until_cancelled(due.notified()).await;
             }
             Ok(_) => {}

@@ -11,7 +11,7 @@ use crate::store::error::{DatabaseLabel, StoreError};
 /// everybody who looks where it was.
 pub(super) struct OpenedFile {
     path: PathBuf,
-    id: Option<(u64, u64)>,
+    file_id: Option<(u64, u64)>,
 }
 
 impl OpenedFile {
@@ -19,13 +19,13 @@ impl OpenedFile {
     pub(super) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            id: id(path),
+            file_id: device_and_inode(path),
         }
     }
 
     /// Fails when it is not there any more, or another is. Costs a look into the folder, some microseconds.
     pub(super) fn check(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
-        if id(&self.path) == self.id {
+        if device_and_inode(&self.path) == self.file_id {
             Ok(())
         } else {
             Err(StoreError::FileReplaced {
@@ -37,7 +37,7 @@ impl OpenedFile {
 
 /// How this file keeps its text, if it is not UTF-8: as the file's head says (SQLite's documentation, "Database File Format", 1.3.13). Nothing
 /// is changed by looking, as it would be by opening a database. One that is yet to be made keeps it as we do.
-pub(super) fn other_encoding(path: &Path) -> Option<&'static str> {
+pub(super) fn non_utf8_encoding(path: &Path) -> Option<&'static str> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
     let mut head = [0; 60];
     File::open(path).ok()?.read_exact(&mut head).ok()?;
@@ -49,7 +49,7 @@ pub(super) fn other_encoding(path: &Path) -> Option<&'static str> {
     }
 }
 
-fn id(path: &Path) -> Option<(u64, u64)> {
+fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }

@@ -10,10 +10,10 @@ use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::inbox::columns::{
-    DetailColumns, StateColumns, detail_columns, details_at, extra_columns,
+    DetailColumns, StateColumns, detail_columns, encode_details_at, extra_columns,
 };
 use crate::store::inbox::image_update::ChangedImage;
-use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, WriteResult};
 use crate::store::session::OperationError;
 
 impl ImageStatements for SqliteConnection {
@@ -55,8 +55,8 @@ impl ImageStatements for SqliteConnection {
         .bind(columns.has_extra())
         .fetch_one(self)
         .await?;
-        let images: Vec<JsonColumns> =
-            serde_json::from_str(&images).map_err(|_| sqlx::Error::Decode(WrongType.into()))?;
+        let images: Vec<JsonColumns> = serde_json::from_str(&images)
+            .map_err(|_| sqlx::Error::Decode(UnexpectedColumnType.into()))?;
         images.into_iter().map(JsonColumns::read).collect()
     }
 
@@ -89,8 +89,8 @@ impl ImageStatements for SqliteConnection {
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> Result<Written, OperationError> {
-        let mut written = Written::default();
+    ) -> Result<WriteResult, OperationError> {
+        let mut written = WriteResult::default();
         if !images.is_empty() {
             written.images = update_images(self, images).await?;
         }
@@ -129,7 +129,7 @@ async fn update_images(
             details.require_signed_urls.value,
             image.variants(),
             image.cloudflare_metadata(),
-            details_at(details),
+            encode_details_at(details),
             image.updated_at.to_string(),
         )
     });
@@ -204,7 +204,7 @@ struct JsonColumns(
 
 #[derive(Debug, thiserror::Error)]
 #[error("a row of cloudflare_images has text where a number belongs, or the other way round")]
-struct WrongType;
+struct UnexpectedColumnType;
 
 impl JsonColumns {
     fn read(self) -> Result<StateColumns, OperationError> {

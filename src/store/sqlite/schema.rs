@@ -6,7 +6,7 @@ use sqlx::migrate::Migrator;
 use super::session::{BEGIN, Sqlite};
 use crate::store::error::StoreError;
 use crate::store::outbox::router::Wakeups;
-use crate::store::schema::{MIGRATION_DEADLINE, configured};
+use crate::store::schema::{MIGRATION_DEADLINE, configure_migrator};
 use crate::store::session::{GuardedConnection, TransactionMode};
 
 /// Returns whether the table `$1` exists.
@@ -14,7 +14,7 @@ pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
      SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)";
 
 pub(super) fn migrator() -> Migrator {
-    configured(sqlx::migrate!("migrations/sqlite"))
+    configure_migrator(sqlx::migrate!("migrations/sqlite"))
 }
 
 /// Runs the pending migrations.
@@ -33,8 +33,8 @@ pub(super) async fn migrate(backend: &Sqlite) -> Result<(), StoreError> {
     match tokio::time::timeout(MIGRATION_DEADLINE, migrating).await {
         Ok(migrated) => migrated.map_err(StoreError::Migration),
         Err(_) => Err(backend
-            .operations
-            .timed_out("migrating", MIGRATION_DEADLINE)),
+            .runner
+            .timeout_error("migrating", MIGRATION_DEADLINE)),
     }
 }
 

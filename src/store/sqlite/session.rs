@@ -10,12 +10,12 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::checkpoints::{Checkpoints, LONG_LOG_PAGES};
+use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
 use super::file::{self, OpenedFile};
 use crate::store::error::{DatabaseLabel, ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::{GuardedConnection, OperationError, Operations, TransactionMode};
+use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
 
 /// Readers see the last commit and never wait for the writer. Few are needed, since only people and probes read.
@@ -25,7 +25,7 @@ const MAX_READERS: u32 = 4;
 const CACHE_KIB: &str = "-8192";
 
 /// The size in bytes to which the log's file is cut when the log begins anew.
-pub(super) const LOG_BYTES: i64 = LONG_LOG_PAGES * 4096;
+pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
 
 /// The time before the next attempt to open a file that another process has locked.
 pub(super) const OPEN_RETRY: Duration = Duration::from_millis(20);
@@ -42,9 +42,9 @@ pub(in crate::store) struct Sqlite {
     /// The only connection that writes: SQLite has one writer at a time, and the pool's queue is fairer than SQLite's lock.
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
-    checkpoints: Checkpoints,
+    checkpointer: Checkpointer,
     file: OpenedFile,
-    pub(super) operations: Operations,
+    pub(super) runner: OperationRunner,
     pub(super) policy: RecordPolicy,
 }
 
@@ -56,16 +56,16 @@ impl Sqlite {
         policy: RecordPolicy,
     ) -> Result<Self, StoreError> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::CreateFolder {
                 folder: folder.to_owned(),
                 source,
             })?;
         }
         let database: DatabaseLabel = path.display().to_string().into();
-        if let Some(encoding) = file::other_encoding(path) {
-            return Err(StoreError::Encoding { database, encoding });
+        if let Some(encoding) = file::non_utf8_encoding(path) {
+            return Err(StoreError::UnsupportedEncoding { database, encoding });
         }
-        let operations = Operations {
+        let runner = OperationRunner {
             database,
             deadline: settings.timeout_secs.seconds(),
             classify,
@@ -73,19 +73,19 @@ impl Sqlite {
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
         // Other processes may write too. Waiting for their lock ends shortly before the operation's deadline, so that the error
         // names the lock.
-        let lock_timeout = operations.deadline.mul_f64(0.9);
+        let lock_timeout = runner.deadline.mul_f64(0.9);
         let options = options(path, lock_timeout);
 
         let opening = open_writer(&options, acquire_timeout, lock_timeout);
-        let writer = operations.run("opening the file", opening).await?;
+        let writer = runner.run("opening the file", opening).await?;
         let readers =
             pool(MAX_READERS, acquire_timeout).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
-            checkpoints: Checkpoints::start(readers.clone()),
+            checkpointer: Checkpointer::start(readers.clone()),
             readers,
             file: OpenedFile::at(path),
-            operations,
+            runner,
             policy,
         })
     }
@@ -102,7 +102,7 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, reading).await
+        self.runner.run(action, reading).await
     }
 
     /// Runs an operation whose statements each commit themselves.
@@ -117,7 +117,7 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, writing).await
+        self.runner.run(action, writing).await
     }
 
     /// Runs an operation in a transaction, commits it, and wakes the workers.
@@ -146,17 +146,17 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, transaction).await
+        self.runner.run(action, transaction).await
     }
 
     /// Counts committed rows, so that a checkpoint is made when there are enough.
     pub(super) fn count_committed(&self, rows: usize) {
-        self.checkpoints.count(rows);
+        self.checkpointer.count(rows);
     }
 
     /// Stops the checkpoints, and closes every connection.
     pub(in crate::store) async fn close(&self) {
-        self.checkpoints.stop().await;
+        self.checkpointer.stop().await;
         self.readers.close().await;
         self.writer.close().await;
     }
@@ -164,7 +164,7 @@ impl Sqlite {
     /// Waits for the writer. Fails when the file was moved or deleted: a write to it would be lost for everyone who looks at its
     /// path.
     async fn acquire_writer(&self) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
-        self.file.check(&self.operations.database)?;
+        self.file.check(&self.runner.database)?;
         Ok(GuardedConnection::acquire(&self.writer).await?)
     }
 }
@@ -180,8 +180,8 @@ fn options(path: &Path, lock_timeout: Duration) -> SqliteConnectOptions {
         .pragma("cache_size", CACHE_KIB)
         // The undo data of a statement is kept in memory, not in a file.
         .pragma("temp_store", "MEMORY")
-        .pragma("wal_autocheckpoint", LONG_LOG_PAGES.to_string())
-        .pragma("journal_size_limit", LOG_BYTES.to_string())
+        .pragma("wal_autocheckpoint", LONG_WAL_PAGES.to_string())
+        .pragma("journal_size_limit", MAX_WAL_BYTES.to_string())
         .busy_timeout(lock_timeout)
 }
 
@@ -201,10 +201,10 @@ async fn open_writer(
     acquire_timeout: Duration,
     lock_timeout: Duration,
 ) -> Result<SqlitePool, OperationError> {
-    let give_up = Instant::now() + lock_timeout;
+    let give_up_at = Instant::now() + lock_timeout;
     loop {
         match pool(1, acquire_timeout).connect_with(options.clone()).await {
-            Err(error) if is_busy(&error) && Instant::now() < give_up => {
+            Err(error) if is_busy(&error) && Instant::now() < give_up_at => {
                 tokio::time::sleep(OPEN_RETRY).await;
             }
             opened => return Ok(opened?),

@@ -26,7 +26,7 @@ const UNKNOWN: &str = "unknown";
 const LAST: &str = "last";
 
 /// The longest wait of a call.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 struct Below {
     batches: Mutex<Vec<Vec<String>>>,
@@ -45,7 +45,7 @@ impl Default for Below {
 
 #[async_trait]
 impl Inbox for Below {
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         let ids: Vec<String> = notifications
             .iter()
             .map(|notification| id(notification))
@@ -71,7 +71,7 @@ impl Inbox for Below {
             return Err(StoreError::OperationTimeout {
                 database: "here".into(),
                 action: "recording",
-                deadline: PATIENCE,
+                deadline: MAX_WAIT,
             });
         }
         if has(LAST) {
@@ -118,7 +118,7 @@ struct Bench {
     writer: JoinHandle<()>,
 }
 
-fn group_commit(below: &Arc<Below>, limits: Limits) -> (Arc<GroupCommit>, Vec<Writer>) {
+fn group_commit(below: &Arc<Below>, limits: GroupCommitLimits) -> (Arc<GroupCommit>, Vec<Writer>) {
     let below: Arc<dyn Inbox> = below.clone();
     let (inbox, writers) = GroupCommit::new(&below, limits, &InboxMetrics::default());
     (Arc::new(inbox), writers)
@@ -134,11 +134,11 @@ async fn run_other_tasks() {
 impl Bench {
     fn new(queue: usize, batch: usize) -> Self {
         let below = Arc::new(Below::default());
-        let limits = Limits {
+        let limits = GroupCommitLimits {
             writers: 1,
             queue,
             batch,
-            patience: PATIENCE,
+            max_wait: MAX_WAIT,
         };
         let (inbox, mut writers) = group_commit(&below, limits);
         let stop = CancellationToken::new();
@@ -152,7 +152,7 @@ impl Bench {
     }
 
     /// Records each image in a call of its own. Waits until all calls are queued.
-    async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<Answer>> {
+    async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<RecordResult>> {
         let mut calls = Vec::new();
         for id in ids {
             let (inbox, notification) = (self.inbox.clone(), notification(id));
@@ -173,7 +173,7 @@ impl Bench {
     }
 }
 
-async fn answers(calls: Vec<JoinHandle<Answer>>) -> Vec<String> {
+async fn answers(calls: Vec<JoinHandle<RecordResult>>) -> Vec<String> {
     let mut answers = Vec::new();
     for call in calls {
         answers.push(match call.await.expect("no panic") {
@@ -381,11 +381,11 @@ async fn idle_writer_stops_on_request() {
 
 #[tokio::test]
 async fn calls_for_one_image_share_a_writer() {
-    let limits = Limits {
+    let limits = GroupCommitLimits {
         writers: 4,
         queue: 1_000,
         batch: 10,
-        patience: PATIENCE,
+        max_wait: MAX_WAIT,
     };
     let (inbox, writers) = group_commit(&Arc::default(), limits);
     for number in 0..400 {
@@ -417,7 +417,7 @@ async fn expired_call_is_not_written() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     let late = bench.call(&["a"]).await;
-    tokio::time::advance(PATIENCE).await;
+    tokio::time::advance(MAX_WAIT).await;
     calls.extend(bench.call(&["b"]).await);
 
     bench.let_write(10);
