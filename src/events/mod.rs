@@ -16,7 +16,7 @@ use crate::random;
 
 pub(crate) use payload::FieldValue;
 pub(crate) use payload::ImageRow;
-use payload::{ImageObject, LogObject, payload};
+use payload::{ImageObject, LogObject, payload_json};
 
 /// Returns an id that no event has had, and that sorts after those before it: `evt_` and a `UUIDv7` in hexadecimal.
 #[must_use]
@@ -28,7 +28,7 @@ pub(crate) fn new_id() -> String {
 #[must_use]
 pub(crate) fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::changed(image, at);
-    payload(
+    payload_json(
         event_id,
         (Model::Image, EventKind::Created),
         &object,
@@ -46,15 +46,15 @@ pub(crate) fn image_updated(
     at: Timestamp,
 ) -> String {
     let object = ImageObject::changed(image, at);
-    let about = (Model::Image, EventKind::Updated);
-    payload(event_id, about, &object, Some(changes), at)
+    let model_and_kind = (Model::Image, EventKind::Updated);
+    payload_json(event_id, model_and_kind, &object, Some(changes), at)
 }
 
 /// Returns the payload of the event that an image was deleted. It shows the row as it was.
 #[must_use]
 pub(crate) fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::unchanged(image);
-    payload(
+    payload_json(
         event_id,
         (Model::Image, EventKind::Deleted),
         &object,
@@ -72,8 +72,8 @@ pub(crate) fn log_created(
     at: Timestamp,
 ) -> String {
     let object = LogObject::of(entry, row_id);
-    let about = (Model::ImageLog, EventKind::Created);
-    payload(event_id, about, &object, None, at)
+    let model_and_kind = (Model::ImageLog, EventKind::Created);
+    payload_json(event_id, model_and_kind, &object, None, at)
 }
 
 /// Returns what Postgres announces on a channel about an image: JSON of some hundred bytes, at most 4,300, since an id has at most

@@ -11,7 +11,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::ImageState;
 use crate::domain::timestamp::Timestamp;
 
-pub(super) fn payload(
+pub(super) fn payload_json(
     id: &str,
     (model, kind): (Model, EventKind),
     object: &impl Serialize,
@@ -78,13 +78,13 @@ impl Serialize for FieldValue<'_> {
             Value::Text(text) => serializer.serialize_str(text),
             Value::Bool(value) => serializer.serialize_bool(value),
             Value::Time(time) => time.map(|time| time.to_string()).serialize(serializer),
-            Value::Json(json) => raw(json.as_str()).serialize(serializer),
+            Value::Json(json) => raw_json(json.as_str()).serialize(serializer),
         }
     }
 }
 
 /// Returns stored JSON as it is; `None` if another program wrote something else there.
-fn raw(json: &str) -> Option<&RawValue> {
+fn raw_json(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }
 
@@ -137,7 +137,7 @@ impl Serialize for ImageObject<'_> {
         for (column, value) in Model::EXTRA_IMAGE_FIELDS.into_iter().zip(extra) {
             let changed_at = self.updated_at.filter(|_| column == "updated_at");
             let is_time = column.ends_with("_at");
-            match changed_at.or_else(|| is_time.then(|| time(value)).flatten()) {
+            match changed_at.or_else(|| is_time.then(|| parse_time(value)).flatten()) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
@@ -147,7 +147,7 @@ impl Serialize for ImageObject<'_> {
 }
 
 /// Parses a time as either database writes it into JSON.
-fn time(value: &RawValue) -> Option<Timestamp> {
+fn parse_time(value: &RawValue) -> Option<Timestamp> {
     let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
     Timestamp::parse_rfc3339(text).ok()
 }
@@ -173,7 +173,7 @@ impl<'a> LogObject<'a> {
             cloudflare_id: image.map(|(_, id)| id.as_str()),
             event_type: entry.event_type,
             message: &entry.message,
-            data: raw(&entry.data),
+            data: raw_json(&entry.data),
             timestamp: entry.timestamp.to_string(),
         }
     }
