@@ -1,13 +1,13 @@
-//! Many webhooks, one transaction: an inbox made from an inbox.
+//! Group commit: an inbox that records many calls in one transaction of another inbox.
 //!
 //! ```text
-//! record ──► queue ──► Writer ──► inbox.record(everything that queued while the last batch committed)
+//! record ──► queue ──► Writer ──► inbox.record(all calls that queued during the last commit)
 //!    ▲                   │
 //!    └── its own result ─┘
 //! ```
 //!
-//! There is no timer. A writer takes whatever waits and commits it, and meanwhile the next batch queues up: an idle service
-//! adds no latency, and a busy one commits hundreds of webhooks at the price of one commit.
+//! There is no timer. A writer commits all queued calls as one batch, and meanwhile the next batch queues up. An idle service
+//! adds no latency. A busy service commits hundreds of webhooks at the cost of one commit.
 
 use std::hash::{BuildHasher, RandomState};
 use std::iter;
@@ -29,33 +29,33 @@ use crate::store::error::StoreError;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::InboxMetrics;
 
-/// How much is written at once, and how much may wait for that.
+/// The limits of the group commit.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupCommitLimits {
-    /// How many transactions are under way at once. All calls about one image go to one writer.
+    /// The number of writers. Each has one transaction at a time. Calls about the same image use the same writer.
     pub writers: usize,
-    /// How many calls may wait for each writer; one more is refused with [`StoreError::QueueFull`].
+    /// The most calls that wait for one writer. Further calls fail with [`StoreError::QueueFull`].
     pub queue: usize,
-    /// How many calls are written in one transaction.
+    /// The most calls in one transaction.
     pub batch: usize,
-    /// How long a call may wait before it is begun; later it fails with [`StoreError::QueueTimeout`].
+    /// The longest time that a call waits in the queue. Later it fails with [`StoreError::QueueTimeout`].
     pub max_wait: Duration,
 }
 
-/// A batch takes no more calls after so many bytes of payloads. That is thousands of what Cloudflare sends, and little of what a
-/// database takes in one statement.
+/// The size in bytes of payloads from which a batch takes no more calls. It holds thousands of Cloudflare's payloads, and is far
+/// below the limits of a statement.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An inbox that records in batches.
 ///
-/// A call is queued as soon as it is first polled. From then on it does not matter whether anybody waits for its result.
+/// A call is queued when its future is first polled. From then on it is recorded even if the caller drops the future.
 pub struct GroupCommit {
     queues: Vec<mpsc::Sender<Call>>,
     hasher: RandomState,
     metrics: InboxMetrics,
 }
 
-/// One call of [`Inbox::record`]. It is recorded as a whole, in one transaction with others or alone.
+/// One call of [`Inbox::record`]. All of its notifications are recorded in the same transaction.
 struct Call {
     notifications: Vec<Arc<Notification>>,
     queued_at: Instant,
@@ -65,7 +65,7 @@ struct Call {
 type RecordResult = Result<Vec<Outcome>, StoreError>;
 
 impl GroupCommit {
-    /// An inbox that records in this one, as long as its writers run.
+    /// Returns an inbox that records in `inbox`, and its writers. The caller must run the writers.
     #[must_use]
     pub fn new(
         inbox: &Arc<dyn Inbox>,
@@ -93,7 +93,7 @@ impl GroupCommit {
         (group_commit, writers)
     }
 
-    /// The queue of the first image that these notifications are about.
+    /// Returns the queue for these notifications. The first image decides.
     fn queue_for(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
         let first_image = notifications
             .iter()
@@ -128,22 +128,22 @@ impl Inbox for GroupCommit {
     }
 }
 
-/// The task that commits what is queued, one batch after another.
+/// A task that commits queued calls, one batch after another.
 pub struct Writer {
     inbox: Arc<dyn Inbox>,
     calls: mpsc::Receiver<Call>,
     limits: GroupCommitLimits,
-    /// How many calls the next batch may have: fewer than the limit after a batch that took too long.
+    /// The most calls in the next batch. After a batch that timed out, it is lower than the limit.
     max_calls: usize,
     metrics: InboxMetrics,
 }
 
 impl Writer {
-    /// Writes until it is asked to stop; then takes nothing new in, writes what is queued, and returns.
+    /// Writes batches until `stop` is cancelled. Then refuses new calls, writes the queued ones, and returns.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                // An idle writer hears at once that it is to stop, a busy one between two batches.
+                // An idle writer stops at once, a busy writer between two batches.
                 biased;
                 () = stop.cancelled(), if !self.calls.is_closed() => self.calls.close(),
                 first = self.calls.recv() => match first {
@@ -157,7 +157,7 @@ impl Writer {
         }
     }
 
-    /// A call, and what waits behind it.
+    /// Returns a batch of the first call and the calls queued behind it.
     fn take_batch(&mut self, first: Call) -> Vec<Call> {
         let mut bytes = first.bytes();
         let mut batch = vec![first];
@@ -174,7 +174,8 @@ impl Writer {
         batch
     }
 
-    /// Writes the calls in one transaction; or each in its own, where that failed because of what one of them is about.
+    /// Writes the calls in one transaction. If an error that is not systemic fails it, writes each call in a transaction of its
+    /// own.
     async fn write(&mut self, mut batch: Vec<Call>) {
         let expired = batch.extract_if(.., |call| call.has_waited_too_long(self.limits.max_wait));
         self.fail_calls(expired, self.queue_timeout());
@@ -199,13 +200,13 @@ impl Writer {
                 tracing::warn!(
                     calls = batch.len(),
                     error = chain(&error),
-                    "a batch failed; its webhooks are recorded one by one"
+                    "batch failed, retrying one by one"
                 );
                 self.write_one_by_one(batch).await;
             }
             Err(error) => {
                 if error.is_timeout() {
-                    // The same batch would take as long again.
+                    // A batch of the same size would time out again.
                     self.max_calls = (batch.len() / 2).max(1);
                 }
                 self.fail_calls(batch, error);
@@ -235,7 +236,7 @@ impl Writer {
         }
     }
 
-    /// Answers every call with the same error.
+    /// Completes every call with the same error.
     fn fail_calls(&self, calls: impl IntoIterator<Item = Call>, error: StoreError) {
         let error = Arc::new(error);
         for call in calls {
@@ -244,7 +245,7 @@ impl Writer {
         }
     }
 
-    /// A panic is one batch's failure, and not the end of the writer.
+    /// Records notifications in the inner inbox. A panic fails the batch, not the writer.
     async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         self.metrics
             .write_attempts
@@ -262,7 +263,7 @@ impl Writer {
 }
 
 impl Call {
-    /// How much of the bodies there is; the rest of a notification is no more than that.
+    /// Returns the bytes of all bodies. The other parts of a notification are not larger than its body.
     fn bytes(&self) -> usize {
         let bodies = self
             .notifications
@@ -276,13 +277,13 @@ impl Call {
         bodies.sum()
     }
 
-    /// Whether whoever called has been waiting for so long that it is told to come again.
+    /// Returns whether the call has waited in the queue for `max_wait` or longer.
     fn has_waited_too_long(&self, max_wait: Duration) -> bool {
         self.queued_at.elapsed() >= max_wait
     }
 
     fn complete(self, result: RecordResult) {
-        // The caller may have gone. What is recorded stays recorded.
+        // The caller may have dropped its future. Its notifications stay recorded.
         let _caller_gone = self.result_sender.send(result);
     }
 }

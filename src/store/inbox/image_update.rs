@@ -1,4 +1,4 @@
-//! One image's row while a batch is decided: each notification in turn changes it.
+//! An image's row in memory, to which a batch's notifications are applied one after another.
 
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::domain::transition::{Arrival, transition};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::WantedEvents;
 
-/// A row, and what the batch has changed in it.
+/// An image's row, and the changes that the batch has made to it.
 pub(in crate::store) struct ImageUpdate {
     stored: StoredImage,
     is_new: bool,
@@ -24,6 +24,7 @@ pub(in crate::store) struct ImageUpdate {
     changed_json: ChangedJson,
 }
 
+/// An image's row to update, in its last state.
 pub(in crate::store) struct ChangedImage {
     pub(in crate::store) id: Uuid,
     pub(in crate::store) cloudflare_id: CloudflareId,
@@ -32,23 +33,23 @@ pub(in crate::store) struct ChangedImage {
     changed_json: ChangedJson,
 }
 
-/// The JSON columns that were changed. The others are not written, so that the text of another program stays as it is.
+/// The JSON columns that the batch changed. The others are not written, so the text of another program stays unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 struct ChangedJson {
     variants: bool,
     cloudflare_metadata: bool,
 }
 
-/// The change that one report made to a row.
+/// The result of applying a report to a row.
 pub(super) struct ReportResult {
     pub(super) outcome: Outcome,
     pub(super) status_before: Status,
-    /// The event, if an endpoint wants it.
+    /// The event of the change, if an endpoint wants it.
     pub(super) event: Option<NewEvent>,
 }
 
 impl ImageUpdate {
-    /// A row that is unchanged so far. `is_new`: it was inserted for this batch.
+    /// Returns an update without changes yet. `is_new` says that the row was inserted for this batch.
     pub(super) fn of(stored: StoredImage, is_new: bool) -> Self {
         Self {
             stored,
@@ -76,7 +77,7 @@ impl ImageUpdate {
 
         let mut effect = self.apply_transition(report, arrival);
 
-        // An inserted row is a change, even if the report says nothing new.
+        // The insertion itself is a change, even if the report adds nothing.
         let is_new = std::mem::take(&mut self.is_new);
         if is_new {
             effect = Effect::Applied;
@@ -93,7 +94,7 @@ impl ImageUpdate {
         }
     }
 
-    /// Applies the domain's transition. JSON columns are compared in canonical form.
+    /// Applies the domain's transition. Compares JSON columns in canonical form.
     fn apply_transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
         let details = &mut self.stored.state.details;
         let variants =
@@ -130,7 +131,7 @@ impl ImageUpdate {
         Some(NewEvent::image_updated(image, &changes, at))
     }
 
-    /// Returns the row to update, if anything in it was changed.
+    /// Returns the row to update, if the batch changed it.
     pub(super) fn changed(self) -> Option<ChangedImage> {
         let updated_at = self.updated_at?;
         let StoredImage {
@@ -150,12 +151,14 @@ impl ImageUpdate {
 }
 
 impl ChangedImage {
+    /// Returns the new value of `variants`, if it changed.
     pub(in crate::store) fn variants(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.variants;
         changed.then(|| details.variants.value.as_str())
     }
 
+    /// Returns the new value of `cloudflare_metadata`, if it changed.
     pub(in crate::store) fn cloudflare_metadata(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.cloudflare_metadata;
@@ -163,15 +166,17 @@ impl ChangedImage {
     }
 }
 
-/// A JSON column as it is stored, while its detail holds the canonical form for comparison. Only a column that a report names is
-/// touched: making its canonical form costs time, and the form can differ from the stored text.
+/// The stored text of a JSON column, while its detail has the canonical form for comparison.
+///
+/// Only columns that the report names are converted: the conversion costs time, and the canonical form can differ from the stored
+/// text.
 struct CanonicalForm {
     stored: Json,
     canonical: Json,
 }
 
 impl CanonicalForm {
-    /// Puts the canonical form into the detail, if the report names it.
+    /// Replaces the detail's value by its canonical form, if the report names the detail.
     fn swap_in(detail: &mut Detail<Json>, is_reported: bool) -> Option<Self> {
         is_reported.then(|| {
             let canonical = canonical_json(&detail.value);
@@ -180,7 +185,7 @@ impl CanonicalForm {
         })
     }
 
-    /// Returns whether the report replaced the value. If not, puts the stored text back.
+    /// Returns whether the report replaced the value. If not, restores the stored text.
     fn was_replaced(self, detail: &mut Detail<Json>) -> bool {
         if detail.value == self.canonical {
             detail.value = self.stored;

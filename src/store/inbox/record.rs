@@ -1,5 +1,7 @@
-//! Recording a batch, on any database: look up, decide, write, publish, reject. Each step is one statement about all rows of the
-//! batch. The caller begins and commits the transaction, and wakes the workers after it.
+//! Recording a batch on either database, in five steps: look up, decide, write, publish, reject.
+//!
+//! A statement handles all rows of the batch at once. The caller begins and commits the transaction, and wakes the workers after
+//! the commit.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,12 +24,13 @@ use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{EventRouter, Wakeups};
 use crate::store::session::OperationError;
 
-/// What a store does with an image that has no row, and which endpoints get its events.
+/// The treatment of images without a row, and the router of events.
 pub(in crate::store) struct RecordPolicy {
     pub(in crate::store) unknown_images: UnknownImages,
     pub(in crate::store) router: EventRouter,
 }
 
+/// Records notifications, and returns their outcomes in the same order.
 pub(in crate::store) async fn record(
     tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
     notifications: &[Arc<Notification>],
@@ -41,10 +44,10 @@ pub(in crate::store) async fn record(
     Ok((plan.outcomes, wakeups))
 }
 
-/// Records those of the rejected notifications that no process has applied meanwhile, and marks their rejections as applied. A
-/// rejection whose image still has no row stays as it is.
+/// Records rejected notifications, and marks their rejections as applied. Skips rejections that another process applied
+/// meanwhile. Leaves a rejection unchanged if its image still has no row.
 ///
-/// The rows change now, not when the notifications came, so that an app that looks for changed rows finds them.
+/// `updated_at` becomes the current time, not the time of receipt, so an app that polls for changed rows finds them.
 pub(in crate::store) async fn record_rejected(
     tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
     rejected: &[(i64, Arc<Notification>)],
@@ -75,7 +78,7 @@ pub(in crate::store) async fn record_rejected(
     Ok((outcomes, wakeups))
 }
 
-/// Step 1: reads and locks the rows that the batch is about, and inserts the missing ones if the policy says so.
+/// Step 1: reads and locks the batch's images. Inserts missing rows if the policy is to create them.
 async fn lookup(
     tx: &mut impl ImageStatements,
     notifications: &[Arc<Notification>],
@@ -118,7 +121,7 @@ fn as_strs<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
     ids.iter().map(|id| id.as_str()).collect()
 }
 
-/// Inserts the missing rows and locks all. Returns the rows, and which of them were inserted.
+/// Inserts missing rows, and locks all. Returns the rows, and the ids of the inserted ones.
 async fn insert_and_lock(
     tx: &mut impl ImageStatements,
     ids: &[&CloudflareId],
@@ -129,10 +132,10 @@ async fn insert_and_lock(
     let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
     let mut inserted = HashSet::new();
     let mut locked = Vec::new();
-    // Twice: a row that is being deleted exists at the insertion and is gone when its lock is granted.
+    // Twice: a row that another transaction deletes may exist at the insertion, and be gone when its lock is granted.
     for _ in 0..2 {
-        // The first insertion comes before any lock, so that replicas which insert the same ids wait for each other in one
-        // direction only. The second may wait crosswise; then each notification is recorded alone.
+        // The first insertion takes place before any lock, in the order of the ids. So two replicas that insert the same ids
+        // cannot deadlock. The second insertion can deadlock; then each notification is recorded alone.
         if !insertable.is_empty() {
             inserted.extend(tx.insert_missing_images(&insertable, now).await?);
         }
@@ -146,8 +149,7 @@ async fn insert_and_lock(
     Ok((locked, inserted))
 }
 
-/// Returns the reports without a time of their own that the audit log has already. Only the payload shows that such a report is a
-/// redelivery.
+/// Returns the reports without a time that the audit log already has. Only the payload shows that such a report is a redelivery.
 async fn already_logged(
     tx: &mut impl ImageStatements,
     images: &[StoredImage],
@@ -186,7 +188,7 @@ async fn already_logged(
     Ok(found.collect())
 }
 
-/// Returns the image of a report without a time of its own.
+/// Returns the image of the notification, if it is a report without a time.
 fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
@@ -196,8 +198,8 @@ fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     }
 }
 
-/// Step 3: updates the images, and adds to the audit log. Fails when a row is missing: a trigger or a policy has suppressed it, and
-/// an answer of 200 would be a lie.
+/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or policy of the database suppressed a row: an
+/// answer of 200 would be false.
 async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,
@@ -218,7 +220,7 @@ async fn write(
     Ok(written)
 }
 
-/// Returns the error of a statement that changed fewer rows than it was given.
+/// Returns the error of a statement that wrote fewer rows than it was given.
 pub(in crate::store) fn rows_suppressed(table: &'static str) -> OperationError {
     StoreError::RowsSuppressed { table }.into()
 }
@@ -230,7 +232,7 @@ fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {
         .collect()
 }
 
-/// Step 4: adds the events to the outbox, with a delivery for each endpoint that wants one.
+/// Step 4: inserts events into the outbox, with a delivery for each endpoint that wants the event.
 pub(in crate::store) async fn publish(
     tx: &mut impl EventStatements,
     events: &[NewEvent],
@@ -243,7 +245,7 @@ pub(in crate::store) async fn publish(
     Ok(router.wakeups_for(&batch.deliveries))
 }
 
-/// Step 5: stores the notifications that cannot be applied.
+/// Step 5: stores rejections for the notifications that cannot be applied.
 async fn reject(tx: &mut impl RejectionStatements, plan: &WritePlan) -> Result<(), OperationError> {
     if plan.rejections.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The outbox in Postgres.
+//! The outbox statements that only Postgres uses.
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -13,8 +13,8 @@ use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
-/// Leases due deliveries. Skips locked rows: another worker is about to lease them. Does not wait for the disk, since a claim that a
-/// power failure loses is made again.
+/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk, because a lease
+/// that a power failure loses is claimed again.
 pub(super) async fn claim(
     backend: &Postgres,
     claim: &Claim<'_>,
@@ -59,7 +59,7 @@ pub(super) async fn claim(
 }
 
 impl EventStatements for PgConnection {
-    /// The announcements are Postgres's alone: listeners receive them at the commit.
+    /// Also sends the announcements, which listeners receive at the commit.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
         let (events, deliveries) = (&batch.events, &batch.deliveries);
         sqlx::query(

@@ -1,4 +1,4 @@
-//! The catalog of images. See [`super`] for how it is mounted.
+//! The catalog of images, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
@@ -58,7 +58,7 @@ impl Catalog for Backend {
             } else {
                 ColumnSet::State
             };
-            // The lock comes first, so that the event shows the row that is deleted.
+            // The row is locked before it is read, so the event shows the row that is deleted.
             let Some(image) = tx.lock_images(&[id.as_str()], columns).await?.pop() else {
                 return Ok((DeleteOutcome::NotFound, Wakeups::default()));
             };

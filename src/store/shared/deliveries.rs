@@ -1,4 +1,4 @@
-//! The catalog of deliveries. See [`super`] for how it is mounted.
+//! The catalog of deliveries, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 use sqlx::Row as _;
@@ -12,7 +12,8 @@ use crate::store::outbox::{
 };
 use crate::store::session::OperationError;
 
-/// Selects the newest deliveries. One alone is found by its id: a condition on an id that may be NULL would read the whole table.
+/// The statement that selects the newest deliveries. `$id` is the condition on the id. It differs for a single delivery, because
+/// a condition on an id that may be NULL reads the whole table.
 macro_rules! newest_deliveries {
     ($id:literal) => {
         concat!(
@@ -37,7 +38,7 @@ macro_rules! newest_deliveries {
     };
 }
 
-/// Makes completed deliveries due again; see `newest_deliveries`.
+/// The statement that makes completed deliveries due again. `$id` is as in `newest_deliveries`.
 macro_rules! replay_deliveries {
     ($id:literal) => {
         concat!(
@@ -148,7 +149,7 @@ impl DeliveryCatalog for Backend {
     }
 }
 
-/// Whether a list has the payloads of its deliveries.
+/// The presence of payloads in a list of deliveries.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PayloadMode {
     Included,

@@ -1,4 +1,4 @@
-//! The outbox: settling deliveries, and pausing endpoints. See [`super`] for how it is mounted.
+//! The outbox, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 

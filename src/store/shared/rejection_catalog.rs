@@ -1,4 +1,4 @@
-//! The catalog of rejections. See [`super`] for how it is mounted.
+//! The catalog of rejections, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 use sqlx::Row as _;
@@ -14,7 +14,7 @@ use crate::store::rejections::{
 };
 use crate::store::session::OperationError;
 
-/// The columns of a [`Rejection`].
+/// The columns of a [`Rejection`]. `$body` replaces the column `body`.
 macro_rules! rejection_columns {
     () => {
         rejection_columns!("body")
@@ -85,7 +85,7 @@ impl RejectionCatalog for Backend {
     }
 }
 
-/// Runs a statement whose parameters are those of the filter and then these numbers.
+/// Runs a statement. Its parameters are the fields of the filter, then `numbers`.
 async fn list(
     backend: &Backend,
     statement: &'static str,

@@ -1,4 +1,4 @@
-//! The schema. See [`super`] for how it is mounted.
+//! The schema, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
@@ -14,7 +14,7 @@ impl Schema for Backend {
     }
 
     async fn pending(&self) -> Result<Vec<i64>, StoreError> {
-        let reading = self.read("looking up the migrations", async |connection| {
+        let reading = self.read("reading the applied migrations", async |connection| {
             let exists: bool = sqlx::query_scalar(SCHEMA_EXISTS)
                 .bind(MIGRATIONS_TABLE)
                 .fetch_one(&mut *connection)

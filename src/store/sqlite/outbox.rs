@@ -1,4 +1,4 @@
-//! The outbox in SQLite.
+//! The outbox statements that only SQLite uses.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -13,7 +13,8 @@ use crate::store::outbox::router::{OutboxBatch, Wakeups};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
 
-/// The deliveries to the endpoint `$1` that are due at `$2`; in order if `$3`.
+/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3`, only those without an earlier open delivery of the same
+/// image.
 macro_rules! due_deliveries {
     () => {
         "FROM relay_deliveries AS delivery
@@ -27,7 +28,7 @@ macro_rules! due_deliveries {
     };
 }
 
-/// Leases due deliveries. Reads before it takes the write lock: mostly nothing is due, and recording would wait for the lock.
+/// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
 pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
     const ACTION: &str = "claiming deliveries";
     let checking = backend.read(ACTION, async |connection| {
@@ -43,10 +44,10 @@ pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Vec<Lea
 }
 
 impl EventStatements for SqliteConnection {
-    /// SQLite has no channels, and the configuration refuses settlement.
+    /// Sends no announcements: SQLite has no channels, and the configuration rejects one.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
-        // A payload is JSON itself. Within the JSON of the rows it would be escaped and parsed, which takes longer than all else
-        // here. So all payloads are one blob, and each row has the place of its own.
+        // Payloads inside the JSON of the rows would be escaped and parsed again, which would take most of the time here. So all
+        // payloads are one blob, and each row has the offset and length of its payload.
         let mut payloads = Vec::new();
         let rows = json_rows(&batch.events, |event| {
             let begin = payloads.len() + 1;

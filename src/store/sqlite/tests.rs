@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
 use tempfile::TempDir;
 
-use super::checkpoints::ROWS_PER_CHECKPOINT;
+use super::checkpoints::WRITES_PER_CHECKPOINT;
 use super::session::{MAX_WAL_BYTES, OPEN_RETRY, Sqlite};
 use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
@@ -169,7 +169,8 @@ async fn writer_recovers_from_full_disk() {
 #[tokio::test]
 async fn checkpoints_run_without_the_writer() {
     let (folder, database) = migrated().await;
-    let batch = vec![test_message(Json::from_canonical("{}".to_owned())); ROWS_PER_CHECKPOINT / 2];
+    let batch =
+        vec![test_message(Json::from_canonical("{}".to_owned())); WRITES_PER_CHECKPOINT / 2];
 
     for _ in 0..2 {
         database.record(&batch).await.expect("it is recorded");

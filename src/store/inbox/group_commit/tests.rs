@@ -186,8 +186,8 @@ async fn answers(calls: Vec<JoinHandle<RecordResult>>) -> Vec<String> {
 
 const RECORDED: &str = "[Ignored]";
 const IS_POISONED: &str =
-    "cloudflare_images.details_at of row poisoned cannot be understood: it is poisoned";
-const IS_AWAY: &str = "the database at here failed at recording";
+    "cloudflare_images.details_at of row poisoned cannot be decoded: the value is poisoned";
+const IS_AWAY: &str = "database here: recording failed";
 
 #[tokio::test]
 async fn queued_calls_form_next_batch() {
@@ -261,7 +261,10 @@ async fn callers_get_their_own_results() {
 async fn poisoned_call_fails_alone() {
     for (poison, error) in [
         (POISONED, IS_POISONED),
-        (PANICKING, "recording notifications panicked"),
+        (
+            PANICKING,
+            "recording notifications panicked; the panic message is in the log",
+        ),
     ] {
         let bench = Bench::new(10, 10);
         let mut calls = bench.call(&["first"]).await;
@@ -332,7 +335,7 @@ async fn full_queue_rejects_until_it_drains() {
     assert!(refused[0].is_finished(), "it does not wait for room");
     assert_eq!(
         answers(refused).await,
-        ["too many notifications wait to be recorded already (database.queue_limit)"]
+        ["the queue of notifications is full (database.queue_limit)"]
     );
     bench.let_write(10);
     assert_eq!(answers(calls).await, [RECORDED; 3]);
@@ -367,7 +370,7 @@ async fn stop_writes_queued_calls_and_rejects_new() {
     bench.writer.await.expect("no panic");
 
     assert_eq!(answers(calls).await, [RECORDED; 4]);
-    assert_eq!(answers(late).await, ["the service is stopping"]);
+    assert_eq!(answers(late).await, ["the service is shutting down"]);
 }
 
 #[tokio::test]
@@ -424,7 +427,7 @@ async fn expired_call_is_not_written() {
 
     assert_eq!(
         answers(late).await,
-        ["a notification waited for more than 10 s to be recorded (database.timeout_secs)"]
+        ["a notification waited in the queue for 10 s (database.timeout_secs)"]
     );
     assert_eq!(answers(calls).await, [RECORDED; 2]);
     assert_eq!(
@@ -447,7 +450,7 @@ async fn timeout_shrinks_batches_until_recovery() {
     // The slow batch also contains the first four of `next`. All its calls time out.
     assert_eq!(
         answers(slow).await,
-        ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
+        ["database here: recording took longer than 10 s (database.timeout_secs)"; 4]
     );
     let next = answers(next).await;
     let recorded = next.iter().filter(|answer| *answer == RECORDED);
