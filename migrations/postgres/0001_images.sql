@@ -1,7 +1,8 @@
--- An app that reads an adopted table for long must not make everybody queue up behind us; the start fails, and is tried again.
+-- An app may read an adopted table for a long time. While this migration waits for the lock, all other queries wait behind it. So
+-- the migration fails after 10 s. It runs again at the next start.
 SET LOCAL lock_timeout = '10s';
 
--- The images. A table that the Django toolkit created is adopted: its columns are the ones below, its rows stay as they are.
+-- The images. A table that the Django toolkit created is adopted. It has the columns below, and its rows stay unchanged.
 CREATE TABLE IF NOT EXISTS cloudflare_images (
     id uuid PRIMARY KEY,
     cloudflare_id text NOT NULL CONSTRAINT cloudflare_images_cloudflare_id_key UNIQUE,
@@ -27,19 +28,22 @@ CREATE TABLE IF NOT EXISTS cloudflare_images (
     last_referenced_at timestamptz
 );
 
--- Ids have up to 1024 characters, and file names and creators are Cloudflare's to size. No rewrite: varchar and text are stored alike.
+-- Cloudflare's ids have up to 1024 characters. Cloudflare also decides the length of file names and creators. Postgres rewrites
+-- no rows, because it stores varchar and text alike.
 ALTER TABLE cloudflare_images
     ALTER COLUMN cloudflare_id TYPE text,
     ALTER COLUMN filename TYPE text,
     ALTER COLUMN original_filename TYPE text,
     ALTER COLUMN creator TYPE text;
 
--- A default on every column, so that INSERT INTO cloudflare_images (cloudflare_id) VALUES ('…') registers an upload.
--- 30 minutes is how long Cloudflare's upload URL lives when nothing else was asked for.
+-- Every column has a default, so INSERT INTO cloudflare_images (cloudflare_id) VALUES ('…') registers an image. By default,
+-- Cloudflare's upload URL is valid for 30 minutes.
 --
--- An id is a UUIDv7 (RFC 9562, section 5.7), made of a random one (version 4): milliseconds since 1970 in its first 48 bits, and
--- two bits more in its version. Images that are registered one after another then stand side by side in every index by id, and
--- their webhooks, which come soon after that, change few pages. (Postgres 18 has a function for it.)
+-- The id is a UUIDv7 (RFC 9562, section 5.7). Images that are registered together have neighboring ids. Their webhooks follow
+-- soon, and change few index pages.
+--
+-- The expression starts with a random UUID (version 4). It replaces the first 48 bits by the milliseconds since 1970. Two more
+-- bits change the version to 7. Postgres 18 has the function uuidv7() instead.
 ALTER TABLE cloudflare_images
     ALTER COLUMN id SET DEFAULT encode(
         set_bit(set_bit(overlay(
@@ -63,19 +67,23 @@ ALTER TABLE cloudflare_images
     ALTER COLUMN variants SET DEFAULT '[]',
     ALTER COLUMN cloudflare_metadata SET DEFAULT '{}';
 
--- What we add. status_at is the time of the notification that told the status; details_at holds, for each detail that a
--- notification has told, that notification's time in microseconds since 1970; a draft's, which any other's replaces, apart:
+-- These columns do not exist in the Django toolkit's table.
+--
+-- status_at is the time of the notification that reported the status.
+--
+-- details_at is JSON. For each reported detail, it has the time of the notification, in microseconds since 1970. The time of a
+-- draft is in an object, because any other notification replaces a draft:
 -- {"filename": 1704110400000000, "creator": {"draft": 1704110300000000}}.
 ALTER TABLE cloudflare_images
     ADD COLUMN IF NOT EXISTS error text NOT NULL DEFAULT '',
     ADD COLUMN IF NOT EXISTS status_at timestamptz,
     ADD COLUMN IF NOT EXISTS details_at text NOT NULL DEFAULT '{}';
 
--- Every webhook rewrites its image's row. Room for the new versions in the same page spares them new entries in both indexes (HOT). All
--- rows of a page may be rewritten at once, as images that were registered together are uploaded together.
+-- Every webhook rewrites its image's row. If the page has space for the new version, no index needs a new entry (HOT update).
+-- Half of each page stays free, because images that are registered together are often uploaded together.
 ALTER TABLE cloudflare_images SET (fillfactor = 50);
 
--- NOT VALID: it holds for every row written from now on, and asks nothing of the rows of an adopted table.
+-- NOT VALID: Postgres checks every row that is written from now on, but not the existing rows of an adopted table.
 ALTER TABLE cloudflare_images
     DROP CONSTRAINT IF EXISTS cloudflare_images_status_check,
     ADD CONSTRAINT cloudflare_images_status_check

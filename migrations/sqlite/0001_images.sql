@@ -1,16 +1,19 @@
--- The images, with the columns that Postgres has too. SQLite keeps a uuid and JSON as text, a boolean as 0 or 1, and a time as
--- RFC 3339 text in UTC with six digits of a second, so that the texts sort as the instants do.
+-- The images, with the same columns as in Postgres. SQLite stores a UUID and JSON as text, and a boolean as 0 or 1. It stores a
+-- time as RFC 3339 text in UTC with six decimal digits of a second, so texts sort like times.
 --
--- A default on every column, so that INSERT INTO cloudflare_images (cloudflare_id) VALUES ('…') registers an upload.
--- 30 minutes is how long Cloudflare's upload URL lives when nothing else was asked for.
+-- Every column has a default, so INSERT INTO cloudflare_images (cloudflare_id) VALUES ('…') registers an image. By default,
+-- Cloudflare's upload URL is valid for 30 minutes.
 --
--- status_at is the time of the notification that told the status; details_at holds, for each detail that a notification has
--- told, that notification's time in microseconds since 1970; a draft's, which any other's replaces, apart:
+-- The id is a UUIDv7 (RFC 9562, section 5.7). Images that are registered together have neighboring ids. Their webhooks follow
+-- soon, and change few index pages.
+--
+-- The expression has the milliseconds since 1970, the version, the variant and random bits.
+--
+-- status_at is the time of the notification that reported the status.
+--
+-- details_at is JSON. For each reported detail, it has the time of the notification, in microseconds since 1970. The time of a
+-- draft is in an object, because any other notification replaces a draft:
 -- {"filename": 1704110400000000, "creator": {"draft": 1704110300000000}}.
---
--- An id is a UUIDv7 (RFC 9562, section 5.7): milliseconds since 1970, the version, the variant, and random bits. Images that are
--- registered one after another then stand side by side in every index by id, and their webhooks, which come soon after that,
--- change few pages.
 CREATE TABLE IF NOT EXISTS cloudflare_images (
     id text PRIMARY KEY NOT NULL DEFAULT (
         printf(

@@ -1,5 +1,5 @@
--- The audit trail: what was received, and what it did. image_id is no foreign key, because the trail outlives its image, and
--- is NULL where a notification was about no image.
+-- The audit log: each notification and its effect. image_id is not a foreign key, because entries outlive their image. It is NULL
+-- if the notification has no image.
 CREATE TABLE IF NOT EXISTS cloudflare_image_logs (
     id integer PRIMARY KEY,
     image_id text,
@@ -9,5 +9,5 @@ CREATE TABLE IF NOT EXISTS cloudflare_image_logs (
     timestamp text NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
 );
 
--- Serves an app that shows the trail of one image.
+-- Finds the entries of one image, for apps that show them.
 CREATE INDEX IF NOT EXISTS cloudflare_image_logs_image_id_timestamp ON cloudflare_image_logs (image_id, timestamp);

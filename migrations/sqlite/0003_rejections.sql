@@ -1,10 +1,16 @@
--- What was not applied, and why: for people to see, and to be applied later. status and reason are what its sender was told.
+-- The rejections: webhooks that were not applied, with the reason. An operator can inspect them, and apply them later.
 --
--- The body is there where the sender was proved, up to 64 KiB of the body_bytes that it had.
+-- The columns:
+-- - status, reason: the HTTP status and the problem type of the response.
+-- - body: up to 64 KiB of the request body; NULL for a count.
+-- - body_bytes: the length of the whole body.
 --
--- state: 'stored'; 'parked', since parked_at, a notification for an image that has no row yet, which is applied when it has one; 'applied', at
--- settled_at, with the outcome; 'failed', where that was tried so many times that it is not tried again by itself; 'counted', how many
--- came without proof in the minute that begins at received_at, from the network in client_address.
+-- The states:
+-- - 'stored': stored for an operator.
+-- - 'parked': waits for its image's row since parked_at. It is applied when the row exists.
+-- - 'applied': applied at settled_at, with this outcome.
+-- - 'failed': too many attempts to apply it failed. settled_at is the time of the last attempt, and outcome its error.
+-- - 'counted': the number of refused requests from the network client_address, in the minute that begins at received_at.
 CREATE TABLE IF NOT EXISTS webhook_rejections (
     id integer PRIMARY KEY,
     received_at text NOT NULL,
@@ -29,9 +35,9 @@ CREATE TABLE IF NOT EXISTS webhook_rejections (
     )
 );
 
--- One row for each minute and network.
+-- One count for each minute, reason, scheme and network.
 CREATE UNIQUE INDEX IF NOT EXISTS webhook_rejections_counted ON webhook_rejections (received_at, reason, scheme, client_address)
     WHERE state = 'counted';
 
--- Finds the parked ones, and finds at once that there are none.
+-- Finds parked rejections. The index is empty if there are none.
 CREATE INDEX IF NOT EXISTS webhook_rejections_parked ON webhook_rejections (id) WHERE state = 'parked';

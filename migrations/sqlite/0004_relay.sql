@@ -1,7 +1,8 @@
--- What other apps are told: each event once, each delivery of it to an endpoint, and each try of that.
+-- The events of the outbox. Each event is stored once. It has a delivery for each endpoint that wants it.
 --
--- The payload is the message as it is sent, to the byte, and so text: an endpoint's signature is over these bytes. payload ->> '$.event'
--- reads into it. The id is evt_ and a UUIDv7 in hexadecimal: it sorts by time, and stays the same over endpoints, tries and replays.
+-- The id is evt_ and a UUIDv7 in hexadecimal. It sorts by time, and is the same for all endpoints, attempts and replays.
+--
+-- payload is text, because endpoints receive exactly these bytes and signatures cover them. payload ->> '$.event' reads a field.
 CREATE TABLE IF NOT EXISTS relay_events (
     id text PRIMARY KEY,
     event text NOT NULL,
@@ -11,11 +12,19 @@ CREATE TABLE IF NOT EXISTS relay_events (
     created_at text NOT NULL
 );
 
--- status: 'pending'; 'leased', somebody works on it until due_at, under the lease's name; 'retrying', after a try that failed;
--- 'delivered', 'failed', 'filtered' (not wanted by the endpoint's own filter): these are final, at completed_at.
--- image is set where the endpoint is told in order: what is earlier about the same image comes first.
--- due_at is when it is to be worked on next, and NULL where it is not. payload is the message as it was sent, where the endpoint's
--- settings make it another than the event's.
+-- The deliveries: an event for one endpoint.
+--
+-- The statuses:
+-- - 'pending': waits for its first attempt.
+-- - 'leased': a worker has claimed it until due_at, under the name in lease.
+-- - 'retrying': waits for the next attempt after a failed one.
+-- - 'delivered', 'failed', 'filtered' (excluded by the endpoint's settings): final since completed_at.
+--
+-- image is set if the endpoint is ordered. Earlier deliveries of the same image must be complete first.
+--
+-- due_at is the time of the next attempt, or the end of the lease. It is NULL if the delivery is complete.
+--
+-- payload is the payload that was sent, if the endpoint's settings changed the payload of the event.
 CREATE TABLE IF NOT EXISTS relay_deliveries (
     id integer PRIMARY KEY,
     event_id text NOT NULL,
@@ -37,19 +46,20 @@ CREATE TABLE IF NOT EXISTS relay_deliveries (
     )
 );
 
--- Finds what is due, and finds at once that nothing is.
+-- Finds due deliveries. The index has only deliveries that are not complete.
 CREATE INDEX IF NOT EXISTS relay_deliveries_due ON relay_deliveries (endpoint, due_at, id) WHERE due_at IS NOT NULL;
 
--- Finds what has to come before, for an endpoint that is told in order.
+-- Finds earlier deliveries of the same image, for ordered endpoints.
 CREATE INDEX IF NOT EXISTS relay_deliveries_order ON relay_deliveries (endpoint, image, id)
     WHERE due_at IS NOT NULL AND image IS NOT NULL;
 
--- Finds whether anybody is still to be told of an event.
+-- Finds the deliveries of an event.
 CREATE INDEX IF NOT EXISTS relay_deliveries_event ON relay_deliveries (event_id);
 
--- Finds what was given up, to be counted and replayed.
+-- Finds failed deliveries, to count and replay them.
 CREATE INDEX IF NOT EXISTS relay_deliveries_failed ON relay_deliveries (endpoint, id) WHERE status = 'failed';
 
+-- The attempts of the deliveries.
 CREATE TABLE IF NOT EXISTS relay_attempts (
     id integer PRIMARY KEY,
     delivery_id integer NOT NULL,
@@ -62,15 +72,15 @@ CREATE TABLE IF NOT EXISTS relay_attempts (
 
 CREATE INDEX IF NOT EXISTS relay_attempts_delivery ON relay_attempts (delivery_id, id);
 
--- What is known of an endpoint beside its settings. Nothing is delivered to one that is paused.
+-- The state of endpoints. An endpoint with a paused_at receives no deliveries.
 CREATE TABLE IF NOT EXISTS relay_endpoints (
     name text PRIMARY KEY,
     paused_at text,
     pause_reason text NOT NULL DEFAULT ''
 );
 
--- What is deleted takes its tries along, and its event when nobody else was told of it or is to be. (In Postgres, the statement that
--- deletes does so.)
+-- Deletes the attempts of a deleted delivery. Deletes its event if no other delivery needs the event. In Postgres, the statement
+-- that deletes the delivery does both.
 CREATE TRIGGER IF NOT EXISTS relay_deliveries_deleted AFTER DELETE ON relay_deliveries
 BEGIN
     DELETE FROM relay_attempts WHERE delivery_id = OLD.id;

@@ -1,7 +1,7 @@
-//! Events as other apps receive them: their ids, and their JSON.
+//! The ids and JSON payloads of events, as other apps receive them.
 //!
-//! The store writes a payload once, in the transaction of the change, and never changes it: endpoints are sent these bytes, unless
-//! their own settings make others of them.
+//! The store writes a payload once, in the transaction of the change, and never changes it. Endpoints receive these bytes, unless
+//! their settings filter or transform them.
 
 mod payload;
 
@@ -16,19 +16,19 @@ use crate::random;
 
 pub(crate) use payload::FieldValue;
 pub(crate) use payload::ImageRow;
-use payload::{ImageObject, LogObject, payload};
+use payload::{ImageObject, LogObject, payload_json};
 
-/// Returns an id that no event has had, and that sorts after those before it: `evt_` and a `UUIDv7` in hexadecimal.
+/// Returns a new event id: `evt_` and a `UUIDv7` in hexadecimal. Later ids sort after earlier ones.
 #[must_use]
 pub(crate) fn new_id() -> String {
     format!("evt_{}", random::uuid_v7().simple())
 }
 
-/// Returns the payload of the event that an image was inserted.
+/// Returns the payload of an event about an inserted image.
 #[must_use]
 pub(crate) fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::changed(image, at);
-    payload(
+    payload_json(
         event_id,
         (Model::Image, EventKind::Created),
         &object,
@@ -37,7 +37,7 @@ pub(crate) fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) 
     )
 }
 
-/// Returns the payload of the event that an image was changed.
+/// Returns the payload of an event about a changed image.
 #[must_use]
 pub(crate) fn image_updated(
     event_id: &str,
@@ -46,15 +46,15 @@ pub(crate) fn image_updated(
     at: Timestamp,
 ) -> String {
     let object = ImageObject::changed(image, at);
-    let about = (Model::Image, EventKind::Updated);
-    payload(event_id, about, &object, Some(changes), at)
+    let model_and_kind = (Model::Image, EventKind::Updated);
+    payload_json(event_id, model_and_kind, &object, Some(changes), at)
 }
 
-/// Returns the payload of the event that an image was deleted. It shows the row as it was.
+/// Returns the payload of an event about a deleted image. It shows the row before the deletion.
 #[must_use]
 pub(crate) fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
     let object = ImageObject::unchanged(image);
-    payload(
+    payload_json(
         event_id,
         (Model::Image, EventKind::Deleted),
         &object,
@@ -63,7 +63,7 @@ pub(crate) fn image_deleted(event_id: &str, image: ImageRow<'_>, at: Timestamp) 
     )
 }
 
-/// Returns the payload of the event that the audit log has a new entry, with this row id.
+/// Returns the payload of an event about a new audit log entry with this row id.
 #[must_use]
 pub(crate) fn log_created(
     event_id: &str,
@@ -72,12 +72,13 @@ pub(crate) fn log_created(
     at: Timestamp,
 ) -> String {
     let object = LogObject::of(entry, row_id);
-    let about = (Model::ImageLog, EventKind::Created);
-    payload(event_id, about, &object, None, at)
+    let model_and_kind = (Model::ImageLog, EventKind::Created);
+    payload_json(event_id, model_and_kind, &object, None, at)
 }
 
-/// Returns what Postgres announces on a channel about an image: JSON of some hundred bytes, at most 4,300, since an id has at most
-/// 1,024 characters. `status` is `None` for an image that was deleted.
+/// Returns the JSON that Postgres announces on its channel about an image. `status` is `None` for a deleted image.
+///
+/// It has a few hundred bytes, and at most 4,300: an id has at most 1,024 characters.
 #[must_use]
 pub(crate) fn announcement(
     event_id: &str,

@@ -1,4 +1,4 @@
-//! The payload of an event: the fields of every event, and the row that it is about.
+//! The payload of an event: the fields that all events have, and the row of the event.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
@@ -11,7 +11,8 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::ImageState;
 use crate::domain::timestamp::Timestamp;
 
-pub(super) fn payload(
+/// Returns a payload as JSON.
+pub(super) fn payload_json(
     id: &str,
     (model, kind): (Model, EventKind),
     object: &impl Serialize,
@@ -34,7 +35,7 @@ pub(super) fn payload(
     serde_json::to_string(&payload).expect("texts under names are JSON")
 }
 
-/// The payload, with its fields in the order in which people read them.
+/// The payload. Its fields are in the order in which people read them.
 #[derive(serde::Serialize)]
 struct Payload<'a, O> {
     id: &'a str,
@@ -43,7 +44,7 @@ struct Payload<'a, O> {
     model: ModelName,
     object: &'a O,
     changes: Option<Changes<'a>>,
-    /// The user who changed the row: always null, since Cloudflare did.
+    /// The user who changed the row. It is always null, because this service knows no users.
     user: Option<()>,
 }
 
@@ -70,6 +71,7 @@ impl Serialize for Changes<'_> {
     }
 }
 
+/// A column's value, serialized as in a payload.
 pub(crate) struct FieldValue<'a>(pub(crate) Value<'a>);
 
 impl Serialize for FieldValue<'_> {
@@ -78,13 +80,13 @@ impl Serialize for FieldValue<'_> {
             Value::Text(text) => serializer.serialize_str(text),
             Value::Bool(value) => serializer.serialize_bool(value),
             Value::Time(time) => time.map(|time| time.to_string()).serialize(serializer),
-            Value::Json(json) => raw(json.as_str()).serialize(serializer),
+            Value::Json(json) => raw_json(json.as_str()).serialize(serializer),
         }
     }
 }
 
-/// Returns stored JSON as it is; `None` if another program wrote something else there.
-fn raw(json: &str) -> Option<&RawValue> {
+/// Returns stored JSON unchanged; `None` if another program stored text that is not JSON.
+fn raw_json(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }
 
@@ -95,26 +97,26 @@ pub(crate) struct ImageRow<'a> {
     pub cloudflare_id: &'a CloudflareId,
     /// The columns that notifications change.
     pub state: &'a ImageState,
-    /// The columns that only events show: a JSON array, in the order of the last of [`Model::fields`].
+    /// The columns that only events use: a JSON array in the order of [`Model::EXTRA_IMAGE_FIELDS`].
     pub extra_columns: Option<&'a str>,
 }
 
-/// A row of `cloudflare_images`, with the columns of notifications and those of the app. Two columns are left out: `upload_url`,
-/// which allows an upload, and `details_at`, which is internal.
+/// The JSON object of a row of `cloudflare_images`. Two columns are missing: `upload_url`, which permits an upload, and
+/// `details_at`, which is internal.
 pub(super) struct ImageObject<'a> {
     image: ImageRow<'a>,
-    /// The time of the change, if the row was read before it.
+    /// The time of the change, if the row was read before the change.
     updated_at: Option<Timestamp>,
 }
 
 impl<'a> ImageObject<'a> {
-    /// The image after a change at this time.
+    /// Returns the object of an image that changed at this time.
     pub(super) fn changed(image: ImageRow<'a>, at: Timestamp) -> Self {
         let updated_at = Some(at);
         Self { image, updated_at }
     }
 
-    /// The image as its row was read.
+    /// Returns the object of an unchanged row.
     pub(super) fn unchanged(image: ImageRow<'a>) -> Self {
         let updated_at = None;
         Self { image, updated_at }
@@ -137,7 +139,7 @@ impl Serialize for ImageObject<'_> {
         for (column, value) in Model::EXTRA_IMAGE_FIELDS.into_iter().zip(extra) {
             let changed_at = self.updated_at.filter(|_| column == "updated_at");
             let is_time = column.ends_with("_at");
-            match changed_at.or_else(|| is_time.then(|| time(value)).flatten()) {
+            match changed_at.or_else(|| is_time.then(|| parse_time(value)).flatten()) {
                 Some(time) => object.serialize_entry(column, &time.to_string())?,
                 None => object.serialize_entry(column, value)?,
             }
@@ -146,13 +148,13 @@ impl Serialize for ImageObject<'_> {
     }
 }
 
-/// Parses a time as either database writes it into JSON.
-fn time(value: &RawValue) -> Option<Timestamp> {
+/// Parses a time that either database wrote into JSON.
+fn parse_time(value: &RawValue) -> Option<Timestamp> {
     let text = value.get().strip_prefix('"')?.strip_suffix('"')?;
     Timestamp::parse_rfc3339(text).ok()
 }
 
-/// An entry of the audit log.
+/// The JSON object of an audit log entry.
 #[derive(serde::Serialize)]
 pub(super) struct LogObject<'a> {
     id: i64,
@@ -173,7 +175,7 @@ impl<'a> LogObject<'a> {
             cloudflare_id: image.map(|(_, id)| id.as_str()),
             event_type: entry.event_type,
             message: &entry.message,
-            data: raw(&entry.data),
+            data: raw_json(&entry.data),
             timestamp: entry.timestamp.to_string(),
         }
     }

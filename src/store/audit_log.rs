@@ -1,6 +1,6 @@
-//! The audit log in SQL: which of its entries are this service's.
+//! The SQL condition that selects this service's entries in the audit log.
 
-/// The SQL condition for entries that this service wrote. Other programs write entries of other types.
+/// The SQL condition for entries that this service wrote. Other programs write entries with other types.
 macro_rules! is_webhook_event {
     () => {
         "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"

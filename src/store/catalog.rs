@@ -1,4 +1,4 @@
-//! The catalog of images: register, show and delete them.
+//! The catalog of images: registering, listing and deleting them.
 
 use async_trait::async_trait;
 
@@ -7,19 +7,19 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 
-/// Shows, registers and deletes images.
+/// The catalog of images: lists, registers and deletes them.
 #[async_trait]
 pub trait Catalog: Send + Sync {
-    /// Inserts a row for an upload that is still to come.
+    /// Inserts a row for an image that is not uploaded yet.
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<InsertOutcome, StoreError>;
 
-    /// Deletes an image's row. Its entries in the audit log stay, and so does the image at Cloudflare.
+    /// Deletes an image's row. Its audit log entries and the image at Cloudflare stay.
     async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteOutcome, StoreError>;
 
     /// Returns the image with this id.
     async fn find(&self, id: &CloudflareId) -> Result<Option<Image>, StoreError>;
 
-    /// Returns up to `limit` images, last changed first, of one status or of any.
+    /// Returns up to `limit` images, last changed first. `None` means images of any status.
     async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Image>, StoreError>;
 }
 

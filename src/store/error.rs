@@ -1,40 +1,48 @@
-//! The errors of the store, told apart by what their caller does about them.
+//! The errors of the store. Callers decide by the class of an error whether to retry.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where a database is, for people: a host and a port, or a file. Never a password.
+/// The location of a database, as messages show it: host and port, or a file path. Never a password.
 pub type DatabaseLabel = Arc<str>;
 
-/// Why an operation failed. Nothing was changed, unless only the answer to the commit was lost.
+/// The error of a failed operation. Nothing was written, unless the connection broke after the server had received the commit.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database refused a statement, or could not be reached.
-    #[error("the database at {database} failed at {action}")]
+    /// The database reported an error, or could not be reached.
+    #[error("database {database}: {action} failed")]
     Database {
-        /// Where it is.
+        /// The database.
         database: DatabaseLabel,
-        /// What was being done.
+        /// The action, as a gerund phrase.
         action: &'static str,
-        /// Whom the error affects, as the backend classified it.
+        /// The transactions that the error affects.
         class: ErrorClass,
         /// The database's own error.
         #[source]
         source: sqlx::Error,
     },
     /// The operation took longer than its deadline.
-    #[error("the database at {database} did not manage {action} within {} s (database.timeout_secs)", deadline.as_secs())]
+    #[error("database {database}: {action} took longer than {} s (database.timeout_secs)", deadline.as_secs())]
     OperationTimeout {
-        /// Where it is.
+        /// The database.
         database: DatabaseLabel,
-        /// What was being done.
+        /// The action, as a gerund phrase.
         action: &'static str,
         /// The deadline.
         deadline: Duration,
     },
-    /// A row holds a value that its column's meaning does not allow.
-    #[error("{table}.{column} of row {id} cannot be understood: it {reason}")]
+    /// The migrations took longer than their deadline.
+    #[error("database {database}: the migrations took longer than {} s, including the wait for other processes", deadline.as_secs())]
+    MigrationTimeout {
+        /// The database.
+        database: DatabaseLabel,
+        /// The deadline.
+        deadline: Duration,
+    },
+    /// A row has a value that its column does not allow.
+    #[error("{table}.{column} of row {id} cannot be decoded: the value {reason}")]
     Undecodable {
         /// The table.
         table: &'static str,
@@ -42,86 +50,88 @@ pub enum StoreError {
         column: &'static str,
         /// The row's primary key.
         id: String,
-        /// What the value ought to be.
+        /// The rule that the value breaks, as a predicate.
         reason: String,
     },
     /// A statement changed fewer rows than it was given.
     #[error(
-        "the database did not take every row of {table} that it was given: a trigger or a policy of that table keeps them back"
+        "the database wrote fewer rows of {table} than it was given; check the table's triggers and row-level security policies"
     )]
     RowsSuppressed {
         /// The table.
         table: &'static str,
     },
-    /// The database can be read, but not written.
-    #[error("the database at {database} is read-only, as a standby is")]
+    /// The database is read-only.
+    #[error(
+        "database {database} is read-only; if it is a standby, set database.url to the primary"
+    )]
     ReadOnly {
-        /// Where it is.
+        /// The database.
         database: DatabaseLabel,
     },
-    /// A migration failed, or another program has migrated the database.
-    #[error("the migrations could not be run")]
+    /// A migration failed, or the applied migrations differ from this release's.
+    #[error("the migrations failed")]
     Migration(#[source] sqlx::migrate::MigrateError),
-    /// The folder of the SQLite file could not be made.
-    #[error("the folder {} for the database could not be made", folder.display())]
-    Folder {
+    /// The folder of the SQLite file could not be created.
+    #[error("cannot create the database folder {} (database.url)", folder.display())]
+    CreateFolder {
         /// The folder.
         folder: PathBuf,
-        /// The system's own error.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The SQLite file is not the one that was opened.
+    /// The SQLite file was moved, deleted or replaced while it was open.
     #[error(
-        "the file {database} was moved, deleted or replaced after it was opened; put it back, or start anew"
+        "the file {database} was moved, deleted or replaced while it was open; put it back, or restart the service"
     )]
     FileReplaced {
         /// The file.
         database: DatabaseLabel,
     },
-    /// The SQLite file does not keep its text in UTF-8.
+    /// The text encoding of the SQLite file is not UTF-8.
     #[error(
-        "the file {database} keeps its text as {encoding} (PRAGMA encoding), and this service needs UTF-8: give it a file of its own (database.url)"
+        "the file {database} stores text as {encoding} (PRAGMA encoding), but this service needs UTF-8; set database.url to another file"
     )]
-    Encoding {
+    UnsupportedEncoding {
         /// The file.
         database: DatabaseLabel,
         /// The encoding, as SQLite names it.
         encoding: &'static str,
     },
     /// The queue of notifications is full.
-    #[error("too many notifications wait to be recorded already (database.queue_limit)")]
+    #[error("the queue of notifications is full (database.queue_limit)")]
     QueueFull,
-    /// A notification waited in the queue for longer than its limit.
-    #[error("a notification waited for more than {} s to be recorded (database.timeout_secs)", patience.as_secs())]
+    /// A notification waited too long in the queue.
+    #[error("a notification waited in the queue for {} s (database.timeout_secs)", max_wait.as_secs())]
     QueueTimeout {
         /// The limit.
-        patience: Duration,
+        max_wait: Duration,
     },
-    /// The service is stopping, and records nothing more.
-    #[error("the service is stopping")]
+    /// The service is shutting down, and accepts no more notifications.
+    #[error("the service is shutting down")]
     Stopped,
-    /// A bug in the service. The panic itself is in the log.
-    #[error("recording notifications panicked")]
+    /// A bug in the service: recording panicked. The panic message is in the log.
+    #[error("recording notifications panicked; the panic message is in the log")]
     Panicked,
-    /// The error of a batch, and so of each call in it.
+    /// The error of a batch, shared by all of its calls.
     #[error(transparent)]
     Shared(Arc<Self>),
 }
 
-/// Whom an error of a database affects.
+/// The transactions that an error affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Every transaction: the database is away, full, read-only, or does not answer.
+    /// Every transaction: the database is unreachable, full, read-only or does not answer.
     Systemic,
-    /// This transaction only, and not for long: a lock, a deadlock, a conflict, a cancelled statement.
+    /// This transaction only, for a short time: a lock, a deadlock, a conflict or a cancelled statement.
     Transient,
-    /// This transaction only: a row or a value, a constraint, a trigger.
+    /// This transaction only, because of its rows: a value, a constraint or a trigger.
     Statement,
 }
 
 impl ErrorClass {
-    /// Classifies the errors that both databases share. `of_database` classifies what the database itself reports.
+    /// Returns the class of an error. `of_database` classifies the errors that the database itself reports.
     pub(super) fn of(
         error: &sqlx::Error,
         of_database: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Self,
@@ -139,19 +149,19 @@ impl ErrorClass {
 }
 
 impl StoreError {
-    /// Returns whether the service has more to do than it accepts. The same call may succeed a second later.
+    /// Returns whether the queue is full. The same call may succeed a second later.
     #[must_use]
     pub fn is_overload(&self) -> bool {
         matches!(self, Self::QueueFull)
     }
 
-    /// Returns whether an operation of the same size would take as long again.
+    /// Returns whether the operation took too long. A retry with the same number of rows would probably take as long.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::OperationTimeout { .. })
     }
 
-    /// Returns whether the same operation may succeed a little later, as when an app holds a row's lock.
+    /// Returns whether a retry may succeed soon, for example after an app releases a row's lock.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.class() == ErrorClass::Transient
@@ -170,11 +180,12 @@ impl StoreError {
                 ErrorClass::Statement
             }
             Self::OperationTimeout { .. }
+            | Self::MigrationTimeout { .. }
             | Self::ReadOnly { .. }
             | Self::FileReplaced { .. }
-            | Self::Encoding { .. }
+            | Self::UnsupportedEncoding { .. }
             | Self::Migration(_)
-            | Self::Folder { .. }
+            | Self::CreateFolder { .. }
             | Self::QueueFull
             | Self::QueueTimeout { .. }
             | Self::Stopped => ErrorClass::Systemic,

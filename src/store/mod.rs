@@ -1,4 +1,4 @@
-//! The only module that knows databases: traits shaped by their users, and two backends behind each.
+//! The database: one trait for each use, and two backends that implement all of them. No other module uses sqlx.
 //!
 //! ```text
 //! receiver ──► inbox::group_commit ──► Inbox       ┐
@@ -8,8 +8,8 @@
 //! app, ops ──────────────────────────► Schema      ┘
 //! ```
 //!
-//! Each method is one operation with one deadline. Only SQLite's claim is two: it reads before it takes the write lock. The backends read and write; [`inbox::plan`] asks the domain what to write, so
-//! that both databases decide alike.
+//! Each method is one operation with one deadline. The exception is SQLite's claim: it is two operations, because it reads before
+//! it takes the write lock. The backends only run SQL. [`inbox::plan`] decides what to write, so both databases decide alike.
 
 mod audit_log;
 mod catalog;
@@ -38,7 +38,7 @@ use outbox::router::EventRouter;
 pub use catalog::{Catalog, DeleteOutcome, InsertOutcome};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
-pub use inbox::group_commit::{GroupCommit, Limits, Writer};
+pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
     Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
@@ -53,24 +53,24 @@ pub use schema::Schema;
 pub use settings::Settings;
 pub use url::DatabaseUrl;
 
-/// An opened database, by its uses.
+/// An open database, with one field for each use.
 #[derive(Clone)]
 pub struct Store {
-    /// Records notifications.
+    /// The inbox: records notifications.
     pub inbox: Arc<dyn Inbox>,
-    /// Parks notifications, and applies parked ones.
+    /// The rejections: parks, applies and expires them, and counts refused requests.
     pub rejections: Arc<dyn Rejections>,
-    /// Shows, registers and deletes images.
+    /// The catalog of images: lists, registers and deletes them.
     pub catalog: Arc<dyn Catalog>,
-    /// Shows rejections.
+    /// The catalog of rejections: lists them.
     pub rejection_catalog: Arc<dyn RejectionCatalog>,
-    /// Deletes old rows.
+    /// The retention: deletes old rows.
     pub retention: Arc<dyn Retention>,
-    /// Migrates, and tells whether the database is ready.
+    /// The schema: runs migrations, and checks whether the database is ready.
     pub schema: Arc<dyn Schema>,
-    /// Hands out deliveries.
+    /// The outbox: leases due deliveries, and records their results.
     pub outbox: Arc<dyn Outbox>,
-    /// Shows and replays deliveries.
+    /// The catalog of deliveries: lists and replays them.
     pub delivery_catalog: Arc<dyn DeliveryCatalog>,
     wakeups: HashMap<String, Arc<Notify>>,
     backend: Backend,
@@ -83,8 +83,8 @@ enum Backend {
 }
 
 impl Store {
-    /// Opens the database of the settings. SQLite's file and folder are made when they are missing. Postgres is not connected to
-    /// yet.
+    /// Opens the database in the settings. For SQLite, creates the file and its folder if they are missing. For Postgres,
+    /// connects at the first operation.
     pub async fn open(
         settings: &Settings,
         unknown_images: UnknownImages,
@@ -100,17 +100,17 @@ impl Store {
             DatabaseUrl::Sqlite(path) => {
                 let database = Arc::new(sqlite::Sqlite::open(path, settings, policy).await?);
                 let backend = Backend::Sqlite(Arc::clone(&database));
-                Ok(Self::of(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, backend))
             }
             DatabaseUrl::Postgres(options) => {
                 let database = Arc::new(postgres::Postgres::open(options, settings, policy));
                 let backend = Backend::Postgres(Arc::clone(&database));
-                Ok(Self::of(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, backend))
             }
         }
     }
 
-    /// Closes every connection. What was committed stays. No call may follow.
+    /// Closes every connection. No method may be called afterwards.
     pub async fn close(&self) {
         match &self.backend {
             Backend::Postgres(database) => database.close().await,
@@ -118,13 +118,13 @@ impl Store {
         }
     }
 
-    /// Returns what is notified when this process has written a delivery for this endpoint.
+    /// Returns the wake-up of this endpoint. It is notified when this process has committed a delivery for the endpoint.
     #[must_use]
     pub fn wakeup(&self, endpoint: &str) -> Arc<Notify> {
         self.wakeups.get(endpoint).cloned().unwrap_or_default()
     }
 
-    fn of<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
+    fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
         D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema,
         D: Outbox + DeliveryCatalog + 'static,

@@ -5,11 +5,11 @@ use async_trait::async_trait;
 use super::error::StoreError;
 use crate::domain::timestamp::Timestamp;
 
-/// Deletes old rows. In the audit log only the entries of webhooks: entries of other programs are theirs.
+/// The retention: deletes old rows. In the audit log, it deletes only the entries that this service wrote.
 #[async_trait]
 pub trait Retention: Send + Sync {
-    /// Looks at one page of rows, and deletes or counts those that are older than `before`. The age of a parked notification
-    /// counts from when it was last parked. Returns `None` when there are no more rows.
+    /// Reads one page of rows, and deletes or counts its rows that are older than `before`. A rejection that was parked ages from
+    /// its last parking. Returns `None` if no rows follow `after`.
     async fn prune_page(&self, page: &PageQuery) -> Result<Option<Page>, StoreError>;
 }
 
@@ -18,17 +18,17 @@ pub trait Retention: Send + Sync {
 pub struct PageQuery {
     /// The table.
     pub table: PrunableTable,
-    /// The page begins after the row with this id.
+    /// The id before the page: the page begins with the next one.
     pub after: i64,
-    /// The most rows that are looked at.
+    /// The most rows in the page.
     pub limit: u32,
-    /// Rows from before this time are old.
+    /// The time before which rows are old.
     pub before: Timestamp,
-    /// What to do with them.
+    /// The treatment of old rows.
     pub mode: PruneMode,
 }
 
-/// What to do with old rows.
+/// The treatment of old rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PruneMode {
     /// Delete them.
@@ -68,8 +68,8 @@ impl PrunableTable {
 pub struct Page {
     /// The id of its last row.
     pub last_id: i64,
-    /// Whether any of its rows is old.
+    /// True if any row of the page is old.
     pub has_expired: bool,
-    /// How many of its rows were deleted or counted.
+    /// The number of rows that were deleted or counted.
     pub expired: u64,
 }

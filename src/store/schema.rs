@@ -1,4 +1,4 @@
-//! Migrations: bringing the tables up to date, and telling whether they are.
+//! The schema: running migrations, and checking whether they have run.
 
 use std::time::Duration;
 
@@ -7,35 +7,36 @@ use sqlx::migrate::Migrator;
 
 use super::error::StoreError;
 
-/// The table that records migrations. It has a name of its own, since other programs that use sqlx may share the database.
+/// The table that records applied migrations. Its name differs from sqlx's default, because other programs with sqlx may share
+/// the database.
 pub(super) const MIGRATIONS_TABLE: &str = "cloudflare_images_webhook_migrations";
 
-/// How long a migration may take, including the wait for another process that migrates.
+/// The longest time for all migrations, including the wait for another process that runs them.
 pub(super) const MIGRATION_DEADLINE: Duration = Duration::from_mins(15);
 
-/// Brings the tables up to date, and tells whether they are.
+/// The schema: runs migrations, and checks whether the database is ready.
 #[async_trait]
 pub trait Schema: Send + Sync {
-    /// Runs the pending migrations. Any number of processes may call this at once: each returns when all migrations have run.
+    /// Runs the pending migrations. Several processes may call this at once: each returns when all migrations have run.
     async fn migrate(&self) -> Result<(), StoreError>;
 
-    /// Returns the numbers of the pending migrations. Fails when the database cannot be reached.
+    /// Returns the version numbers of the pending migrations. Fails if the database cannot be reached.
     async fn pending(&self) -> Result<Vec<i64>, StoreError>;
 
-    /// Fails when the database cannot be written, as far as that can be told without writing.
+    /// Checks without writing whether the database can be written, and fails if not.
     async fn check_writable(&self) -> Result<(), StoreError>;
 }
 
-/// Prepares a backend's migrations.
-pub(super) fn configured(mut migrator: Migrator) -> Migrator {
+/// Sets the options of a backend's migrator.
+pub(super) fn configure_migrator(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    // A newer release may have migrated already: replicas are replaced one by one, and migrations only add.
+    // During a rolling upgrade, a newer release may have run migrations that this one does not know. Migrations only add.
     migrator.set_ignore_missing(true);
     migrator
 }
 
-/// Returns the migrations that have not run. Those of a newer release are ignored.
-pub(super) fn pending(migrator: &Migrator, applied: &[i64]) -> Vec<i64> {
+/// Returns the version numbers of the migrations that are not in `applied`.
+pub(super) fn pending_migrations(migrator: &Migrator, applied: &[i64]) -> Vec<i64> {
     let versions = migrator.iter().map(|migration| migration.version);
     versions
         .filter(|version| !applied.contains(version))

@@ -1,8 +1,8 @@
-//! The parts of a session that both backends share: a deadline, a guarded connection, and how a transaction is committed.
+//! The session parts that both backends share: deadlines, guarded connections and transaction modes.
 //!
-//! Each backend has three methods, and every operation is one of them: `read`, `write` (statements that commit themselves) and
-//! `transaction`. Migrations and checkpoints are apart. They own the deadline, the action's name, the guard, SQLite's file check, begin and commit, and the wake-ups
-//! that follow a commit. So no operation can forget one of these.
+//! Each backend's session has three methods: `read`, `write` (each statement commits itself) and `transaction`. They apply the
+//! deadline, name the action in errors, guard the connection, check SQLite's file, commit, and wake workers after the commit.
+//! Every operation except migrations and checkpoints uses one of the three, so none can forget these steps.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use super::error::{DatabaseLabel, ErrorClass, StoreError};
 
-/// How a transaction is begun and committed.
+/// The connection and the durability of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TransactionMode {
-    /// Durable. Postgres uses a connection that the writers keep.
+    /// Durable, for batches of notifications. Postgres uses a cached connection.
     Recording,
     /// Durable.
     Durable,
-    /// Does not wait for the disk: what a power failure loses is done again.
+    /// Commits without waiting for the disk. For work that is repeated if a power failure loses it.
     WithoutFsync,
 }
 
-/// Why an operation failed, before its action's name is known.
+/// The error of an operation, before its action is named.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) enum OperationError {
@@ -32,18 +32,18 @@ pub(super) enum OperationError {
     Store(#[from] StoreError),
 }
 
-/// The limits and the names that the errors of one database have.
+/// The runner of a database's operations. It applies the deadline, and describes errors.
 #[derive(Debug, Clone)]
-pub(super) struct Operations {
+pub(super) struct OperationRunner {
     pub(super) database: DatabaseLabel,
-    /// How long one operation may take in all.
+    /// The longest time that one operation may take.
     pub(super) deadline: Duration,
-    /// Classifies the errors that the database itself reports.
+    /// The classification of errors that the database itself reports.
     pub(super) classify: fn(&(dyn DatabaseError + 'static)) -> ErrorClass,
 }
 
-impl Operations {
-    /// Runs an operation under the deadline, and names its action in the error.
+impl OperationRunner {
+    /// Runs an operation under the deadline. The error names the action, such as `recording notifications`.
     pub(super) async fn run<T>(
         &self,
         action: &'static str,
@@ -51,13 +51,14 @@ impl Operations {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.deadline, operation).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(OperationError::Database(source))) => Err(self.failed(action, source)),
+            Ok(Err(OperationError::Database(source))) => Err(self.database_error(action, source)),
             Ok(Err(OperationError::Store(error))) => Err(error),
-            Err(_) => Err(self.timed_out(action, self.deadline)),
+            Err(_) => Err(self.timeout_error(action)),
         }
     }
 
-    pub(super) fn failed(&self, action: &'static str, source: sqlx::Error) -> StoreError {
+    /// Returns the error of a failed action, with its class.
+    pub(super) fn database_error(&self, action: &'static str, source: sqlx::Error) -> StoreError {
         StoreError::Database {
             database: self.database.clone(),
             action,
@@ -66,19 +67,19 @@ impl Operations {
         }
     }
 
-    pub(super) fn timed_out(&self, action: &'static str, deadline: Duration) -> StoreError {
+    fn timeout_error(&self, action: &'static str) -> StoreError {
         StoreError::OperationTimeout {
             database: self.database.clone(),
             action,
-            deadline,
+            deadline: self.deadline,
         }
     }
 }
 
-/// A connection that returns to its pool only after its work ended well. Any other is closed, and the pool makes a new one.
+/// A connection that is closed when dropped, unless it was released to its pool.
 ///
-/// After an error or a deadline the connection's state is unknown: SQLite may have rolled back where sqlx assumes that it has
-/// not, or the other end of the network may be silent.
+/// After an error or a timeout the connection's state is unknown. SQLite may have rolled back while sqlx assumes that the
+/// transaction is open, or the server may no longer respond.
 pub(super) struct GuardedConnection<DB: Database> {
     pub(super) connection: PoolConnection<DB>,
     pub(super) acquired_at: Instant,
@@ -94,7 +95,7 @@ impl<DB: Database> GuardedConnection<DB> {
         })
     }
 
-    /// Returns the connection to its pool, after its work ended well.
+    /// Returns the connection to its pool. Call it after the work succeeded.
     pub(super) fn release(mut self) {
         self.is_clean = true;
     }

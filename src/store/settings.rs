@@ -2,48 +2,48 @@
 
 use serde::Deserialize;
 
-use super::inbox::group_commit::Limits;
+use super::inbox::group_commit::GroupCommitLimits;
 use super::url::DatabaseUrl;
 use crate::config_types::{Bounded, Seconds, strict_bool};
 
-/// Which database, and how much of it.
+/// The database, and the limits on its use.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where the database is.
+    /// The URL of the database.
     pub url: DatabaseUrl,
-    /// How many connections there are at most. Postgres only: SQLite has one writer and a few readers.
+    /// The most connections of the pool. Postgres only: SQLite has one writer and a few readers.
     pub max_connections: Bounded<1, 1000>,
-    /// How many transactions record webhooks at once. Postgres only.
+    /// The number of transactions that record webhooks at the same time. Postgres only.
     pub writers: Bounded<1, 64>,
-    /// How many webhooks are recorded in one transaction at most.
+    /// The most webhooks in one transaction.
     pub batch_limit: Bounded<1, 10_000>,
-    /// How many webhooks may wait to be recorded, in all; each writer has its share.
+    /// The most webhooks that wait to be recorded. It is divided among the writers.
     pub queue_limit: Bounded<1, 1_000_000>,
-    /// How long to wait for a free or a new connection. A database that is back within this time is waited for.
+    /// The longest wait for a free or new connection, in seconds. A shorter outage only delays operations.
     pub acquire_timeout_secs: Seconds<1, 300>,
-    /// How long one operation may take in all: the wait for a connection and for locks, and its statements; and how long a
-    /// webhook may wait for it to begin.
+    /// The longest time of one operation: the waits for a connection and for locks, and its statements. Also the longest time
+    /// that a webhook waits in the queue. In seconds.
     pub timeout_secs: Seconds<1, 300>,
-    /// Whether `serve` brings the tables up to date before it listens.
+    /// True to make `serve` run the migrations before it listens.
     #[serde(deserialize_with = "strict_bool")]
     pub migrate_on_start: bool,
 }
 
 impl Settings {
-    /// How much is written at once.
+    /// Returns the limits of the group commit.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> GroupCommitLimits {
         let writers = match self.url {
-            // The second would only wait for the first.
+            // SQLite has one writer at a time. A second would only wait for the first.
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => self.writers.count(),
         };
-        Limits {
+        GroupCommitLimits {
             writers,
             queue: self.queue_limit.count().div_ceil(writers),
             batch: self.batch_limit.count(),
-            patience: self.timeout_secs.seconds(),
+            max_wait: self.timeout_secs.seconds(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the database is.
+//! The database URL.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
-/// A database's URL: `sqlite://path` or `postgres://…`. It can hold a password, so it has no `Display`.
+/// A database URL: `sqlite://path` or `postgres://…`. It can contain a password, so it has no `Display`.
 #[derive(Clone, Deserialize)]
 #[serde(try_from = "String")]
 pub enum DatabaseUrl {
@@ -17,10 +17,10 @@ pub enum DatabaseUrl {
     Postgres(Box<PgConnectOptions>),
 }
 
-/// The text is no URL of a database that we know. It says nothing of the text, which can hold a password.
+/// The error of a text that is no supported database URL. It does not contain the text, which may contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be sqlite://PATH of a file, or postgres://USER:PASSWORD@HOST:PORT/DATABASE with special characters percent-encoded (@ is %40)"
+    "must be sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded (@ is %40)"
 )]
 pub struct InvalidDatabaseUrl;
 
@@ -32,7 +32,7 @@ impl FromStr for DatabaseUrl {
             .strip_prefix("sqlite://")
             .or_else(|| url.strip_prefix("sqlite:"))
         {
-            // No parameters, and nothing in memory: what is acknowledged has to outlive the process.
+            // No parameters and no in-memory database: acknowledged webhooks must survive the process.
             let is_file = !path.is_empty() && !path.contains('?') && !path.contains(":memory:");
             return if is_file {
                 Ok(Self::Sqlite(path.into()))

@@ -25,7 +25,7 @@ pub(in crate::store) struct StateColumns {
     pub(in crate::store) error: String,
     pub(in crate::store) details: DetailValues,
     pub(in crate::store) details_at: String,
-    /// The columns that only events show, if they were read: a JSON array of [`extra_columns`].
+    /// The [`extra_columns`] as a JSON array, if they were read.
     pub(in crate::store) extra_columns: Option<String>,
 }
 
@@ -37,7 +37,7 @@ pub(in crate::store) struct ImageColumns {
     pub(in crate::store) updated_at: Option<Timestamp>,
 }
 
-/// A row of `cloudflare_images` that a batch is about.
+/// A row of `cloudflare_images`, decoded.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct StoredImage {
     pub(in crate::store) id: Uuid,
@@ -48,7 +48,7 @@ pub(in crate::store) struct StoredImage {
 }
 
 impl StoredImage {
-    /// Returns the row as events show it.
+    /// Returns the row in the form that events take.
     pub(in crate::store) fn row(&self) -> ImageRow<'_> {
         ImageRow {
             id: self.id,
@@ -59,8 +59,8 @@ impl StoredImage {
     }
 }
 
-/// The columns of an image that only events show, as arguments of an SQL function that makes a JSON array: the last of
-/// [`Model::fields`](crate::domain::event::Model::fields), in their order.
+/// The columns of an image that only events use, as arguments of an SQL function that builds a JSON array. Their order is that of
+/// [`Model::EXTRA_IMAGE_FIELDS`](crate::domain::event::Model::EXTRA_IMAGE_FIELDS).
 macro_rules! extra_columns {
     ($metadata:literal) => {
         concat!(
@@ -72,7 +72,7 @@ macro_rules! extra_columns {
 }
 pub(in crate::store) use extra_columns;
 
-/// The columns of [`DetailValues`]; `$as_text` is how a JSON column is read as text.
+/// The columns of [`DetailValues`]. `$as_text` is the cast of a JSON column to text, if the database needs one.
 macro_rules! detail_columns {
     ($as_text:literal) => {
         concat!(
@@ -85,12 +85,12 @@ macro_rules! detail_columns {
 }
 pub(in crate::store) use detail_columns;
 
-/// The columns of [`detail_columns`], as a row of either database and as a JSON array.
+/// The [`detail_columns`], decoded from a row or from a JSON array.
 #[derive(sqlx::FromRow, Deserialize)]
 pub(in crate::store) struct DetailColumns {
     filename: String,
     creator: String,
-    #[serde(deserialize_with = "flag")]
+    #[serde(deserialize_with = "bool_from_number")]
     require_signed_urls: bool,
     variants: String,
     cloudflare_metadata: String,
@@ -108,12 +108,13 @@ impl From<DetailColumns> for DetailValues {
     }
 }
 
-/// Reads a boolean as SQLite writes it into JSON: a number.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+/// Reads a boolean from a number, as SQLite writes it into JSON.
+fn bool_from_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(i64::deserialize(deserializer)? != 0)
 }
 
-/// The column `details_at`: the time of the notification that each detail is from, in the order of [`ImageDetails::NAMES`].
+/// The column `details_at`: for each detail, the time of the notification that reported it, in the order of
+/// [`ImageDetails::NAMES`].
 struct DetailsAt([Option<DetailTime>; ImageDetails::NAMES.len()]);
 
 impl Serialize for DetailsAt {
@@ -143,7 +144,7 @@ impl<'de> Visitor<'de> for DetailsAtVisitor {
         while let Some(DetailName(position)) = map.next_key()? {
             match position {
                 Some(position) => times[position] = map.next_value()?,
-                // A later release may know more details.
+                // A later release may have written details that this one does not know.
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -151,7 +152,7 @@ impl<'de> Visitor<'de> for DetailsAtVisitor {
     }
 }
 
-/// A detail's position in [`ImageDetails::NAMES`]. Unknown names have none.
+/// A detail's position in [`ImageDetails::NAMES`]; `None` for an unknown name.
 struct DetailName(Option<usize>);
 
 impl<'de> Deserialize<'de> for DetailName {
@@ -177,55 +178,56 @@ impl Visitor<'_> for DetailNameVisitor {
     }
 }
 
-/// The time of a notification in microseconds since 1970; a draft's as `{"draft": …}`.
+/// The time of a notification in microseconds since 1970. The time of a draft is `{"draft": …}`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum DetailTime {
-    Settled(i64),
+    Final(i64),
     Draft { draft: i64 },
 }
 
 impl DetailTime {
-    fn of(standing: Precedence) -> Self {
-        match standing {
-            Precedence::Final(at) => Self::Settled(at.unix_micros()),
+    fn of(precedence: Precedence) -> Self {
+        match precedence {
+            Precedence::Final(at) => Self::Final(at.unix_micros()),
             Precedence::Draft(at) => Self::Draft {
                 draft: at.unix_micros(),
             },
         }
     }
 
-    fn standing(self) -> Result<Precedence, InvalidTimestamp> {
+    fn precedence(self) -> Result<Precedence, InvalidTimestamp> {
         Ok(match self {
-            Self::Settled(micros) => Precedence::Final(Timestamp::from_unix_micros(micros)?),
+            Self::Final(micros) => Precedence::Final(Timestamp::from_unix_micros(micros)?),
             Self::Draft { draft } => Precedence::Draft(Timestamp::from_unix_micros(draft)?),
         })
     }
 }
 
 impl StateColumns {
-    /// Decodes the columns. The error names the column that cannot be decoded.
+    /// Decodes the columns. An error names the column.
     pub(in crate::store) fn decode(self) -> Result<StoredImage, StoreError> {
         let (id, extra_columns) = (self.id, self.extra_columns);
-        let cannot = |column, reason: String| undecodable(column, id, reason);
+        let undecodable_column = |column, reason: String| undecodable(column, id, reason);
 
-        let details_at: DetailsAt = serde_json::from_str(&self.details_at)
-            .map_err(|error| cannot("details_at", format!("must map details to times: {error}")))?;
+        let details_at: DetailsAt = serde_json::from_str(&self.details_at).map_err(|error| {
+            undecodable_column("details_at", format!("must map details to times: {error}"))
+        })?;
         let mut times = [None; ImageDetails::NAMES.len()];
         for (time, stored) in times.iter_mut().zip(details_at.0) {
             *time = stored
-                .map(DetailTime::standing)
+                .map(DetailTime::precedence)
                 .transpose()
-                .map_err(|error| cannot("details_at", error.to_string()))?;
+                .map_err(|error| undecodable_column("details_at", error.to_string()))?;
         }
 
         Ok(StoredImage {
             id,
             cloudflare_id: CloudflareId::parse(&self.cloudflare_id)
-                .map_err(|error| cannot("cloudflare_id", error.to_string()))?,
+                .map_err(|error| undecodable_column("cloudflare_id", error.to_string()))?,
             state: ImageState {
                 status: Status::from_str(&self.status)
-                    .map_err(|error| cannot("status", error.to_string()))?,
+                    .map_err(|error| undecodable_column("status", error.to_string()))?,
                 status_at: self.status_at,
                 uploaded_at: self.uploaded_at,
                 error: self.error,
@@ -237,7 +239,7 @@ impl StateColumns {
 }
 
 impl ImageColumns {
-    /// Decodes the columns. The error names the column that cannot be decoded.
+    /// Decodes the columns. An error names the column.
     pub(in crate::store) fn decode(self) -> Result<Image, StoreError> {
         let stored = self.state.decode()?;
         let id = stored.id;
@@ -255,20 +257,21 @@ impl ImageColumns {
     }
 }
 
-/// Returns the text of the column `details_at`.
-pub(in crate::store) fn details_at(details: &ImageDetails) -> String {
+/// Encodes the column `details_at`.
+pub(in crate::store) fn encode_details_at(details: &ImageDetails) -> String {
     let times = details.times().map(|time| time.map(DetailTime::of));
     serde_json::to_string(&DetailsAt(times)).expect("integers under names are JSON")
 }
 
-/// Returns the canonical form of a stored JSON column, since Postgres and other programs write JSON in forms of their own. Text
-/// that is not JSON, or that has a number out of range, becomes an empty text, which any value replaces.
-pub(in crate::store) fn canonical(stored: &Json) -> Json {
+/// Returns the canonical form of a stored JSON column. Postgres and other programs format JSON differently.
+///
+/// Text that is not JSON, or that has a number out of range, becomes an empty text. Any reported value replaces an empty text.
+pub(in crate::store) fn canonical_json(stored: &Json) -> Json {
     let value: Result<serde_json::Value, _> = serde_json::from_str(stored.as_str());
     Json::from_canonical(value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-/// Returns the error of a column of `cloudflare_images` that cannot be decoded.
+/// Returns the error for a column of `cloudflare_images` that cannot be decoded.
 pub(in crate::store) fn undecodable(column: &'static str, id: Uuid, reason: String) -> StoreError {
     StoreError::Undecodable {
         table: "cloudflare_images",
@@ -285,7 +288,7 @@ mod tests {
     fn times(details_at: &str) -> Option<Vec<Option<i64>>> {
         let times: DetailsAt = serde_json::from_str(details_at).ok()?;
         let micros = |time: DetailTime| match time {
-            DetailTime::Settled(micros) | DetailTime::Draft { draft: micros } => micros,
+            DetailTime::Final(micros) | DetailTime::Draft { draft: micros } => micros,
         };
         Some(times.0.into_iter().map(|time| time.map(micros)).collect())
     }

@@ -1,13 +1,13 @@
-//! Many webhooks, one transaction: an inbox made from an inbox.
+//! Group commit: an inbox that records many calls in one transaction of another inbox.
 //!
 //! ```text
-//! record ──► queue ──► Writer ──► inbox.record(everything that queued while the last batch committed)
+//! record ──► queue ──► Writer ──► inbox.record(all calls that queued during the last commit)
 //!    ▲                   │
 //!    └── its own result ─┘
 //! ```
 //!
-//! There is no timer. A writer takes whatever waits and commits it, and meanwhile the next batch queues up: an idle service
-//! adds no latency, and a busy one commits hundreds of webhooks at the price of one commit.
+//! There is no timer. A writer commits all queued calls as one batch, and meanwhile the next batch queues up. An idle service
+//! adds no latency. A busy service commits hundreds of webhooks at the cost of one commit.
 
 use std::hash::{BuildHasher, RandomState};
 use std::iter;
@@ -29,47 +29,47 @@ use crate::store::error::StoreError;
 use crate::telemetry::chain;
 use crate::telemetry::metrics::InboxMetrics;
 
-/// How much is written at once, and how much may wait for that.
+/// The limits of the group commit.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// How many transactions are under way at once. All calls about one image go to one writer.
+pub struct GroupCommitLimits {
+    /// The number of writers. Each has one transaction at a time. Calls about the same image use the same writer.
     pub writers: usize,
-    /// How many calls may wait for each writer; one more is refused with [`StoreError::QueueFull`].
+    /// The most calls that wait for one writer. Further calls fail with [`StoreError::QueueFull`].
     pub queue: usize,
-    /// How many calls are written in one transaction.
+    /// The most calls in one transaction.
     pub batch: usize,
-    /// How long a call may wait before it is begun; later it fails with [`StoreError::QueueTimeout`].
-    pub patience: Duration,
+    /// The longest time that a call waits in the queue. Later it fails with [`StoreError::QueueTimeout`].
+    pub max_wait: Duration,
 }
 
-/// A batch takes no more calls after so many bytes of payloads. That is thousands of what Cloudflare sends, and little of what a
-/// database takes in one statement.
+/// The size in bytes of payloads from which a batch takes no more calls. It holds thousands of Cloudflare's payloads, and is far
+/// below the limits of a statement.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An inbox that records in batches.
 ///
-/// A call is queued as soon as it is first polled. From then on it does not matter whether anybody waits for its result.
+/// A call is queued when its future is first polled. From then on it is recorded even if the caller drops the future.
 pub struct GroupCommit {
     queues: Vec<mpsc::Sender<Call>>,
     hasher: RandomState,
     metrics: InboxMetrics,
 }
 
-/// One call of [`Inbox::record`]. It is recorded as a whole, in one transaction with others or alone.
+/// One call of [`Inbox::record`]. All of its notifications are recorded in the same transaction.
 struct Call {
     notifications: Vec<Arc<Notification>>,
     queued_at: Instant,
-    answer: oneshot::Sender<Answer>,
+    result_sender: oneshot::Sender<RecordResult>,
 }
 
-type Answer = Result<Vec<Outcome>, StoreError>;
+type RecordResult = Result<Vec<Outcome>, StoreError>;
 
 impl GroupCommit {
-    /// An inbox that records in this one, as long as its writers run.
+    /// Returns an inbox that records in `inbox`, and its writers. The caller must run the writers.
     #[must_use]
     pub fn new(
         inbox: &Arc<dyn Inbox>,
-        limits: Limits,
+        limits: GroupCommitLimits,
         metrics: &InboxMetrics,
     ) -> (Self, Vec<Writer>) {
         let (queues, writers) = (0..limits.writers)
@@ -93,30 +93,30 @@ impl GroupCommit {
         (group_commit, writers)
     }
 
-    /// The queue of the first image that these notifications are about.
-    fn queue(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
-        let first = notifications
+    /// Returns the queue for these notifications. The first image decides.
+    fn queue_for(&self, notifications: &[Arc<Notification>]) -> &mpsc::Sender<Call> {
+        let first_image = notifications
             .iter()
             .find_map(|notification| notification.image());
-        let hash = first.map_or(0, |id| self.hasher.hash_one(id));
-        let count = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
-        &self.queues[usize::try_from(hash % count).unwrap_or_default()]
+        let hash = first_image.map_or(0, |id| self.hasher.hash_one(id));
+        let queue_count = u64::try_from(self.queues.len()).unwrap_or(u64::MAX);
+        &self.queues[usize::try_from(hash % queue_count).unwrap_or_default()]
     }
 }
 
 #[async_trait]
 impl Inbox for GroupCommit {
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
-        let (answer, answered) = oneshot::channel();
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
+        let (result_sender, result) = oneshot::channel();
         let call = Call {
             notifications: notifications.to_vec(),
             queued_at: Instant::now(),
-            answer,
+            result_sender,
         };
         self.metrics.queue_depth.inc();
-        if let Err(refused) = self.queue(notifications).try_send(call) {
+        if let Err(error) = self.queue_for(notifications).try_send(call) {
             self.metrics.queue_depth.dec();
-            return Err(match refused {
+            return Err(match error {
                 TrySendError::Full(_) => {
                     self.metrics.rejected.inc();
                     StoreError::QueueFull
@@ -124,31 +124,31 @@ impl Inbox for GroupCommit {
                 TrySendError::Closed(_) => StoreError::Stopped,
             });
         }
-        answered.await.unwrap_or(Err(StoreError::Stopped))
+        result.await.unwrap_or(Err(StoreError::Stopped))
     }
 }
 
-/// The task that commits what is queued, one batch after another.
+/// A task that commits queued calls, one batch after another.
 pub struct Writer {
     inbox: Arc<dyn Inbox>,
     calls: mpsc::Receiver<Call>,
-    limits: Limits,
-    /// How many calls the next batch may have: fewer than the limit after a batch that took too long.
+    limits: GroupCommitLimits,
+    /// The most calls in the next batch. After a batch that timed out, it is lower than the limit.
     max_calls: usize,
     metrics: InboxMetrics,
 }
 
 impl Writer {
-    /// Writes until it is asked to stop; then takes nothing new in, writes what is queued, and returns.
+    /// Writes batches until `stop` is cancelled. Then refuses new calls, writes the queued ones, and returns.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                // An idle writer hears at once that it is to stop, a busy one between two batches.
+                // An idle writer stops at once, a busy writer between two batches.
                 biased;
                 () = stop.cancelled(), if !self.calls.is_closed() => self.calls.close(),
                 first = self.calls.recv() => match first {
                     Some(first) => {
-                        let batch = self.batch(first);
+                        let batch = self.take_batch(first);
                         self.write(batch).await;
                     }
                     None => return,
@@ -157,8 +157,8 @@ impl Writer {
         }
     }
 
-    /// A call, and what waits behind it.
-    fn batch(&mut self, first: Call) -> Vec<Call> {
+    /// Returns a batch of the first call and the calls queued behind it.
+    fn take_batch(&mut self, first: Call) -> Vec<Call> {
         let mut bytes = first.bytes();
         let mut batch = vec![first];
         while batch.len() < self.max_calls
@@ -174,10 +174,11 @@ impl Writer {
         batch
     }
 
-    /// Writes the calls in one transaction; or each in its own, where that failed because of what one of them is about.
+    /// Writes the calls in one transaction. If an error that is not systemic fails it, writes each call in a transaction of its
+    /// own.
     async fn write(&mut self, mut batch: Vec<Call>) {
-        let late = batch.extract_if(.., |call| call.is_late(self.limits.patience));
-        self.fail(late, self.waited_too_long());
+        let expired = batch.extract_if(.., |call| call.has_waited_too_long(self.limits.max_wait));
+        self.fail_calls(expired, self.queue_timeout());
         if batch.is_empty() {
             return;
         }
@@ -191,24 +192,24 @@ impl Writer {
                 self.max_calls = self.limits.batch.min(2 * self.max_calls);
                 let mut recorded = recorded.into_iter();
                 for call in batch {
-                    let own = recorded.by_ref().take(call.notifications.len());
-                    call.answer(Ok(own.collect()));
+                    let outcomes = recorded.by_ref().take(call.notifications.len());
+                    call.complete(Ok(outcomes.collect()));
                 }
             }
             Err(error) if batch.len() > 1 && !error.is_systemic() => {
                 tracing::warn!(
                     calls = batch.len(),
                     error = chain(&error),
-                    "a batch failed; its webhooks are recorded one by one"
+                    "batch failed, retrying one by one"
                 );
                 self.write_one_by_one(batch).await;
             }
             Err(error) => {
                 if error.is_timeout() {
-                    // The same batch would take as long again.
+                    // A batch of the same size would time out again.
                     self.max_calls = (batch.len() / 2).max(1);
                 }
-                self.fail(batch, error);
+                self.fail_calls(batch, error);
             }
         }
     }
@@ -216,36 +217,36 @@ impl Writer {
     async fn write_one_by_one(&self, batch: Vec<Call>) {
         let mut batch = batch.into_iter();
         while let Some(call) = batch.next() {
-            if call.is_late(self.limits.patience) {
-                return self.fail(iter::once(call).chain(batch), self.waited_too_long());
+            if call.has_waited_too_long(self.limits.max_wait) {
+                return self.fail_calls(iter::once(call).chain(batch), self.queue_timeout());
             }
             match self.record(&call.notifications).await {
-                Ok(recorded) => call.answer(Ok(recorded)),
+                Ok(recorded) => call.complete(Ok(recorded)),
                 Err(error) if error.is_systemic() => {
-                    return self.fail(iter::once(call).chain(batch), error);
+                    return self.fail_calls(iter::once(call).chain(batch), error);
                 }
-                Err(error) => self.fail([call], error),
+                Err(error) => self.fail_calls([call], error),
             }
         }
     }
 
-    fn waited_too_long(&self) -> StoreError {
+    fn queue_timeout(&self) -> StoreError {
         StoreError::QueueTimeout {
-            patience: self.limits.patience,
+            max_wait: self.limits.max_wait,
         }
     }
 
-    /// Answers every call with the same error.
-    fn fail(&self, calls: impl IntoIterator<Item = Call>, error: StoreError) {
+    /// Completes every call with the same error.
+    fn fail_calls(&self, calls: impl IntoIterator<Item = Call>, error: StoreError) {
         let error = Arc::new(error);
         for call in calls {
             self.metrics.failed.inc_by(call.notifications.len() as u64);
-            call.answer(Err(StoreError::Shared(Arc::clone(&error))));
+            call.complete(Err(StoreError::Shared(Arc::clone(&error))));
         }
     }
 
-    /// A panic is one batch's failure, and not the end of the writer.
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
+    /// Records notifications in the inner inbox. A panic fails the batch, not the writer.
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         self.metrics
             .write_attempts
             .inc_by(notifications.len() as u64);
@@ -262,13 +263,13 @@ impl Writer {
 }
 
 impl Call {
-    /// How much of the bodies there is; the rest of a notification is no more than that.
+    /// Returns the bytes of all bodies. The other parts of a notification are not larger than its body.
     fn bytes(&self) -> usize {
         let bodies = self
             .notifications
             .iter()
             .map(|notification| match &notification.content {
-                Content::Invalid(broken) => broken.body.as_bytes().len(),
+                Content::Invalid(invalid) => invalid.body.as_bytes().len(),
                 Content::Report(_) | Content::TestMessage | Content::OtherAlert => {
                     notification.payload.as_str().len()
                 }
@@ -276,14 +277,14 @@ impl Call {
         bodies.sum()
     }
 
-    /// Whether whoever called has been waiting for so long that it is told to come again.
-    fn is_late(&self, patience: Duration) -> bool {
-        self.queued_at.elapsed() >= patience
+    /// Returns whether the call has waited in the queue for `max_wait` or longer.
+    fn has_waited_too_long(&self, max_wait: Duration) -> bool {
+        self.queued_at.elapsed() >= max_wait
     }
 
-    fn answer(self, answer: Answer) {
-        // The caller may have gone. What is recorded stays recorded.
-        let _nobody_waits = self.answer.send(answer);
+    fn complete(self, result: RecordResult) {
+        // The caller may have dropped its future. Its notifications stay recorded.
+        let _caller_gone = self.result_sender.send(result);
     }
 }
 

@@ -1,8 +1,8 @@
-//! One image's row while a batch is decided: each notification in turn changes it.
+//! An image's row in memory, to which a batch's notifications are applied one after another.
 
 use uuid::Uuid;
 
-use super::columns::{StoredImage, canonical};
+use super::columns::{StoredImage, canonical_json};
 use crate::domain::detail::Detail;
 use crate::domain::event::{EventKind, Model, changes};
 use crate::domain::id::CloudflareId;
@@ -16,7 +16,7 @@ use crate::domain::transition::{Arrival, transition};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::WantedEvents;
 
-/// A row, and what the batch has changed in it.
+/// An image's row, and the changes that the batch has made to it.
 pub(in crate::store) struct ImageUpdate {
     stored: StoredImage,
     is_new: bool,
@@ -24,6 +24,7 @@ pub(in crate::store) struct ImageUpdate {
     changed_json: ChangedJson,
 }
 
+/// An image's row to update, in its last state.
 pub(in crate::store) struct ChangedImage {
     pub(in crate::store) id: Uuid,
     pub(in crate::store) cloudflare_id: CloudflareId,
@@ -32,23 +33,23 @@ pub(in crate::store) struct ChangedImage {
     changed_json: ChangedJson,
 }
 
-/// The JSON columns that were changed. The others are not written, so that the text of another program stays as it is.
+/// The JSON columns that the batch changed. The others are not written, so the text of another program stays unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 struct ChangedJson {
     variants: bool,
     cloudflare_metadata: bool,
 }
 
-/// The change that one report made to a row.
-pub(super) struct Change {
+/// The result of applying a report to a row.
+pub(super) struct ReportResult {
     pub(super) outcome: Outcome,
     pub(super) status_before: Status,
-    /// The event, if an endpoint wants it.
+    /// The event of the change, if an endpoint wants it.
     pub(super) event: Option<NewEvent>,
 }
 
 impl ImageUpdate {
-    /// A row that is unchanged so far. `is_new`: it was inserted for this batch.
+    /// Returns an update without changes yet. `is_new` says that the row was inserted for this batch.
     pub(super) fn of(stored: StoredImage, is_new: bool) -> Self {
         Self {
             stored,
@@ -68,15 +69,15 @@ impl ImageUpdate {
         arrival: Arrival,
         at: Timestamp,
         wanted: WantedEvents,
-    ) -> Change {
+    ) -> ReportResult {
         let status_before = self.stored.state.status;
         let before = wanted
             .contains(Model::Image, EventKind::Updated)
             .then(|| self.stored.state.clone());
 
-        let mut effect = self.transition(report, arrival);
+        let mut effect = self.apply_transition(report, arrival);
 
-        // An inserted row is a change, even if the report says nothing new.
+        // The insertion itself is a change, even if the report adds nothing.
         let is_new = std::mem::take(&mut self.is_new);
         if is_new {
             effect = Effect::Applied;
@@ -84,17 +85,17 @@ impl ImageUpdate {
         let mut event = None;
         if effect == Effect::Applied {
             self.updated_at = Some(at);
-            event = self.event(is_new, before.as_ref(), at, wanted);
+            event = self.build_event(is_new, before.as_ref(), at, wanted);
         }
-        Change {
+        ReportResult {
             outcome: Outcome::of_image(effect, self.stored.state.status),
             status_before,
             event,
         }
     }
 
-    /// Applies the domain's transition. JSON columns are compared in canonical form.
-    fn transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
+    /// Applies the domain's transition. Compares JSON columns in canonical form.
+    fn apply_transition(&mut self, report: &Report, arrival: Arrival) -> Effect {
         let details = &mut self.stored.state.details;
         let variants =
             CanonicalForm::swap_in(&mut details.variants, report.details.variants.is_some());
@@ -113,7 +114,7 @@ impl ImageUpdate {
         effect
     }
 
-    fn event(
+    fn build_event(
         &self,
         is_new: bool,
         before: Option<&ImageState>,
@@ -130,7 +131,7 @@ impl ImageUpdate {
         Some(NewEvent::image_updated(image, &changes, at))
     }
 
-    /// Returns the row to update, if anything in it was changed.
+    /// Returns the row to update, if the batch changed it.
     pub(super) fn changed(self) -> Option<ChangedImage> {
         let updated_at = self.updated_at?;
         let StoredImage {
@@ -150,12 +151,14 @@ impl ImageUpdate {
 }
 
 impl ChangedImage {
+    /// Returns the new value of `variants`, if it changed.
     pub(in crate::store) fn variants(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.variants;
         changed.then(|| details.variants.value.as_str())
     }
 
+    /// Returns the new value of `cloudflare_metadata`, if it changed.
     pub(in crate::store) fn cloudflare_metadata(&self) -> Option<&str> {
         let details = &self.state.details;
         let changed = self.changed_json.cloudflare_metadata;
@@ -163,24 +166,26 @@ impl ChangedImage {
     }
 }
 
-/// A JSON column as it is stored, while its detail holds the canonical form for comparison. Only a column that a report names is
-/// touched: making its canonical form costs time, and the form can differ from the stored text.
+/// The stored text of a JSON column, while its detail has the canonical form for comparison.
+///
+/// Only columns that the report names are converted: the conversion costs time, and the canonical form can differ from the stored
+/// text.
 struct CanonicalForm {
     stored: Json,
     canonical: Json,
 }
 
 impl CanonicalForm {
-    /// Puts the canonical form into the detail, if the report names it.
+    /// Replaces the detail's value by its canonical form, if the report names the detail.
     fn swap_in(detail: &mut Detail<Json>, is_reported: bool) -> Option<Self> {
         is_reported.then(|| {
-            let canonical = canonical(&detail.value);
+            let canonical = canonical_json(&detail.value);
             let stored = std::mem::replace(&mut detail.value, canonical.clone());
             Self { stored, canonical }
         })
     }
 
-    /// Returns whether the report replaced the value. If not, puts the stored text back.
+    /// Returns whether the report replaced the value. If not, restores the stored text.
     fn was_replaced(self, detail: &mut Detail<Json>) -> bool {
         if detail.value == self.canonical {
             detail.value = self.stored;

@@ -19,13 +19,13 @@ use super::error::StoreError;
 use crate::domain::notification::Notification;
 use crate::domain::outcome::Outcome;
 
-/// Records notifications.
+/// The inbox: records notifications.
 #[async_trait]
 pub trait Inbox: Send + Sync {
-    /// Records notifications in one transaction, as if they came one after another, and returns their outcomes in their order. All
-    /// are committed when this returns. On an error none is.
+    /// Records notifications in one transaction, in their order, and returns their outcomes in the same order. On success all are
+    /// committed. On an error none is.
     ///
-    /// The notifications are shared, so that an inbox can keep them for longer than its caller waits.
+    /// The notifications are in an `Arc`, because an inbox may need them longer than its caller waits.
     async fn record(&self, notifications: &[Arc<Notification>])
     -> Result<Vec<Outcome>, StoreError>;
 }

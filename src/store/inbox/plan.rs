@@ -1,4 +1,4 @@
-//! The plan of a batch: what to write, given its notifications and the rows that they are about. Pure, so that both databases decide
+//! The plan of a batch: the rows to write, given its notifications and the current rows. Pure code, so both databases decide
 //! alike.
 
 use std::collections::{HashMap, HashSet};
@@ -17,21 +17,21 @@ use crate::store::outbox::event::PendingEvent;
 use crate::store::outbox::router::WantedEvents;
 use crate::store::rejections::NewRejection;
 
-/// The rows that a batch is about.
+/// The current rows that a batch needs.
 #[derive(Default)]
 pub(in crate::store) struct Snapshot {
-    /// Its images, locked.
+    /// The images of the batch that have a row, locked.
     pub(in crate::store) images: Vec<StoredImage>,
-    /// Those of the images that were inserted for this batch.
+    /// The images whose row was inserted for this batch.
     pub(in crate::store) inserted: HashSet<CloudflareId>,
-    /// Its reports without a time of their own that the audit log has already, for the same image.
+    /// The batch's reports without a time that the audit log already has, for the same image.
     pub(in crate::store) already_logged: HashSet<(CloudflareId, Json)>,
 }
 
-/// What to write, and what to answer.
+/// The rows to write, and the outcomes.
 #[derive(Default)]
 pub(in crate::store) struct WritePlan {
-    /// One for each notification, in their order.
+    /// The outcome of each notification, in their order.
     pub(in crate::store) outcomes: Vec<Outcome>,
     /// The images to update, each once, in its last state.
     pub(in crate::store) changed: Vec<ChangedImage>,
@@ -43,8 +43,8 @@ pub(in crate::store) struct WritePlan {
     pub(in crate::store) events: Vec<PendingEvent>,
 }
 
-/// Decides the notifications one after another, each on the rows as those before it left them. The rows change at `at`, or else at
-/// the receipt of each notification.
+/// Decides the notifications one after another. Each sees the rows as the earlier ones left them. `at` is the time of the
+/// changes; `None` means the receipt of each notification.
 pub(in crate::store) fn decide(
     notifications: &[Arc<Notification>],
     snapshot: Snapshot,
@@ -63,10 +63,10 @@ pub(in crate::store) fn decide(
         match &notification.content {
             Content::TestMessage => plan.log(notification, Outcome::Test, at, wanted),
             Content::OtherAlert => plan.log(notification, Outcome::Ignored, at, wanted),
-            Content::Invalid(broken) => {
+            Content::Invalid(invalid) => {
                 plan.reject(
                     RejectionReason::InvalidPayload,
-                    NewRejection::broken(notification, broken),
+                    NewRejection::invalid_body(notification, invalid),
                 );
             }
             Content::Report(report) => match images.get_mut(&report.cloudflare_id) {
@@ -76,15 +76,15 @@ pub(in crate::store) fn decide(
                 ),
                 Some(image) => {
                     let arrival = arrival(&mut already_logged, report, notification);
-                    let change = image.apply(report, arrival, at, wanted);
-                    plan.events.extend(change.event.map(PendingEvent::Image));
+                    let result = image.apply(report, arrival, at, wanted);
+                    plan.events.extend(result.event.map(PendingEvent::Image));
                     let entry = AuditEntry::of(
                         notification,
-                        change.outcome,
+                        result.outcome,
                         Some(image.ids()),
-                        Some(change.status_before),
+                        Some(result.status_before),
                     );
-                    plan.outcomes.push(change.outcome);
+                    plan.outcomes.push(result.outcome);
                     plan.add_entry(entry, at, wanted);
                 }
             },
@@ -109,7 +109,7 @@ fn image_updates(
 }
 
 impl WritePlan {
-    /// Adds a notification that is about no image.
+    /// Adds a notification that has no image.
     fn log(
         &mut self,
         notification: &Notification,
@@ -139,7 +139,8 @@ impl WritePlan {
     }
 }
 
-/// Returns whether this is the first arrival of a report. Only its payload can tell that of a report without a time of its own.
+/// Returns whether a report arrives for the first time. A report without a time is a redelivery if its payload was logged before.
+/// A report with a time always counts as the first: the transition recognizes a redelivery by its time.
 fn arrival(
     already_logged: &mut HashSet<(CloudflareId, Json)>,
     report: &Report,

@@ -1,5 +1,7 @@
-//! Recording a batch, on any database: look up, decide, write, publish, reject. Each step is one statement about all rows of the
-//! batch. The caller begins and commits the transaction, and wakes the workers after it.
+//! Recording a batch on either database, in five steps: look up, decide, write, publish, reject.
+//!
+//! A statement handles all rows of the batch at once. The caller begins and commits the transaction, and wakes the workers after
+//! the commit.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use uuid::Uuid;
 use super::columns::{StateColumns, StoredImage};
 use super::plan::{Snapshot, WritePlan, decide};
 use super::statements::{
-    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, Written,
+    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, WriteResult,
 };
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
@@ -22,12 +24,13 @@ use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{EventRouter, Wakeups};
 use crate::store::session::OperationError;
 
-/// What a store does with an image that has no row, and which endpoints get its events.
+/// The treatment of images without a row, and the router of events.
 pub(in crate::store) struct RecordPolicy {
     pub(in crate::store) unknown_images: UnknownImages,
     pub(in crate::store) router: EventRouter,
 }
 
+/// Records notifications, and returns their outcomes in the same order.
 pub(in crate::store) async fn record(
     tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
     notifications: &[Arc<Notification>],
@@ -36,15 +39,15 @@ pub(in crate::store) async fn record(
     let snapshot = lookup(tx, notifications, policy).await?;
     let mut plan = decide(notifications, snapshot, None, policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
     reject(tx, &plan).await?;
     Ok((plan.outcomes, wakeups))
 }
 
-/// Records those of the rejected notifications that no process has applied meanwhile, and marks their rejections as applied. A
-/// rejection whose image still has no row stays as it is.
+/// Records rejected notifications, and marks their rejections as applied. Skips rejections that another process applied
+/// meanwhile. Leaves a rejection unchanged if its image still has no row.
 ///
-/// The rows change now, not when the notifications came, so that an app that looks for changed rows finds them.
+/// `updated_at` becomes the current time, not the time of receipt, so an app that polls for changed rows finds them.
 pub(in crate::store) async fn record_rejected(
     tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
     rejected: &[(i64, Arc<Notification>)],
@@ -61,7 +64,7 @@ pub(in crate::store) async fn record_rejected(
     let snapshot = lookup(tx, &notifications, policy).await?;
     let mut plan = decide(&notifications, snapshot, Some(now), policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &events(&mut plan, &written), &policy.router).await?;
+    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
 
     let outcomes: Vec<_> = ids.into_iter().zip(plan.outcomes).collect();
     let applied: Vec<_> = outcomes
@@ -75,13 +78,16 @@ pub(in crate::store) async fn record_rejected(
     Ok((outcomes, wakeups))
 }
 
-/// Step 1: reads and locks the rows that the batch is about, and inserts the missing ones if the policy says so.
+/// Step 1: reads and locks the batch's images. Inserts missing rows if the policy is to create them.
 async fn lookup(
     tx: &mut impl ImageStatements,
     notifications: &[Arc<Notification>],
     policy: &RecordPolicy,
 ) -> Result<Snapshot, OperationError> {
-    let mut ids: Vec<&CloudflareId> = notifications.iter().filter_map(|one| one.image()).collect();
+    let mut ids: Vec<&CloudflareId> = notifications
+        .iter()
+        .filter_map(|notification| notification.image())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     let (Some(first), false) = (notifications.first(), ids.is_empty()) else {
@@ -94,7 +100,10 @@ async fn lookup(
     };
     let (images, inserted) = match policy.unknown_images {
         UnknownImages::Create => insert_and_lock(tx, &ids, first.received_at, columns).await?,
-        UnknownImages::Reject => (tx.lock_images(&names(&ids), columns).await?, HashSet::new()),
+        UnknownImages::Reject => (
+            tx.lock_images(&as_strs(&ids), columns).await?,
+            HashSet::new(),
+        ),
     };
     let images: Vec<StoredImage> = images
         .into_iter()
@@ -108,11 +117,11 @@ async fn lookup(
     })
 }
 
-fn names<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
+fn as_strs<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
     ids.iter().map(|id| id.as_str()).collect()
 }
 
-/// Inserts the missing rows and locks all. Returns the rows, and which of them were inserted.
+/// Inserts missing rows, and locks all. Returns the rows, and the ids of the inserted ones.
 async fn insert_and_lock(
     tx: &mut impl ImageStatements,
     ids: &[&CloudflareId],
@@ -123,14 +132,14 @@ async fn insert_and_lock(
     let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
     let mut inserted = HashSet::new();
     let mut locked = Vec::new();
-    // Twice: a row that is being deleted exists at the insertion and is gone when its lock is granted.
+    // Twice: a row that another transaction deletes may exist at the insertion, and be gone when its lock is granted.
     for _ in 0..2 {
-        // The first insertion comes before any lock, so that replicas which insert the same ids wait for each other in one
-        // direction only. The second may wait crosswise; then each notification is recorded alone.
+        // The first insertion takes place before any lock, in the order of the ids. So two replicas that insert the same ids
+        // cannot deadlock. The second insertion can deadlock; then each notification is recorded alone.
         if !insertable.is_empty() {
             inserted.extend(tx.insert_missing_images(&insertable, now).await?);
         }
-        locked = tx.lock_images(&names(ids), columns).await?;
+        locked = tx.lock_images(&as_strs(ids), columns).await?;
         if locked.len() >= insertable.len() {
             break;
         }
@@ -140,14 +149,16 @@ async fn insert_and_lock(
     Ok((locked, inserted))
 }
 
-/// Returns the reports without a time of their own that the audit log has already. Only the payload shows that such a report is a
-/// redelivery.
+/// Returns the reports without a time that the audit log already has. Only the payload shows that such a report is a redelivery.
 async fn already_logged(
     tx: &mut impl ImageStatements,
     images: &[StoredImage],
     notifications: &[Arc<Notification>],
 ) -> Result<HashSet<(CloudflareId, Json)>, OperationError> {
-    if notifications.iter().all(|one| undated(one).is_none()) {
+    if notifications
+        .iter()
+        .all(|notification| undated_image(notification).is_none())
+    {
         return Ok(HashSet::new());
     }
     let image_ids: HashMap<&CloudflareId, Uuid> = images
@@ -157,7 +168,7 @@ async fn already_logged(
     let (reports, payloads): (Vec<_>, Vec<_>) = notifications
         .iter()
         .filter_map(|notification| {
-            let cloudflare_id = undated(notification)?;
+            let cloudflare_id = undated_image(notification)?;
             let report = UndatedReport {
                 image_id: *image_ids.get(cloudflare_id)?,
                 cloudflare_id,
@@ -177,8 +188,8 @@ async fn already_logged(
     Ok(found.collect())
 }
 
-/// Returns the image of a report without a time of its own.
-fn undated(notification: &Notification) -> Option<&CloudflareId> {
+/// Returns the image of the notification, if it is a report without a time.
+fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
         Content::Report(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
@@ -187,41 +198,41 @@ fn undated(notification: &Notification) -> Option<&CloudflareId> {
     }
 }
 
-/// Step 3: updates the images, and adds to the audit log. Fails when a row is missing: a trigger or a policy has suppressed it, and
-/// an answer of 200 would be a lie.
+/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or policy of the database suppressed a row: an
+/// answer of 200 would be false.
 async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,
     policy: &RecordPolicy,
-) -> Result<Written, OperationError> {
+) -> Result<WriteResult, OperationError> {
     let (changed, entries) = (&plan.changed, &plan.entries);
     if changed.is_empty() && entries.is_empty() {
-        return Ok(Written::default());
+        return Ok(WriteResult::default());
     }
     let with_entry_ids = policy.router.wanted().log_created();
     let written = tx.write_images(changed, entries, with_entry_ids).await?;
     if written.images != changed.len() as u64 {
-        return Err(suppressed("cloudflare_images"));
+        return Err(rows_suppressed("cloudflare_images"));
     }
     if with_entry_ids && written.entry_ids.len() != entries.len() {
-        return Err(suppressed("cloudflare_image_logs"));
+        return Err(rows_suppressed("cloudflare_image_logs"));
     }
     Ok(written)
 }
 
-/// Returns the error of a statement that changed fewer rows than it was given.
-pub(in crate::store) fn suppressed(table: &'static str) -> OperationError {
+/// Returns the error of a statement that wrote fewer rows than it was given.
+pub(in crate::store) fn rows_suppressed(table: &'static str) -> OperationError {
     StoreError::RowsSuppressed { table }.into()
 }
 
-fn events(plan: &mut WritePlan, written: &Written) -> Vec<NewEvent> {
+fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {
     let pending = std::mem::take(&mut plan.events).into_iter();
     pending
         .map(|event| event.into_event(&plan.entries, &written.entry_ids))
         .collect()
 }
 
-/// Step 4: adds the events to the outbox, with a delivery for each endpoint that wants one.
+/// Step 4: inserts events into the outbox, with a delivery for each endpoint that wants the event.
 pub(in crate::store) async fn publish(
     tx: &mut impl EventStatements,
     events: &[NewEvent],
@@ -234,7 +245,7 @@ pub(in crate::store) async fn publish(
     Ok(router.wakeups_for(&batch.deliveries))
 }
 
-/// Step 5: stores the notifications that cannot be applied.
+/// Step 5: stores rejections for the notifications that cannot be applied.
 async fn reject(tx: &mut impl RejectionStatements, plan: &WritePlan) -> Result<(), OperationError> {
     if plan.rejections.is_empty() {
         return Ok(());

@@ -1,6 +1,6 @@
-//! The SQL of the write path, which each backend provides on a connection that is in a transaction.
+//! The SQL statements of the write path. Each backend implements them for its connection, inside a transaction.
 //!
-//! Each statement is about all rows of a batch at once. No statement is called without rows.
+//! A statement handles all rows of a batch at once, and is never called without rows.
 
 use uuid::Uuid;
 
@@ -15,36 +15,36 @@ use crate::store::session::OperationError;
 
 /// The statements about images and their audit log.
 pub(in crate::store) trait ImageStatements: Send {
-    /// Inserts the missing rows of these images in the given order, and returns the ids of the new rows.
+    /// Inserts the missing rows of these images in the given order. Returns the Cloudflare ids of the new rows.
     fn insert_missing_images(
         &mut self,
         ids: &[&str],
         now: Timestamp,
     ) -> impl Future<Output = Result<Vec<String>, OperationError>> + Send;
 
-    /// Reads the rows of these images, and locks them until the end of the transaction.
+    /// Reads and locks the rows of these images until the end of the transaction.
     fn lock_images(
         &mut self,
         ids: &[&str],
         columns: ColumnSet,
     ) -> impl Future<Output = Result<Vec<StateColumns>, OperationError>> + Send;
 
-    /// Returns the positions, from 0, of the reports that the audit log has already.
+    /// Returns the positions (from 0) of the reports that the audit log already has.
     fn find_already_logged(
         &mut self,
         reports: &[UndatedReport<'_>],
     ) -> impl Future<Output = Result<Vec<usize>, OperationError>> + Send;
 
-    /// Updates these images, and adds these entries to the audit log in the given order. One of the two may be empty. Returns the
-    /// entries' row ids if that is asked for.
+    /// Updates images, and inserts entries into the audit log in the given order. One of the two lists may be empty. Returns the
+    /// row ids of the entries if `with_entry_ids` is true.
     fn write_images(
         &mut self,
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> impl Future<Output = Result<Written, OperationError>> + Send;
+    ) -> impl Future<Output = Result<WriteResult, OperationError>> + Send;
 
-    /// Deletes this image's row, and returns how many rows that were.
+    /// Deletes the row of this image. Returns the number of deleted rows.
     fn delete_image(
         &mut self,
         id: &CloudflareId,
@@ -53,7 +53,7 @@ pub(in crate::store) trait ImageStatements: Send {
 
 /// The statement about events.
 pub(in crate::store) trait EventStatements: Send {
-    /// Inserts events and deliveries in the given order, and has Postgres announce changes at the commit.
+    /// Inserts events and deliveries in the given order. On Postgres, also sends the announcements, which arrive at the commit.
     fn insert_events(
         &mut self,
         batch: &OutboxBatch<'_>,
@@ -68,7 +68,7 @@ pub(in crate::store) trait RejectionStatements: Send {
         rejections: &[NewRejection],
     ) -> impl Future<Output = Result<(), OperationError>> + Send;
 
-    /// Returns those of these rejections that are not applied yet, and locks them until the end of the transaction.
+    /// Locks these rejections until the end of the transaction, except applied ones. Returns the locked ids.
     fn lock_unapplied(
         &mut self,
         ids: &[i64],
@@ -82,7 +82,7 @@ pub(in crate::store) trait RejectionStatements: Send {
     ) -> impl Future<Output = Result<(), OperationError>> + Send;
 }
 
-/// The columns of an image that are read.
+/// The columns of an image to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum ColumnSet {
     /// The columns that notifications change.
@@ -97,20 +97,20 @@ impl ColumnSet {
     }
 }
 
-/// What was written.
+/// The result of a write.
 #[derive(Default)]
-pub(in crate::store) struct Written {
-    /// The number of images that were updated.
+pub(in crate::store) struct WriteResult {
+    /// The number of updated images.
     pub(in crate::store) images: u64,
-    /// The row ids of the audit log's new entries, in their order, if they were asked for.
+    /// The row ids of the new audit log entries in their order; empty if not requested.
     pub(in crate::store) entry_ids: Vec<i64>,
 }
 
-/// A report without a time of its own, for an image that has a row.
+/// A report without a time, for an image that has a row.
 pub(in crate::store) struct UndatedReport<'a> {
     pub(in crate::store) image_id: Uuid,
     pub(in crate::store) cloudflare_id: &'a CloudflareId,
-    /// The column `data` of its entry in the audit log.
+    /// The value of the audit log's column `data` for this report.
     pub(in crate::store) data: String,
 }
 

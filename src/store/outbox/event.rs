@@ -14,29 +14,29 @@ use crate::events::{self, ImageRow};
 pub(in crate::store) struct NewEvent {
     /// The event's id, which sorts by time.
     pub(in crate::store) id: String,
-    /// A name of [`EventKind`], or of a notice.
+    /// The event's name: that of an [`EventKind`] or of an alert.
     pub(in crate::store) event: &'static str,
-    /// A label of [`Model`], or of a notice.
-    pub(in crate::store) label: &'static str,
-    /// What subscriptions are matched against. A notice names its endpoint itself.
-    pub(in crate::store) about: Option<(Model, EventKind)>,
-    /// The image that it is about.
+    /// The label of the event's [`Model`], or of an alert.
+    pub(in crate::store) model_label: &'static str,
+    /// The values that subscriptions match; `None` for an alert, which names its endpoint.
+    pub(in crate::store) model_and_kind: Option<(Model, EventKind)>,
+    /// The image of the event.
     pub(in crate::store) image: Option<CloudflareId>,
-    /// The row's id and its status, which is `None` after a deletion. Only for an event about an image's row.
-    current: Option<(Uuid, Option<Status>)>,
-    /// JSON.
+    /// The image row's id and status; the status is `None` after a deletion. Only image events have it.
+    image_row: Option<(Uuid, Option<Status>)>,
+    /// The payload, as JSON.
     pub(in crate::store) payload: String,
     pub(in crate::store) at: Timestamp,
 }
 
 impl NewEvent {
-    /// An image was inserted.
+    /// Returns the event of an inserted image.
     pub(in crate::store) fn image_created(image: ImageRow<'_>, at: Timestamp) -> Self {
         let payload = |id: &str| events::image_created(id, image, at);
         Self::of_image(EventKind::Created, image, payload, at)
     }
 
-    /// An image was changed.
+    /// Returns the event of a changed image.
     pub(in crate::store) fn image_updated(
         image: ImageRow<'_>,
         changes: &[Change<'_>],
@@ -46,7 +46,7 @@ impl NewEvent {
         Self::of_image(EventKind::Updated, image, payload, at)
     }
 
-    /// An image was deleted.
+    /// Returns the event of a deleted image.
     pub(in crate::store) fn image_deleted(image: ImageRow<'_>, at: Timestamp) -> Self {
         let payload = |id: &str| events::image_deleted(id, image, at);
         Self::of_image(EventKind::Deleted, image, payload, at)
@@ -64,36 +64,41 @@ impl NewEvent {
             payload: payload(&id),
             id,
             event: kind.name(),
-            label: Model::Image.label(),
-            about: Some((Model::Image, kind)),
+            model_label: Model::Image.label(),
+            model_and_kind: Some((Model::Image, kind)),
             image: Some(image.cloudflare_id.clone()),
-            current: Some((image.id, status)),
+            image_row: Some((image.id, status)),
             at,
         }
     }
 
-    /// Returns whether it is about an image's row, not about the audit log.
+    /// Returns whether the event is about an image, not about the audit log.
     pub(in crate::store) fn is_image_event(&self) -> bool {
-        self.current.is_some()
+        self.image_row.is_some()
     }
 
-    /// Returns what Postgres announces about it on a channel.
+    /// Returns the announcement of the event for Postgres's channel.
     pub(in crate::store) fn announcement(&self) -> Option<String> {
-        let ((id, status), cloudflare_id) = (self.current?, self.image.as_ref()?);
-        Some(events::announcement(&self.id, id, cloudflare_id, status))
+        let ((row_id, status), cloudflare_id) = (self.image_row?, self.image.as_ref()?);
+        Some(events::announcement(
+            &self.id,
+            row_id,
+            cloudflare_id,
+            status,
+        ))
     }
 
-    /// A notice about another endpoint.
-    pub(in crate::store) fn notice(notice: &Notice) -> Self {
+    /// Returns the event of an alert.
+    pub(in crate::store) fn alert(alert: &Notice) -> Self {
         Self {
-            id: notice.id.clone(),
-            event: notice.event,
-            label: "relay.Delivery",
-            about: None,
+            id: alert.id.clone(),
+            event: alert.event,
+            model_label: "relay.Delivery",
+            model_and_kind: None,
             image: None,
-            current: None,
-            payload: notice.payload.clone(),
-            at: notice.at,
+            image_row: None,
+            payload: alert.payload.clone(),
+            at: alert.at,
         }
     }
 
@@ -102,10 +107,10 @@ impl NewEvent {
         Self {
             id,
             event: EventKind::Created.name(),
-            label: Model::ImageLog.label(),
-            about: Some((Model::ImageLog, EventKind::Created)),
+            model_label: Model::ImageLog.label(),
+            model_and_kind: Some((Model::ImageLog, EventKind::Created)),
             image: entry.image.as_ref().map(|(_, id)| id.clone()),
-            current: None,
+            image_row: None,
             payload,
             at,
         }
@@ -116,35 +121,35 @@ impl NewEvent {
 pub(in crate::store) enum PendingEvent {
     /// An event about an image.
     Image(NewEvent),
-    /// An event about a new entry of the audit log. Its payload has the row's id, which the insertion returns. The event's id is
-    /// made before that, so that ids sort in the order of the changes.
+    /// An event about a new audit log entry. Its payload contains the entry's row id, which is known after the insertion. The
+    /// event's id is assigned earlier, so the ids sort in the order of the changes.
     AuditLog {
         event_id: String,
-        /// The entry's place in the batch, from 0.
-        entry: usize,
+        /// The entry's position in the batch, from 0.
+        entry_index: usize,
         at: Timestamp,
     },
 }
 
 impl PendingEvent {
-    /// An event about this entry of the batch.
-    pub(in crate::store) fn log_created(entry: usize, at: Timestamp) -> Self {
+    /// Returns the pending event of an audit log entry of the batch.
+    pub(in crate::store) fn log_created(entry_index: usize, at: Timestamp) -> Self {
         Self::AuditLog {
             event_id: events::new_id(),
-            entry,
+            entry_index,
             at,
         }
     }
 
-    /// Returns the event, given the batch's entries and their row ids.
+    /// Completes the event with the batch's entries and their row ids.
     pub(in crate::store) fn into_event(self, entries: &[AuditEntry], row_ids: &[i64]) -> NewEvent {
         match self {
             Self::Image(event) => event,
             Self::AuditLog {
                 event_id,
-                entry,
+                entry_index,
                 at,
-            } => NewEvent::log_created(event_id, &entries[entry], row_ids[entry], at),
+            } => NewEvent::log_created(event_id, &entries[entry_index], row_ids[entry_index], at),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The outbox: events, their deliveries to endpoints, and the attempts of each delivery.
 //!
-//! `due_at` alone says whether a delivery is to be worked on, and when: for the first time, again, or because its lease ran out.
-//! NULL means that it is completed. So one statement claims, one partial index finds, and a replica that was killed needs no
-//! clean-up.
+//! The column `due_at` is the time of the next attempt, or the end of the current lease. It is NULL when the delivery is
+//! complete. So one partial index finds all due deliveries, and a killed replica needs no clean-up: its leases become due.
 
 pub(super) mod event;
 pub(super) mod router;
@@ -17,26 +16,26 @@ use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Model;
 use crate::domain::timestamp::Timestamp;
 
-/// Hands out deliveries under leases, and records the results.
+/// The outbox: leases due deliveries, records their results, and pauses endpoints.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// Leases due deliveries, the longest due first, and returns them in the order of their ids. While the endpoint is paused, leases
-    /// none. Any number of processes may call this at once: each delivery is leased to one of them.
+    /// Leases due deliveries, the longest due first, and returns them in the order of their ids. Leases none while the endpoint
+    /// is paused. Several processes may call this at once: each delivery is leased to only one of them.
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError>;
 
-    /// Records the results of leased deliveries in one transaction, and returns how many leases were lost. A delivery whose lease
-    /// was lost stays as it is. Its attempt is stored all the same.
+    /// Records the results of leased deliveries in one transaction. Returns the number of lost leases. A delivery whose lease was
+    /// lost stays unchanged, but its attempt is stored.
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
 
-    /// Pauses an endpoint: nothing is delivered to it until it is resumed. An endpoint that is paused keeps its first reason.
-    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError>;
+    /// Pauses an endpoint: it receives no deliveries until it is resumed. A paused endpoint keeps its first reason.
+    async fn pause(&self, endpoint: &str, reason: &str, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Ends a pause with this reason, or with any if `because` is `None`, and returns whether there was one. Waiting deliveries are
-    /// due at once.
-    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError>;
+    /// Resumes an endpoint that was paused for this reason; `None` means any reason. Returns whether it did. Waiting deliveries
+    /// keep their due times, so overdue ones are sent at once.
+    async fn resume(&self, endpoint: &str, reason: Option<&str>) -> Result<bool, StoreError>;
 }
 
-/// Shows deliveries, and replays them.
+/// The catalog of deliveries: lists and replays them.
 #[async_trait]
 pub trait DeliveryCatalog: Send + Sync {
     /// Returns the delivery with this id.
@@ -48,31 +47,31 @@ pub trait DeliveryCatalog: Send + Sync {
     /// Returns up to `limit` deliveries, newest first, without their payloads.
     async fn newest_deliveries(
         &self,
-        which: &DeliveryFilter,
+        filter: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Makes completed deliveries due again, as if they had never been tried, and returns how many.
-    async fn replay(&self, which: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
+    /// Makes completed deliveries due again, with no attempts counted. Returns their number.
+    async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Returns every endpoint that is paused or has deliveries that wait or were given up, by name.
+    /// Returns the endpoints that are paused or have waiting or failed deliveries, in the order of their names.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
 }
 
-/// The deliveries that a worker asks for.
+/// A worker's request for deliveries.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
     /// The endpoint's name.
     pub endpoint: &'a str,
     /// The most deliveries to lease.
     pub limit: usize,
-    /// Whether a delivery waits for all earlier ones about the same image.
+    /// True to lease a delivery only when all earlier ones about the same image are complete.
     pub ordered: bool,
-    /// Deliveries are due until this time.
+    /// The current time. Deliveries that are due then are leased.
     pub now: Timestamp,
-    /// When the lease ends.
+    /// The end of the lease.
     pub until: Timestamp,
-    /// The lease's name, which is unique.
+    /// The unique name of the lease.
     pub lease: &'a str,
 }
 
@@ -81,11 +80,11 @@ pub struct Claim<'a> {
 pub struct Leased {
     /// The delivery's id.
     pub id: i64,
-    /// The event's.
+    /// The event's id.
     pub event_id: String,
-    /// The model that the event is about; a notice is about none.
+    /// The model of the event; `None` for an alert.
     pub model: Option<Model>,
-    /// The attempts so far.
+    /// The number of attempts so far.
     pub attempts: u32,
     /// The event's payload.
     pub payload: String,
@@ -96,7 +95,7 @@ pub struct Leased {
 pub struct Settlement {
     /// The delivery's id.
     pub delivery: i64,
-    /// The lease under which the delivery was worked on.
+    /// The name of the lease.
     pub lease: Arc<str>,
     /// The time of the result.
     pub now: Timestamp,
@@ -104,12 +103,12 @@ pub struct Settlement {
     pub outcome: LeaseOutcome,
 }
 
-/// The end of the work under a lease.
+/// The outcome of the work under a lease.
 #[derive(Debug, Clone)]
 pub enum LeaseOutcome {
     /// An attempt was made.
     Attempted(Attempted),
-    /// The endpoint's settings leave the event out. Final, without an attempt.
+    /// The endpoint's settings exclude the event. Final, without an attempt.
     Filtered,
     /// No attempt was made. The delivery is due again at once.
     Released {
@@ -125,7 +124,7 @@ pub struct Attempted {
     pub attempt: NewAttempt,
     /// The delivery's next state.
     pub verdict: Verdict,
-    /// The message that was sent, if it differs from the event's payload.
+    /// The payload that was sent, if it differs from the event's payload.
     pub sent: Option<String>,
     /// The alerts that are written in the same transaction.
     pub notices: Vec<Notice>,
@@ -134,41 +133,41 @@ pub struct Attempted {
 /// The state of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The endpoint accepted the message. Final.
+    /// The endpoint accepted the event. Final.
     Delivered,
     /// The attempt failed, and the next one is due at this time.
     RetryAt(Timestamp),
-    /// The attempt failed, and there is no other. Final until the delivery is replayed.
+    /// The attempt failed, and was the last. Final until the delivery is replayed.
     Failed,
 }
 
-/// A notice about an endpoint, for another endpoint.
+/// An alert about an endpoint, for another endpoint.
 #[derive(Debug, Clone)]
 pub struct Notice {
     /// The event's id.
     pub id: String,
-    /// What happened: `delivery_failed`, `endpoint_failing`, `endpoint_recovered`.
+    /// The name of the alert: `delivery_failed`, `endpoint_failing` or `endpoint_recovered`.
     pub event: &'static str,
-    /// The endpoint that gets the notice.
+    /// The endpoint that receives the alert.
     pub endpoint: &'static str,
-    /// JSON.
+    /// The payload, as JSON.
     pub payload: String,
-    /// When it happened.
+    /// The time of the alert.
     pub at: Timestamp,
 }
 
 /// A new row of `relay_attempts`.
 #[derive(Debug, Clone)]
 pub struct NewAttempt {
-    /// Which one it was, from 1.
+    /// The number of the attempt, from 1.
     pub number: u32,
-    /// When it began.
+    /// The start of the attempt.
     pub started_at: Timestamp,
-    /// How long it took.
+    /// The duration.
     pub duration: Duration,
-    /// The HTTP status of the answer, if there was one.
+    /// The HTTP status of the response, if one arrived.
     pub status_code: Option<u16>,
-    /// What went wrong; empty if nothing did.
+    /// The error; empty if the attempt succeeded.
     pub error: String,
 }
 
@@ -177,74 +176,74 @@ pub struct NewAttempt {
 pub struct Delivery {
     /// The delivery's id.
     pub id: i64,
-    /// The event's.
+    /// The event's id.
     pub event_id: String,
-    /// `created`, `updated` or `deleted`.
+    /// The event's name: `created`, `updated`, `deleted` or an alert's name.
     pub event: String,
     /// The model's label.
     pub model: String,
-    /// Cloudflare's id of the image that it is about.
+    /// Cloudflare's id of the image; `None` if the event has no image.
     pub image: Option<String>,
     /// The endpoint's name.
     pub endpoint: String,
-    /// Its state.
+    /// The status of the delivery.
     pub status: DeliveryStatus,
-    /// The HTTP status of the last answer.
+    /// The HTTP status of the last response.
     pub status_code: Option<i32>,
     /// The error of the last attempt.
     pub error: String,
     /// The number of attempts.
     pub attempts: i32,
-    /// When it is due; while it is leased, when the lease ends.
+    /// The time of the next attempt; while leased, the end of the lease.
     pub due_at: Option<Timestamp>,
-    /// When the event happened.
+    /// The time of the event.
     pub created_at: Timestamp,
-    /// When it was completed.
+    /// The time of completion.
     pub completed_at: Option<Timestamp>,
-    /// The payload as it was or will be sent; empty in a list.
+    /// The payload that was or will be sent; empty in a list.
     pub payload: String,
 }
 
 /// A row of `relay_attempts`.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Which one it was, from 1.
+    /// The number of the attempt, from 1.
     pub number: i32,
-    /// When it began.
+    /// The start of the attempt.
     pub started_at: Timestamp,
-    /// How long it took, in milliseconds.
+    /// The duration in milliseconds.
     pub duration_ms: i64,
-    /// The HTTP status of the answer, if there was one.
+    /// The HTTP status of the response, if one arrived.
     pub status_code: Option<i32>,
-    /// What went wrong; empty if nothing did.
+    /// The error; empty if the attempt succeeded.
     pub error: String,
 }
 
-/// Selects deliveries.
+/// A selection of deliveries. A field that is `None` selects all.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryFilter {
-    /// The one with this id.
+    /// The delivery's id.
     pub id: Option<i64>,
-    /// Those for this endpoint.
+    /// The endpoint's name.
     pub endpoint: Option<String>,
-    /// Those in this state.
+    /// The status of the delivery.
     pub status: Option<DeliveryStatus>,
-    /// Those whose event happened at this time or later.
+    /// The earliest time of the event.
     pub since: Option<Timestamp>,
 }
 
-/// An endpoint's state in the tables.
+/// The stored state of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointState {
-    /// Its name.
+    /// The endpoint's name.
     pub name: String,
-    /// Since when it is paused, if it is.
+    /// The time of the pause; `None` if the endpoint is not paused.
     pub paused_at: Option<Timestamp>,
-    /// Why.
+    /// The reason of the pause.
     pub pause_reason: String,
-    /// The number of deliveries that wait or are leased.
+    /// The number of waiting or leased deliveries.
     pub waiting: i64,
-    /// The number of deliveries that were given up.
+    /// The number of failed deliveries.
     pub failed: i64,
 }
 
@@ -292,12 +291,12 @@ impl Settlement {
         self.attempt()?.status_code.map(i32::from)
     }
 
-    /// Returns the problem. Empty if there was none.
+    /// Returns the error of the attempt; empty if there was none.
     pub(super) fn error(&self) -> &str {
         self.attempt().map_or("", |attempt| &attempt.error)
     }
 
-    /// Returns the message that was sent, if it differs from the event's payload.
+    /// Returns the payload that was sent, if it differs from the event's payload.
     pub(super) fn sent(&self) -> Option<&str> {
         self.attempted()?.sent.as_deref()
     }
@@ -322,8 +321,8 @@ impl NewAttempt {
     }
 }
 
-/// Returns the state that the column `status` names.
-pub(super) fn delivery_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
+/// Parses the column `status`.
+pub(super) fn parse_status(name: &str, id: i64) -> Result<DeliveryStatus, StoreError> {
     DeliveryStatus::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "relay_deliveries",
         column: "status",

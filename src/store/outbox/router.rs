@@ -1,4 +1,4 @@
-//! Routing: which endpoints get which events, and how their workers are woken.
+//! Routing of events to endpoints, and the wake-ups of their workers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::domain::event::{EventKind, Model, Subscription, Subscriptions};
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 
-/// The endpoint of the deliveries that Postgres has announced on a channel.
+/// The endpoint name of deliveries that Postgres announced on its channel.
 pub(crate) const NOTIFY_ENDPOINT: &str = "notify";
 
 /// Routes events to endpoints.
@@ -22,25 +22,25 @@ pub(in crate::store) struct EventRouter {
     wakeups: HashMap<String, Arc<Notify>>,
 }
 
-/// The events that at least one endpoint wants. No other event is made.
+/// The events that at least one endpoint wants. Others are not created.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::store) struct WantedEvents {
-    wanted: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
+    by_model_and_kind: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
 }
 
 impl WantedEvents {
-    /// Returns whether any endpoint wants such events.
+    /// Returns whether any endpoint wants events of this model and kind.
     pub(in crate::store) fn contains(self, model: Model, kind: EventKind) -> bool {
-        self.wanted[model as usize][kind as usize]
+        self.by_model_and_kind[model as usize][kind as usize]
     }
 
-    /// Returns whether any endpoint wants the events that notifications cause about images.
+    /// Returns whether any endpoint wants image events that a notification can cause.
     pub(in crate::store) fn any_image_event(self) -> bool {
         self.contains(Model::Image, EventKind::Created)
             || self.contains(Model::Image, EventKind::Updated)
     }
 
-    /// Returns whether any endpoint wants the events about new entries of the audit log.
+    /// Returns whether any endpoint wants events about new audit log entries.
     pub(in crate::store) fn log_created(self) -> bool {
         self.contains(Model::ImageLog, EventKind::Created)
     }
@@ -51,22 +51,25 @@ impl WantedEvents {
             for kind in EventKind::ALL {
                 let is_announced = model == Model::Image && subscriptions.channel.is_some();
                 let endpoints = &subscriptions.endpoints;
-                let is_subscribed = endpoints.iter().any(|one| one.wants(model, kind));
-                wanted.wanted[model as usize][kind as usize] = is_announced || is_subscribed;
+                let is_subscribed = endpoints
+                    .iter()
+                    .any(|subscription| subscription.wants(model, kind));
+                wanted.by_model_and_kind[model as usize][kind as usize] =
+                    is_announced || is_subscribed;
             }
         }
         wanted
     }
 }
 
-/// The endpoints whose workers are woken after a commit. A wake-up is a hint: workers also poll, since another process may have
-/// written the delivery.
+/// The wake-ups of endpoints that received a delivery in a transaction. A wake-up is only a hint: workers also poll, because
+/// another process may have written the delivery.
 #[derive(Default)]
-#[must_use = "workers would deliver later than they could"]
+#[must_use = "without a wake-up, workers find the deliveries at their next poll"]
 pub(in crate::store) struct Wakeups(Vec<Arc<Notify>>);
 
 impl Wakeups {
-    /// Wakes the workers. Call it after the commit: a worker that is woken earlier finds nothing.
+    /// Wakes the workers. Call it after the commit: before it, workers find no delivery.
     pub(in crate::store) fn notify(self) {
         for wakeup in self.0 {
             wakeup.notify_one();
@@ -79,9 +82,9 @@ pub(in crate::store) struct OutboxBatch<'a> {
     /// The events that have a delivery.
     pub(in crate::store) events: Vec<&'a NewEvent>,
     pub(in crate::store) deliveries: Vec<NewDelivery<'a>>,
-    /// The channel on which Postgres announces changes at the commit.
+    /// The channel on which Postgres sends the announcements at the commit.
     pub(in crate::store) channel: Option<&'a str>,
-    /// What it announces.
+    /// The announcements: one JSON text for each changed image.
     pub(in crate::store) announcements: Vec<String>,
 }
 
@@ -89,15 +92,15 @@ pub(in crate::store) struct OutboxBatch<'a> {
 pub(in crate::store) struct NewDelivery<'a> {
     pub(in crate::store) event: &'a NewEvent,
     pub(in crate::store) endpoint: &'a str,
-    ordered: bool,
-    /// Whether the transaction itself delivers it, as an announcement.
+    is_ordered: bool,
+    /// True if the transaction itself delivers the event, as an announcement.
     is_announced: bool,
 }
 
 impl NewDelivery<'_> {
-    /// Returns the image whose earlier deliveries come first; `None` if the endpoint is not ordered.
+    /// Returns the image whose earlier deliveries must complete first; `None` if the endpoint is not ordered.
     pub(in crate::store) fn image(&self) -> Option<&str> {
-        let image = self.event.image.as_ref().filter(|_| self.ordered);
+        let image = self.event.image.as_ref().filter(|_| self.is_ordered);
         image.map(CloudflareId::as_str)
     }
 
@@ -110,12 +113,12 @@ impl NewDelivery<'_> {
         status.name()
     }
 
-    /// Returns when it is due, unless it is announced.
+    /// Returns the time of the first attempt; `None` for an announcement.
     pub(in crate::store) fn due_at(&self) -> Option<Timestamp> {
         (!self.is_announced).then_some(self.event.at)
     }
 
-    /// Returns when it was completed, if it is announced.
+    /// Returns the time of completion; `None` unless it is an announcement.
     pub(in crate::store) fn completed_at(&self) -> Option<Timestamp> {
         self.is_announced.then_some(self.event.at)
     }
@@ -127,7 +130,7 @@ impl EventRouter {
         let endpoints = &subscriptions.endpoints;
         let wakeups = endpoints
             .iter()
-            .map(|one| (one.endpoint.clone(), Arc::default()))
+            .map(|subscription| (subscription.endpoint.clone(), Arc::default()))
             .collect();
         Self {
             subscriptions,
@@ -140,7 +143,7 @@ impl EventRouter {
         self.wanted
     }
 
-    /// Returns a delivery for each endpoint that wants an event, and an announcement for the last event of each image.
+    /// Returns a delivery for each endpoint that wants an event, and an announcement of each image's last event.
     pub(in crate::store) fn route<'a>(&'a self, events: &'a [NewEvent]) -> OutboxBatch<'a> {
         let channel = self.subscriptions.channel.as_deref();
         let mut batch = OutboxBatch {
@@ -149,22 +152,22 @@ impl EventRouter {
             channel,
             announcements: Vec::new(),
         };
-        let announced = channel
-            .map(|_| last_of_each_image(events))
-            .unwrap_or_default();
+        let announced = channel.map(|_| last_event_ids(events)).unwrap_or_default();
         for event in events {
-            let before = batch.deliveries.len();
-            let wants = |one: &&Subscription| {
-                let about = event.about;
-                about.is_some_and(|(model, kind)| one.wants(model, kind))
+            let deliveries_before = batch.deliveries.len();
+            let wants = |subscription: &&Subscription| {
+                let model_and_kind = event.model_and_kind;
+                model_and_kind.is_some_and(|(model, kind)| subscription.wants(model, kind))
             };
-            let subscribers = self.subscriptions.endpoints.iter().filter(wants);
-            batch.deliveries.extend(subscribers.map(|one| NewDelivery {
-                event,
-                endpoint: &one.endpoint,
-                ordered: one.ordered,
-                is_announced: false,
-            }));
+            let matching = self.subscriptions.endpoints.iter().filter(wants);
+            batch
+                .deliveries
+                .extend(matching.map(|subscription| NewDelivery {
+                    event,
+                    endpoint: &subscription.endpoint,
+                    is_ordered: subscription.ordered,
+                    is_announced: false,
+                }));
             if announced.contains(event.id.as_str())
                 && let Some(announcement) = event.announcement()
             {
@@ -172,23 +175,27 @@ impl EventRouter {
                 batch.deliveries.push(NewDelivery {
                     event,
                     endpoint: NOTIFY_ENDPOINT,
-                    ordered: false,
+                    is_ordered: false,
                     is_announced: true,
                 });
             }
-            if batch.deliveries.len() > before {
+            if batch.deliveries.len() > deliveries_before {
                 batch.events.push(event);
             }
         }
         batch
     }
 
-    /// Returns the wake-ups of the endpoints that these deliveries are for.
+    /// Returns the wake-ups of the endpoints of these deliveries.
     pub(in crate::store) fn wakeups_for(&self, deliveries: &[NewDelivery<'_>]) -> Wakeups {
-        let has_delivery = |endpoint: &str| deliveries.iter().any(|one| one.endpoint == endpoint);
+        let has_delivery = |endpoint: &str| {
+            deliveries
+                .iter()
+                .any(|delivery| delivery.endpoint == endpoint)
+        };
         let wakeups = self.wakeups.iter();
-        let due = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
-        Wakeups(due.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
+        let wanted = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
+        Wakeups(wanted.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
     }
 
     /// Returns the wake-up of each endpoint.
@@ -197,32 +204,34 @@ impl EventRouter {
     }
 }
 
-/// Returns the ids of these events: the state that a reader of the table finds after the commit.
-fn last_of_each_image(events: &[NewEvent]) -> HashSet<&str> {
+/// Returns the id of each image's last event. It describes the state that readers see after the commit.
+fn last_event_ids(events: &[NewEvent]) -> HashSet<&str> {
     let mut images = HashSet::new();
-    let about_images = events.iter().rev().filter(|event| event.is_image_event());
-    about_images
+    let image_events = events.iter().rev().filter(|event| event.is_image_event());
+    image_events
         .filter(|event| images.insert(&event.image))
         .map(|event| event.id.as_str())
         .collect()
 }
 
-/// Returns the notices of these settlements as events, each with its endpoint.
-pub(in crate::store) fn notices(settlements: &[Settlement]) -> (Vec<NewEvent>, Vec<&'static str>) {
-    let notices = settlements.iter().flat_map(Settlement::notices);
-    notices
-        .map(|notice| (NewEvent::notice(notice), notice.endpoint))
+/// Returns the events of the alerts in these settlements, and the endpoint of each.
+pub(in crate::store) fn alert_events(
+    settlements: &[Settlement],
+) -> (Vec<NewEvent>, Vec<&'static str>) {
+    let alerts = settlements.iter().flat_map(Settlement::notices);
+    alerts
+        .map(|alert| (NewEvent::alert(alert), alert.endpoint))
         .unzip()
 }
 
 impl<'a> OutboxBatch<'a> {
-    /// Returns a delivery of each notice to its endpoint.
-    pub(in crate::store) fn notices(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
+    /// Returns a delivery of each alert to its endpoint.
+    pub(in crate::store) fn alerts(events: &'a [NewEvent], endpoints: &[&'static str]) -> Self {
         let pairs = events.iter().zip(endpoints);
         let deliveries = pairs.map(|(event, endpoint)| NewDelivery {
             event,
             endpoint,
-            ordered: false,
+            is_ordered: false,
             is_announced: false,
         });
         Self {

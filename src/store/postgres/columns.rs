@@ -1,4 +1,4 @@
-//! Columns in Postgres: binding values, decoding rows, and the names that the shared statements use.
+//! Columns in Postgres: binding values, decoding rows, and the names that `shared` imports.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef};
@@ -20,7 +20,8 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
      VALUES ($1, $2, $3, $4::jsonb, $5, $5)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
-/// Deletes old deliveries, their attempts, and the events that no other delivery refers to. On SQLite a trigger does the last two.
+/// The statement that deletes old deliveries, their attempts, and events without other deliveries. On SQLite, a trigger deletes
+/// the last two.
 pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
      WITH old AS MATERIALIZED (
          SELECT id, event_id FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL FOR UPDATE
@@ -33,7 +34,7 @@ pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_de
      )
      DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM old)";
 
-/// The columns of [`StateColumns`]. `jsonb` is read as text, as the shared decoding needs it.
+/// The columns of [`StateColumns`]. `jsonb` is cast to text, because the shared decoding needs text.
 macro_rules! state_columns {
     () => {
         concat!(
@@ -55,19 +56,19 @@ macro_rules! image_columns {
 }
 pub(super) use image_columns;
 
-/// Returns a time as it is bound.
+/// Converts a time for binding.
 pub(super) fn bind_time(time: Timestamp) -> OffsetDateTime {
     time.to_offset_date_time()
 }
 
-/// Returns a time from a column that no other program writes.
+/// Reads a time from a column that only this service writes.
 pub(super) fn read_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
     let time: Option<PgTimestamp> = row.try_get(column)?;
     let time = time.map(PgTimestamp::timestamp).transpose();
     time.map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Returns an image from a row of [`image_columns`].
+/// Decodes an image from a row with the [`image_columns`].
 pub(super) fn read_image(row: &PgRow) -> Result<Image, OperationError> {
     let columns = ImageColumns {
         state: read_state(row)?,
@@ -78,7 +79,7 @@ pub(super) fn read_image(row: &PgRow) -> Result<Image, OperationError> {
     Ok(columns.decode()?)
 }
 
-/// Returns the columns of a row of [`state_columns`].
+/// Reads the state of an image from a row with the [`state_columns`].
 pub(super) fn read_state(row: &PgRow) -> Result<StateColumns, OperationError> {
     Ok(StateColumns {
         id: row.try_get("id")?,
@@ -104,16 +105,16 @@ fn read_image_time(row: &PgRow, column: &'static str) -> Result<Option<Timestamp
     Ok(Some(time))
 }
 
-/// Returns one column of many rows, to be bound as an array.
+/// Collects one column of all rows, for binding as an array.
 pub(super) fn column<'a, T, C>(rows: &'a [T], read: impl Fn(&'a T) -> C) -> Vec<C> {
     rows.iter().map(read).collect()
 }
 
-/// A `timestamptz` on the wire: microseconds since 2000. The time crate's own decoding panics on `infinity`.
+/// A `timestamptz` in Postgres's binary format: microseconds since 2000. Decoding to `OffsetDateTime` would panic on `infinity`.
 struct PgTimestamp(i64);
 
 impl PgTimestamp {
-    /// 2000-01-01T00:00:00Z in microseconds since 1970.
+    /// 2000-01-01T00:00:00Z, in microseconds since 1970.
     const EPOCH: i64 = 946_684_800_000_000;
 
     fn timestamp(self) -> Result<Timestamp, InvalidTimestamp> {

@@ -1,5 +1,5 @@
-//! The connections on which batches are recorded, kept from one batch to the next. The pool pings each connection that is returned
-//! to it, and a busy writer would pay for that after every commit.
+//! A cache of the connections that record batches. The pool pings each connection that returns to it. With the cache, a busy
+//! writer does not pay for a ping after every commit.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,18 +9,18 @@ use tokio::time::Instant;
 
 use crate::store::session::GuardedConnection;
 
-/// A connection that was acquired longer ago returns to the pool, which limits how long one may live.
+/// The longest time that a connection stays out of the pool. The pool limits the lifetime of connections.
 const MAX_AGE: Duration = Duration::from_mins(1);
 
-/// Connections whose last use ended well.
+/// A cache of connections whose last use succeeded.
 pub(super) struct ConnectionCache {
     capacity: usize,
-    /// A connection that was idle for longer is returned to the pool, which pings it before its next use.
+    /// The longest idle time of a cached connection. Then it returns to the pool, which pings it before its next use.
     max_idle: Duration,
-    cached: Mutex<Vec<Cached>>,
+    cached: Mutex<Vec<CacheEntry>>,
 }
 
-struct Cached {
+struct CacheEntry {
     connection: GuardedConnection<Database>,
     used_at: Instant,
 }
@@ -34,7 +34,7 @@ impl ConnectionCache {
         }
     }
 
-    /// Returns the connection that was used last, unless it was idle for too long.
+    /// Takes the connection that was used last, unless it was idle for too long.
     pub(super) fn take(&self) -> Option<GuardedConnection<Database>> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(last) = cached.pop() {
@@ -46,11 +46,11 @@ impl ConnectionCache {
         None
     }
 
-    /// Keeps a connection whose work ended well, or returns it to the pool.
+    /// Caches a connection after successful use. Returns it to the pool if the cache is full or the connection is old.
     pub(super) fn put(&self, connection: GuardedConnection<Database>) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.len() < self.capacity && connection.acquired_at.elapsed() < MAX_AGE {
-            cached.push(Cached {
+            cached.push(CacheEntry {
                 connection,
                 used_at: Instant::now(),
             });
@@ -62,6 +62,8 @@ impl ConnectionCache {
     /// Returns all connections to the pool.
     pub(super) fn clear(&self) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        cached.drain(..).for_each(|one| one.connection.release());
+        cached
+            .drain(..)
+            .for_each(|entry| entry.connection.release());
     }
 }

@@ -1,5 +1,5 @@
-//! Recording notifications in Postgres. A set of rows is an array for each column: `UNNEST` costs the server as little as `COPY`,
-//! and one round trip less.
+//! Recording notifications in Postgres. Rows are bound as one array for each column. `UNNEST` of them costs the server as little
+//! as `COPY`, and needs one round trip less.
 
 use sqlx::{PgConnection, Row};
 
@@ -7,16 +7,16 @@ use super::columns::{bind_time, column, read_state, state_columns};
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::store::inbox::columns::{StateColumns, details_at, extra_columns};
+use crate::store::inbox::columns::{StateColumns, encode_details_at, extra_columns};
 use crate::store::inbox::image_update::ChangedImage;
-use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, WriteResult};
 use crate::store::session::OperationError;
 
-/// Inserts `$13` to `$17` into the audit log, in order, so that the row ids ascend. Updates the images `$1` from `$2` to `$12`. Both
-/// parts can return something.
+/// The statement that writes a batch. It inserts the arrays `$13` to `$17` into the audit log, in order, so the row ids ascend.
+/// It updates the images `$1` with `$2` to `$12`. The arguments add a `RETURNING` clause to the insertion and to the update.
 ///
-/// `UNNEST` stands in the list of columns, where the arrays advance together, row by row. In `FROM` each array would first be copied
-/// into a table of its own. A `WITH` inserts its rows whether or not anything reads them.
+/// `UNNEST` is in the `SELECT` list, where the arrays advance together, row by row. In `FROM`, Postgres would first copy each
+/// array into a table. The `INSERT` in the `WITH` runs even if the main query does not read it.
 macro_rules! inbox_write {
     ($after_insert:literal, $after_update:literal) => {
         concat!(
@@ -69,7 +69,7 @@ impl ImageStatements for PgConnection {
         .await?)
     }
 
-    /// Locks the rows in the order of their ids, so that replicas with crossing batches wait for each other in one direction only.
+    /// Locks the rows in the order of their ids, so replicas with overlapping batches cannot deadlock.
     async fn lock_images(
         &mut self,
         ids: &[&str],
@@ -121,8 +121,8 @@ impl ImageStatements for PgConnection {
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> Result<Written, OperationError> {
-        // Returning the ids makes the statement 5 to 15 % slower, so they are returned only if an endpoint wants them.
+    ) -> Result<WriteResult, OperationError> {
+        // Returning the ids makes the statement 5 to 15 % slower, so they are returned only if an endpoint needs them.
         let sql = if with_entry_ids {
             inbox_write!(
                 "RETURNING id), updated AS (",
@@ -150,7 +150,9 @@ impl ImageStatements for PgConnection {
             }))
             .bind(column(images, ChangedImage::variants))
             .bind(column(images, ChangedImage::cloudflare_metadata))
-            .bind(column(images, |image| details_at(&image.state.details)))
+            .bind(column(images, |image| {
+                encode_details_at(&image.state.details)
+            }))
             .bind(column(images, |image| bind_time(image.updated_at)))
             .bind(column(entries, |entry| {
                 entry.image.as_ref().map(|(id, _)| *id)
@@ -162,11 +164,11 @@ impl ImageStatements for PgConnection {
         if !with_entry_ids {
             let images = query.execute(self).await?.rows_affected();
             let entry_ids = Vec::new();
-            return Ok(Written { images, entry_ids });
+            return Ok(WriteResult { images, entry_ids });
         }
         let row = query.fetch_one(self).await?;
         let updated: i64 = row.try_get("updated")?;
-        Ok(Written {
+        Ok(WriteResult {
             images: updated.unsigned_abs(),
             entry_ids: row.try_get("logged")?,
         })

@@ -1,4 +1,4 @@
-//! Postgres: a session, the statements that only Postgres has, and the statements that are the same on both databases.
+//! The Postgres backend: its session, its own statements, and the statements that both backends share.
 
 mod columns;
 mod connection_cache;

@@ -1,4 +1,4 @@
-//! The outbox in Postgres.
+//! The outbox statements that only Postgres uses.
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -13,8 +13,8 @@ use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
-/// Leases due deliveries. Skips locked rows: another worker is about to lease them. Does not wait for the disk, since a claim that a
-/// power failure loses is made again.
+/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk, because a lease
+/// that a power failure loses is claimed again.
 pub(super) async fn claim(
     backend: &Postgres,
     claim: &Claim<'_>,
@@ -59,7 +59,7 @@ pub(super) async fn claim(
 }
 
 impl EventStatements for PgConnection {
-    /// The announcements are Postgres's alone: listeners receive them at the commit.
+    /// Also sends the announcements, which listeners receive at the commit.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
         let (events, deliveries) = (&batch.events, &batch.deliveries);
         sqlx::query(
@@ -78,7 +78,7 @@ impl EventStatements for PgConnection {
         )
         .bind(column(events, |event| event.id.as_str()))
         .bind(column(events, |event| event.event))
-        .bind(column(events, |event| event.label))
+        .bind(column(events, |event| event.model_label))
         .bind(column(events, |event| event.image.as_ref().map(CloudflareId::as_str)))
         .bind(column(events, |event| event.payload.as_str()))
         .bind(column(events, |event| bind_time(event.at)))
@@ -112,7 +112,7 @@ pub(super) async fn settle(
     connection: &mut PgConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let attempt = |one: &Settlement| one.attempt().map(|attempt| attempt.number);
+    let attempt = |settlement: &Settlement| settlement.attempt().map(|attempt| attempt.number);
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
@@ -128,15 +128,15 @@ pub(super) async fn settle(
          ) AS result
          WHERE delivery.id = result.id AND delivery.lease = result.lease",
     )
-    .bind(column(settlements, |one| one.delivery))
-    .bind(column(settlements, |one| &*one.lease))
-    .bind(column(settlements, |one| one.status().name()))
-    .bind(column(settlements, |one| one.due_at().map(bind_time)))
-    .bind(column(settlements, |one| one.completed_at().map(bind_time)))
-    .bind(column(settlements, |one| attempt(one).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
+    .bind(column(settlements, |settlement| settlement.delivery))
+    .bind(column(settlements, |settlement| &*settlement.lease))
+    .bind(column(settlements, |settlement| settlement.status().name()))
+    .bind(column(settlements, |settlement| settlement.due_at().map(bind_time)))
+    .bind(column(settlements, |settlement| settlement.completed_at().map(bind_time)))
+    .bind(column(settlements, |settlement| attempt(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
-    .bind(column(settlements, |one| one.sent()))
+    .bind(column(settlements, |settlement| settlement.sent()))
     .execute(connection)
     .await?
     .rows_affected();

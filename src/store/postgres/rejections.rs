@@ -1,4 +1,4 @@
-//! Rejections in Postgres: the statements that write sets of rows.
+//! The rejection statements that only Postgres uses.
 
 use sqlx::PgConnection;
 
@@ -9,8 +9,8 @@ use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
-/// Adds to the counts of refused requests. The rows are sorted, so that replicas wait for each other in one direction only. They are
-/// grouped, since one statement cannot update a row twice.
+/// Adds counts of refused requests to the stored counts. The rows are sorted, so replicas cannot deadlock. They are grouped,
+/// because one statement cannot update a row twice.
 pub(super) async fn count(
     connection: &mut PgConnection,
     counts: &[RefusalCount],
@@ -70,7 +70,7 @@ impl RejectionStatements for PgConnection {
         Ok(())
     }
 
-    /// Skips locked rows: another replica is applying them.
+    /// Skips locked rows, because another replica is applying them.
     async fn lock_unapplied(&mut self, ids: &[i64]) -> Result<Vec<i64>, OperationError> {
         Ok(sqlx::query_scalar(concat!(
             "-- rejections_lock_unapplied

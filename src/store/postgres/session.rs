@@ -1,4 +1,4 @@
-//! A session of Postgres: the pool, and the three ways to use it.
+//! The Postgres session: the pool, and its methods `read`, `write` and `transaction`.
 
 use std::time::Duration;
 
@@ -11,34 +11,37 @@ use super::connection_cache::ConnectionCache;
 use crate::store::error::{ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::{GuardedConnection, OperationError, Operations, TransactionMode};
+use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
 
-/// A connection that was idle for longer is pinged before it is used. So a database that came back gets fresh connections, and a
-/// busy pool pays no round trip.
+/// The idle time after which a connection is pinged before use. So connections that an outage broke are replaced, and a busy pool
+/// pays no extra round trip.
 const MAX_IDLE_WITHOUT_PING: Duration = Duration::from_secs(1);
 
-/// A connection that does not answer a ping within this time is closed.
+/// The longest wait for the answer to a ping. A connection that does not answer is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The part of an operation's deadline for which it waits for a row's lock. The default is 400 ms: far longer than a batch of
-/// another replica takes, and shorter than the second after which Postgres looks for deadlocks and chooses a victim, which might
-/// be the app. A row that an app locks for longer fails its own webhook. The others of the batch are recorded without it.
-const LOCK_TIMEOUT_PART: u32 = 25;
+/// The divisor that turns an operation's deadline into the lock timeout. With the default deadline, the lock timeout is 400 ms.
+///
+/// That is far longer than another replica's batch takes. It is shorter than Postgres's `deadlock_timeout` of 1 s, so Postgres
+/// does not abort an app's transaction to end a deadlock. If an app locks a row for longer, only that row's webhook fails.
+const LOCK_TIMEOUT_DIVISOR: u32 = 25;
 
-/// Every statement of a batch looks rows up by key, whatever their number: a nested loop over an index is always the right plan.
-/// By default Postgres plans each small batch anew, which costs twice what the batch does. And a plan for a table that was empty a
-/// moment ago reads the whole table until it is analyzed.
-const PLANNER: [(&str, &str); 5] = [
+/// The planner settings of each connection. Every statement of a batch finds rows by key, so a nested loop over an index is
+/// always the right plan.
+///
+/// By default, Postgres plans each small batch again, and planning costs twice as much as the batch. If the table was recently
+/// empty, the default plan also reads the whole table, until the table is analyzed.
+const PLANNER_SETTINGS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
-    // The few statements that must read a whole table have high estimated costs now, and would be compiled.
+    // With these settings, statements that read a whole table have high estimated costs. Postgres would compile them.
     ("jit", "off"),
 ];
 
-/// How long the search for the cause of a pool's timeout may take.
+/// The longest time for diagnosing a pool timeout.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const BEGIN: &str = "BEGIN";
@@ -49,15 +52,15 @@ pub(in crate::store) struct Postgres {
     pub(super) pool: PgPool,
     cache: ConnectionCache,
     pub(super) options: PgConnectOptions,
-    pub(super) operations: Operations,
+    pub(super) runner: OperationRunner,
     pub(super) acquire_timeout: Duration,
     pub(super) policy: RecordPolicy,
-    /// Held by the one caller that diagnoses a pool's timeout.
-    diagnosing: Semaphore,
+    /// The permit to diagnose a pool timeout. Only one caller diagnoses at a time.
+    diagnosis_permit: Semaphore,
 }
 
 impl Postgres {
-    /// Makes a pool that connects when it is first used.
+    /// Creates a session. Its pool connects at the first operation.
     pub(in crate::store) fn open(
         options: &PgConnectOptions,
         settings: &Settings,
@@ -68,7 +71,7 @@ impl Postgres {
         let options = options
             .clone()
             .application_name("cloudflare-images-webhook");
-        // Without a spare connection, cached ones would leave none for readers.
+        // Without a spare connection, cached connections would leave none for other operations.
         let has_spare = settings.max_connections.count() > settings.writers.count();
         let capacity = if has_spare {
             settings.writers.count()
@@ -78,7 +81,7 @@ impl Postgres {
         Self {
             pool: pool(&options, settings),
             cache: ConnectionCache::new(capacity, MAX_IDLE_WITHOUT_PING),
-            operations: Operations {
+            runner: OperationRunner {
                 database: format!("{}:{}", options.get_host(), options.get_port()).into(),
                 deadline,
                 classify,
@@ -86,7 +89,7 @@ impl Postgres {
             options,
             acquire_timeout,
             policy,
-            diagnosing: Semaphore::new(1),
+            diagnosis_permit: Semaphore::new(1),
         }
     }
 
@@ -99,7 +102,7 @@ impl Postgres {
         self.write(action, work).await
     }
 
-    /// Runs an operation whose statements each commit themselves.
+    /// Runs an operation without a transaction: each statement commits itself.
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
@@ -114,7 +117,7 @@ impl Postgres {
         .await
     }
 
-    /// Runs an operation in a transaction, commits it, and wakes the workers.
+    /// Runs an operation in a transaction, commits, and wakes the workers.
     pub(super) async fn transaction<T>(
         &self,
         action: &'static str,
@@ -130,9 +133,13 @@ impl Postgres {
                 let mut guard = self.connection(mode).await?;
                 let mut tx = match guard.connection.begin_with(begin).await {
                     Ok(tx) => tx,
-                    // The database has restarted since the connection was last used. Nothing was sent yet, so another connection
-                    // will do. Each lost one is closed, so the loop ends.
-                    Err(error) if mode == TransactionMode::Recording && is_lost(&error) => continue,
+                    // The database may have restarted since the last use of this connection. No statement has run yet, so another
+                    // connection is tried. Lost connections are closed, so the loop ends.
+                    Err(error)
+                        if mode == TransactionMode::Recording && is_connection_lost(&error) =>
+                    {
+                        continue;
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 let (value, wakeups) = work(&mut tx).await?;
@@ -148,9 +155,9 @@ impl Postgres {
         .await
     }
 
-    /// Does nothing: Postgres makes checkpoints by itself.
+    /// Does nothing, because Postgres runs its own checkpoints.
     #[expect(clippy::unused_self, reason = "SQLite's session counts here")]
-    pub(super) fn count_committed(&self, _rows: usize) {}
+    pub(super) fn count_committed(&self, _writes: usize) {}
 
     /// Returns all connections to the pool, and closes it.
     pub(in crate::store) async fn close(&self) {
@@ -177,15 +184,15 @@ impl Postgres {
         action: &'static str,
         operation: impl Future<Output = Result<T, OperationError>>,
     ) -> Result<T, StoreError> {
-        match self.operations.run(action, operation).await {
+        match self.runner.run(action, operation).await {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.diagnosed(error).await),
+            Err(error) => Err(self.diagnose(error).await),
         }
     }
 
-    /// Replaces a pool's timeout by its cause. The pool retries until its time is up and then reports only that, so one direct
-    /// attempt to connect finds the cause. One at a time: a server that is short of connections should not be asked for more.
-    pub(super) async fn diagnosed(&self, error: StoreError) -> StoreError {
+    /// Replaces a pool timeout by its cause. The pool retries until its timeout and reports no cause, so one direct connection
+    /// attempt finds it. Only one runs at a time, because the server may be short of connections.
+    pub(super) async fn diagnose(&self, error: StoreError) -> StoreError {
         let StoreError::Database {
             action,
             source: sqlx::Error::PoolTimedOut,
@@ -194,14 +201,14 @@ impl Postgres {
         else {
             return error;
         };
-        let Ok(_diagnosing) = self.diagnosing.try_acquire() else {
+        let Ok(_permit) = self.diagnosis_permit.try_acquire() else {
             return error;
         };
         let connecting = PgConnection::connect_with(&self.options);
         match tokio::time::timeout(DIAGNOSE_TIMEOUT, connecting).await {
-            Ok(Err(source)) => self.operations.failed(action, source),
+            Ok(Err(source)) => self.runner.database_error(action, source),
             Ok(Ok(connection)) => {
-                // A server that is short of connections wants it back now.
+                // The server may be short of connections, so close this one at once.
                 drop(connection);
                 error
             }
@@ -213,8 +220,8 @@ impl Postgres {
 fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
     let deadline = settings.timeout_secs.seconds();
     let milliseconds = |time: Duration| time.as_millis().to_string();
-    // The server gives up when the service does, so that no abandoned statement runs on. It also ends the transaction of a
-    // service that hangs, and frees its locks.
+    // The server's timeouts equal the service's deadline, so no abandoned statement runs on. The server also ends the transaction
+    // of a hanging service, and frees its locks.
     let options = options
         .clone()
         .options([
@@ -223,9 +230,12 @@ fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
                 "idle_in_transaction_session_timeout",
                 milliseconds(deadline),
             ),
-            ("lock_timeout", milliseconds(deadline / LOCK_TIMEOUT_PART)),
+            (
+                "lock_timeout",
+                milliseconds(deadline / LOCK_TIMEOUT_DIVISOR),
+            ),
         ])
-        .options(PLANNER);
+        .options(PLANNER_SETTINGS);
     PgPoolOptions::new()
         .max_connections(u32::try_from(settings.max_connections.count()).unwrap_or(u32::MAX))
         .acquire_timeout(settings.acquire_timeout_secs.seconds())
@@ -238,7 +248,7 @@ fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
                 Ok(true)
             })
         })
-        // sqlx pings as well, but would wait for the answer for as long as TCP does.
+        // sqlx pings too, but without a timeout.
         .after_release(|connection, _| {
             Box::pin(async move { ping(connection).await.map(|()| true) })
         })
@@ -247,14 +257,13 @@ fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     match tokio::time::timeout(PING_TIMEOUT, connection.ping()).await {
-        Ok(answered) => answered,
+        Ok(result) => result,
         Err(elapsed) => Err(sqlx::Error::Io(elapsed.into())),
     }
 }
 
-/// Returns whether the connection is lost. 57P is Postgres's class for an operator's intervention: it was shut down, or is
-/// starting.
-fn is_lost(error: &sqlx::Error) -> bool {
+/// Returns whether the connection is lost. Codes that begin with 57P mean that the server is shutting down or starting.
+fn is_connection_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P")),
@@ -262,23 +271,23 @@ fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Classifies an error by its code (Postgres's documentation, appendix A). All codes that are not listed may be about a row or a
-/// value: an app's trigger can raise any of them.
+/// Classifies an error by its code (Postgres documentation, appendix A). Any other code may concern a single row: an app's
+/// trigger can raise all codes.
 fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     const SYSTEMIC: [&str; 7] = [
         "08",    // connection exception
-        "25006", // read-only, as a standby is
+        "25006", // read-only transaction, for example on a standby
         "28",    // invalid authorization
-        "3D",    // no such database
+        "3D",    // database does not exist
         "53",    // insufficient resources
-        "57P",   // an operator's intervention
-        "58",    // a system error
+        "57P",   // shutdown or start of the server
+        "58",    // system error
     ];
     const TRANSIENT: [&str; 4] = [
-        "55P03", // a lock was not available in time
+        "55P03", // lock timeout
         "40P01", // deadlock
-        "40001", // conflict of transactions
-        "57014", // cancelled statement
+        "40001", // serialization failure
+        "57014", // cancelled statement or statement timeout
     ];
     let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else {
         return ErrorClass::Statement;

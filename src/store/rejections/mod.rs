@@ -1,4 +1,4 @@
-//! Rejections: webhooks that were refused or parked, in `webhook_rejections`.
+//! Rejections: webhooks that were refused or parked, stored in `webhook_rejections`.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
 
-/// Parks notifications, applies parked ones, and counts refused requests.
+/// The rejections: parks, applies and expires them, and counts refused requests.
 #[async_trait]
 pub trait Rejections: Send + Sync {
-    /// Looks at the next page of parked notifications, and returns those whose image has a row by now. Returns `None` when no more
-    /// are parked, which costs next to nothing.
+    /// Reads the next page of parked notifications, and returns those whose image has a row now. Returns `None` if no parked
+    /// notification follows; this is cheap.
     async fn parked_page(&self, query: &ParkedQuery) -> Result<Option<ParkedPage>, StoreError>;
 
-    /// Records notifications as the inbox does, and marks their rejections as applied, in one transaction. Returns the outcomes of
-    /// those that were not applied before. A rejection whose image has no row stays as it is. Any number of processes may call
-    /// this at once: each notification is applied once.
+    /// Records rejected notifications as the inbox does, and marks their rejections as applied, in one transaction. Returns the
+    /// outcomes, except for rejections that were applied before. A rejection whose image has no row stays unchanged. Several
+    /// processes may call this at once: each notification is applied once.
     async fn apply(
         &self,
         notifications: &[(i64, Arc<Notification>)],
         now: Timestamp,
     ) -> Result<Vec<(i64, Outcome)>, StoreError>;
 
-    /// Parks a rejection that is not applied yet, as one about this image.
+    /// Parks a rejection until this image has a row. Does nothing if it is already applied.
     async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Ends the parking of rejections that are parked since before `since`, among those with an id over `after` and up to `last`.
-    /// They are kept for an operator.
+    /// Expires parked rejections that were parked before `since`. They become `stored`. Only ids above `after` and up to `last`
+    /// are considered.
     async fn expire_parked(
         &self,
         after: i64,
@@ -39,14 +39,14 @@ pub trait Rejections: Send + Sync {
         since: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Adds to the counts of refused requests.
+    /// Adds counts of refused requests to the stored counts.
     async fn count(&self, counts: &[RefusalCount]) -> Result<(), StoreError>;
 
-    /// Records that a parked notification could not be applied. After 20 attempts it is not retried.
+    /// Records a failed attempt to apply a parked notification. After 20 failed attempts its state becomes `failed`.
     async fn record_failure(&self, id: i64, error: &str, now: Timestamp) -> Result<(), StoreError>;
 }
 
-/// Shows rejections.
+/// The catalog of rejections: lists them.
 #[async_trait]
 pub trait RejectionCatalog: Send + Sync {
     /// Returns the rejection with this id.
@@ -59,7 +59,7 @@ pub trait RejectionCatalog: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Rejection>, StoreError>;
 
-    /// Returns up to `limit` unapplied rejections that have a body, in the order of their ids, from the first id after `after`.
+    /// Returns up to `limit` unapplied rejections that have a body, in the order of their ids. Begins after the id `after`.
     async fn unapplied_rejections(
         &self,
         filter: &RejectionFilter,
@@ -68,30 +68,30 @@ pub trait RejectionCatalog: Send + Sync {
     ) -> Result<Vec<Rejection>, StoreError>;
 }
 
-/// A page of parked notifications to look at.
+/// A page of parked notifications to read.
 #[derive(Debug, Clone, Copy)]
 pub struct ParkedQuery {
-    /// The page begins after the row with this id.
+    /// The id before the page: the page begins with the next one.
     pub after: i64,
-    /// Only notifications that are parked since this time or later can be applied.
+    /// The earliest time of parking. Notifications that were parked earlier have expired.
     pub since: Timestamp,
-    /// Whether only authenticated notifications can be applied.
+    /// True to skip notifications whose sender was not authenticated.
     pub authenticated_only: bool,
-    /// The most rows that are looked at.
+    /// The most rows in the page.
     pub limit: u32,
 }
 
 /// The most bytes of a body that are stored. Cloudflare's bodies are far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The most attempts to apply a parked notification whose row prevents it. The attempts are some seconds apart.
+/// The most failed attempts to apply a parked notification. The attempts are some seconds apart.
 pub(super) const MAX_ATTEMPTS: i32 = 20;
 
 /// A new row of `webhook_rejections`.
 pub(super) struct NewRejection {
     pub(super) received_at: Timestamp,
     pub(super) reason: RejectionReason,
-    /// The field and the rule that it breaks.
+    /// The invalid field and the rule that it breaks; empty for other reasons.
     pub(super) problem: String,
     pub(super) request_info: StoredRequestInfo,
     pub(super) cloudflare_id: Option<CloudflareId>,
@@ -103,17 +103,17 @@ pub(super) struct NewRejection {
 }
 
 impl NewRejection {
-    /// A notification whose body breaks a rule.
-    pub(super) fn broken(notification: &Notification, broken: &InvalidBody) -> Self {
-        let (reason, body) = (RejectionReason::InvalidPayload, broken.body.as_bytes());
+    /// Returns the rejection of a notification whose body breaks a rule.
+    pub(super) fn invalid_body(notification: &Notification, invalid: &InvalidBody) -> Self {
+        let (reason, body) = (RejectionReason::InvalidPayload, invalid.body.as_bytes());
         Self {
-            problem: broken.problem.clone(),
+            problem: invalid.problem.clone(),
             ..Self::new(notification, reason, None, body, RejectionState::Stored)
         }
     }
 
-    /// A notification for an image that has no row. It is parked, unless it is too long to be stored whole. Its JSON is stored in
-    /// canonical form, which parses as the body did.
+    /// Returns the rejection of a notification whose image has no row. It is parked, unless its body is too long to be stored
+    /// whole. The body is stored as canonical JSON, which parses to the same notification.
     pub(super) fn unknown_image(notification: &Notification, report: &Report) -> Self {
         let body = notification.payload.as_str().as_bytes();
         let state = if body.len() <= MAX_BODY_BYTES {
@@ -144,7 +144,7 @@ impl NewRejection {
         }
     }
 
-    /// Returns when it was parked, if it is.
+    /// Returns the time of parking, if it is parked.
     pub(super) fn parked_at(&self) -> Option<Timestamp> {
         (self.state == RejectionState::Parked).then_some(self.received_at)
     }
@@ -165,14 +165,15 @@ pub struct RefusalCount {
     pub count: i64,
 }
 
-/// The request of a webhook, as it is stored. All is text: an address may be a network's, and a later release may know other schemes.
+/// The request of a webhook, as stored. All fields are text: an address may be a network, and another release may have other
+/// schemes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRequestInfo {
     /// The request's id, as in the log.
     pub request_id: String,
     /// The client address, or the client network of a count.
     pub client_address: String,
-    /// The scheme that authenticated it; empty if no secret was configured.
+    /// The scheme that authenticated the request; empty if no secret was configured. For a count, the scheme that was tried.
     pub scheme: String,
 }
 
@@ -197,46 +198,46 @@ impl From<&RequestInfo> for StoredRequestInfo {
 pub struct Rejection {
     /// The row's id.
     pub id: i64,
-    /// When its last byte was read; the start of the minute of a count.
+    /// The time when the last byte of the body arrived; for a count, the start of its minute.
     pub received_at: Timestamp,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     pub status: i32,
-    /// The last part of the problem's type in the answer.
+    /// The last part of the problem `type` in the response.
     pub reason: String,
-    /// The field and the rule that it breaks.
+    /// The invalid field and the rule that it breaks; empty for other reasons.
     pub problem: String,
-    /// The request.
+    /// The request of the webhook.
     pub request_info: StoredRequestInfo,
-    /// The image that it is about, if that was understood.
+    /// Cloudflare's id of the image, if known.
     pub cloudflare_id: Option<String>,
-    /// The body or its beginning, if the sender was authenticated. Never logged.
+    /// The body or its beginning; `None` for a count and in a list. Never logged.
     pub body: Option<Body>,
     /// The length of the whole body.
     pub body_bytes: i32,
     /// The number of requests.
     pub count: i64,
-    /// Its state.
+    /// The rejection's state.
     pub state: RejectionState,
-    /// When it was applied, or when applying it was last attempted.
+    /// The time when it was applied, or of the last failed attempt.
     pub settled_at: Option<Timestamp>,
     /// The outcome, or the error of the last attempt.
     pub outcome: String,
 }
 
 impl Rejection {
-    /// Returns whether its sender was authenticated, not just accepted because no secret was configured.
+    /// Returns whether the sender was authenticated. It is false if the service ran without a secret.
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         !self.request_info.scheme.is_empty()
     }
 
-    /// Returns whether it was applied.
+    /// Returns whether the rejection was applied.
     #[must_use]
     pub fn is_applied(&self) -> bool {
         self.state == RejectionState::Applied
     }
 
-    /// Returns the body, if the whole of it was stored.
+    /// Returns the body, if it was stored completely.
     #[must_use]
     pub fn whole_body(&self) -> Option<&Body> {
         let body = self.body.as_ref()?;
@@ -249,29 +250,29 @@ impl Rejection {
 pub struct ParkedPage {
     /// The id of the last row of the page.
     pub last_id: i64,
-    /// Whether some rows of the page are parked for too long.
+    /// True if any row of the page has expired.
     pub has_expired: bool,
-    /// The rejections of the page that can be applied.
+    /// The rejections of the page that can be applied now.
     pub rejections: Vec<Rejection>,
 }
 
-/// Selects rejections.
+/// A selection of rejections. A field that is `None` selects all.
 #[derive(Debug, Clone, Default)]
 pub struct RejectionFilter {
-    /// Those that were refused for this reason.
+    /// The reason of the rejection.
     pub reason: Option<RejectionReason>,
-    /// Those in this state.
+    /// The state of the rejection.
     pub state: Option<RejectionState>,
-    /// Those that came at this time or later.
+    /// The earliest time of receipt.
     pub since: Option<Timestamp>,
 }
 
-/// Returns the state that the column `state` names.
-pub(super) fn rejection_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
+/// Parses the column `state`.
+pub(super) fn parse_state(name: &str, id: i64) -> Result<RejectionState, StoreError> {
     RejectionState::from_name(name).ok_or_else(|| StoreError::Undecodable {
         table: "webhook_rejections",
         column: "state",
         id: id.to_string(),
-        reason: "must be kept, parked, applied, failed or counted".to_owned(),
+        reason: "must be stored, parked, applied, failed or counted".to_owned(),
     })
 }

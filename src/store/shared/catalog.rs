@@ -1,4 +1,4 @@
-//! The catalog of images. See [`super`] for how it is mounted.
+//! The catalog of images, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
@@ -9,7 +9,7 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::store::catalog::{Catalog, DeleteOutcome, InsertOutcome};
 use crate::store::error::StoreError;
-use crate::store::inbox::record::{publish, suppressed};
+use crate::store::inbox::record::{publish, rows_suppressed};
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::Wakeups;
@@ -58,7 +58,7 @@ impl Catalog for Backend {
             } else {
                 ColumnSet::State
             };
-            // The lock comes first, so that the event shows the row that is deleted.
+            // The row is locked before it is read, so the event shows the row that is deleted.
             let Some(image) = tx.lock_images(&[id.as_str()], columns).await?.pop() else {
                 return Ok((DeleteOutcome::NotFound, Wakeups::default()));
             };
@@ -67,7 +67,7 @@ impl Catalog for Backend {
                 events.push(NewEvent::image_deleted(image.decode()?.row(), now));
             }
             if tx.delete_image(id).await? == 0 {
-                return Err(suppressed("cloudflare_images"));
+                return Err(rows_suppressed("cloudflare_images"));
             }
             let wakeups = publish(tx, &events, router).await?;
             Ok((DeleteOutcome::Deleted, wakeups))

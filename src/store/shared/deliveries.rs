@@ -1,4 +1,4 @@
-//! The catalog of deliveries. See [`super`] for how it is mounted.
+//! The catalog of deliveries, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 use sqlx::Row as _;
@@ -8,12 +8,13 @@ use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::outbox::{
-    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, delivery_status,
+    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, parse_status,
 };
 use crate::store::session::OperationError;
 
-/// Selects the newest deliveries. One alone is found by its id: a condition on an id that may be NULL would read the whole table.
-macro_rules! newest {
+/// The statement that selects the newest deliveries. `$id` is the condition on the id. It differs for a single delivery, because
+/// a condition on an id that may be NULL reads the whole table.
+macro_rules! newest_deliveries {
     ($id:literal) => {
         concat!(
             "-- deliveries_newest
@@ -37,8 +38,8 @@ macro_rules! newest {
     };
 }
 
-/// Makes completed deliveries due again; see `newest`.
-macro_rules! replay {
+/// The statement that makes completed deliveries due again. `$id` is as in `newest_deliveries`.
+macro_rules! replay_deliveries {
     ($id:literal) => {
         concat!(
             "-- deliveries_replay
@@ -59,7 +60,7 @@ impl DeliveryCatalog for Backend {
             id: Some(id),
             ..DeliveryFilter::default()
         };
-        let mut found = list(self, &filter, 1, Payload::Included).await?;
+        let mut found = list(self, &filter, 1, PayloadMode::Included).await?;
         Ok(found.pop())
     }
 
@@ -94,14 +95,14 @@ impl DeliveryCatalog for Backend {
         filter: &DeliveryFilter,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        list(self, filter, limit, Payload::Omitted).await
+        list(self, filter, limit, PayloadMode::Omitted).await
     }
 
     async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError> {
         self.write("replaying deliveries", async |connection| {
             let replayed = sqlx::query(match filter.id {
-                Some(_) => replay!("id = $1"),
-                None => replay!("CAST($1 AS bigint) IS NULL"),
+                Some(_) => replay_deliveries!("id = $1"),
+                None => replay_deliveries!("CAST($1 AS bigint) IS NULL"),
             })
             .bind(filter.id)
             .bind(filter.endpoint.as_deref())
@@ -148,9 +149,9 @@ impl DeliveryCatalog for Backend {
     }
 }
 
-/// Whether a list has the payloads of its deliveries.
+/// The presence of payloads in a list of deliveries.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Payload {
+enum PayloadMode {
     Included,
     Omitted,
 }
@@ -159,18 +160,18 @@ async fn list(
     backend: &Backend,
     filter: &DeliveryFilter,
     limit: u32,
-    payload: Payload,
+    payload: PayloadMode,
 ) -> Result<Vec<Delivery>, StoreError> {
     let listing = backend.read("listing deliveries", async |connection| {
         sqlx::query(match filter.id {
-            Some(_) => newest!("id = $1"),
-            None => newest!("CAST($1 AS bigint) IS NULL"),
+            Some(_) => newest_deliveries!("id = $1"),
+            None => newest_deliveries!("CAST($1 AS bigint) IS NULL"),
         })
         .bind(filter.id)
         .bind(filter.endpoint.as_deref())
         .bind(filter.status.map(DeliveryStatus::name))
         .bind(filter.since.map(bind_time))
-        .bind(payload == Payload::Included)
+        .bind(payload == PayloadMode::Included)
         .bind(i64::from(limit))
         .fetch_all(connection)
         .await?
@@ -190,7 +191,7 @@ fn read_delivery(row: &Row) -> Result<Delivery, OperationError> {
         model: row.try_get("model")?,
         image: row.try_get("image")?,
         endpoint: row.try_get("endpoint")?,
-        status: delivery_status(row.try_get("status")?, id)?,
+        status: parse_status(row.try_get("status")?, id)?,
         status_code: row.try_get("status_code")?,
         error: row.try_get("error")?,
         attempts: row.try_get("attempts")?,

@@ -1,4 +1,4 @@
-//! The inbox. See [`super`] for how it is mounted.
+//! The inbox, mounted into each backend (see [`super`]).
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
-//! The statements that are the same on both databases. This folder is mounted into each backend, as `postgres::shared` and as
-//! `sqlite::shared`, and names the backend's types through `columns`. So each statement is a literal that exists once.
+//! The statements that are the same on both databases.
+//!
+//! Each backend mounts this folder as a module, `postgres::shared` and `sqlite::shared`. Its code uses the backend's types
+//! through `super::columns`. So each statement is written once, as a literal.
 
 mod catalog;
 mod deliveries;

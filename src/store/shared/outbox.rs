@@ -1,4 +1,4 @@
-//! The outbox: settling deliveries, and pausing endpoints. See [`super`] for how it is mounted.
+//! The outbox, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
@@ -7,7 +7,7 @@ use super::outbox_statements::{claim, insert_attempts, settle};
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
-use crate::store::outbox::router::{OutboxBatch, Wakeups, notices};
+use crate::store::outbox::router::{OutboxBatch, Wakeups, alert_events};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
 use crate::store::session::TransactionMode;
 
@@ -23,14 +23,14 @@ impl Outbox for Backend {
             let settled = settle(tx, settlements).await?;
             let attempts: Vec<(i64, &NewAttempt)> = settlements
                 .iter()
-                .filter_map(|one| Some((one.delivery, one.attempt()?)))
+                .filter_map(|settlement| Some((settlement.delivery, settlement.attempt()?)))
                 .collect();
             if !attempts.is_empty() {
                 insert_attempts(tx, &attempts).await?;
             }
-            let (events, endpoints) = notices(settlements);
+            let (events, endpoints) = alert_events(settlements);
             if !events.is_empty() {
-                let batch = OutboxBatch::notices(&events, &endpoints);
+                let batch = OutboxBatch::alerts(&events, &endpoints);
                 tx.insert_events(&batch).await?;
             }
             Ok((settled, Wakeups::default()))
@@ -40,7 +40,7 @@ impl Outbox for Backend {
         Ok(settlements.len().saturating_sub(settled))
     }
 
-    async fn pause(&self, endpoint: &str, why: &str, now: Timestamp) -> Result<(), StoreError> {
+    async fn pause(&self, endpoint: &str, reason: &str, now: Timestamp) -> Result<(), StoreError> {
         self.write("pausing an endpoint", async |connection| {
             sqlx::query(
                 "-- endpoints_pause
@@ -49,7 +49,7 @@ impl Outbox for Backend {
             )
             .bind(endpoint)
             .bind(bind_time(now))
-            .bind(why)
+            .bind(reason)
             .execute(connection)
             .await?;
             Ok(())
@@ -57,7 +57,7 @@ impl Outbox for Backend {
         .await
     }
 
-    async fn resume(&self, endpoint: &str, because: Option<&str>) -> Result<bool, StoreError> {
+    async fn resume(&self, endpoint: &str, reason: Option<&str>) -> Result<bool, StoreError> {
         self.write("resuming an endpoint", async |connection| {
             let resumed = sqlx::query(
                 "-- endpoints_resume
@@ -65,7 +65,7 @@ impl Outbox for Backend {
                  WHERE name = $1 AND paused_at IS NOT NULL AND (CAST($2 AS text) IS NULL OR pause_reason = $2)",
             )
             .bind(endpoint)
-            .bind(because)
+            .bind(reason)
             .execute(connection)
             .await?;
             Ok(resumed.rows_affected() > 0)

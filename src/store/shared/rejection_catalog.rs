@@ -1,4 +1,4 @@
-//! The catalog of rejections. See [`super`] for how it is mounted.
+//! The catalog of rejections, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 use sqlx::Row as _;
@@ -10,11 +10,11 @@ use crate::domain::rejection::RejectionState;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::is_unapplied;
 use crate::store::rejections::{
-    Rejection, RejectionCatalog, RejectionFilter, StoredRequestInfo, rejection_state,
+    Rejection, RejectionCatalog, RejectionFilter, StoredRequestInfo, parse_state,
 };
 use crate::store::session::OperationError;
 
-/// The columns of a [`Rejection`].
+/// The columns of a [`Rejection`]. `$body` replaces the column `body`.
 macro_rules! rejection_columns {
     () => {
         rejection_columns!("body")
@@ -85,7 +85,7 @@ impl RejectionCatalog for Backend {
     }
 }
 
-/// Runs a statement whose parameters are those of the filter and then these numbers.
+/// Runs a statement. Its parameters are the fields of the filter, then `numbers`.
 async fn list(
     backend: &Backend,
     statement: &'static str,
@@ -124,7 +124,7 @@ pub(super) fn read_rejection(row: &Row) -> Result<Rejection, OperationError> {
         body: row.try_get::<Option<&[u8]>, _>("body")?.map(Body::from),
         body_bytes: row.try_get("body_bytes")?,
         count: row.try_get("count")?,
-        state: rejection_state(row.try_get("state")?, id)?,
+        state: parse_state(row.try_get("state")?, id)?,
         settled_at: read_time(row, "settled_at")?,
         outcome: row.try_get("outcome")?,
     })

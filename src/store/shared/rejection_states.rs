@@ -1,4 +1,4 @@
-//! Parking, applying and failing rejections. See [`super`] for how it is mounted.
+//! Parking, applying and expiring rejections, mounted into each backend (see [`super`]).
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ use crate::store::session::{OperationError, TransactionMode};
 
 #[async_trait]
 impl Rejections for Backend {
-    /// Each of the two statements is about a bounded number of rows, however many notifications are parked.
+    /// Each of the two statements reads at most `limit` rows, no matter how long the backlog is.
     async fn parked_page(&self, query: &ParkedQuery) -> Result<Option<ParkedPage>, StoreError> {
-        self.read("looking for parked notifications", async |connection| {
+        self.read("finding parked notifications", async |connection| {
             let (last_id, has_expired): (Option<i64>, bool) = sqlx::query_as(
                 "-- rejections_parked
                  SELECT max(id), count(*) FILTER (WHERE parked_at < $3) > 0
@@ -70,7 +70,7 @@ impl Rejections for Backend {
         now: Timestamp,
     ) -> Result<Vec<(i64, Outcome)>, StoreError> {
         self.transaction(
-            "applying what was rejected",
+            "applying rejections",
             TransactionMode::Durable,
             async |tx| record_rejected(tx, notifications, &self.policy, now).await,
         )
@@ -101,7 +101,7 @@ impl Rejections for Backend {
         last: i64,
         since: Timestamp,
     ) -> Result<(), StoreError> {
-        self.write("ending the parking of notifications", async |connection| {
+        self.write("expiring parked notifications", async |connection| {
             sqlx::query(
                 "-- rejections_expire_parked
                  UPDATE webhook_rejections SET state = 'stored' WHERE state = 'parked' AND id > $1 AND id <= $2 AND parked_at < $3",
@@ -117,32 +117,29 @@ impl Rejections for Backend {
     }
 
     async fn count(&self, counts: &[RefusalCount]) -> Result<(), StoreError> {
-        self.write("counting who was turned away", async |connection| {
+        self.write("counting refused requests", async |connection| {
             rejection_statements::count(connection, counts).await
         })
         .await
     }
 
     async fn record_failure(&self, id: i64, error: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.write(
-            "noting that a parked notification failed",
-            async |connection| {
-                sqlx::query(
-                    "-- rejections_record_failure
+        self.write("recording a failed notification", async |connection| {
+            sqlx::query(
+                "-- rejections_record_failure
                  UPDATE webhook_rejections
                  SET attempts = attempts + 1, outcome = $2, settled_at = $3,
                      state = CASE WHEN attempts + 1 >= $4 THEN 'failed' ELSE state END
                  WHERE id = $1 AND state = 'parked'",
-                )
-                .bind(id)
-                .bind(error)
-                .bind(bind_time(now))
-                .bind(MAX_ATTEMPTS)
-                .execute(connection)
-                .await?;
-                Ok(())
-            },
-        )
+            )
+            .bind(id)
+            .bind(error)
+            .bind(bind_time(now))
+            .bind(MAX_ATTEMPTS)
+            .execute(connection)
+            .await?;
+            Ok(())
+        })
         .await
     }
 }

@@ -1,4 +1,4 @@
-//! Pruning of old rows. See [`super`] for how it is mounted.
+//! Pruning of old rows, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
@@ -8,13 +8,14 @@ use crate::store::error::StoreError;
 use crate::store::retention::{Page, PageQuery, PrunableTable, PruneMode, Retention};
 use crate::store::session::OperationError;
 
-/// The statements about one table. `$1` is the id before the page, `$3` the time before which rows are old.
+/// The statements for one table. `$1` is the id before the page. `$3` is the time before which rows are old.
 struct Statements {
-    /// Returns the id of the page's last row, and whether any row is old. `$2` is the page's size.
+    /// The statement that selects the id of the page's last row, and whether any of its rows is old. `$2` is the size of the
+    /// page.
     page: &'static str,
-    /// Deletes the old rows up to the id `$2`.
+    /// The statement that deletes the old rows of the page. `$2` is the id of its last row.
     delete: &'static str,
-    /// Counts them.
+    /// The statement that counts the old rows of the page. `$2` is the id of its last row.
     count: &'static str,
 }
 
@@ -61,7 +62,7 @@ impl Retention for Backend {
             PrunableTable::Rejections => REJECTIONS,
             PrunableTable::Deliveries => DELIVERIES,
         };
-        self.write("looking for what is old", async |connection| {
+        self.write("pruning old rows", async |connection| {
             prune_page(connection, &statements, query).await
         })
         .await

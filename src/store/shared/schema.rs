@@ -1,11 +1,11 @@
-//! The schema. See [`super`] for how it is mounted.
+//! The schema, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
 
 use super::columns::Backend;
 use super::schema_statements::{SCHEMA_EXISTS, check_writable, migrate, migrator};
 use crate::store::error::StoreError;
-use crate::store::schema::{MIGRATIONS_TABLE, Schema, pending};
+use crate::store::schema::{MIGRATIONS_TABLE, Schema, pending_migrations};
 
 #[async_trait]
 impl Schema for Backend {
@@ -14,7 +14,7 @@ impl Schema for Backend {
     }
 
     async fn pending(&self) -> Result<Vec<i64>, StoreError> {
-        let looking = self.read("looking up the migrations", async |connection| {
+        let reading = self.read("reading the applied migrations", async |connection| {
             let exists: bool = sqlx::query_scalar(SCHEMA_EXISTS)
                 .bind(MIGRATIONS_TABLE)
                 .fetch_one(&mut *connection)
@@ -29,8 +29,8 @@ impl Schema for Backend {
             .fetch_all(connection)
             .await?)
         });
-        let applied: Vec<i64> = looking.await?;
-        Ok(pending(&migrator(), &applied))
+        let applied: Vec<i64> = reading.await?;
+        Ok(pending_migrations(&migrator(), &applied))
     }
 
     async fn check_writable(&self) -> Result<(), StoreError> {

@@ -1,9 +1,9 @@
-//! Checkpoints beside the writer: what is committed moves from the log ahead of the file (WAL) into the file, while the next
-//! batches are written. The writer itself would stand still for as long as the disk takes.
+//! Background checkpoints. A task copies committed pages from the write-ahead log (WAL) into the database file, while the writer
+//! writes the next batches. Otherwise the writer would wait for the disk during each checkpoint.
 //!
-//! Only the writer can begin the log anew: it must have found all of it moved, and nobody else at it. So once the log is long, this
-//! stands back until the writer has made a checkpoint of its own. Where the disk is too slow, that keeps the log from growing
-//! without end, and the writer waits for the disk.
+//! Only the writer can restart the WAL, and only if all pages were copied and no reader or checkpoint uses the WAL. So when the
+//! WAL is long, the task pauses and the writer runs checkpoints itself. On a slow disk the writer then waits, and the WAL stays
+//! bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,24 +17,26 @@ use tokio_util::task::TaskTracker;
 use crate::store::session::GuardedConnection;
 use crate::telemetry::chain;
 
-/// After so many notifications there is a checkpoint: some megabytes, which a disk takes in some milliseconds.
-pub(super) const NOTIFICATIONS: usize = 2000;
+/// The number of committed notifications and settlements between two checkpoints: some megabytes, which a disk writes in some
+/// milliseconds.
+pub(super) const WRITES_PER_CHECKPOINT: usize = 2000;
 
-/// From so many pages of 4 KiB on, the writer makes a checkpoint itself after each commit, until one has moved all of them and the
-/// log begins anew. Most will have been moved beside it by then.
-pub(super) const LONG_LOG_PAGES: i64 = 16_000;
+/// The number of WAL pages (of 4 KiB) from which the writer runs a checkpoint after each commit, until the WAL restarts. The task
+/// has copied most of the pages by then.
+pub(super) const LONG_WAL_PAGES: i64 = 16_000;
 
-/// The task that makes them. It ends with this.
-pub(super) struct Checkpoints {
+/// The handle of the checkpoint task. The task stops when the handle is dropped.
+pub(super) struct Checkpointer {
+    /// The request for a checkpoint.
     due: Arc<Notify>,
-    /// How many notifications were recorded since one was due.
-    recorded: AtomicUsize,
+    /// The number of notifications and settlements committed since the last request for a checkpoint.
+    committed: AtomicUsize,
     task: TaskTracker,
     stop: DropGuard,
 }
 
-impl Checkpoints {
-    /// Makes them over one of these connections.
+impl Checkpointer {
+    /// Starts the task. It uses a connection of this pool for each checkpoint.
     pub(super) fn start(pool: SqlitePool) -> Self {
         let due = Arc::new(Notify::new());
         let stop = CancellationToken::new();
@@ -43,22 +45,22 @@ impl Checkpoints {
         task.close();
         Self {
             due,
-            recorded: AtomicUsize::new(0),
+            committed: AtomicUsize::new(0),
             task,
             stop: stop.drop_guard(),
         }
     }
 
-    /// So many notifications more are committed.
-    pub(super) fn count(&self, notifications: usize) {
-        let recorded = notifications + self.recorded.fetch_add(notifications, Ordering::Relaxed);
-        if recorded >= NOTIFICATIONS {
-            self.recorded.store(0, Ordering::Relaxed);
+    /// Adds committed notifications or settlements. Requests a checkpoint if there are enough.
+    pub(super) fn count(&self, writes: usize) {
+        let committed = writes + self.committed.fetch_add(writes, Ordering::Relaxed);
+        if committed >= WRITES_PER_CHECKPOINT {
+            self.committed.store(0, Ordering::Relaxed);
             self.due.notify_one();
         }
     }
 
-    /// Ends the task, after the checkpoint that it is at.
+    /// Stops the task, and waits until a running checkpoint is complete.
     pub(super) async fn stop(&self) {
         self.stop.token().cancel();
         self.task.wait().await;
@@ -68,21 +70,21 @@ impl Checkpoints {
 async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
     while stop.run_until_cancelled(due.notified()).await.is_some() {
         match checkpoint(&pool).await {
-            Ok(pages) if pages >= LONG_LOG_PAGES => {
-                // What came due meanwhile says nothing about a commit that is still to come.
-                let _came_due = due.notified().now_or_never();
+            Ok(pages) if pages >= LONG_WAL_PAGES => {
+                // Discard an earlier request. The next one shows that the writer has committed since.
+                let _earlier_wakeup = due.notified().now_or_never();
                 stop.run_until_cancelled(due.notified()).await;
             }
             Ok(_) => {}
-            // Nothing is lost: the writer makes one itself when the log is long.
+            // No data is lost: the writer runs a checkpoint itself when the WAL is long.
             Err(error) => {
-                tracing::warn!(error = chain(&error), "a checkpoint of SQLite failed");
+                tracing::warn!(error = chain(&error), "SQLite checkpoint failed");
             }
         }
     }
 }
 
-/// Moves what can be moved without waiting for anybody (PASSIVE). How many pages the log has.
+/// Copies pages into the file without waiting for readers or the writer (PASSIVE). Returns the number of pages in the WAL.
 async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
     let mut guard = GuardedConnection::<Sqlite>::acquire(pool).await?;
     let (_busy, pages, _moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")

@@ -1,4 +1,4 @@
-//! Columns in SQLite: binding values, decoding rows, and the names that the shared statements use.
+//! Columns in SQLite: binding values, decoding rows, and the names that `shared` imports.
 
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -21,7 +21,7 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
      VALUES ($1, $2, $3, $4, $5, $5)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
-/// Deletes old deliveries. A trigger deletes their attempts, and the events that no other delivery refers to.
+/// The statement that deletes old deliveries. A trigger deletes their attempts, and events without other deliveries.
 pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
      DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL";
 
@@ -36,19 +36,19 @@ macro_rules! image_columns {
 }
 pub(super) use image_columns;
 
-/// Returns a time as it is bound.
+/// Converts a time for binding.
 pub(super) fn bind_time(time: Timestamp) -> String {
     time.to_string()
 }
 
-/// Returns a time from a column that no other program writes.
+/// Reads a time from a column that only this service writes.
 pub(super) fn read_time(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
     let text: Option<&str> = row.try_get(column)?;
     let time = text.map(Timestamp::parse_rfc3339).transpose();
     time.map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
-/// Returns an image from a row of [`image_columns`].
+/// Decodes an image from a row with the [`image_columns`].
 pub(super) fn read_image(row: &SqliteRow) -> Result<Image, OperationError> {
     let id = parse_uuid(row.try_get("id")?)?;
     let time = |column| parse_time(row.try_get(column)?, column, id);
@@ -72,7 +72,7 @@ pub(super) fn read_image(row: &SqliteRow) -> Result<Image, OperationError> {
     Ok(columns.decode()?)
 }
 
-/// Returns the UUID in the column `id` of an image.
+/// Parses the column `id` of an image.
 pub(super) fn parse_uuid(text: String) -> Result<Uuid, OperationError> {
     Uuid::parse_str(&text).map_err(|_| {
         StoreError::Undecodable {
@@ -85,8 +85,8 @@ pub(super) fn parse_uuid(text: String) -> Result<Uuid, OperationError> {
     })
 }
 
-/// Returns the time in a column of an image. SQLite has no type for times. This service writes RFC 3339; an app may have written
-/// the format of SQLite's `datetime()`, which is UTC without saying so.
+/// Parses a time in a column of an image. SQLite stores times as text. This service writes RFC 3339. An app may write the format
+/// of SQLite's `datetime()`, which is UTC without a suffix.
 pub(super) fn parse_time(
     text: Option<String>,
     column: &'static str,
@@ -101,12 +101,12 @@ pub(super) fn parse_time(
     Ok(Some(time))
 }
 
-/// Returns rows as a JSON array, to be bound and taken apart by `json_each`.
+/// Returns rows as a JSON array. The statement splits it with `json_each`.
 pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("texts, numbers and booleans are JSON")
 }
 
-/// Returns [`json`] of a row made of each item.
+/// Converts each item to a row, and returns the rows as a JSON array.
 pub(super) fn json_rows<'a, T, R: Serialize>(
     items: &'a [T],
     row: impl FnMut(&'a T) -> R,

@@ -1,4 +1,4 @@
-//! The file that was opened, and whether it is still where it was.
+//! Checks of the database file: its identity and its text encoding.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,25 +7,26 @@ use std::path::{Path, PathBuf};
 
 use crate::store::error::{DatabaseLabel, StoreError};
 
-/// A file, known again by its place on the disk. One that is moved away or deleted stays open, and what is written to it is lost to
-/// everybody who looks where it was.
+/// The identity of the opened file: its device and inode.
+///
+/// A file stays open after it was moved or deleted. Programs that open its path would not find later writes.
 pub(super) struct OpenedFile {
     path: PathBuf,
-    id: Option<(u64, u64)>,
+    file_id: Option<(u64, u64)>,
 }
 
 impl OpenedFile {
-    /// The file that is there now.
+    /// Returns the identity of the file that is at this path now.
     pub(super) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            id: id(path),
+            file_id: device_and_inode(path),
         }
     }
 
-    /// Fails when it is not there any more, or another is. Costs a look into the folder, some microseconds.
+    /// Fails if the path has no file or another file. Takes some microseconds for one `stat` call.
     pub(super) fn check(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
-        if id(&self.path) == self.id {
+        if device_and_inode(&self.path) == self.file_id {
             Ok(())
         } else {
             Err(StoreError::FileReplaced {
@@ -35,9 +36,11 @@ impl OpenedFile {
     }
 }
 
-/// How this file keeps its text, if it is not UTF-8: as the file's head says (SQLite's documentation, "Database File Format", 1.3.13). Nothing
-/// is changed by looking, as it would be by opening a database. One that is yet to be made keeps it as we do.
-pub(super) fn other_encoding(path: &Path) -> Option<&'static str> {
+/// Returns the text encoding of this file, if it is not UTF-8. Returns `None` for a missing file, which is created as UTF-8.
+///
+/// Reads only the file's header (SQLite documentation, "Database File Format", 1.3.13). Opening the database could change the
+/// file.
+pub(super) fn non_utf8_encoding(path: &Path) -> Option<&'static str> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
     let mut head = [0; 60];
     File::open(path).ok()?.read_exact(&mut head).ok()?;
@@ -49,7 +52,7 @@ pub(super) fn other_encoding(path: &Path) -> Option<&'static str> {
     }
 }
 
-fn id(path: &Path) -> Option<(u64, u64)> {
+fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }

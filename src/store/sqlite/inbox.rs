@@ -1,5 +1,5 @@
-//! Recording notifications in SQLite. A set of rows is a JSON array of arrays, which `json_each` takes apart: each statement is a
-//! round trip to SQLite's thread, and costs more than most rows do.
+//! Recording notifications in SQLite. Rows are bound as one JSON array, which the statement splits with `json_each`. One
+//! statement for all rows is faster, because each statement is a round trip to SQLite's thread.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -10,10 +10,10 @@ use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::inbox::columns::{
-    DetailColumns, StateColumns, detail_columns, details_at, extra_columns,
+    DetailColumns, StateColumns, detail_columns, encode_details_at, extra_columns,
 };
 use crate::store::inbox::image_update::ChangedImage;
-use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, Written};
+use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport, WriteResult};
 use crate::store::session::OperationError;
 
 impl ImageStatements for SqliteConnection {
@@ -23,7 +23,7 @@ impl ImageStatements for SqliteConnection {
         now: Timestamp,
     ) -> Result<Vec<String>, OperationError> {
         Ok(sqlx::query_scalar(
-            // Without a WHERE, ON would be read as part of a join.
+            // Without WHERE, SQLite would parse ON as a part of a join.
             "-- inbox_insert_missing
              INSERT INTO cloudflare_images (cloudflare_id, created_at, updated_at)
              SELECT value, $2, $2 FROM json_each($1) WHERE true
@@ -36,8 +36,8 @@ impl ImageStatements for SqliteConnection {
         .await?)
     }
 
-    /// The write lock is held, so no row needs a lock of its own. All rows come as one value: each would be a round trip to
-    /// SQLite's thread.
+    /// Needs no row locks, because the transaction has the write lock. Returns all rows as one JSON value, because each row would
+    /// be a round trip to SQLite's thread.
     async fn lock_images(
         &mut self,
         ids: &[&str],
@@ -55,8 +55,8 @@ impl ImageStatements for SqliteConnection {
         .bind(columns.has_extra())
         .fetch_one(self)
         .await?;
-        let images: Vec<JsonColumns> =
-            serde_json::from_str(&images).map_err(|_| sqlx::Error::Decode(WrongType.into()))?;
+        let images: Vec<JsonColumns> = serde_json::from_str(&images)
+            .map_err(|_| sqlx::Error::Decode(UnexpectedColumnType.into()))?;
         images.into_iter().map(JsonColumns::read).collect()
     }
 
@@ -89,8 +89,8 @@ impl ImageStatements for SqliteConnection {
         images: &[ChangedImage],
         entries: &[AuditEntry],
         with_entry_ids: bool,
-    ) -> Result<Written, OperationError> {
-        let mut written = Written::default();
+    ) -> Result<WriteResult, OperationError> {
+        let mut written = WriteResult::default();
         if !images.is_empty() {
             written.images = update_images(self, images).await?;
         }
@@ -111,7 +111,7 @@ impl ImageStatements for SqliteConnection {
     }
 }
 
-/// A row is found by its `cloudflare_id`: a UUID in `id` can be spelled in several ways, and stays as the app spelled it.
+/// Updates images. Finds rows by `cloudflare_id`, because an app may have written the UUID in `id` in another spelling.
 async fn update_images(
     connection: &mut SqliteConnection,
     images: &[ChangedImage],
@@ -129,7 +129,7 @@ async fn update_images(
             details.require_signed_urls.value,
             image.variants(),
             image.cloudflare_metadata(),
-            details_at(details),
+            encode_details_at(details),
             image.updated_at.to_string(),
         )
     });
@@ -150,7 +150,7 @@ async fn update_images(
     .rows_affected())
 }
 
-/// Each returned id is a round trip to SQLite's thread, so the ids are returned only if an endpoint wants them.
+/// Inserts audit log entries. Returns their ids only if requested, because each returned row is a round trip to SQLite's thread.
 async fn insert_entries(
     connection: &mut SqliteConnection,
     entries: &[AuditEntry],
@@ -183,12 +183,12 @@ async fn insert_entries(
     }
     let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(rows);
     let mut ids: Vec<i64> = inserted.fetch_all(connection).await?;
-    // SQLite may return them in any order, but has assigned them in the order of the entries.
+    // SQLite assigns the ids in the order of the entries, but may return them in any order.
     ids.sort_unstable();
     Ok(ids)
 }
 
-/// The columns of [`StateColumns`], as `json_array` writes them.
+/// The columns of [`StateColumns`], in the order of the `json_array` call.
 #[derive(Deserialize)]
 struct JsonColumns(
     String,
@@ -202,9 +202,12 @@ struct JsonColumns(
     Option<Box<RawValue>>,
 );
 
+/// The error of a column whose JSON value has the wrong type.
 #[derive(Debug, thiserror::Error)]
-#[error("a row of cloudflare_images has text where a number belongs, or the other way round")]
-struct WrongType;
+#[error(
+    "a row of cloudflare_images has a value of the wrong type, such as text instead of a number"
+)]
+struct UnexpectedColumnType;
 
 impl JsonColumns {
     fn read(self) -> Result<StateColumns, OperationError> {

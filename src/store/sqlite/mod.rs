@@ -1,4 +1,4 @@
-//! SQLite: a session, the statements that only SQLite has, and the statements that are the same on both databases.
+//! The SQLite backend: its session, its own statements, and the statements that both backends share.
 
 mod checkpoints;
 mod columns;

@@ -1,4 +1,4 @@
-//! The outbox in SQLite.
+//! The outbox statements that only SQLite uses.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -13,8 +13,9 @@ use crate::store::outbox::router::{OutboxBatch, Wakeups};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
 
-/// The deliveries to the endpoint `$1` that are due at `$2`; in order if `$3`.
-macro_rules! due {
+/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3`, only those without an earlier open delivery of the same
+/// image.
+macro_rules! due_deliveries {
     () => {
         "FROM relay_deliveries AS delivery
          WHERE endpoint = $1 AND due_at <= $2
@@ -27,26 +28,26 @@ macro_rules! due {
     };
 }
 
-/// Leases due deliveries. Reads before it takes the write lock: mostly nothing is due, and recording would wait for the lock.
+/// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
 pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
     const ACTION: &str = "claiming deliveries";
-    let looking = backend.read(ACTION, async |connection| {
+    let checking = backend.read(ACTION, async |connection| {
         is_any_due(connection, claim).await
     });
-    if !looking.await? {
+    if !checking.await? {
         return Ok(Vec::new());
     }
     let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
-        Ok((lease(tx, claim).await?, Wakeups::default()))
+        Ok((lease_due(tx, claim).await?, Wakeups::default()))
     });
     claiming.await
 }
 
 impl EventStatements for SqliteConnection {
-    /// SQLite has no channels, and the configuration refuses one.
+    /// Sends no announcements: SQLite has no channels, and the configuration rejects one.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
-        // A payload is JSON itself. Within the JSON of the rows it would be escaped and parsed, which takes longer than all else
-        // here. So all payloads are one blob, and each row has the place of its own.
+        // Payloads inside the JSON of the rows would be escaped and parsed again, which would take most of the time here. So all
+        // payloads are one blob, and each row has the offset and length of its payload.
         let mut payloads = Vec::new();
         let rows = json_rows(&batch.events, |event| {
             let begin = payloads.len() + 1;
@@ -54,7 +55,7 @@ impl EventStatements for SqliteConnection {
             (
                 &event.id,
                 event.event,
-                event.label,
+                event.model_label,
                 event.image.as_ref().map(CloudflareId::as_str),
                 begin,
                 event.payload.len(),
@@ -104,7 +105,7 @@ async fn is_any_due(
     Ok(sqlx::query_scalar(concat!(
         "-- outbox_claim
          SELECT EXISTS (SELECT 1 ",
-        due!(),
+        due_deliveries!(),
         ")"
     ))
     .bind(claim.endpoint)
@@ -114,14 +115,14 @@ async fn is_any_due(
     .await?)
 }
 
-async fn lease(
+async fn lease_due(
     connection: &mut SqliteConnection,
     claim: &Claim<'_>,
 ) -> Result<Vec<Leased>, OperationError> {
     sqlx::query(concat!(
         "-- outbox_claim
          UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
-        due!(),
+        due_deliveries!(),
         " ORDER BY due_at, id LIMIT $4)",
     ))
     .bind(claim.endpoint)
@@ -163,17 +164,17 @@ pub(super) async fn settle(
     connection: &mut SqliteConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let rows = json_rows(settlements, |one| {
+    let rows = json_rows(settlements, |settlement| {
         (
-            one.delivery,
-            &*one.lease,
-            one.status().name(),
-            one.due_at().map(|at| at.to_string()),
-            one.completed_at().map(|at| at.to_string()),
-            one.attempt().map(|attempt| attempt.number),
-            one.status_code(),
-            one.error(),
-            one.sent(),
+            settlement.delivery,
+            &*settlement.lease,
+            settlement.status().name(),
+            settlement.due_at().map(|at| at.to_string()),
+            settlement.completed_at().map(|at| at.to_string()),
+            settlement.attempt().map(|attempt| attempt.number),
+            settlement.status_code(),
+            settlement.error(),
+            settlement.sent(),
         )
     });
     let settled = sqlx::query(

@@ -1,4 +1,4 @@
-//! Rejections in SQLite: the statements that write sets of rows.
+//! The rejection statements that only SQLite uses.
 
 use sqlx::SqliteConnection;
 
@@ -9,7 +9,7 @@ use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
-/// Adds to the counts of refused requests.
+/// Adds counts of refused requests to the stored counts.
 pub(super) async fn count(
     connection: &mut SqliteConnection,
     counts: &[RefusalCount],
@@ -25,7 +25,7 @@ pub(super) async fn count(
         )
     });
     sqlx::query(
-        // Without a WHERE, ON would be read as part of a join.
+        // Without WHERE, SQLite would parse ON as a part of a join.
         "-- rejections_count
          INSERT INTO webhook_rejections (received_at, status, reason, scheme, client_address, count, state)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, 'counted' FROM jsonb_each($1) WHERE true
@@ -39,7 +39,7 @@ pub(super) async fn count(
 }
 
 impl RejectionStatements for SqliteConnection {
-    /// The bodies are bound in hexadecimal, since JSON has no bytes.
+    /// Binds the bodies in hexadecimal, because JSON has no bytes.
     async fn insert_rejections(
         &mut self,
         rejections: &[NewRejection],
@@ -74,7 +74,7 @@ impl RejectionStatements for SqliteConnection {
         Ok(())
     }
 
-    /// The write lock is held, so no row needs a lock of its own.
+    /// Needs no row locks, because the transaction has the write lock.
     async fn lock_unapplied(&mut self, ids: &[i64]) -> Result<Vec<i64>, OperationError> {
         Ok(sqlx::query_scalar(
             concat!(

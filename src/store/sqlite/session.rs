@@ -1,4 +1,4 @@
-//! A session of SQLite: one writer, a few readers, and the three ways to use them.
+//! The SQLite session: one writer, a few readers, and the methods `read`, `write` and `transaction`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,82 +10,84 @@ use sqlx::sqlite::{
 use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
 use tokio::time::Instant;
 
-use super::checkpoints::{Checkpoints, LONG_LOG_PAGES};
+use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
 use super::file::{self, OpenedFile};
 use crate::store::error::{DatabaseLabel, ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::{GuardedConnection, OperationError, Operations, TransactionMode};
+use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
 
-/// Readers see the last commit and never wait for the writer. Few are needed, since only people and probes read.
+/// The most read connections. Only commands, background tasks and health checks read. Readers see the last commit and never wait
+/// for the writer.
 const MAX_READERS: u32 = 4;
 
-/// The part of the file that each connection keeps in memory. A negative number is in KiB.
+/// The page cache of each connection. A negative number means KiB.
 const CACHE_KIB: &str = "-8192";
 
-/// The size in bytes to which the log's file is cut when the log begins anew.
-pub(super) const LOG_BYTES: i64 = LONG_LOG_PAGES * 4096;
+/// The size in bytes to which SQLite truncates the WAL file when the WAL restarts.
+pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
 
-/// The time before the next attempt to open a file that another process has locked.
+/// The time between attempts to open a file that another process has locked.
 pub(super) const OPEN_RETRY: Duration = Duration::from_millis(20);
 
-/// Takes the write lock before anything is read, so that what is read cannot change until the commit.
+/// The statement that begins a transaction and takes the write lock. So rows that the transaction reads cannot change before its
+/// commit.
 pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 const BEGIN_WITHOUT_FSYNC: &str = "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE";
 
-/// Makes the commits of the next user of the writer durable again.
+/// The statement that restores durable commits for the next use of the writer.
 const RESTORE_FSYNC: &str = "PRAGMA synchronous = FULL";
 
 /// A SQLite database.
 pub(in crate::store) struct Sqlite {
-    /// The only connection that writes: SQLite has one writer at a time, and the pool's queue is fairer than SQLite's lock.
+    /// The only connection that writes. SQLite allows one writer at a time, and the pool's queue is fairer than SQLite's lock.
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
-    checkpoints: Checkpoints,
+    checkpointer: Checkpointer,
     file: OpenedFile,
-    pub(super) operations: Operations,
+    pub(super) runner: OperationRunner,
     pub(super) policy: RecordPolicy,
 }
 
 impl Sqlite {
-    /// Opens the file, and makes it and its folder when they are missing.
+    /// Opens the file. Creates the file and its folder if they are missing.
     pub(in crate::store) async fn open(
         path: &Path,
         settings: &Settings,
         policy: RecordPolicy,
     ) -> Result<Self, StoreError> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder {
+            std::fs::create_dir_all(folder).map_err(|source| StoreError::CreateFolder {
                 folder: folder.to_owned(),
                 source,
             })?;
         }
         let database: DatabaseLabel = path.display().to_string().into();
-        if let Some(encoding) = file::other_encoding(path) {
-            return Err(StoreError::Encoding { database, encoding });
+        if let Some(encoding) = file::non_utf8_encoding(path) {
+            return Err(StoreError::UnsupportedEncoding { database, encoding });
         }
-        let operations = Operations {
+        let runner = OperationRunner {
             database,
             deadline: settings.timeout_secs.seconds(),
             classify,
         };
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
-        // Other processes may write too. Waiting for their lock ends shortly before the operation's deadline, so that the error
-        // names the lock.
-        let lock_timeout = operations.deadline.mul_f64(0.9);
+        // Another process may hold the write lock. The wait for it is shorter than the deadline, so the error says that the
+        // database is locked.
+        let lock_timeout = runner.deadline.mul_f64(0.9);
         let options = options(path, lock_timeout);
 
         let opening = open_writer(&options, acquire_timeout, lock_timeout);
-        let writer = operations.run("opening the file", opening).await?;
+        let writer = runner.run("opening the file", opening).await?;
         let readers =
             pool(MAX_READERS, acquire_timeout).connect_lazy_with(options.create_if_missing(false));
         Ok(Self {
             writer,
-            checkpoints: Checkpoints::start(readers.clone()),
+            checkpointer: Checkpointer::start(readers.clone()),
             readers,
             file: OpenedFile::at(path),
-            operations,
+            runner,
             policy,
         })
     }
@@ -102,10 +104,10 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, reading).await
+        self.runner.run(action, reading).await
     }
 
-    /// Runs an operation whose statements each commit themselves.
+    /// Runs an operation without a transaction: each statement commits itself.
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
@@ -117,10 +119,10 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, writing).await
+        self.runner.run(action, writing).await
     }
 
-    /// Runs an operation in a transaction, commits it, and wakes the workers.
+    /// Runs an operation in a transaction, commits, and wakes the workers.
     pub(super) async fn transaction<T>(
         &self,
         action: &'static str,
@@ -146,25 +148,25 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.operations.run(action, transaction).await
+        self.runner.run(action, transaction).await
     }
 
-    /// Counts committed rows, so that a checkpoint is made when there are enough.
-    pub(super) fn count_committed(&self, rows: usize) {
-        self.checkpoints.count(rows);
+    /// Reports committed notifications or settlements to the checkpoint task.
+    pub(super) fn count_committed(&self, writes: usize) {
+        self.checkpointer.count(writes);
     }
 
-    /// Stops the checkpoints, and closes every connection.
+    /// Stops the checkpoint task, and closes every connection.
     pub(in crate::store) async fn close(&self) {
-        self.checkpoints.stop().await;
+        self.checkpointer.stop().await;
         self.readers.close().await;
         self.writer.close().await;
     }
 
-    /// Waits for the writer. Fails when the file was moved or deleted: a write to it would be lost for everyone who looks at its
-    /// path.
+    /// Waits for the writer. Fails if the file was moved or deleted, because programs that open its path would not find the
+    /// write.
     async fn acquire_writer(&self) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
-        self.file.check(&self.operations.database)?;
+        self.file.check(&self.runner.database)?;
         Ok(GuardedConnection::acquire(&self.writer).await?)
     }
 }
@@ -174,14 +176,14 @@ fn options(path: &Path, lock_timeout: Duration) -> SqliteConnectOptions {
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // With WAL, anything less than FULL can lose the last commits when the power fails.
+        // In WAL mode, any level below FULL can lose the last commits in a power failure.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .pragma("cache_size", CACHE_KIB)
-        // The undo data of a statement is kept in memory, not in a file.
+        // The undo data of a statement is stored in memory, not in a file.
         .pragma("temp_store", "MEMORY")
-        .pragma("wal_autocheckpoint", LONG_LOG_PAGES.to_string())
-        .pragma("journal_size_limit", LOG_BYTES.to_string())
+        .pragma("wal_autocheckpoint", LONG_WAL_PAGES.to_string())
+        .pragma("journal_size_limit", MAX_WAL_BYTES.to_string())
         .busy_timeout(lock_timeout)
 }
 
@@ -194,17 +196,17 @@ fn pool(connections: u32, acquire_timeout: Duration) -> SqlitePoolOptions {
         .max_lifetime(None)
 }
 
-/// Opens the writer, and retries while another process locks the file. SQLite itself does not wait for a process that switches a
-/// new file to WAL: it sees a deadlock there.
+/// Opens the writer. Retries while another process locks the file: SQLite fails at once if another process uses a file that it
+/// must switch to WAL mode.
 async fn open_writer(
     options: &SqliteConnectOptions,
     acquire_timeout: Duration,
     lock_timeout: Duration,
 ) -> Result<SqlitePool, OperationError> {
-    let give_up = Instant::now() + lock_timeout;
+    let give_up_at = Instant::now() + lock_timeout;
     loop {
         match pool(1, acquire_timeout).connect_with(options.clone()).await {
-            Err(error) if is_busy(&error) && Instant::now() < give_up => {
+            Err(error) if is_busy(&error) && Instant::now() < give_up_at => {
                 tokio::time::sleep(OPEN_RETRY).await;
             }
             opened => return Ok(opened?),
@@ -212,25 +214,25 @@ async fn open_writer(
     }
 }
 
-/// The code of a file that another process has locked.
+/// The result code `SQLITE_BUSY`: another process has locked the file.
 const BUSY: u32 = 5;
 
 fn is_busy(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if primary_code(&**error) == Some(BUSY))
 }
 
-/// Classifies an error by its code (SQLite's documentation, "Result and Error Codes"). All codes that are not listed may be about
-/// a row or a value: a constraint, an app's trigger, a BLOB in a row that becomes JSON.
+/// Classifies an error by its code (SQLite documentation, "Result and Error Codes"). Any other code may concern a single row: a
+/// constraint, an app's trigger, or a BLOB in a row that is converted to JSON.
 fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     const SYSTEMIC: [u32; 9] = [
-        BUSY, // another process writes
+        BUSY, // another process has the lock
         6,    // LOCKED
         7,    // NOMEM
         8,    // READONLY
         10,   // IOERR
         13,   // FULL
         14,   // CANTOPEN
-        15,   // PROTOCOL: of locking
+        15,   // PROTOCOL: a locking error
         26,   // NOTADB
     ];
     if primary_code(error).is_some_and(|code| SYSTEMIC.contains(&code)) {
@@ -242,6 +244,6 @@ fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
 
 fn primary_code(error: &(dyn DatabaseError + 'static)) -> Option<u32> {
     let code = error.try_downcast_ref::<SqliteError>()?.code()?;
-    // The lowest byte of an extended code is its primary code.
+    // The lowest byte of an extended result code is its primary code.
     Some(code.parse::<u32>().ok()? & 0xff)
 }

@@ -8,8 +8,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, Row, SqliteConnection};
 use tempfile::TempDir;
 
-use super::checkpoints::NOTIFICATIONS;
-use super::session::{LOG_BYTES, OPEN_RETRY, Sqlite};
+use super::checkpoints::WRITES_PER_CHECKPOINT;
+use super::session::{MAX_WAL_BYTES, OPEN_RETRY, Sqlite};
 use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, RequestInfo, UnknownImages};
@@ -169,7 +169,8 @@ async fn writer_recovers_from_full_disk() {
 #[tokio::test]
 async fn checkpoints_run_without_the_writer() {
     let (folder, database) = migrated().await;
-    let batch = vec![test_message(Json::from_canonical("{}".to_owned())); NOTIFICATIONS / 2];
+    let batch =
+        vec![test_message(Json::from_canonical("{}".to_owned())); WRITES_PER_CHECKPOINT / 2];
 
     for _ in 0..2 {
         database.record(&batch).await.expect("it is recorded");
@@ -208,7 +209,7 @@ async fn long_log_is_reset() {
     }
 
     let ahead = std::fs::metadata(folder.path().join("images.db-wal")).expect("there is a log");
-    let long = u64::try_from(LOG_BYTES).expect("positive");
+    let long = u64::try_from(MAX_WAL_BYTES).expect("positive");
     let batch = 8 * 1024 * 1024;
     assert!(
         ahead.len() < long + 2 * batch,

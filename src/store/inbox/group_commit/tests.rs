@@ -26,7 +26,7 @@ const UNKNOWN: &str = "unknown";
 const LAST: &str = "last";
 
 /// The longest wait of a call.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 struct Below {
     batches: Mutex<Vec<Vec<String>>>,
@@ -45,7 +45,7 @@ impl Default for Below {
 
 #[async_trait]
 impl Inbox for Below {
-    async fn record(&self, notifications: &[Arc<Notification>]) -> Answer {
+    async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         let ids: Vec<String> = notifications
             .iter()
             .map(|notification| id(notification))
@@ -71,7 +71,7 @@ impl Inbox for Below {
             return Err(StoreError::OperationTimeout {
                 database: "here".into(),
                 action: "recording",
-                deadline: PATIENCE,
+                deadline: MAX_WAIT,
             });
         }
         if has(LAST) {
@@ -118,7 +118,7 @@ struct Bench {
     writer: JoinHandle<()>,
 }
 
-fn group_commit(below: &Arc<Below>, limits: Limits) -> (Arc<GroupCommit>, Vec<Writer>) {
+fn group_commit(below: &Arc<Below>, limits: GroupCommitLimits) -> (Arc<GroupCommit>, Vec<Writer>) {
     let below: Arc<dyn Inbox> = below.clone();
     let (inbox, writers) = GroupCommit::new(&below, limits, &InboxMetrics::default());
     (Arc::new(inbox), writers)
@@ -134,11 +134,11 @@ async fn run_other_tasks() {
 impl Bench {
     fn new(queue: usize, batch: usize) -> Self {
         let below = Arc::new(Below::default());
-        let limits = Limits {
+        let limits = GroupCommitLimits {
             writers: 1,
             queue,
             batch,
-            patience: PATIENCE,
+            max_wait: MAX_WAIT,
         };
         let (inbox, mut writers) = group_commit(&below, limits);
         let stop = CancellationToken::new();
@@ -152,7 +152,7 @@ impl Bench {
     }
 
     /// Records each image in a call of its own. Waits until all calls are queued.
-    async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<Answer>> {
+    async fn call(&self, ids: &[&str]) -> Vec<JoinHandle<RecordResult>> {
         let mut calls = Vec::new();
         for id in ids {
             let (inbox, notification) = (self.inbox.clone(), notification(id));
@@ -173,7 +173,7 @@ impl Bench {
     }
 }
 
-async fn answers(calls: Vec<JoinHandle<Answer>>) -> Vec<String> {
+async fn answers(calls: Vec<JoinHandle<RecordResult>>) -> Vec<String> {
     let mut answers = Vec::new();
     for call in calls {
         answers.push(match call.await.expect("no panic") {
@@ -186,8 +186,8 @@ async fn answers(calls: Vec<JoinHandle<Answer>>) -> Vec<String> {
 
 const RECORDED: &str = "[Ignored]";
 const IS_POISONED: &str =
-    "cloudflare_images.details_at of row poisoned cannot be understood: it is poisoned";
-const IS_AWAY: &str = "the database at here failed at recording";
+    "cloudflare_images.details_at of row poisoned cannot be decoded: the value is poisoned";
+const IS_AWAY: &str = "database here: recording failed";
 
 #[tokio::test]
 async fn queued_calls_form_next_batch() {
@@ -261,7 +261,10 @@ async fn callers_get_their_own_results() {
 async fn poisoned_call_fails_alone() {
     for (poison, error) in [
         (POISONED, IS_POISONED),
-        (PANICKING, "recording notifications panicked"),
+        (
+            PANICKING,
+            "recording notifications panicked; the panic message is in the log",
+        ),
     ] {
         let bench = Bench::new(10, 10);
         let mut calls = bench.call(&["first"]).await;
@@ -332,7 +335,7 @@ async fn full_queue_rejects_until_it_drains() {
     assert!(refused[0].is_finished(), "it does not wait for room");
     assert_eq!(
         answers(refused).await,
-        ["too many notifications wait to be recorded already (database.queue_limit)"]
+        ["the queue of notifications is full (database.queue_limit)"]
     );
     bench.let_write(10);
     assert_eq!(answers(calls).await, [RECORDED; 3]);
@@ -367,7 +370,7 @@ async fn stop_writes_queued_calls_and_rejects_new() {
     bench.writer.await.expect("no panic");
 
     assert_eq!(answers(calls).await, [RECORDED; 4]);
-    assert_eq!(answers(late).await, ["the service is stopping"]);
+    assert_eq!(answers(late).await, ["the service is shutting down"]);
 }
 
 #[tokio::test]
@@ -381,11 +384,11 @@ async fn idle_writer_stops_on_request() {
 
 #[tokio::test]
 async fn calls_for_one_image_share_a_writer() {
-    let limits = Limits {
+    let limits = GroupCommitLimits {
         writers: 4,
         queue: 1_000,
         batch: 10,
-        patience: PATIENCE,
+        max_wait: MAX_WAIT,
     };
     let (inbox, writers) = group_commit(&Arc::default(), limits);
     for number in 0..400 {
@@ -417,14 +420,14 @@ async fn expired_call_is_not_written() {
     let bench = Bench::new(10, 10);
     let mut calls = bench.call(&["first"]).await;
     let late = bench.call(&["a"]).await;
-    tokio::time::advance(PATIENCE).await;
+    tokio::time::advance(MAX_WAIT).await;
     calls.extend(bench.call(&["b"]).await);
 
     bench.let_write(10);
 
     assert_eq!(
         answers(late).await,
-        ["a notification waited for more than 10 s to be recorded (database.timeout_secs)"]
+        ["a notification waited in the queue for 10 s (database.timeout_secs)"]
     );
     assert_eq!(answers(calls).await, [RECORDED; 2]);
     assert_eq!(
@@ -447,7 +450,7 @@ async fn timeout_shrinks_batches_until_recovery() {
     // The slow batch also contains the first four of `next`. All its calls time out.
     assert_eq!(
         answers(slow).await,
-        ["the database at here did not manage recording within 10 s (database.timeout_secs)"; 4]
+        ["database here: recording took longer than 10 s (database.timeout_secs)"; 4]
     );
     let next = answers(next).await;
     let recorded = next.iter().filter(|answer| *answer == RECORDED);
