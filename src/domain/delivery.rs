@@ -71,12 +71,12 @@ pub(crate) enum RetryDecision {
 const GONE: u16 = 410;
 
 /// By how much of itself a wait is lengthened at the most, so that what failed at the same time is not tried at the same time.
-const JITTER: f64 = 0.25;
+const MAX_JITTER: f64 = 0.25;
 
 impl RetryPolicy {
     /// What follows from the `attempts`th try, counted from 1. `chance` is from 0 to 1.
-    pub(crate) fn next(&self, attempts: u32, tried: AttemptResult, chance: f64) -> RetryDecision {
-        let asked_for = match tried {
+    pub(crate) fn next(&self, attempt: u32, result: AttemptResult, fraction: f64) -> RetryDecision {
+        let requested = match result {
             AttemptResult::Acknowledged => return RetryDecision::Delivered,
             AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
                 return RetryDecision::Delivered;
@@ -90,15 +90,15 @@ impl RetryPolicy {
             AttemptResult::Response { retry_after, .. } => retry_after.unwrap_or_default(),
             AttemptResult::NoResponse => Duration::ZERO,
         };
-        if attempts > self.max_retries {
+        if attempt > self.max_retries {
             return RetryDecision::Fail;
         }
-        let wait = self.backoff(attempts).max(asked_for).min(self.max_delay);
-        RetryDecision::Retry(wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)))
+        let wait = self.backoff(attempt).max(requested).min(self.max_delay);
+        RetryDecision::Retry(wait.mul_f64(1.0 + MAX_JITTER * fraction.clamp(0.0, 1.0)))
     }
 
-    fn backoff(&self, attempts: u32) -> Duration {
-        let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
+    fn backoff(&self, attempt: u32) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.delay.as_secs_f64() * self.backoff_factor.powi(exponent);
         Duration::try_from_secs_f64(seconds).unwrap_or(self.max_delay)
     }

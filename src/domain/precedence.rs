@@ -62,13 +62,13 @@ impl EffectiveTime {
 /// redelivery.
 pub(super) fn decide<S: Ord, T: TieBreak>(
     effective: EffectiveTime,
-    (since, value): (S, &T),
-    (stored_since, stored): (Option<S>, &T),
+    (rank, value): (S, &T),
+    (stored_rank, stored): (Option<S>, &T),
 ) -> Effect {
     if matches!(effective, EffectiveTime::Received(_)) && value.tie_break() == stored.tie_break() {
         return Effect::Duplicate;
     }
-    match (Some(since), value.tie_break()).cmp(&(stored_since, stored.tie_break())) {
+    match (Some(rank), value.tie_break()).cmp(&(stored_rank, stored.tie_break())) {
         Ordering::Greater => Effect::Applied,
         Ordering::Equal => Effect::Duplicate,
         Ordering::Less => Effect::Stale,

@@ -31,8 +31,8 @@ impl Timestamp {
 
     /// Reads a date-time of RFC 3339, section 5.6. What is finer than a microsecond is cut off.
     pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
-        Self::from_offset_date_time(moment)
+        let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
+        Self::from_offset_date_time(instant)
     }
 
     /// An instant given in whole seconds since 1970-01-01T00:00:00Z.
@@ -54,8 +54,8 @@ impl Timestamp {
     }
 
     /// An instant of the time crate, its offset and what is finer than a microsecond dropped.
-    pub fn from_offset_date_time(moment: OffsetDateTime) -> Result<Self, InvalidTimestamp> {
-        let micros = moment.unix_timestamp_nanos().div_euclid(NANOS_PER_MICRO);
+    pub fn from_offset_date_time(instant: OffsetDateTime) -> Result<Self, InvalidTimestamp> {
+        let micros = instant.unix_timestamp_nanos().div_euclid(NANOS_PER_MICRO);
         Self::from_unix_micros(i64::try_from(micros).map_err(|_| InvalidTimestamp)?)
     }
 

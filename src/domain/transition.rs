@@ -72,7 +72,7 @@ fn status_effect(
     reported: &ReportedStatus,
     effective: EffectiveTime,
 ) -> Effect {
-    let since = status_since(image);
+    let stored_at = status_time(image);
     match (image.status, reported) {
         (Status::Pending, _)
         | (
@@ -83,7 +83,7 @@ fn status_effect(
             Effect::Stale
         }
         (Status::Draft, ReportedStatus::Draft) => {
-            decide(effective, (effective.at(), &true), (since, &true))
+            decide(effective, (effective.at(), &true), (stored_at, &true))
         }
         (Status::Uploaded, ReportedStatus::Uploaded { uploaded_at }) => {
             let stored = image.uploaded_at;
@@ -92,23 +92,29 @@ fn status_effect(
                 // Without any time of its own it says no more than that the image is uploaded.
                 EffectiveTime::Received(_) => uploaded_at.or(stored),
             };
-            decide(effective, (effective.at(), &uploaded_at), (since, &stored))
+            decide(
+                effective,
+                (effective.at(), &uploaded_at),
+                (stored_at, &stored),
+            )
         }
-        (Status::Failed, ReportedStatus::Failed { error }) => {
-            decide(effective, (effective.at(), error), (since, &image.error))
-        }
+        (Status::Failed, ReportedStatus::Failed { error }) => decide(
+            effective,
+            (effective.at(), error),
+            (stored_at, &image.error),
+        ),
         // Between the two final statuses the later wins, and at the same time the upload.
         (Status::Uploaded, ReportedStatus::Failed { .. }) => {
-            applied_if(Some(effective.at()) > since)
+            applied_if(Some(effective.at()) > stored_at)
         }
         (Status::Failed, ReportedStatus::Uploaded { .. }) => {
-            applied_if(Some(effective.at()) >= since)
+            applied_if(Some(effective.at()) >= stored_at)
         }
     }
 }
 
-fn applied_if(is_news: bool) -> Effect {
-    if is_news {
+fn applied_if(is_newer: bool) -> Effect {
+    if is_newer {
         Effect::Applied
     } else {
         Effect::Stale
@@ -116,7 +122,7 @@ fn applied_if(is_news: bool) -> Effect {
 }
 
 /// Since when the row has its status. A row which another program wrote has no `status_at`, but can say when it was uploaded.
-fn status_since(image: &ImageState) -> Option<Timestamp> {
+fn status_time(image: &ImageState) -> Option<Timestamp> {
     image.status_at.or(image.uploaded_at)
 }
 
