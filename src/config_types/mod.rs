@@ -70,12 +70,12 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
 
 /// Reads true or false, or one of these words. The config crate would also read 1, "on" and 2.5 as true.
 pub fn strict_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    let switch = match Scalar::deserialize(deserializer) {
-        Ok(Scalar::Bool(switch)) => Some(switch),
+    let value = match Scalar::deserialize(deserializer) {
+        Ok(Scalar::Bool(value)) => Some(value),
         Ok(Scalar::Text(text)) => text.parse().ok(),
         Ok(Scalar::Number(_)) | Err(_) => None,
     };
-    switch.ok_or_else(|| D::Error::custom("must be true or false"))
+    value.ok_or_else(|| D::Error::custom("must be true or false"))
 }
 
 /// Where to listen: an IP address and a port.

@@ -55,7 +55,7 @@ impl Networks {
 
     /// Whether the address is in one of them. An IPv4 address that is written as one of IPv6 is that IPv4 address.
     #[must_use]
-    pub fn contain(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -80,7 +80,7 @@ mod tests {
             ("192.0.2.8", false),
         ] {
             let address = address.parse().expect("an address");
-            assert_eq!(networks.contain(address), expected, "{address}");
+            assert_eq!(networks.contains(address), expected, "{address}");
         }
     }
 

@@ -32,9 +32,13 @@ impl Secret {
 pub(crate) struct SecretList(Vec<Secret>);
 
 impl From<StringList> for SecretList {
-    fn from(texts: StringList) -> Self {
-        let texts = texts.into_vec().into_iter();
-        Self(texts.map(|text| SecretString::from(text).into()).collect())
+    fn from(strings: StringList) -> Self {
+        let strings = strings.into_vec().into_iter();
+        Self(
+            strings
+                .map(|string| SecretString::from(string).into())
+                .collect(),
+        )
     }
 }
 
@@ -55,12 +59,12 @@ pub fn is_secret(key: &str) -> bool {
 }
 
 /// The end of a key that names the file of a secret.
-const FILE: &str = "_file";
+const FILE_SUFFIX: &str = "_file";
 
 /// Returns the key of the secret whose file this key names.
 #[must_use]
 pub(crate) fn secret_of_file(key: &str) -> Option<&str> {
-    key.strip_suffix(FILE).filter(|key| is_secret(key))
+    key.strip_suffix(FILE_SUFFIX).filter(|key| is_secret(key))
 }
 
 /// Returns what may be shown of a secret text: nothing, but of a URL its host. Of the database's URL also the file, or the user and
@@ -86,15 +90,17 @@ fn last_word(name: &str) -> &str {
 /// Keeps the host of a URL: the rest can be a token. A user or a password that is not percent-encoded can hold a slash, so that
 /// nothing tells where the host is.
 fn redacted_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, after_scheme)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
-    let (place, path) = rest.split_at(end);
+    let end = after_scheme
+        .find(['/', '\\', '?', '#'])
+        .unwrap_or(after_scheme.len());
+    let (authority, path) = after_scheme.split_at(end);
     if path.contains('@') {
         return format!("{scheme}://***");
     }
-    let host = place.rsplit('@').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
     format!("{scheme}://{host}/***")
 }
 
@@ -108,19 +114,19 @@ fn redacted_database_url(url: &str) -> String {
     if url.starts_with("sqlite:") {
         return url.to_owned();
     }
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, after_scheme)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let (address, parameters) = match rest.split_once('?') {
+    let (address, parameters) = match after_scheme.split_once('?') {
         // The question mark can be a part of the password.
         Some((_, after)) if after.contains('@') => return format!("{scheme}://***"),
         Some((address, _)) => (address, "?***"),
-        None => (rest, ""),
+        None => (after_scheme, ""),
     };
     match address.rsplit_once('@') {
-        Some((credentials, place)) => {
+        Some((credentials, location)) => {
             let user = credentials.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{place}{parameters}")
+            format!("{scheme}://{user}:***@{location}{parameters}")
         }
         None => format!("{scheme}://{address}{parameters}"),
     }

@@ -55,7 +55,7 @@ impl Admission {
         client: Option<IpAddr>,
     ) -> Result<OwnedSemaphorePermit, AdmissionError> {
         let is_allowed =
-            self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contain(client));
+            self.allowed.is_empty() || client.is_some_and(|client| self.allowed.contains(client));
         if !is_allowed {
             return Err(AdmissionError::AddressNotAllowed);
         }

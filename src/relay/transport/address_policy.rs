@@ -63,7 +63,7 @@ impl AddressPolicy {
             IpAddr::V6(ip) => embedded_ipv4(ip.octets()),
             IpAddr::V4(_) => None,
         };
-        self.0.contain(ip) || embedded_ip.is_some_and(|ip| self.0.contain(ip.into()))
+        self.0.contains(ip) || embedded_ip.is_some_and(|ip| self.0.contains(ip.into()))
     }
 
     /// Resolves a host name to the addresses that are allowed. Fails if there are none.
@@ -72,8 +72,10 @@ impl AddressPolicy {
         host: &str,
         port: u16,
     ) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((host, port)).await?;
-        let allowed: Vec<SocketAddr> = found.filter(|address| !self.denies(address.ip())).collect();
+        let resolved = tokio::net::lookup_host((host, port)).await?;
+        let allowed: Vec<SocketAddr> = resolved
+            .filter(|address| !self.denies(address.ip()))
+            .collect();
         if allowed.is_empty() {
             return Err(io::Error::other(AllDenied));
         }
