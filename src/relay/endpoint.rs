@@ -21,10 +21,10 @@ use crate::domain::event::{Subscription, Subscriptions};
 
 /// Every endpoint of the configuration. Cheap to clone.
 #[derive(Clone)]
-pub struct Endpoints(Arc<Built>);
+pub struct Endpoints(Arc<EndpointSet>);
 
-struct Built {
-    subscribers: Vec<Arc<Endpoint>>,
+struct EndpointSet {
+    event_endpoints: Vec<Arc<Endpoint>>,
     alert_endpoints: Vec<Arc<Endpoint>>,
     alert_policy: AlertPolicy,
     subscriptions: Subscriptions,
@@ -35,16 +35,16 @@ impl Endpoints {
     pub fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
         let policy = AddressPolicy::new(settings.deny_private);
         let mut names = HashSet::from(RESERVED_NAMES);
-        let mut subscribers = Vec::new();
+        let mut event_endpoints = Vec::new();
         let mut subscriptions = Vec::new();
         for endpoint in &settings.endpoints {
             let is_unique = names.insert(&endpoint.name);
-            let (built, subscription) =
-                subscriber(endpoint, is_unique, &policy).map_err(|problem| InvalidSetting {
+            let (built, subscription) = build_event_endpoint(endpoint, is_unique, &policy)
+                .map_err(|problem| InvalidSetting {
                     key: "relay.endpoints",
                     rule: format!("has an endpoint {:?} that {problem}", endpoint.name),
                 })?;
-            subscribers.push(Arc::new(built));
+            event_endpoints.push(Arc::new(built));
             subscriptions.push(subscription);
         }
         let mut alert_endpoints = Vec::new();
@@ -55,8 +55,8 @@ impl Endpoints {
             })?;
             alert_endpoints.push(Arc::new(built));
         }
-        Ok(Self(Arc::new(Built {
-            subscribers,
+        Ok(Self(Arc::new(EndpointSet {
+            event_endpoints,
             alert_endpoints,
             alert_policy: settings.alert_policy(),
             subscriptions: Subscriptions {
@@ -86,8 +86,8 @@ impl Endpoints {
     }
 
     /// Returns the endpoints in `relay.endpoints`.
-    pub(super) fn subscribers(&self) -> &[Arc<Endpoint>] {
-        &self.0.subscribers
+    pub(super) fn event_endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.0.event_endpoints
     }
 
     /// Returns the endpoints that receive alerts about the subscribers.
@@ -101,7 +101,7 @@ impl Endpoints {
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.0.subscribers.iter().chain(&self.0.alert_endpoints)
+        self.0.event_endpoints.iter().chain(&self.0.alert_endpoints)
     }
 }
 
@@ -113,7 +113,7 @@ impl fmt::Debug for Endpoints {
 }
 
 /// Builds an entry of `relay.endpoints`. The error is the end of a sentence about the endpoint.
-fn subscriber(
+fn build_event_endpoint(
     settings: &EndpointSettings,
     is_unique: bool,
     policy: &AddressPolicy,
@@ -134,8 +134,8 @@ pub(super) struct Endpoint {
     pub(super) retry: RetryPolicy,
     pub(super) max_in_flight: usize,
     /// Whether messages about one image are sent one at a time, in the order of their events.
-    pub(super) ordered: bool,
-    pub(super) paused: bool,
+    pub(super) is_ordered: bool,
+    pub(super) is_paused: bool,
     pub(super) timeout: Duration,
     rate_limiter: Option<DefaultDirectRateLimiter>,
 }
@@ -150,8 +150,8 @@ impl Endpoint {
             sink: transport::open(settings, policy)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),
-            ordered: settings.ordered,
-            paused: settings.paused,
+            is_ordered: settings.ordered,
+            is_paused: settings.paused,
             timeout: settings.timeout(),
             rate_limiter: rate_limiter(settings.rate_limit_per_second.count()),
         })

@@ -65,7 +65,7 @@ impl Relay {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) {
-        if self.endpoints.subscribers().is_empty() {
+        if self.endpoints.event_endpoints().is_empty() {
             // A task that ends before the stop counts as crashed.
             return stop.cancelled().await;
         }
@@ -103,14 +103,14 @@ impl Relay {
 
     fn start_workers(&self, store: &Store, context: &WorkerContext) -> WorkerSet {
         let alerts = Alerts::new(self.endpoints.alert_policy());
-        let subscribers = self.endpoints.subscribers().iter();
-        let subscribers = subscribers.map(|endpoint| (endpoint, alerts));
+        let event_endpoints = self.endpoints.event_endpoints().iter();
+        let event_endpoints = event_endpoints.map(|endpoint| (endpoint, alerts));
         // An alert about an endpoint that receives alerts could cause the next one.
         let alert_endpoints = self.endpoints.alert_endpoints().iter();
         let alert_endpoints = alert_endpoints.map(|endpoint| (endpoint, Alerts::default()));
 
         let mut workers = WorkerSet::default();
-        for (endpoint, alerts) in subscribers.chain(alert_endpoints) {
+        for (endpoint, alerts) in event_endpoints.chain(alert_endpoints) {
             let wakeup = store.wakeup(&endpoint.name);
             let worker = Worker::new(Arc::clone(endpoint), alerts, wakeup, context.clone());
             workers.spawn(&endpoint.name, worker.run());

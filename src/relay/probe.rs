@@ -68,7 +68,7 @@ impl EndpointProbe {
     pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, ProbeError> {
         let message = self.message(event).await?;
         let outcome = self.endpoint.send(&message).await;
-        Ok(match outcome.tried {
+        Ok(match outcome.result {
             AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
                 Ok(format!("it answered {status}"))
             }

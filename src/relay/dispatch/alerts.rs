@@ -57,8 +57,8 @@ impl Alerts {
         now: Timestamp,
     ) -> Option<Notice> {
         self.policy
-            .failed_deliveries
-            .then(|| alert(ON_FAILURE, "delivery_failed", failed, now))
+            .reports_failed_deliveries
+            .then(|| alert_notice(ON_FAILURE, "delivery_failed", failed, now))
     }
 
     /// Returns the alert about an endpoint: one when it reaches the configured number of failures,
@@ -70,7 +70,7 @@ impl Alerts {
         error: &str,
         now: Timestamp,
     ) -> Option<Notice> {
-        let threshold = self.policy.after_failures?;
+        let threshold = self.policy.failure_threshold?;
         let (event, consecutive_failures) = match transition {
             Transition::Failed(failures) if failures == threshold => ("endpoint_failing", failures),
             Transition::Recovered(failures) if failures >= threshold => {
@@ -83,11 +83,11 @@ impl Alerts {
             consecutive_failures,
             error,
         };
-        Some(alert(ALERTS, event, &about, now))
+        Some(alert_notice(ALERTS, event, &about, now))
     }
 }
 
-fn alert(
+fn alert_notice(
     endpoint: &'static str,
     event: &'static str,
     about: impl Serialize,

@@ -131,12 +131,12 @@ impl AttemptRunner {
     /// Decides what happens to the delivery after a call, and which alerts are due.
     async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Notice>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
-        let next = endpoint
+        let decision = endpoint
             .retry
-            .next(call.attempt, outcome.tried, random::fraction());
-        let transition = self.record(call, next);
+            .next(call.attempt, outcome.result, random::fraction());
+        let transition = self.record(call, decision);
         let mut notices = Vec::new();
-        let verdict = match next {
+        let verdict = match decision {
             RetryDecision::Delivered => Verdict::Delivered,
             RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
@@ -147,7 +147,7 @@ impl AttemptRunner {
                 Verdict::RetryAt(now)
             }
             RetryDecision::Fail => {
-                notices.extend(self.give_up(call, now));
+                notices.extend(self.fail(call, now));
                 Verdict::Failed
             }
         };
@@ -160,9 +160,9 @@ impl AttemptRunner {
     }
 
     /// Records the call with the circuit breaker. A message that could not be built is no evidence about the endpoint.
-    fn record(&self, call: &Call, next: RetryDecision) -> Option<Transition> {
+    fn record(&self, call: &Call, decision: RetryDecision) -> Option<Transition> {
         call.body.as_ref()?;
-        Some(match next {
+        Some(match decision {
             RetryDecision::Delivered => self.breaker.record_success(),
             RetryDecision::Retry(_) | RetryDecision::Fail | RetryDecision::Pause => {
                 self.breaker.record_failure()
@@ -207,7 +207,7 @@ impl AttemptRunner {
     }
 
     /// Logs a delivery that is given up, and returns the alert about it.
-    fn give_up(&self, call: &Call, now: Timestamp) -> Option<Notice> {
+    fn fail(&self, call: &Call, now: Timestamp) -> Option<Notice> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,

@@ -21,7 +21,7 @@ const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
 pub(super) struct Lease {
     pub(super) name: Arc<str>,
     /// The end, on a monotonic clock.
-    pub(super) ends: Instant,
+    pub(super) ends_at: Instant,
     pub(super) purpose: Purpose,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Purpose {
 pub(super) struct Deliverer {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) breaker: Arc<CircuitBreaker>,
-    pub(super) attempts: AttemptRunner,
+    pub(super) runner: AttemptRunner,
     /// One permit per concurrent call.
     pub(super) slots: Semaphore,
     pub(super) settlements: mpsc::Sender<SettleRequest>,
@@ -53,8 +53,8 @@ impl Deliverer {
         claim_permit: OwnedSemaphorePermit,
     ) {
         let settlement = match self.acquire_slot(&lease).await {
-            Some(_slot) => self.attempts.attempt(leased, lease.name).await,
-            None => self.attempts.release(&leased, lease.name),
+            Some(_slot) => self.runner.attempt(leased, lease.name).await,
+            None => self.runner.release(&leased, lease.name),
         };
         let request = SettleRequest {
             settlement,
@@ -74,7 +74,7 @@ impl Deliverer {
             slot
         };
         let latest_start = lease
-            .ends
+            .ends_at
             .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
         let slot = tokio::time::timeout_at(latest_start, slot);
         let slot = async {

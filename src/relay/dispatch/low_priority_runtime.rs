@@ -53,8 +53,8 @@ impl Drop for LowPriorityRuntime {
 /// Lowers the priority of the current thread. Linux only: elsewhere this would affect the whole process.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::getpriority_process(None).and_then(|now| {
-        rustix::process::setpriority_process(None, MAX_NICE.min(now + NICE_INCREMENT))
+    if let Err(error) = rustix::process::getpriority_process(None).and_then(|nice| {
+        rustix::process::setpriority_process(None, MAX_NICE.min(nice + NICE_INCREMENT))
     }) {
         tracing::debug!(%error, "the relay's threads keep their normal priority");
     }

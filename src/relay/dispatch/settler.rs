@@ -14,11 +14,11 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics};
 
 /// The limit of settlements in one transaction.
-const BATCH: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 
 /// The limit of queued settlements. A full queue makes the deliverers wait. Each queued settlement
 /// keeps its claim permit, so an endpoint cannot exceed its own limit.
-const QUEUE: usize = 1024;
+const QUEUE_CAPACITY: usize = 1024;
 
 /// The wait before the next try while the database is unavailable. A delivery whose lease expires
 /// before it is settled is delivered again.
@@ -51,7 +51,7 @@ impl Settler {
         metrics: RelayMetrics,
         stop: CancellationToken,
     ) -> (Self, mpsc::Sender<SettleRequest>) {
-        let (sender, requests) = mpsc::channel(QUEUE);
+        let (sender, requests) = mpsc::channel(QUEUE_CAPACITY);
         let settler = Self {
             outbox,
             throttle,
@@ -64,8 +64,8 @@ impl Settler {
 
     /// Settles until every sender of the queue is dropped.
     pub(in crate::relay) async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while self.requests.recv_many(&mut batch, BATCH).await > 0 {
+        let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
+        while self.requests.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
             let (settlements, claim_permits): (Vec<_>, Vec<_>) = batch
                 .drain(..)
                 .map(|request| (request.settlement, request.claim_permit))

@@ -46,11 +46,12 @@ impl RelayThrottle {
         }
         let started = Instant::now();
         let result = operation.await;
-        let waiting = u32::try_from(self.inbox.queue_depth.get()).unwrap_or_default();
-        if waiting > 0 {
+        let webhooks_waiting = u32::try_from(self.inbox.queue_depth.get()).unwrap_or_default();
+        if webhooks_waiting > 0 {
             let now = Instant::now();
-            let backoff = (now - started) * MAX_BACKOFF_FACTOR * waiting.min(FULL_THROTTLE_AT)
-                / FULL_THROTTLE_AT;
+            let backoff =
+                (now - started) * MAX_BACKOFF_FACTOR * webhooks_waiting.min(FULL_THROTTLE_AT)
+                    / FULL_THROTTLE_AT;
             let mut backoff_until = self.backoff_until();
             *backoff_until = ((*backoff_until).max(now) + backoff).min(now + MAX_BACKOFF);
         }

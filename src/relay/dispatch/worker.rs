@@ -70,7 +70,7 @@ impl Worker {
         context: WorkerContext,
     ) -> Self {
         let breaker = Arc::new(CircuitBreaker::default());
-        let attempts = AttemptRunner {
+        let runner = AttemptRunner {
             endpoint: Arc::clone(&endpoint),
             breaker: Arc::clone(&breaker),
             alerts,
@@ -81,7 +81,7 @@ impl Worker {
         let deliverer = Deliverer {
             endpoint: Arc::clone(&endpoint),
             breaker: Arc::clone(&breaker),
-            attempts,
+            runner,
             slots: Semaphore::new(endpoint.max_in_flight),
             settlements: context.settlements.clone(),
             stop: context.stop.clone(),
@@ -112,7 +112,7 @@ impl Worker {
                 return;
             }
         }
-        if self.endpoint.paused {
+        if self.endpoint.is_paused {
             return self.context.stop.cancelled().await;
         }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
@@ -181,7 +181,7 @@ impl Worker {
     /// Records whether the settings pause the endpoint. `endpoints list` shows it.
     async fn sync_pause(&self) -> Result<(), StoreError> {
         let name = &self.endpoint.name;
-        let synced = if self.endpoint.paused {
+        let synced = if self.endpoint.is_paused {
             let now = self.context.clock.now();
             self.context
                 .outbox
@@ -215,14 +215,14 @@ impl Worker {
         let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
         let lease = Lease {
             name: random::uuid_v7().simple().to_string().into(),
-            ends: Instant::now() + duration,
+            ends_at: Instant::now() + duration,
             purpose,
         };
         let now = self.context.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
             limit,
-            ordered: self.endpoint.ordered,
+            ordered: self.endpoint.is_ordered,
             now,
             until: now.saturating_add(duration),
             lease: &lease.name,

@@ -49,7 +49,7 @@ impl FieldFilters {
         for (label, replacements) in redact {
             check(label, replacements.keys())?;
         }
-        let of = |model: Model| {
+        let filter_for = |model: Model| {
             let label = model.label();
             FieldFilter {
                 include: include
@@ -60,20 +60,20 @@ impl FieldFilters {
                     .iter()
                     .filter_map(|label| exclude.get(*label))
                     .flatten()
-                    .map(|name| path(name))
+                    .map(|name| parse_path(name))
                     .collect(),
                 redact: [ANY, label]
                     .iter()
                     .filter_map(|label| redact.get(*label))
                     .flatten()
-                    .map(|(name, replacement)| (path(name), replacement.clone()))
+                    .map(|(name, replacement)| (parse_path(name), replacement.clone()))
                     .collect(),
             }
         };
-        let (image, mut log) = (of(Model::Image), of(Model::ImageLog));
+        let (image, mut log) = (filter_for(Model::Image), filter_for(Model::ImageLog));
         // An audit entry's `data` is the raw notification, which repeats the image's fields.
         if !image.is_identity() && !log.mentions("data") {
-            log.exclude.push(path("data"));
+            log.exclude.push(parse_path("data"));
         }
         Ok(Self { image, log })
     }
@@ -108,7 +108,7 @@ fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result
     }
 }
 
-fn path(name: &str) -> Vec<String> {
+fn parse_path(name: &str) -> Vec<String> {
     name.split('.').map(str::to_owned).collect()
 }
 

@@ -48,8 +48,8 @@ impl MessageBuilder {
                 &settings.exclude_fields,
                 &settings.redact_fields,
             )?,
-            when: program("when", &settings.when)?,
-            transform: program("transform", &settings.transform)?,
+            when: compile_program("when", &settings.when)?,
+            transform: compile_program("transform", &settings.transform)?,
         })
     }
 
@@ -103,7 +103,7 @@ impl MessageBuilder {
     }
 }
 
-fn program(key: &str, code: &str) -> Result<Option<JqProgram>, String> {
+fn compile_program(key: &str, code: &str) -> Result<Option<JqProgram>, String> {
     if code.trim().is_empty() {
         return Ok(None);
     }

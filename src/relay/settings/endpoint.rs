@@ -62,12 +62,12 @@ pub(in crate::relay) struct EndpointSettings {
     #[serde(default)]
     signatures: Option<StringList>,
     /// The deadline of one call: connecting, sending and reading the response.
-    #[serde(default = "timeout")]
+    #[serde(default = "default_timeout")]
     pub(in crate::relay) timeout_secs: Seconds<1, 300>,
     #[serde(default)]
     retry: RetrySettings,
     /// The limit of concurrent calls.
-    #[serde(default = "max_in_flight")]
+    #[serde(default = "default_max_in_flight")]
     pub(in crate::relay) max_in_flight: Bounded<1, 1000>,
     /// The limit of calls per second. 0 means no limit.
     #[serde(default = "no_limit")]
@@ -107,11 +107,11 @@ pub(in crate::relay) enum ClientAuthentication {
     Body,
 }
 
-fn timeout() -> Seconds<1, 300> {
+fn default_timeout() -> Seconds<1, 300> {
     Seconds::new_const(30)
 }
 
-fn max_in_flight() -> Bounded<1, 1000> {
+fn default_max_in_flight() -> Bounded<1, 1000> {
     Bounded::new_const(16)
 }
 
@@ -146,27 +146,27 @@ impl Default for RetrySettings {
 const MAX_NAME_LENGTH: usize = 64;
 
 /// The schemes that can sign messages. Both are the default.
-const SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
+const SUPPORTED_SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
 impl EndpointSettings {
     /// Returns settings with this name, URL and secret, and the defaults for all other keys.
     pub(in crate::relay) fn with_defaults(name: &str, url: &Secret, secret: &Secret) -> Self {
         let url = url.get().map_or("", ExposeSecret::expose_secret);
-        let texts = [("name", name), ("url", url)];
-        let texts = MapDeserializer::<_, serde::de::value::Error>::new(texts.into_iter());
+        let values = [("name", name), ("url", url)];
+        let values = MapDeserializer::<_, serde::de::value::Error>::new(values.into_iter());
         Self {
             secret: secret.clone(),
-            ..Self::deserialize(texts).expect("every key except name and url has a default")
+            ..Self::deserialize(values).expect("every key except name and url has a default")
         }
     }
 
     /// Checks the name. Operators type it in commands, so it must not look like an option.
     pub(in crate::relay) fn check_name(&self) -> Result<(), String> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        let is_good = (1..=MAX_NAME_LENGTH).contains(&self.name.len())
+        let is_valid = (1..=MAX_NAME_LENGTH).contains(&self.name.len())
             && self.name.bytes().all(is_plain)
             && !self.name.starts_with('-');
-        is_good.then_some(()).ok_or_else(|| {
+        is_valid.then_some(()).ok_or_else(|| {
             format!("must have a name of up to {MAX_NAME_LENGTH} letters, digits, -, _ and .")
         })
     }
@@ -201,9 +201,11 @@ impl EndpointSettings {
 
     pub(in crate::relay) fn schemes(&self) -> Result<Vec<Scheme>, String> {
         let Some(names) = &self.signatures else {
-            return Ok(SCHEMES.to_vec());
+            return Ok(SUPPORTED_SCHEMES.to_vec());
         };
-        let supported = |name: &str| Scheme::from_name(name).filter(|one| SCHEMES.contains(one));
+        let supported = |name: &str| {
+            Scheme::from_name(name).filter(|scheme| SUPPORTED_SCHEMES.contains(scheme))
+        };
         items_named(names, supported)
             .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
     }

@@ -66,7 +66,7 @@ impl TryFrom<String> for OnFailure {
 #[serde(deny_unknown_fields)]
 struct Monitoring {
     #[serde(rename = "alert_on_consecutive_failures")]
-    after_failures: Bounded<0, 100_000>,
+    failure_threshold: Bounded<0, 100_000>,
     #[serde(rename = "alert_url")]
     url: Secret,
     #[serde(rename = "alert_secret")]
@@ -77,9 +77,9 @@ struct Monitoring {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AlertPolicy {
     /// Whether deliveries that are given up are reported to [`ON_FAILURE`].
-    pub(super) failed_deliveries: bool,
+    pub(super) reports_failed_deliveries: bool,
     /// The number of consecutive failures after which an endpoint is reported to [`ALERTS`].
-    pub(super) after_failures: Option<u32>,
+    pub(super) failure_threshold: Option<u32>,
 }
 
 /// The settings of an endpoint that receives alerts.
@@ -95,12 +95,12 @@ impl Settings {
 
     /// Returns the failures that are reported to other endpoints.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
-        let after_failures = self.monitoring.after_failures.count();
+        let failure_threshold = self.monitoring.failure_threshold.count();
         let has_url = self.monitoring.url.get().is_some();
         AlertPolicy {
-            failed_deliveries: self.on_failure == OnFailure::Callback,
-            after_failures: (after_failures > 0 && has_url)
-                .then(|| u32::try_from(after_failures).expect("the setting is at most 100,000")),
+            reports_failed_deliveries: self.on_failure == OnFailure::Callback,
+            failure_threshold: (failure_threshold > 0 && has_url)
+                .then(|| u32::try_from(failure_threshold).expect("the setting is at most 100,000")),
         }
     }
 
@@ -108,14 +108,14 @@ impl Settings {
     pub(super) fn alert_endpoints(&self) -> Vec<AlertEndpointSettings> {
         let policy = self.alert_policy();
         let mut endpoints = Vec::new();
-        if policy.failed_deliveries {
+        if policy.reports_failed_deliveries {
             let (url, secret) = (&self.failure_url, &self.failure_secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.failure_url",
                 endpoint: EndpointSettings::with_defaults(ON_FAILURE, url, secret),
             });
         }
-        if policy.after_failures.is_some() {
+        if policy.failure_threshold.is_some() {
             let (url, secret) = (&self.monitoring.url, &self.monitoring.secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.monitoring.alert_url",

@@ -126,7 +126,7 @@ async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
         format!("answered {status}")
     };
     SendOutcome {
-        tried: AttemptResult::Response {
+        result: AttemptResult::Response {
             status: status.as_u16(),
             retry_after,
         },

@@ -96,7 +96,7 @@ impl NatsSink {
     /// Returns the current connection, or makes a new one.
     async fn connection(&self) -> Result<Connection, ConnectionError> {
         let mut current = self.connection.lock().await;
-        if let Some(connection) = current.as_ref().filter(|one| one.is_usable()) {
+        if let Some(connection) = current.as_ref().filter(|connection| connection.is_usable()) {
             return Ok(connection.clone());
         }
         *current = None;
@@ -109,13 +109,13 @@ impl NatsSink {
 
     /// Returns the headers of a message in the form of NATS.
     fn headers(&self, message: &Message) -> HeaderMap {
-        let own = self.headers.for_message(message);
-        let own = own.iter().filter_map(|(name, value)| {
+        let signed = self.headers.for_message(message);
+        let signed = signed.iter().filter_map(|(name, value)| {
             let value = std::str::from_utf8(value.as_bytes()).ok()?;
             Some((name.as_str(), value))
         });
         let mut headers = HeaderMap::new();
-        for (name, value) in own.chain([(MESSAGE_ID, message.event_id.as_str())]) {
+        for (name, value) in signed.chain([(MESSAGE_ID, message.event_id.as_str())]) {
             let parsed = (HeaderName::from_str(name), HeaderValue::from_str(value));
             if let (Ok(name), Ok(value)) = parsed {
                 headers.insert(name, value);
@@ -141,7 +141,7 @@ impl Sink for NatsSink {
         };
         match is_lost.run_until_cancelled(stored).await {
             Some(Ok(_stored_or_duplicate)) => SendOutcome {
-                tried: AttemptResult::Acknowledged,
+                result: AttemptResult::Acknowledged,
                 status_code: None,
                 error: String::new(),
             },
@@ -231,7 +231,7 @@ impl Server {
     /// Resolves the host and returns the checked addresses. With TLS the library needs the name and
     /// resolves it again. That is safe: nothing is sent before the server proves its name.
     async fn addresses(&self) -> std::io::Result<Vec<ServerAddr>> {
-        let found = self.policy.resolve_allowed(&self.host, self.port).await?;
+        let resolved = self.policy.resolve_allowed(&self.host, self.port).await?;
         if self.is_tls {
             let host = &self.host;
             let host = if host.contains(':') {
@@ -241,7 +241,7 @@ impl Server {
             };
             return Ok(vec![format!("tls://{host}:{}", self.port).parse()?]);
         }
-        let addresses = found.iter();
+        let addresses = resolved.iter();
         addresses
             .map(|address| format!("nats://{address}").parse())
             .collect()

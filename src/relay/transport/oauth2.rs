@@ -67,13 +67,13 @@ struct TokenResponse {
     access_token: SecretString,
     #[serde(default)]
     token_type: String,
-    expires_in: Option<Seconds>,
+    expires_in: Option<ExpiresIn>,
 }
 
 /// A number of seconds. Some servers send it as a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Seconds {
+enum ExpiresIn {
     Number(f64),
     Text(String),
 }
@@ -144,7 +144,7 @@ impl TokenCache {
         let body = read_capped(response, MAX_RESPONSE_BYTES).await;
         let body = body.map_err(unreachable)?.ok_or(TokenError::Unusable)?;
         let response = serde_json::from_slice(&body).map_err(|_| TokenError::Unusable)?;
-        token(&response, requested_at).ok_or(TokenError::Unusable)
+        parse_token(&response, requested_at).ok_or(TokenError::Unusable)
     }
 
     fn request(&self) -> reqwest::RequestBuilder {
@@ -187,7 +187,7 @@ impl TokenCache {
 }
 
 /// Returns the token in a response, if it is a bearer token with a valid lifetime.
-fn token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
+fn parse_token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
     let is_bearer =
         response.token_type.is_empty() || response.token_type.eq_ignore_ascii_case("bearer");
     let header = format!("Bearer {}", response.access_token.expose_secret());
@@ -195,8 +195,8 @@ fn token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
     header.set_sensitive(true);
     let seconds = match &response.expires_in {
         None => None,
-        Some(Seconds::Number(seconds)) => Some(*seconds),
-        Some(Seconds::Text(text)) => text.parse().ok(),
+        Some(ExpiresIn::Number(seconds)) => Some(*seconds),
+        Some(ExpiresIn::Text(text)) => text.parse().ok(),
     };
     let lifetime = seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

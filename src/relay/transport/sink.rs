@@ -28,7 +28,7 @@ pub(in crate::relay) trait Sink: Send + Sync {
 #[derive(Debug)]
 pub(in crate::relay) struct SendOutcome {
     /// The part that decides whether the delivery is retried.
-    pub(in crate::relay) tried: AttemptResult,
+    pub(in crate::relay) result: AttemptResult,
     /// The HTTP status of the response, if one arrived.
     pub(in crate::relay) status_code: Option<u16>,
     /// The problem, for display. Empty if there was none. Never holds a secret or a body.
@@ -39,7 +39,7 @@ impl SendOutcome {
     /// Returns the outcome of a call without a usable response.
     pub(in crate::relay) fn no_response(error: String) -> Self {
         Self {
-            tried: AttemptResult::NoResponse,
+            result: AttemptResult::NoResponse,
             status_code: None,
             error,
         }
