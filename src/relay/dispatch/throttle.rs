@@ -1,4 +1,4 @@
-//! Throttles the relay's use of the database while webhooks wait to be recorded.
+//! The throttle for the relay's database operations while webhooks wait to be recorded.
 //!
 //! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a table and lose nothing.
 
@@ -13,22 +13,22 @@ use crate::telemetry::metrics::InboxMetrics;
 /// The longest backoff after an operation, in multiples of its duration. At 19 the relay gets one twentieth of the time.
 const MAX_BACKOFF_FACTOR: u32 = 19;
 
-/// The number of waiting webhooks from which the full backoff applies. Fewer shorten it in proportion.
+/// The number of waiting webhooks at which the full backoff applies. With fewer, the backoff is proportionally shorter.
 const FULL_THROTTLE_AT: u32 = 4;
 
 /// The longest backoff, for any number of endpoints.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Runs the relay's database operations, with pauses between them while webhooks wait.
+/// Runs the relay's database operations, with a backoff after each while webhooks wait.
 pub(in crate::relay) struct RelayThrottle {
     inbox: InboxMetrics,
-    /// Ends every pause.
+    /// Ends every backoff.
     stop: CancellationToken,
     backoff_until: Mutex<Instant>,
 }
 
 impl RelayThrottle {
-    /// Creates a throttle that watches this inbox.
+    /// Creates a throttle that depends on the queue of this inbox.
     pub(in crate::relay) fn new(inbox: InboxMetrics, stop: CancellationToken) -> Self {
         Self {
             inbox,
@@ -37,7 +37,7 @@ impl RelayThrottle {
         }
     }
 
-    /// Runs a database operation once the backoff of earlier ones has passed.
+    /// Runs a database operation after the backoff of earlier operations has passed.
     pub(super) async fn run<T>(&self, operation: impl Future<Output = T>) -> T {
         let backoff_until = *self.backoff_until();
         if backoff_until > Instant::now() {

@@ -11,7 +11,6 @@ use url::Url;
 use crate::config_types::{Bounded, Seconds, Secret, SecretList, StringList, strict_bool};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
-
 use crate::signing::Scheme;
 
 /// Field names under a model's label, or under `*` for every model.
@@ -26,7 +25,7 @@ pub(in crate::relay) type Redactions = BTreeMap<String, BTreeMap<String, String>
 pub(in crate::relay) struct EndpointSettings {
     /// The name in tables, logs and commands.
     pub(in crate::relay) name: String,
-    /// The destination. Treated as a secret because some URLs have a token in their path.
+    /// The destination. It is a secret because some URLs have a token in their path.
     pub(in crate::relay) url: SecretString,
     #[serde(default)]
     secret: Secret,
@@ -142,10 +141,10 @@ impl Default for RetrySettings {
     }
 }
 
-/// The longest name. Every row of the delivery log repeats it.
+/// The maximum length of a name. Every delivery row repeats the name.
 const MAX_NAME_LENGTH: usize = 64;
 
-/// The schemes that can sign messages. Both are the default.
+/// The schemes that can sign messages. The default is both.
 const SUPPORTED_SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
 impl EndpointSettings {
@@ -167,7 +166,7 @@ impl EndpointSettings {
             && self.name.bytes().all(is_plain)
             && !self.name.starts_with('-');
         is_valid.then_some(()).ok_or_else(|| {
-            format!("must have a name of up to {MAX_NAME_LENGTH} letters, digits, -, _ and .")
+            format!("name must have 1 to {MAX_NAME_LENGTH} letters, digits, -, _ or ., and must not begin with -")
         })
     }
 
@@ -175,11 +174,11 @@ impl EndpointSettings {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
             Some(names) => items_named(names, EventKind::from_name)
-                .ok_or("has events that are not created, updated or deleted")?,
+                .ok_or("events must be created, updated or deleted")?,
         };
         let models = |labels: &StringList| {
             items_named(labels, Model::from_label).ok_or(
-                "has models that are not cloudflare_images.CloudflareImage or cloudflare_images.ImageUploadLog",
+                "include_models and exclude_models can only have cloudflare_images.CloudflareImage and cloudflare_images.ImageUploadLog",
             )
         };
         let mut included = match &self.include_models {
@@ -189,7 +188,9 @@ impl EndpointSettings {
         let excluded = models(&self.exclude_models)?;
         included.retain(|model| !excluded.contains(model));
         if included.is_empty() || kinds.is_empty() {
-            return Err("would be told nothing: its models or its events are none".to_owned());
+            return Err(
+                "the endpoint would receive no events: it has no events or no models".to_owned(),
+            );
         }
         Ok(Subscription {
             endpoint: self.name.clone(),
@@ -207,7 +208,7 @@ impl EndpointSettings {
             Scheme::from_name(name).filter(|scheme| SUPPORTED_SCHEMES.contains(scheme))
         };
         items_named(names, supported)
-            .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
+            .ok_or_else(|| "signatures must be timestamped or standard".to_owned())
     }
 
     /// Returns the secrets that sign the messages. A scheme with one signature per message uses the first.
@@ -219,7 +220,7 @@ impl EndpointSettings {
     pub(in crate::relay) fn retry(&self) -> Result<RetryPolicy, String> {
         let retry = &self.retry;
         if !(1.0..=100.0).contains(&retry.backoff_factor) {
-            return Err("must have a retry.backoff_factor from 1 to 100".to_owned());
+            return Err("retry.backoff_factor must be from 1 to 100".to_owned());
         }
         let statuses = retry.on_status.iter();
         Ok(RetryPolicy {
@@ -239,7 +240,7 @@ impl EndpointSettings {
     }
 }
 
-/// Returns the URL, if the text is one and has a host.
+/// Returns the URL. `None` if the text is not a URL or has no host.
 pub(in crate::relay) fn parse_url(text: &SecretString) -> Option<Url> {
     let url = Url::parse(text.expose_secret().trim()).ok();
     url.filter(Url::has_host)

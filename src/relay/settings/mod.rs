@@ -16,20 +16,21 @@ pub(super) use endpoint::{
     AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, Redactions, parse_url,
 };
 
-/// The endpoint that receives deliveries that were given up.
+/// The endpoint that receives reports about failed deliveries.
 pub(super) const ON_FAILURE: &str = "on_failure";
 
-/// The endpoint that receives the alerts about failing endpoints.
+/// The endpoint that receives alerts about failing endpoints.
 pub(super) const ALERTS: &str = "alerts";
 
-/// The names that no entry of `relay.endpoints` may have.
+/// The names that entries of `relay.endpoints` cannot have.
 pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOINT];
 
+/// The settings of the relay.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub(super) endpoints: Vec<EndpointSettings>,
-    /// Whether private addresses are denied, in addition to those of cloud metadata services.
+    /// Whether private addresses are denied too. Addresses of cloud metadata services are always denied.
     #[serde(deserialize_with = "strict_bool")]
     pub(super) deny_private: bool,
     on_failure: OnFailure,
@@ -39,11 +40,11 @@ pub struct Settings {
     monitoring: Monitoring,
 }
 
-/// The reaction to a delivery that is given up. It is logged and kept in either case.
+/// The reaction to a failed delivery. The delivery is logged and stored in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 enum OnFailure {
-    /// Nothing else.
+    /// No further reaction.
     Log,
     /// The delivery is reported to `failure_url`.
     Callback,
@@ -76,7 +77,7 @@ struct Monitoring {
 /// The failures that are reported to other endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AlertPolicy {
-    /// Whether deliveries that are given up are reported to [`ON_FAILURE`].
+    /// Whether failed deliveries are reported to [`ON_FAILURE`].
     pub(super) reports_failed_deliveries: bool,
     /// The number of consecutive failures after which an endpoint is reported to [`ALERTS`].
     pub(super) failure_threshold: Option<u32>,
@@ -84,13 +85,13 @@ pub(super) struct AlertPolicy {
 
 /// The settings of an endpoint that receives alerts.
 pub(super) struct AlertEndpointSettings {
-    /// The key that an operator has to correct if the endpoint cannot be built.
+    /// The key that an error names if the endpoint cannot be built.
     pub(super) key: &'static str,
     pub(super) endpoint: EndpointSettings,
 }
 
 impl Settings {
-    /// The keys of programs, in which a dollar sign is their own.
+    /// The keys of jq programs. In their values, `$` does not refer to an environment variable.
     pub const VERBATIM_KEYS: [&str; 2] = ["when", "transform"];
 
     /// Returns the failures that are reported to other endpoints.
