@@ -1,4 +1,4 @@
-//! Where the time comes from: a clock that is passed in, so that a test can move it.
+//! The source of the current time. Clocks are passed in, so tests can control the time.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use time::OffsetDateTime;
 
 use crate::domain::timestamp::Timestamp;
 
-/// Tells the time.
+/// A source of the current time.
 pub trait Clock: Send + Sync {
-    /// The instant at which this is called.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one place that reads the machine's clock"
+        reason = "this is the only place that reads the system clock"
     )]
     fn now(&self) -> Timestamp {
         Timestamp::from_offset_date_time(OffsetDateTime::now_utc())
-            .expect("the machine's year has four digits")
+            .expect("the current year has four digits")
     }
 }
 
-/// A clock that stands still until it is moved. For tests.
+/// A clock for tests. It moves only when a test moves it.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<Timestamp>);
 
 impl ManualClock {
-    /// A clock that stands at this instant.
+    /// Creates a clock that is set to this time.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self(Mutex::new(now))
@@ -41,28 +41,19 @@ impl ManualClock {
 
     /// Moves the clock forward.
     pub fn advance(&self, duration: Duration) {
-        let mut now = self
-            .0
-            .lock()
-            .expect("nothing panics while the clock is locked");
+        let mut now = self.0.lock().expect("no code panics while it has the lock");
         *now = now.saturating_add(duration);
     }
 
-    /// Moves the clock back, as somebody does who mends it.
+    /// Moves the clock back, as a correction of the system clock does.
     pub fn set_back(&self, duration: Duration) {
-        let mut now = self
-            .0
-            .lock()
-            .expect("nothing panics while the clock is locked");
+        let mut now = self.0.lock().expect("no code panics while it has the lock");
         *now = now.saturating_sub(duration);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        *self
-            .0
-            .lock()
-            .expect("nothing panics while the clock is locked")
+        *self.0.lock().expect("no code panics while it has the lock")
     }
 }

@@ -1,4 +1,4 @@
-//! Durations, as a number or as a text with a unit.
+//! Durations, written as a number or as a string with a unit.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::scalar::Scalar;
 
 const DAY: u64 = 86_400;
 
-/// The units of a text, in seconds.
+/// The units of a string, in seconds.
 const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3600), ("d", DAY)];
 
-/// A duration from `MIN` to `MAX` units of `UNIT` seconds each. A text can name another unit.
+/// A duration from `MIN` to `MAX` units of `UNIT` seconds. A string may use another unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundedDuration<const UNIT: u64, const MIN: u64, const MAX: u64>(Duration);
 
@@ -22,7 +22,7 @@ pub(crate) type Seconds<const MIN: u64, const MAX: u64> = BoundedDuration<1, MIN
 pub(crate) type Days<const MIN: u64, const MAX: u64> = BoundedDuration<DAY, MIN, MAX>;
 
 impl<const UNIT: u64, const MIN: u64, const MAX: u64> BoundedDuration<UNIT, MIN, MAX> {
-    /// A number of units that is known to be within the bounds.
+    /// Creates a duration at compile time from a number of units. Panics if it is out of bounds.
     #[must_use]
     pub const fn new_const(number: u64) -> Self {
         assert!(MIN <= number && number <= MAX, "out of bounds");
@@ -68,7 +68,7 @@ impl<'de, const UNIT: u64, const MIN: u64, const MAX: u64> Deserialize<'de>
             .ok_or_else(|| {
                 let (name, unit) = if UNIT == DAY { ("days", "d") } else { ("seconds", "s") };
                 D::Error::custom(format_args!(
-                    "must be a whole number from {MIN} to {MAX}, in {name}, or a text with a unit from \"{MIN}{unit}\" to \"{MAX}{unit}\" (s, m, h or d)"
+                    "must be a whole number from {MIN} to {MAX} (in {name}), or a duration from \"{MIN}{unit}\" to \"{MAX}{unit}\" (units: s, m, h, d)"
                 ))
             })
     }
@@ -163,7 +163,7 @@ mod tests {
 
         assert_eq!(
             refused.expect_err("it is too short").to_string(),
-            "must be a whole number from 3600 to 7200, in seconds, or a text with a unit from \"3600s\" to \"7200s\" (s, m, h or d)"
+            "must be a whole number from 3600 to 7200 (in seconds), or a duration from \"3600s\" to \"7200s\" (units: s, m, h, d)"
         );
     }
 }

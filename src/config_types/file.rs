@@ -1,12 +1,12 @@
-//! Files that settings name.
+//! Files that settings refer to.
 
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
-/// The largest file that is read. One that is larger is not what was meant: a device, say, has no end.
+/// The size limit of a file. A larger file is probably a mistake, and a device file may be endless.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// Reads a file of at most 1 MiB. Fails on what is larger, is no UTF-8, or cannot be read.
+/// Reads a file. Fails if the file exceeds 1 MiB, is not UTF-8, or cannot be read.
 pub(crate) fn read_file(path: &Path) -> Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
@@ -16,7 +16,7 @@ pub(crate) fn read_file(path: &Path) -> Result<String> {
     } else {
         Err(Error::new(
             ErrorKind::FileTooLarge,
-            format!("it has more than {MAX_FILE_BYTES} bytes"),
+            format!("the file is larger than {MAX_FILE_BYTES} bytes"),
         ))
     }
 }

@@ -1,7 +1,7 @@
-//! Types of settings' values. A value of such a type was checked when it was read.
+//! Types for the values of settings. A value is checked when it is read.
 //!
-//! Numbers and switches can be texts, because an environment variable is a text. The errors say what is allowed. They never
-//! repeat the value: it can be a secret under the wrong key.
+//! Numbers and booleans may be strings, because environment variables are strings. An error names the allowed values. It never
+//! repeats the actual value, which may be a secret under the wrong key.
 
 mod duration;
 mod file;
@@ -24,28 +24,28 @@ pub use secret::is_secret;
 pub(crate) use secret::{Secret, SecretList, redacted, secret_of_file};
 pub(crate) use string_list::StringList;
 
-/// A setting is not allowed, though it has the right type.
+/// The error for a setting whose value has the right type but is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidSetting {
     /// The setting's key.
     pub key: &'static str,
-    /// What is allowed.
+    /// The rule that the value breaks, for example "must be log or callback".
     pub rule: String,
 }
 
-/// A whole number from `MIN` to `MAX`, both included.
+/// A whole number from `MIN` to `MAX`, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounded<const MIN: u64, const MAX: u64>(u64);
 
 impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
-    /// A number that is known to be within the bounds.
+    /// Creates a number at compile time. Panics if it is out of bounds.
     #[must_use]
     pub const fn new_const(number: u64) -> Self {
         assert!(MIN <= number && number <= MAX, "out of bounds");
         Self(number)
     }
 
-    /// The number as a size or a count.
+    /// Returns the number as a size or a count.
     #[must_use]
     pub fn count(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -68,17 +68,17 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
     }
 }
 
-/// Reads true or false, or one of these words. The config crate would also read 1, "on" and 2.5 as true.
+/// Reads a boolean, or the string "true" or "false". The config crate would also accept 1, "on" and 2.5 as true.
 pub fn strict_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    let switch = match Scalar::deserialize(deserializer) {
-        Ok(Scalar::Bool(switch)) => Some(switch),
+    let value = match Scalar::deserialize(deserializer) {
+        Ok(Scalar::Bool(value)) => Some(value),
         Ok(Scalar::Text(text)) => text.parse().ok(),
         Ok(Scalar::Number(_)) | Err(_) => None,
     };
-    switch.ok_or_else(|| D::Error::custom("must be true or false"))
+    value.ok_or_else(|| D::Error::custom("must be true or false"))
 }
 
-/// Where to listen: an IP address and a port.
+/// The address of a listener: an IP address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct ListenAddress(SocketAddr);
@@ -94,13 +94,13 @@ impl TryFrom<String> for ListenAddress {
 }
 
 impl ListenAddress {
-    /// The address.
+    /// Returns the address.
     #[must_use]
     pub fn get(self) -> SocketAddr {
         self.0
     }
 
-    /// The same address with another port.
+    /// Returns the same IP address with another port.
     #[must_use]
     pub fn with_port(self, port: u16) -> SocketAddr {
         SocketAddr::new(self.0.ip(), port)

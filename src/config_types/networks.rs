@@ -1,4 +1,4 @@
-//! Networks of IP addresses.
+//! IP networks.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::string_list::StringList;
 
-/// Some networks: `203.0.113.0/24`, `2001:db8::/32`, or a single address.
+/// A list of networks, such as `203.0.113.0/24` or `2001:db8::/32`. A single address is a network too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "StringList")]
 pub struct Networks(Vec<IpNet>);
@@ -21,6 +21,7 @@ impl TryFrom<StringList> for Networks {
 }
 
 impl Networks {
+    /// Parses every string as a network or a single address.
     pub fn parse<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let networks = texts.into_iter().map(|text| {
             let text = text.trim();
@@ -36,7 +37,7 @@ impl Networks {
         networks.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Reads a file with one in each line. What follows a `#` is not read.
+    /// Parses the content of a file with one network per line. A `#` starts a comment.
     pub fn parse_lines(text: &str) -> Result<Self, String> {
         let lines = text
             .lines()
@@ -53,9 +54,9 @@ impl Networks {
         self.0.extend(others.0);
     }
 
-    /// Whether the address is in one of them. An IPv4 address that is written as one of IPv6 is that IPv4 address.
+    /// Returns whether the address is in one of the networks. An IPv4-mapped IPv6 address counts as its IPv4 address.
     #[must_use]
-    pub fn contain(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -80,7 +81,7 @@ mod tests {
             ("192.0.2.8", false),
         ] {
             let address = address.parse().expect("an address");
-            assert_eq!(networks.contain(address), expected, "{address}");
+            assert_eq!(networks.contains(address), expected, "{address}");
         }
     }
 

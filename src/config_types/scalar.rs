@@ -1,8 +1,8 @@
-//! A scalar of any type, as files and environment variables have it.
+//! A scalar of any type, as in files and environment variables.
 
 use serde::Deserialize;
 
-/// A number, a switch, or a text that stands for one of them.
+/// A boolean, a number, or a string that may represent one of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Scalar {

@@ -1,13 +1,14 @@
-//! Secrets, and what may be shown of them.
+//! Secrets, and their redaction for display.
 //!
-//! A key's name says whether its value is secret. `tests/architecture.rs` checks that secret types have such names.
+//! The name of a key decides whether its value is secret. `tests/architecture.rs` checks that settings of secret types have such
+//! names.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::string_list::StringList;
 
-/// A secret, or none if the text is blank. White space around a secret is removed: no header can carry it.
+/// A secret, or none if the string is blank. Surrounding white space is removed, because a header cannot carry it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(from = "SecretString")]
 pub(crate) struct Secret(Option<SecretString>);
@@ -32,9 +33,13 @@ impl Secret {
 pub(crate) struct SecretList(Vec<Secret>);
 
 impl From<StringList> for SecretList {
-    fn from(texts: StringList) -> Self {
-        let texts = texts.into_vec().into_iter();
-        Self(texts.map(|text| SecretString::from(text).into()).collect())
+    fn from(strings: StringList) -> Self {
+        let strings = strings.into_vec().into_iter();
+        Self(
+            strings
+                .map(|string| SecretString::from(string).into())
+                .collect(),
+        )
     }
 }
 
@@ -44,27 +49,27 @@ impl SecretList {
     }
 }
 
-/// The last words of the names of keys with secret values. A URL can have a password or a token in it.
+/// The last words of keys with secret values. A URL may contain a password or a token.
 const SECRET_WORDS: [&str; 4] = ["secret", "secrets", "url", "headers"];
 
-/// Returns whether a key's values are secret: `previous_secret`, `relay.endpoints[0].headers.Authorization`.
+/// Returns whether the value of a key is secret, as for `previous_secret` or `relay.endpoints[0].headers.Authorization`.
 #[must_use]
 pub fn is_secret(key: &str) -> bool {
     key.split('.')
         .any(|name| SECRET_WORDS.contains(&last_word(name)))
 }
 
-/// The end of a key that names the file of a secret.
-const FILE: &str = "_file";
+/// The suffix of a key whose value is the path of a secret's file.
+const FILE_SUFFIX: &str = "_file";
 
-/// Returns the key of the secret whose file this key names.
+/// Returns the key of the secret that the file under this key contains.
 #[must_use]
 pub(crate) fn secret_of_file(key: &str) -> Option<&str> {
-    key.strip_suffix(FILE).filter(|key| is_secret(key))
+    key.strip_suffix(FILE_SUFFIX).filter(|key| is_secret(key))
 }
 
-/// Returns what may be shown of a secret text: nothing, but of a URL its host. Of the database's URL also the file, or the user and
-/// the name.
+/// Redacts a secret value for display. The host of a URL stays. For the database URL, the file or the user and the database name
+/// stay too.
 #[must_use]
 pub(crate) fn redacted(key: &str, text: &str) -> String {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
@@ -83,44 +88,48 @@ fn last_word(name: &str) -> &str {
     name.rsplit('_').next().unwrap_or_default()
 }
 
-/// Keeps the host of a URL: the rest can be a token. A user or a password that is not percent-encoded can hold a slash, so that
-/// nothing tells where the host is.
+/// Redacts everything except the scheme and the host, because the path may be a token.
+///
+/// A user or password that is not percent-encoded may contain a slash. Then the position of the host is unknown, and the host is
+/// redacted too.
 fn redacted_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, after_scheme)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
-    let (place, path) = rest.split_at(end);
+    let end = after_scheme
+        .find(['/', '\\', '?', '#'])
+        .unwrap_or(after_scheme.len());
+    let (authority, path) = after_scheme.split_at(end);
     if path.contains('@') {
         return format!("{scheme}://***");
     }
-    let host = place.rsplit('@').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
     format!("{scheme}://{host}/***")
 }
 
-/// The key whose URL is a database's.
+/// The key of the database URL.
 const DATABASE_URL: &str = "database.url";
 
-/// Keeps the file of SQLite, and the user, the host and the name of a Postgres database.
+/// Redacts a database URL. The file of an SQLite database stays, as do the user, host and name of a Postgres database.
 ///
-/// A URL parser would refuse a password that is not percent-encoded, and such a password must not be shown either.
+/// It uses no URL parser. A parser rejects passwords that are not percent-encoded, and these must be redacted too.
 fn redacted_database_url(url: &str) -> String {
     if url.starts_with("sqlite:") {
         return url.to_owned();
     }
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let Some((scheme, after_scheme)) = url.split_once("://") else {
         return "***".to_owned();
     };
-    let (address, parameters) = match rest.split_once('?') {
-        // The question mark can be a part of the password.
+    let (address, parameters) = match after_scheme.split_once('?') {
+        // The question mark may be part of the password.
         Some((_, after)) if after.contains('@') => return format!("{scheme}://***"),
         Some((address, _)) => (address, "?***"),
-        None => (rest, ""),
+        None => (after_scheme, ""),
     };
     match address.rsplit_once('@') {
-        Some((credentials, place)) => {
+        Some((credentials, location)) => {
             let user = credentials.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{place}{parameters}")
+            format!("{scheme}://{user}:***@{location}{parameters}")
         }
         None => format!("{scheme}://{address}{parameters}"),
     }

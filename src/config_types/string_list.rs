@@ -1,26 +1,26 @@
-//! A list of texts.
+//! A list of strings.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// A list of texts; a single text is a list of one. Its `Debug` has only their number: they can be secrets.
+/// A list of strings. A single string is a list of one. `Debug` writes only the length, because the strings may be secrets.
 #[derive(Clone, Default, Deserialize)]
 #[serde(from = "OneOrMany")]
 pub struct StringList(Vec<String>);
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a list of texts")]
+#[serde(untagged, expecting = "must be a list of strings")]
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 impl From<OneOrMany> for StringList {
-    fn from(texts: OneOrMany) -> Self {
-        match texts {
-            OneOrMany::One(text) => Self(vec![text]),
-            OneOrMany::Many(texts) => Self(texts),
+    fn from(strings: OneOrMany) -> Self {
+        match strings {
+            OneOrMany::One(string) => Self(vec![string]),
+            OneOrMany::Many(strings) => Self(strings),
         }
     }
 }
@@ -31,9 +31,9 @@ impl StringList {
         self.0
     }
 
-    /// Parses every text. Returns `None` if there is none, or one that cannot be parsed.
+    /// Parses every string. Returns `None` if the list is empty or a string cannot be parsed.
     pub fn parse_all<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        let parsed: Option<Vec<T>> = self.0.iter().map(|text| parse(text)).collect();
+        let parsed: Option<Vec<T>> = self.0.iter().map(|string| parse(string)).collect();
         parsed.filter(|parsed| !parsed.is_empty())
     }
 }

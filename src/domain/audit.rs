@@ -1,4 +1,4 @@
-//! The entries that webhooks make in the audit log, `cloudflare_image_logs`.
+//! The entry that a webhook writes to the audit log, `cloudflare_image_logs`.
 
 use uuid::Uuid;
 
@@ -12,11 +12,11 @@ use super::timestamp::Timestamp;
 /// A new row of `cloudflare_image_logs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AuditEntry {
-    /// The image's row, if the entry is about one.
+    /// The id of the image's row and Cloudflare's id; `None` if the entry is about no image.
     pub image: Option<(Uuid, CloudflareId)>,
-    /// The outcome, as `webhook_received`.
+    /// The outcome, for example `webhook_received`.
     pub event_type: &'static str,
-    /// The outcome, as a clause for people.
+    /// The outcome in words.
     pub message: String,
     /// JSON: `{"payload": …}`.
     pub data: String,
@@ -24,7 +24,7 @@ pub(crate) struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// Returns the entry of a notification with this outcome; `None` for a rejection. `before` is the image's status before it.
+    /// Returns the entry for a notification; `None` for a rejection. `before` is the image's status before the notification.
     #[must_use]
     pub(crate) fn of(
         notification: &Notification,
@@ -41,7 +41,7 @@ impl AuditEntry {
         })
     }
 
-    /// Returns the column `data` of the entry of a notification with this payload.
+    /// Returns the value of the column `data` for this payload.
     #[must_use]
     pub(crate) fn data(payload: &Json) -> String {
         format!("{{\"payload\":{}}}", payload.as_str())

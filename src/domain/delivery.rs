@@ -1,82 +1,82 @@
-//! One message for one endpoint: in which states it can be, and what follows from a try.
+//! A delivery: its status, and the decision after an attempt.
 
 use std::time::Duration;
 
 use super::named::named_enum;
 
 named_enum! {
-    /// The state of a delivery.
+    /// The status of a delivery.
     pub enum DeliveryStatus {
-        /// It waits for its first try.
+        /// Waits for its first attempt.
         Pending = "pending",
-        /// Somebody works on it, for a limited time.
+        /// Leased to a worker for a limited time.
         Leased = "leased",
-        /// The endpoint has taken it. Final.
+        /// Accepted by the endpoint. Final.
         Delivered = "delivered",
-        /// A try failed, and another is to come.
+        /// An attempt failed. Waits for the next one.
         Retrying = "retrying",
-        /// All tries failed, or one did that no other can mend. Final, until somebody replays it.
+        /// No retry is left, or an attempt failed with a status that is not retried. Final, unless it is replayed.
         Failed = "failed",
-        /// The endpoint's own filter did not want it. Final.
+        /// Filtered out by the endpoint's `when` or `transform`. Final.
         Filtered = "filtered",
-        /// It waits, and its endpoint is paused. Never stored: the pause is the endpoint's.
+        /// Waits because its endpoint is paused. Never stored: the pause is stored with the endpoint.
         Paused = "paused",
     }
 }
 
-/// How often and when a delivery that failed is tried again.
+/// The rule for retries after a failed attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RetryPolicy {
-    /// How many tries there are after the first.
+    /// The number of attempts after the first.
     pub max_retries: u32,
-    /// How long after the first try the second comes.
+    /// The wait between the first and the second attempt.
     pub delay: Duration,
-    /// How many times as long each further wait is.
+    /// The factor by which each further wait grows.
     pub backoff_factor: f64,
-    /// The longest wait; also of what an endpoint asks for.
+    /// The longest wait before jitter. It also limits a wait that the endpoint requests.
     pub max_delay: Duration,
-    /// The answers after which it is tried again; none: all that are no success.
+    /// The response statuses that are retried. Empty means all statuses except 200 to 299 and 410.
     pub on_status: Vec<u16>,
 }
 
-/// How a try ended.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptResult {
-    /// With an answer.
+    /// An HTTP response.
     Response {
         status: u16,
-        /// How long the endpoint asked to be left alone.
+        /// The wait that the endpoint requests.
         retry_after: Option<Duration>,
     },
-    /// With the word that the message is stored, which is no HTTP answer.
+    /// A confirmation, without an HTTP response, that the message is stored.
     Acknowledged,
-    /// Without one: no connection, no token, no answer in time, an answer that broke off.
+    /// No complete response: no connection, no token, a timeout or a broken connection.
     NoResponse,
 }
 
-/// What follows from a try.
+/// The decision after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
-    /// Nothing: the endpoint has it.
+    /// The endpoint accepted the message.
     Delivered,
-    /// Another try, after so long.
+    /// Another attempt follows after this wait.
     Retry(Duration),
-    /// Nothing: it is no use.
+    /// No further attempt follows.
     Fail,
-    /// The endpoint said that it is gone (410): it is told nothing until somebody says otherwise.
+    /// The endpoint answered 410 Gone. It is paused until an operator resumes it.
     Pause,
 }
 
-/// 410: the resource is gone, and likely for ever (RFC 9110, section 15.5.11).
+/// The status 410: the resource is gone, probably permanently (RFC 9110, section 15.5.11).
 const GONE: u16 = 410;
 
-/// By how much of itself a wait is lengthened at the most, so that what failed at the same time is not tried at the same time.
-const JITTER: f64 = 0.25;
+/// The largest fraction by which a wait is lengthened. Jitter spreads retries of deliveries that failed at the same time.
+const MAX_JITTER: f64 = 0.25;
 
 impl RetryPolicy {
-    /// What follows from the `attempts`th try, counted from 1. `chance` is from 0 to 1.
-    pub(crate) fn next(&self, attempts: u32, tried: AttemptResult, chance: f64) -> RetryDecision {
-        let asked_for = match tried {
+    /// Returns the decision after an attempt. The first attempt is 1. `fraction` is a random number from 0 to 1.
+    pub(crate) fn next(&self, attempt: u32, result: AttemptResult, fraction: f64) -> RetryDecision {
+        let requested = match result {
             AttemptResult::Acknowledged => return RetryDecision::Delivered,
             AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
                 return RetryDecision::Delivered;
@@ -90,15 +90,15 @@ impl RetryPolicy {
             AttemptResult::Response { retry_after, .. } => retry_after.unwrap_or_default(),
             AttemptResult::NoResponse => Duration::ZERO,
         };
-        if attempts > self.max_retries {
+        if attempt > self.max_retries {
             return RetryDecision::Fail;
         }
-        let wait = self.backoff(attempts).max(asked_for).min(self.max_delay);
-        RetryDecision::Retry(wait.mul_f64(1.0 + JITTER * chance.clamp(0.0, 1.0)))
+        let wait = self.backoff(attempt).max(requested).min(self.max_delay);
+        RetryDecision::Retry(wait.mul_f64(1.0 + MAX_JITTER * fraction.clamp(0.0, 1.0)))
     }
 
-    fn backoff(&self, attempts: u32) -> Duration {
-        let exponent = i32::try_from(attempts.saturating_sub(1)).unwrap_or(i32::MAX);
+    fn backoff(&self, attempt: u32) -> Duration {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.delay.as_secs_f64() * self.backoff_factor.powi(exponent);
         Duration::try_from_secs_f64(seconds).unwrap_or(self.max_delay)
     }

@@ -1,14 +1,14 @@
-//! The details of an image: every reported column except the status, each with the time of its notification.
+//! The details of an image: the reported columns that do not belong to the status. Each has the time of its notification.
 //!
-//! A notification reports some details and not others, and notifications arrive in any order. Each detail has the value of the
-//! latest notification that reported it. A draft counts as earlier than any other notification. So the row does not depend on the
-//! order of arrival. Before the first notification, a detail has the value that the app inserted.
+//! A notification may report only some details, and notifications arrive in any order. Each detail has the value of the latest
+//! notification that reported it. A draft counts as earlier than any other notification. So the row does not depend on the order of
+//! arrival. Before the first notification, a detail has the value that the app inserted.
 
 use super::json::Json;
 use super::precedence::{Effect, EffectiveTime, TieBreak, decide};
 use super::timestamp::Timestamp;
 
-/// Declares the details: for each its documentation, name, type and initial value.
+/// Declares the details. Each has documentation, a name, a type and an initial value.
 macro_rules! details {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $initial:expr;)*) => {
         /// The details that one notification reports.
@@ -23,7 +23,7 @@ macro_rules! details {
             $($(#[$doc])* pub $name: $type,)*
         }
 
-        /// The details of an image's row, each with the time of the notification that reported it.
+        /// The details of an image's row. Each has the time of the notification that reported it.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct ImageDetails {
             $($(#[$doc])* pub $name: Detail<$type>,)*
@@ -58,7 +58,7 @@ macro_rules! details {
                 [$(Value::from(&self.$name.value)),*]
             }
 
-            /// Takes over each reported detail that is new.
+            /// Replaces each detail for which the notification reports something new.
             pub(super) fn merge(
                 &mut self,
                 details: &ReportedDetails,
@@ -78,7 +78,7 @@ const COUNT: usize = 5;
 details! {
     /// The file's name.
     filename: String = String::new();
-    /// The uploader, as the app named it to Cloudflare.
+    /// The uploader, as the app names it to Cloudflare.
     creator: String = String::new();
     /// Whether the image is served only at signed URLs.
     require_signed_urls: bool = false;
@@ -106,14 +106,14 @@ pub enum Value<'a> {
 pub struct Detail<T> {
     /// The value.
     pub value: T,
-    /// The notification that reported the value; `None` while the value is the app's own.
+    /// The kind and time of the notification that reported the value; `None` if an app wrote it.
     pub precedence: Option<Precedence>,
 }
 
-/// The kind and time of the notification that reported a detail. The greater replaces the lesser.
+/// The kind and time of the notification that reported a detail. A greater precedence replaces a lesser one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precedence {
-    /// A draft, which comes before the upload.
+    /// A draft. It precedes the upload.
     Draft(Timestamp),
     /// Any other notification.
     Final(Timestamp),

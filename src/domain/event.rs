@@ -1,22 +1,22 @@
-//! A fact in our words, and who wants to hear of it.
+//! Events: published changes of rows, and the subscriptions to them.
 
 use super::detail::{ImageDetails, Value};
 use super::image::ImageState;
 use super::named::named_enum;
 
 named_enum! {
-    /// What happened to a row.
+    /// The kind of change to a row.
     pub enum EventKind {
-        /// We inserted it.
+        /// The service inserted the row.
         Created = "created",
-        /// We changed it.
+        /// The service changed the row.
         Updated = "updated",
-        /// We deleted it.
+        /// The service deleted the row.
         Deleted = "deleted",
     }
 }
 
-/// What an event is about, under the names that the Django toolkit gives it.
+/// The table that an event is about. The names are those of the Django toolkit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Model {
     /// A row of `cloudflare_images`.
@@ -29,10 +29,10 @@ impl Model {
     /// Every model.
     pub const ALL: [Self; 2] = [Self::Image, Self::ImageLog];
 
-    /// The app that all models belong to.
+    /// The name of the app that all models belong to.
     pub const APP: &str = "cloudflare_images";
 
-    /// The model's name within its app.
+    /// Returns the model's name within its app.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Model {
         }
     }
 
-    /// App and name.
+    /// Returns the app and the name, joined by a dot.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Model {
         }
     }
 
-    /// The columns of an image that only its events show, in their order. They come last.
+    /// The last fields of an image event, in order. They are columns that [`ImageState`] does not have.
     pub const EXTRA_IMAGE_FIELDS: [&str; 12] = [
         "user_id",
         "original_filename",
@@ -66,7 +66,7 @@ impl Model {
         "updated_at",
     ];
 
-    /// Returns the fields that its events have, in their order.
+    /// Returns the fields of the model's events, in order.
     #[must_use]
     pub fn fields(self) -> Vec<&'static str> {
         match self {
@@ -88,7 +88,7 @@ impl Model {
         }
     }
 
-    /// The columns of its table that nobody is told: what lets whoever has it upload, and what is ours.
+    /// Returns the columns that no event has: the upload URL, which is a credential, and an internal column.
     #[must_use]
     pub fn hidden_columns(self) -> &'static [&'static str] {
         match self {
@@ -97,51 +97,51 @@ impl Model {
         }
     }
 
-    /// The model with this label.
+    /// Returns the model with this label.
     #[must_use]
     pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|model| model.label() == label)
     }
 }
 
-/// Which events an endpoint is told.
+/// The events that an endpoint receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     /// The endpoint's name.
     pub endpoint: String,
-    /// The kinds of events.
+    /// The kinds of change.
     pub kinds: Vec<EventKind>,
-    /// What they are about.
+    /// The models.
     pub models: Vec<Model>,
-    /// Whether what is earlier about the same image is told first.
+    /// Whether events about one image are delivered one at a time, in order.
     pub ordered: bool,
 }
 
 impl Subscription {
-    /// Whether an event like this is told.
+    /// Returns whether the endpoint receives events of this model and kind.
     #[must_use]
     pub fn wants(&self, model: Model, kind: EventKind) -> bool {
         self.models.contains(&model) && self.kinds.contains(&kind)
     }
 }
 
-/// Who is told what.
+/// The subscriptions of all endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscriptions {
-    /// Those who are told by deliveries.
+    /// The endpoints that receive deliveries.
     pub endpoints: Vec<Subscription>,
-    /// The channel on which the database itself says which images changed, if any.
+    /// The Postgres channel on which changed images are announced with NOTIFY, if any.
     pub channel: Option<String>,
 }
 
-/// A field that has another value than before.
+/// A changed field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
-    /// Its column.
+    /// The name of the field, which is its column.
     pub field: &'static str,
-    /// What was there.
+    /// The value before the change.
     pub old: Value<'a>,
-    /// What is there now.
+    /// The value after the change.
     pub new: Value<'a>,
 }
 
@@ -158,7 +158,7 @@ pub fn changes<'a>(before: &'a ImageState, after: &'a ImageState) -> Vec<Change<
 /// The columns of an image's status.
 const STATUS_FIELDS: [&str; 4] = ["status", "status_at", "uploaded_at", "error"];
 
-/// Returns the fields of an image that notifications change, each with its column's name.
+/// Returns the name and value of every field that notifications change.
 pub fn fields(state: &ImageState) -> impl Iterator<Item = (&'static str, Value<'_>)> {
     let status = [
         Value::Text(state.status.name()),

@@ -1,22 +1,22 @@
-//! The name that Cloudflare gives an image.
+//! The id that Cloudflare gives an image.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The most characters an image's id can have ("up to 1024 characters", Cloudflare's direct creator upload).
+/// The maximum length of an image id in characters. Cloudflare documents the limit for direct creator uploads.
 pub const MAX_ID_CHARACTERS: usize = 1024;
 
-/// The most bytes an id can have to be inserted by us. An entry of a Postgres B-tree holds at most 2,704 bytes, so a longer id
-/// has no place under the unique index on `cloudflare_id`.
+/// The maximum length in bytes of an id that the service inserts. A Postgres B-tree entry has at most 2,704 bytes, so the unique
+/// index on `cloudflare_id` cannot hold every longer id.
 const MAX_INDEXED_ID_BYTES: usize = 2600;
 
-/// Cloudflare's id of an image: opaque text, which may contain `/` and need not be a UUID.
+/// The id of an image at Cloudflare: opaque text. It may contain `/`, and it need not be a UUID.
 ///
-/// Cheap to clone: the text is shared.
+/// Clones are cheap because they share the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CloudflareId(Arc<str>);
 
-/// Why a text is no [`CloudflareId`].
+/// The error for a text that is not a valid image id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be text of 1 to {MAX_ID_CHARACTERS} characters, not blank and without control characters"
@@ -24,7 +24,7 @@ pub struct CloudflareId(Arc<str>);
 pub struct InvalidId;
 
 impl CloudflareId {
-    /// Checks a text: 1 to [`MAX_ID_CHARACTERS`] characters, not all of them white space, none of them a control character.
+    /// Parses an id. A valid id has 1 to [`MAX_ID_CHARACTERS`] characters, no control characters, and is not blank.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let is_short_enough =
             text.len() <= MAX_ID_CHARACTERS || text.chars().count() <= MAX_ID_CHARACTERS;
@@ -37,14 +37,15 @@ impl CloudflareId {
         }
     }
 
-    /// The id's text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether every database is sure to hold a row with this id under its unique index. Some longer ones would fit, but we
-    /// insert none that might not: a notification for it names an unknown image, unless an app has inserted it.
+    /// Returns whether the unique index of every database can hold this id.
+    ///
+    /// Some longer ids may fit too, but the service does not insert them. Their images are unknown unless an app inserted the row.
     #[must_use]
     pub fn fits_index(&self) -> bool {
         self.0.len() <= MAX_INDEXED_ID_BYTES

@@ -1,4 +1,4 @@
-//! An image as our tables know it.
+//! An image, as the tables store it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,17 +12,17 @@ use super::named::named_enum;
 use super::timestamp::Timestamp;
 
 named_enum! {
-    /// What has become of an upload. The variants are in the order in which an image meets them.
+    /// The status of an upload.
     pub enum Status {
-        /// An app registered it; nothing was heard yet.
+        /// An app registered the image. No notification has arrived yet.
         Pending = "pending",
-        /// Cloudflare has made the upload URL; the bytes are not there.
+        /// Cloudflare created the upload URL. The file is not uploaded yet.
         Draft = "draft",
-        /// The bytes are there. Final.
+        /// The file is uploaded. Final.
         Uploaded = "uploaded",
-        /// Cloudflare refused or lost the upload. Final.
+        /// Cloudflare reported that the upload failed. Final.
         Failed = "failed",
-        /// The upload URL ran out before the bytes came.
+        /// The upload URL expired before the file was uploaded.
         Expired = "expired",
     }
 }
@@ -33,7 +33,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// The word names no status.
+/// The error for a text that is not the name of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be pending, draft, uploaded, failed or expired")]
 pub struct UnknownStatus;
@@ -41,28 +41,28 @@ pub struct UnknownStatus;
 impl FromStr for Status {
     type Err = UnknownStatus;
 
-    fn from_str(word: &str) -> Result<Self, UnknownStatus> {
-        Self::from_name(word).ok_or(UnknownStatus)
+    fn from_str(name: &str) -> Result<Self, UnknownStatus> {
+        Self::from_name(name).ok_or(UnknownStatus)
     }
 }
 
-/// What a notification can change about an image, and what decides whether it does.
+/// The columns of an image that notifications change, with the times that decide whether they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageState {
-    /// What has become of the upload.
+    /// The status of the upload.
     pub status: Status,
-    /// The time of the notification that told the status; `None` while an app set it.
+    /// The time of the notification that reported the status; `None` if an app set the status.
     pub status_at: Option<Timestamp>,
-    /// When the bytes were there; only with [`Status::Uploaded`].
+    /// The end of the upload; only with [`Status::Uploaded`].
     pub uploaded_at: Option<Timestamp>,
-    /// Why it failed; empty but with [`Status::Failed`].
+    /// Cloudflare's error message with [`Status::Failed`], otherwise empty.
     pub error: String,
-    /// Everything else that is told.
+    /// The other reported columns.
     pub details: ImageDetails,
 }
 
 impl ImageState {
-    /// The state of an image that was just registered with nothing but its id.
+    /// Returns the state of an image that was just registered with only its id.
     #[must_use]
     pub fn registered() -> Self {
         Self {
@@ -75,31 +75,31 @@ impl ImageState {
     }
 }
 
-/// A row of `cloudflare_images`, as far as people look at it.
+/// A row of `cloudflare_images`, as commands show it.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The row's own id, which log rows refer to.
+    /// The id of the row. Audit log entries refer to it.
     pub id: Uuid,
     /// Cloudflare's id.
     pub cloudflare_id: CloudflareId,
-    /// What notifications change.
+    /// The columns that notifications change.
     pub state: ImageState,
-    /// The app's own metadata: an object that we never change.
+    /// The app's own metadata: an object that the service never changes.
     pub metadata: Json,
-    /// When the row was inserted.
+    /// The time at which the row was inserted.
     pub created_at: Timestamp,
-    /// When the row was last changed.
+    /// The time of the row's last change.
     pub updated_at: Timestamp,
 }
 
-/// An image to be registered.
+/// An image to register.
 #[derive(Debug, Clone)]
 pub struct NewImage {
     /// Cloudflare's id.
     pub cloudflare_id: CloudflareId,
-    /// The file's name, or empty.
+    /// The file's name. May be empty.
     pub filename: String,
-    /// Who uploads it, or empty.
+    /// The uploader, as the app names it to Cloudflare. May be empty.
     pub creator: String,
     /// The app's own metadata: an object.
     pub metadata: Json,

@@ -1,42 +1,42 @@
-//! JSON that passes through without being looked into.
+//! JSON as text that the service passes on without interpreting it.
 
 use std::cmp::Ordering;
 use std::fmt;
 
 /// A JSON text.
 ///
-/// One that a notification told is in canonical form: no white space, keys sorted, no key twice, no U+0000, no negative zero.
-/// Two such are equal when they mean the same. One that was read from a database is in that database's own form, and is
-/// brought into the canonical one before it is compared.
+/// JSON from a notification is in canonical form: no white space, keys sorted, no duplicate key, no U+0000, no negative zero.
+/// Two canonical texts are equal if they mean the same. JSON from a database is in the database's form. The store converts it to
+/// the canonical form before it compares it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Json(Box<str>);
 
 impl Json {
-    /// Takes a text which the caller has brought into canonical form.
+    /// Wraps a text that is in canonical form.
     #[must_use]
     pub fn from_canonical(text: String) -> Self {
         Self(text.into_boxed_str())
     }
 
-    /// Takes a text as a database returned it.
+    /// Wraps a text in the form that a database returned.
     #[must_use]
     pub fn as_stored(text: String) -> Self {
         Self(text.into_boxed_str())
     }
 
-    /// The empty object.
+    /// Returns the empty object.
     #[must_use]
     pub fn empty_object() -> Self {
         Self("{}".into())
     }
 
-    /// The empty array.
+    /// Returns the empty array.
     #[must_use]
     pub fn empty_array() -> Self {
         Self("[]".into())
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -50,7 +50,7 @@ impl PartialOrd for Json {
 }
 
 impl Ord for Json {
-    /// The value that says more (the longer text) is the greater.
+    /// Compares by length first, because a longer text has more content.
     fn cmp(&self, other: &Self) -> Ordering {
         self.0
             .len()
@@ -60,7 +60,7 @@ impl Ord for Json {
 }
 
 impl fmt::Debug for Json {
-    /// The size alone: a body never reaches a log.
+    /// Writes only the size, because a body must not get into a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Json({} bytes)", self.0.len())
     }

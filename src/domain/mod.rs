@@ -1,7 +1,7 @@
 //! The rules of the product, as pure values and functions.
 //!
-//! Nothing here does I/O, waits, reads a clock or knows a wire format: no tokio, serde, sqlx or axum. The edges translate
-//! into these types, the store executes what [`transition`](transition::transition) decides.
+//! This module does no I/O, does not wait, reads no clock and knows no wire format: no tokio, serde, sqlx or axum. Other modules
+//! convert their formats into these types. The store writes the changes that [`transition`](transition::transition) decides.
 
 pub(crate) mod audit;
 pub mod delivery;

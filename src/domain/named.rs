@@ -1,6 +1,7 @@
-//! Enums whose variants have words.
+//! Enums whose variants have names.
 
-/// Declares an enum with `ALL`, `name` and `named`. After each variant stands its word in tables, settings, messages and commands.
+/// Declares an enum with `ALL`, `name` and `from_name`. Each variant is followed by its name in tables, settings, payloads and
+/// commands.
 macro_rules! named_enum {
     ($(#[$attribute:meta])* $visibility:vis enum $name:ident {
         $($(#[$variant_attribute:meta])* $variant:ident = $name_text:literal,)*
@@ -12,10 +13,10 @@ macro_rules! named_enum {
         }
 
         impl $name {
-            /// Every variant, in the order of their declaration.
+            /// Every variant, in the order of declaration.
             $visibility const ALL: [Self; [$($name_text),*].len()] = [$(Self::$variant),*];
 
-            /// Returns the variant's word.
+            /// Returns the variant's name.
             #[must_use]
             $visibility fn name(self) -> &'static str {
                 match self {
@@ -23,7 +24,7 @@ macro_rules! named_enum {
                 }
             }
 
-            /// Returns the variant with this word.
+            /// Returns the variant with this name.
             #[must_use]
             $visibility fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|variant| variant.name() == name)

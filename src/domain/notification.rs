@@ -19,12 +19,12 @@ pub struct Notification {
     pub payload: Json,
     /// The time at which the last byte of the body was read.
     pub received_at: Timestamp,
-    /// The request that carried it.
+    /// The request that carried the notification.
     pub request_info: RequestInfo,
 }
 
 impl Notification {
-    /// Returns the id of the image that the notification is about, if any.
+    /// Returns the image that the notification is about, if any.
     #[must_use]
     pub fn image(&self) -> Option<&CloudflareId> {
         match &self.content {
@@ -36,14 +36,14 @@ impl Notification {
 
 /// The request of a webhook, as stored with a rejection.
 ///
-/// It exists for every webhook but is read for rejections only, so it allocates nothing.
+/// Created for every webhook but read only for rejections, so it must not allocate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestInfo {
     /// The request id, as in the log.
     pub request_id: Option<Arc<str>>,
     /// The client address.
     pub client: Option<IpAddr>,
-    /// The name of the first scheme that the request carries; `None` while authentication is disabled.
+    /// The name of the first scheme for which the request has a credential; `None` if authentication is disabled.
     pub scheme: Option<&'static str>,
 }
 
@@ -52,7 +52,7 @@ pub struct RequestInfo {
 pub enum Content {
     /// A report on an image.
     Report(Report),
-    /// The message that Cloudflare's "Save and Test" sends.
+    /// The test message that "Save and Test" in the Cloudflare dashboard sends.
     TestMessage,
     /// An alert of another Cloudflare product, sent to the same destination.
     OtherAlert,
@@ -98,7 +98,7 @@ impl fmt::Debug for Body {
 pub struct Report {
     /// The image's id.
     pub cloudflare_id: CloudflareId,
-    /// The result of the upload; `None` when only details are reported.
+    /// The result of the upload; `None` if only details are reported.
     pub status: Option<ReportedStatus>,
     /// The time that the notification states, if any.
     pub reported_at: Option<Timestamp>,
@@ -107,7 +107,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Returns the time by which the report is ordered: the stated time, else the time of receipt.
+    /// Returns the time that orders the report: the stated time, or else the time of receipt.
     #[must_use]
     pub fn effective_time(&self, received_at: Timestamp) -> EffectiveTime {
         self.reported_at
@@ -145,8 +145,8 @@ pub enum ReportedStatus {
 /// The policy for notifications about an image without a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownImages {
-    /// Answer 404.
+    /// The webhook is refused with 404.
     Reject,
-    /// Insert the row.
+    /// The row is inserted.
     Create,
 }

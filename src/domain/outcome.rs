@@ -1,4 +1,4 @@
-//! The outcome of one webhook: the single table of its word, HTTP status, audit event and message.
+//! The outcome of one webhook, with its name, HTTP status and audit log entry.
 
 use super::image::Status;
 use super::named::named_enum;
@@ -9,7 +9,7 @@ use super::precedence::Effect;
 pub enum Outcome {
     /// The row was changed or inserted. It has this status now.
     Applied(Status),
-    /// The row already says what the notification says.
+    /// The notification reports nothing new. The row has this status.
     Duplicate(Status),
     /// The notification is out of date. The row keeps this status.
     Stale(Status),
@@ -22,13 +22,13 @@ pub enum Outcome {
 }
 
 named_enum! {
-    /// Why a webhook was refused. The last part of the problem's `type`, and the column `reason` of `webhook_rejections`.
+    /// The reason for a refusal. Its name is the last part of the problem's `type` and the column `reason` of `webhook_rejections`.
     pub enum RejectionReason {
         /// The body is not JSON, has an unknown shape, or breaks a rule.
         InvalidPayload = "invalid-payload",
         /// `cloudflare_images` has no row with this id.
         UnknownImage = "unknown-image",
-        /// The request has no valid proof of its sender.
+        /// The request has no valid credential.
         Unauthenticated = "unauthorized",
         /// The client address is not allowed to send webhooks.
         AddressNotAllowed = "address-not-allowed",
@@ -46,7 +46,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the word in answers, logs, tables and command output.
+    /// Returns the name in responses, logs, tables and command output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
@@ -70,7 +70,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the image's status after this outcome, if the webhook is about an image that has a row.
+    /// Returns the image's status after this outcome; `None` if no image row is affected.
     #[must_use]
     pub fn status(self) -> Option<Status> {
         match self {
@@ -79,7 +79,7 @@ impl Outcome {
         }
     }
 
-    /// Returns the audit log's `event_type`; `None` for a rejection, which has a table of its own.
+    /// Returns the audit log's `event_type`; `None` for a rejection, which is stored in another table.
     #[must_use]
     pub fn audit_event(self) -> Option<&'static str> {
         match self {
@@ -97,22 +97,24 @@ impl Outcome {
     pub fn audit_message(self, before: Option<Status>) -> String {
         match self {
             Self::Applied(after) => match before.filter(|before| *before != after) {
-                None => format!("the image stays {after}; what is known of it changed"),
-                Some(before) => format!("the image went from {before} to {after}"),
+                None => format!("the status stays {after}; other fields changed"),
+                Some(before) => format!("the status changed from {before} to {after}"),
             },
-            Self::Duplicate(after) => format!("the image is {after}, as it was told before"),
-            Self::Stale(after) => {
-                format!("the image stays {after}: what was told is out of date")
+            Self::Duplicate(after) => {
+                format!("the notification reports nothing new; the status stays {after}")
             }
-            Self::Test => "Cloudflare tested the destination".to_owned(),
-            Self::Ignored => "an alert of another Cloudflare product".to_owned(),
+            Self::Stale(after) => {
+                format!("the notification is out of date; the status stays {after}")
+            }
+            Self::Test => "Cloudflare sent a test message".to_owned(),
+            Self::Ignored => "Cloudflare sent an alert of another product".to_owned(),
             Self::Rejected(_) => String::new(),
         }
     }
 }
 
 impl RejectionReason {
-    /// Returns the HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
@@ -184,11 +186,11 @@ mod tests {
 
         assert_eq!(
             uploaded.audit_message(Some(Status::Draft)),
-            "the image went from draft to uploaded"
+            "the status changed from draft to uploaded"
         );
         assert_eq!(
             uploaded.audit_message(Some(Status::Uploaded)),
-            "the image stays uploaded; what is known of it changed"
+            "the status stays uploaded; other fields changed"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Precedence between two reported values: the later one wins, and at the same time the fuller one.
+//! Precedence between two reported values: the later value wins. At the same time, the fuller value wins.
 
 use std::cmp::Ordering;
 
@@ -12,7 +12,7 @@ pub enum Effect {
     Applied,
     /// The row already has the reported values.
     Duplicate,
-    /// Every reported value that differs is older than the row's value. Nothing changes.
+    /// At least one reported value is out of date, and no reported value is new. Nothing changes.
     Stale,
 }
 
@@ -27,7 +27,7 @@ impl Effect {
         }
     }
 
-    /// Combines the effects of two parts of a notification: applied before stale, stale before duplicate.
+    /// Combines the effects of two parts of a notification. Applied wins over stale, and stale over duplicate.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Applied, _) | (_, Self::Applied) => Self::Applied,
@@ -37,12 +37,12 @@ impl Effect {
     }
 }
 
-/// The time by which a notification is ordered.
+/// The time that orders a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EffectiveTime {
     /// The notification states its time. A redelivery states the same time.
     Stated(Timestamp),
-    /// The notification states no time, so the time of receipt is used. A redelivery seems later.
+    /// The notification states no time, so its time of receipt is used. A redelivery has a later time.
     Received(Timestamp),
 }
 
@@ -56,26 +56,27 @@ impl EffectiveTime {
     }
 }
 
-/// Decides between a reported value and the stored one: the later wins, and at the same time the fuller.
+/// Decides between a reported value and the stored value, by rank first. A rank is a time or a
+/// [`Precedence`](super::detail::Precedence).
 ///
-/// Only the values break a tie, so the order of arrival does not matter. An equal value from a notification without a time is a
-/// redelivery.
+/// At the same rank the values themselves decide, so the order of arrival does not matter. An equal value from a notification
+/// without a time is a duplicate.
 pub(super) fn decide<S: Ord, T: TieBreak>(
     effective: EffectiveTime,
-    (since, value): (S, &T),
-    (stored_since, stored): (Option<S>, &T),
+    (rank, value): (S, &T),
+    (stored_rank, stored): (Option<S>, &T),
 ) -> Effect {
     if matches!(effective, EffectiveTime::Received(_)) && value.tie_break() == stored.tie_break() {
         return Effect::Duplicate;
     }
-    match (Some(since), value.tie_break()).cmp(&(stored_since, stored.tie_break())) {
+    match (Some(rank), value.tie_break()).cmp(&(stored_rank, stored.tie_break())) {
         Ordering::Greater => Effect::Applied,
         Ordering::Equal => Effect::Duplicate,
         Ordering::Less => Effect::Stale,
     }
 }
 
-/// The total order between two values that were reported for the same time.
+/// A total order on the values of one column. It decides between two values that were reported for the same time.
 pub trait TieBreak {
     /// Returns the key to compare. The greater key wins.
     fn tie_break(&self) -> impl Ord + '_;

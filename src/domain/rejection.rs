@@ -7,13 +7,13 @@ named_enum! {
     pub enum RejectionState {
         /// Stored for an operator. Not applied unless it is reprocessed.
         Stored = "stored",
-        /// Waits for its image's row, and is applied when the row exists.
+        /// Waits for the row of its image. Applied when the row exists.
         Parked = "parked",
         /// Applied. Final.
         Applied = "applied",
-        /// Applying it failed too often. Not retried unless it is reprocessed.
+        /// Failed too often when it was applied. Not retried unless it is reprocessed.
         Failed = "failed",
-        /// A count of unauthenticated or not allowed requests, without bodies.
+        /// A count of requests without bodies: unauthenticated, or from an address that is not allowed.
         Counted = "counted",
     }
 }

@@ -1,4 +1,4 @@
-//! Instants, as exact as both databases keep them.
+//! Timestamps with the precision that both databases store.
 
 use std::fmt;
 use std::ops::Sub;
@@ -11,31 +11,31 @@ const NANOS_PER_MICRO: i128 = 1_000;
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
-/// The number that the time crate gives 1970-01-01.
+/// The Julian day number of 1970-01-01, as the time crate counts.
 const JULIAN_DAY_OF_1970: i32 = 2_440_588;
 
-/// An instant in UTC, to the microsecond, within the years 0000 to 9999 (what RFC 3339 can write).
+/// An instant in UTC with microsecond precision. The years are 0000 to 9999, as in RFC 3339.
 ///
-/// Microseconds are what Postgres keeps. Cutting the rest off here makes a time that was read back equal to the one written.
+/// Postgres stores microseconds. Finer digits are dropped here, so writing and reading a time returns the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
-/// The text or number is no instant that RFC 3339 can write.
+/// The error for a text or number that is not a time within the range of RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be a time as RFC 3339 writes it, such as 2024-01-01T12:00:00Z")]
+#[error("must be an RFC 3339 time such as 2024-01-01T12:00:00Z")]
 pub struct InvalidTimestamp;
 
 impl Timestamp {
     const MIN: i64 = -62_167_219_200 * MICROS_PER_SECOND;
     const MAX: i64 = 253_402_300_800 * MICROS_PER_SECOND - 1;
 
-    /// Reads a date-time of RFC 3339, section 5.6. What is finer than a microsecond is cut off.
+    /// Parses a date-time (RFC 3339, section 5.6). Digits finer than a microsecond are dropped.
     pub fn parse_rfc3339(text: &str) -> Result<Self, InvalidTimestamp> {
-        let moment = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
-        Self::from_offset_date_time(moment)
+        let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTimestamp)?;
+        Self::from_offset_date_time(instant)
     }
 
-    /// An instant given in whole seconds since 1970-01-01T00:00:00Z.
+    /// Converts whole seconds since 1970-01-01T00:00:00Z.
     pub fn from_unix_seconds(seconds: i64) -> Result<Self, InvalidTimestamp> {
         Self::from_unix_micros(
             seconds
@@ -44,7 +44,7 @@ impl Timestamp {
         )
     }
 
-    /// An instant given in microseconds since 1970-01-01T00:00:00Z.
+    /// Converts microseconds since 1970-01-01T00:00:00Z.
     pub fn from_unix_micros(micros: i64) -> Result<Self, InvalidTimestamp> {
         if (Self::MIN..=Self::MAX).contains(&micros) {
             Ok(Self(micros))
@@ -53,39 +53,39 @@ impl Timestamp {
         }
     }
 
-    /// An instant of the time crate, its offset and what is finer than a microsecond dropped.
-    pub fn from_offset_date_time(moment: OffsetDateTime) -> Result<Self, InvalidTimestamp> {
-        let micros = moment.unix_timestamp_nanos().div_euclid(NANOS_PER_MICRO);
+    /// Converts a value of the time crate to UTC. Digits finer than a microsecond are dropped.
+    pub fn from_offset_date_time(instant: OffsetDateTime) -> Result<Self, InvalidTimestamp> {
+        let micros = instant.unix_timestamp_nanos().div_euclid(NANOS_PER_MICRO);
         Self::from_unix_micros(i64::try_from(micros).map_err(|_| InvalidTimestamp)?)
     }
 
-    /// The instant for the time crate, in UTC.
+    /// Converts to a value of the time crate, in UTC.
     #[must_use]
     pub fn to_offset_date_time(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * NANOS_PER_MICRO)
-            .expect("the constructors keep the years within 0000 to 9999")
+            .expect("the constructors allow only the years 0000 to 9999")
     }
 
-    /// Microseconds since 1970-01-01T00:00:00Z.
+    /// Returns the microseconds since 1970-01-01T00:00:00Z.
     #[must_use]
     pub fn unix_micros(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970-01-01T00:00:00Z, rounded down.
+    /// Returns the whole seconds since 1970-01-01T00:00:00Z, rounded down.
     #[must_use]
     pub fn unix_seconds(self) -> i64 {
         self.0.div_euclid(MICROS_PER_SECOND)
     }
 
-    /// The instant that much later, or the last one there is.
+    /// Adds a duration. Stops at the end of the year 9999.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Self(self.0.saturating_add(micros).min(Self::MAX))
     }
 
-    /// The instant that much earlier, or the first one there is.
+    /// Subtracts a duration. Stops at the start of the year 0000.
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
@@ -96,16 +96,16 @@ impl Timestamp {
 impl Sub for Timestamp {
     type Output = Duration;
 
-    /// The time between the two, whichever is the later.
+    /// Returns the time between two instants, in either order.
     fn sub(self, other: Self) -> Duration {
         Duration::from_micros(self.0.abs_diff(other.0))
     }
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 in UTC with six digits of a second, so that the texts sort as the instants do.
+    /// Writes RFC 3339 in UTC with six fractional digits. The texts sort like the instants.
     ///
-    /// By hand: a webhook's times are written some dozen times, and a format string takes ten times as long for each.
+    /// Written by hand for speed: a webhook writes about a dozen times, and a format string takes ten times as long for each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (day, micros) = (
             self.0.div_euclid(MICROS_PER_DAY),
@@ -113,7 +113,7 @@ impl fmt::Display for Timestamp {
         );
         let julian_day = i32::try_from(day).unwrap_or_default() + JULIAN_DAY_OF_1970;
         let (year, month, day) = Date::from_julian_day(julian_day)
-            .expect("the constructors keep the years within 0000 to 9999")
+            .expect("the constructors allow only the years 0000 to 9999")
             .to_calendar_date();
         let seconds = micros / MICROS_PER_SECOND;
         let mut text = *b"0000-00-00T00:00:00.000000Z";
@@ -132,7 +132,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Writes a number, the zeros before it included.
+/// Writes a number with leading zeros.
 fn write_digits(digits: &mut [u8], mut number: i64) {
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();

@@ -1,31 +1,34 @@
-//! The transition table: how a notification changes an image.
+//! The transition table: the change that a report makes to the status of an image.
 //!
 //! | row \ report | draft            | uploaded                | failed        |
 //! | ------------ | ---------------- | ----------------------- | ------------- |
-//! | pending      | moves            | moves                   | moves         |
-//! | expired      | stale            | moves                   | moves         |
-//! | draft        | if later         | moves                   | moves         |
+//! | pending      | changes          | changes                 | changes       |
+//! | expired      | stale            | changes                 | changes       |
+//! | draft        | if later         | changes                 | changes       |
 //! | uploaded     | stale            | if later, or fuller     | if later      |
-//! | failed       | stale            | if later or as late     | if later, or fuller |
+//! | failed       | stale            | if not earlier          | if later, or fuller |
 //!
-//! "Fuller" breaks the tie between two reports of one kind and one time. Details move on their own, field by field, see
-//! [`detail`](super::detail); there too a draft never replaces what another notification told. Both are maxima under a total order, which is why the last row does not depend on the order of
-//! arrival, and why nothing can be applied twice.
+//! "Later" compares the time of the report with the time of the stored status. "Fuller" decides at the same time; see
+//! [`precedence`](super::precedence). Each detail has its own time and changes independently; see [`detail`](super::detail). There
+//! too, a draft never replaces a value from another notification.
+//!
+//! Each column has the maximum of the reported values under a total order. So the row does not depend on the order of arrival, and
+//! a redelivery changes nothing.
 
 use super::image::{ImageState, Status};
 use super::notification::{Report, ReportedStatus};
 use super::precedence::{Effect, EffectiveTime, decide};
 use super::timestamp::Timestamp;
 
-/// How a report came.
+/// The arrival of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// For the first time, as far as anybody can tell.
+    /// The report is not known to be a redelivery.
     First {
-        /// When its last byte was read.
+        /// The time at which the last byte of the body was read.
         received_at: Timestamp,
     },
-    /// It says no time of its own, and the image has had the very same notification before.
+    /// The report states no time, and the same payload was recorded for the image before.
     Redelivery,
 }
 
@@ -72,7 +75,7 @@ fn status_effect(
     reported: &ReportedStatus,
     effective: EffectiveTime,
 ) -> Effect {
-    let since = status_since(image);
+    let stored_at = status_time(image);
     match (image.status, reported) {
         (Status::Pending, _)
         | (
@@ -83,40 +86,46 @@ fn status_effect(
             Effect::Stale
         }
         (Status::Draft, ReportedStatus::Draft) => {
-            decide(effective, (effective.at(), &true), (since, &true))
+            decide(effective, (effective.at(), &true), (stored_at, &true))
         }
         (Status::Uploaded, ReportedStatus::Uploaded { uploaded_at }) => {
             let stored = image.uploaded_at;
             let uploaded_at = match effective {
                 EffectiveTime::Stated(at) => uploaded_at.or(Some(at)),
-                // Without any time of its own it says no more than that the image is uploaded.
+                // Without a time, the report adds nothing to the stored end of the upload.
                 EffectiveTime::Received(_) => uploaded_at.or(stored),
             };
-            decide(effective, (effective.at(), &uploaded_at), (since, &stored))
+            decide(
+                effective,
+                (effective.at(), &uploaded_at),
+                (stored_at, &stored),
+            )
         }
-        (Status::Failed, ReportedStatus::Failed { error }) => {
-            decide(effective, (effective.at(), error), (since, &image.error))
-        }
-        // Between the two final statuses the later wins, and at the same time the upload.
+        (Status::Failed, ReportedStatus::Failed { error }) => decide(
+            effective,
+            (effective.at(), error),
+            (stored_at, &image.error),
+        ),
+        // The later final status wins. At the same time, uploaded wins over failed.
         (Status::Uploaded, ReportedStatus::Failed { .. }) => {
-            applied_if(Some(effective.at()) > since)
+            applied_if(Some(effective.at()) > stored_at)
         }
         (Status::Failed, ReportedStatus::Uploaded { .. }) => {
-            applied_if(Some(effective.at()) >= since)
+            applied_if(Some(effective.at()) >= stored_at)
         }
     }
 }
 
-fn applied_if(is_news: bool) -> Effect {
-    if is_news {
+fn applied_if(is_newer: bool) -> Effect {
+    if is_newer {
         Effect::Applied
     } else {
         Effect::Stale
     }
 }
 
-/// Since when the row has its status. A row which another program wrote has no `status_at`, but can say when it was uploaded.
-fn status_since(image: &ImageState) -> Option<Timestamp> {
+/// Returns the time of the row's status. A row that an app wrote may have `uploaded_at` without `status_at`.
+fn status_time(image: &ImageState) -> Option<Timestamp> {
     image.status_at.or(image.uploaded_at)
 }
 

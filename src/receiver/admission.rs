@@ -58,7 +58,7 @@ impl Admission {
         client: Option<IpAddr>,
     ) -> Result<OwnedSemaphorePermit, AdmissionError> {
         let is_allowed = self.allowed_networks.is_empty()
-            || client.is_some_and(|client| self.allowed_networks.contain(client));
+            || client.is_some_and(|client| self.allowed_networks.contains(client));
         if !is_allowed {
             return Err(AdmissionError::AddressNotAllowed);
         }

@@ -19,44 +19,44 @@ use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{Subscription, Subscriptions};
 
-/// Every endpoint of the configuration. Cheap to clone.
+/// All endpoints of the configuration. Cheap to clone.
 #[derive(Clone)]
-pub struct Endpoints(Arc<Built>);
+pub struct Endpoints(Arc<EndpointSet>);
 
-struct Built {
-    subscribers: Vec<Arc<Endpoint>>,
+struct EndpointSet {
+    event_endpoints: Vec<Arc<Endpoint>>,
     alert_endpoints: Vec<Arc<Endpoint>>,
     alert_policy: AlertPolicy,
     subscriptions: Subscriptions,
 }
 
 impl Endpoints {
-    /// Builds the endpoints that the settings describe. Fails on the first invalid one.
+    /// Builds the endpoints from the settings. Fails on the first invalid endpoint.
     pub fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
         let policy = AddressPolicy::new(settings.deny_private);
         let mut names = HashSet::from(RESERVED_NAMES);
-        let mut subscribers = Vec::new();
+        let mut event_endpoints = Vec::new();
         let mut subscriptions = Vec::new();
         for endpoint in &settings.endpoints {
             let is_unique = names.insert(&endpoint.name);
-            let (built, subscription) =
-                subscriber(endpoint, is_unique, &policy).map_err(|problem| InvalidSetting {
+            let (built, subscription) = build_event_endpoint(endpoint, is_unique, &policy)
+                .map_err(|problem| InvalidSetting {
                     key: "relay.endpoints",
-                    rule: format!("has an endpoint {:?} that {problem}", endpoint.name),
+                    rule: format!("endpoint {:?}: {problem}", endpoint.name),
                 })?;
-            subscribers.push(Arc::new(built));
+            event_endpoints.push(Arc::new(built));
             subscriptions.push(subscription);
         }
         let mut alert_endpoints = Vec::new();
         for AlertEndpointSettings { key, endpoint } in settings.alert_endpoints() {
             let built = Endpoint::new(&endpoint, &policy).map_err(|problem| InvalidSetting {
                 key,
-                rule: format!("cannot be told: the endpoint {problem}"),
+                rule: format!("endpoint {:?}: {problem}", endpoint.name),
             })?;
             alert_endpoints.push(Arc::new(built));
         }
-        Ok(Self(Arc::new(Built {
-            subscribers,
+        Ok(Self(Arc::new(EndpointSet {
+            event_endpoints,
             alert_endpoints,
             alert_policy: settings.alert_policy(),
             subscriptions: Subscriptions {
@@ -66,7 +66,7 @@ impl Endpoints {
         })))
     }
 
-    /// Returns the events that the endpoints and the Postgres channel receive.
+    /// Returns the subscriptions of the endpoints, and the Postgres channel.
     #[must_use]
     pub fn subscriptions(&self) -> &Subscriptions {
         &self.0.subscriptions
@@ -86,22 +86,22 @@ impl Endpoints {
     }
 
     /// Returns the endpoints in `relay.endpoints`.
-    pub(super) fn subscribers(&self) -> &[Arc<Endpoint>] {
-        &self.0.subscribers
+    pub(super) fn event_endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.0.event_endpoints
     }
 
-    /// Returns the endpoints that receive alerts about the subscribers.
+    /// Returns the endpoints that receive alerts about other endpoints.
     pub(super) fn alert_endpoints(&self) -> &[Arc<Endpoint>] {
         &self.0.alert_endpoints
     }
 
-    /// Returns the failures of subscribers that are reported.
+    /// Returns the failures that are reported to the alert endpoints.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
         self.0.alert_policy
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.0.subscribers.iter().chain(&self.0.alert_endpoints)
+        self.0.event_endpoints.iter().chain(&self.0.alert_endpoints)
     }
 }
 
@@ -112,8 +112,8 @@ impl fmt::Debug for Endpoints {
     }
 }
 
-/// Builds an entry of `relay.endpoints`. The error is the end of a sentence about the endpoint.
-fn subscriber(
+/// Builds an endpoint from an entry of `relay.endpoints`. The error is a clause without the endpoint's name.
+fn build_event_endpoint(
     settings: &EndpointSettings,
     is_unique: bool,
     policy: &AddressPolicy,
@@ -121,7 +121,7 @@ fn subscriber(
     let subscription = settings.subscription()?;
     let endpoint = Endpoint::new(settings, policy)?;
     if !is_unique {
-        return Err("has the name of another, or one of ours (on_failure, alerts, notify): each needs a name of its own".to_owned());
+        return Err("the name is used twice or reserved (on_failure, alerts, notify)".to_owned());
     }
     Ok((endpoint, subscription))
 }
@@ -134,14 +134,14 @@ pub(super) struct Endpoint {
     pub(super) retry: RetryPolicy,
     pub(super) max_in_flight: usize,
     /// Whether messages about one image are sent one at a time, in the order of their events.
-    pub(super) ordered: bool,
-    pub(super) paused: bool,
+    pub(super) is_ordered: bool,
+    pub(super) is_paused: bool,
     pub(super) timeout: Duration,
     rate_limiter: Option<DefaultDirectRateLimiter>,
 }
 
 impl Endpoint {
-    /// Builds an endpoint. The error is the end of a sentence about it.
+    /// Builds an endpoint. The error is a clause without the endpoint's name.
     fn new(settings: &EndpointSettings, policy: &AddressPolicy) -> Result<Self, String> {
         settings.check_name()?;
         Ok(Self {
@@ -150,8 +150,8 @@ impl Endpoint {
             sink: transport::open(settings, policy)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),
-            ordered: settings.ordered,
-            paused: settings.paused,
+            is_ordered: settings.ordered,
+            is_paused: settings.paused,
             timeout: settings.timeout(),
             rate_limiter: rate_limiter(settings.rate_limit_per_second.count()),
         })
@@ -170,7 +170,7 @@ impl Endpoint {
         match tokio::time::timeout(self.timeout, sending).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => SendOutcome::no_response(format!(
-                "there was no whole answer within {} s",
+                "no complete response within {} s",
                 self.timeout.as_secs()
             )),
         }
@@ -180,7 +180,7 @@ impl Endpoint {
 /// Returns the limiter for a number of calls per second. 0 means no limit.
 fn rate_limiter(per_second: usize) -> Option<DefaultDirectRateLimiter> {
     let per_second = NonZeroU32::new(u32::try_from(per_second).unwrap_or(u32::MAX))?;
-    // A burst would exceed the limit within a fraction of the second.
+    // With a larger burst, more calls than the limit could start within one second.
     let quota = Quota::per_second(per_second).allow_burst(NonZeroU32::MIN);
     Some(RateLimiter::direct(quota))
 }

@@ -7,17 +7,19 @@
 //! ```
 //!
 //! Receiving and relaying share only tables. The transaction that records a notification also
-//! writes one delivery per endpoint that wants its event. A worker leases deliveries for a limited
-//! time, works on them without a transaction, and settles them under the lease. If the process dies
-//! in between, the lease expires and another worker tries again. Delivery is at least once.
+//! writes one delivery for each endpoint that subscribes to its event. A worker leases deliveries
+//! for a limited time, attempts them outside a transaction, and settles them under the lease. If the
+//! process dies in between, the lease expires and another worker tries again. So each event is
+//! delivered at least once.
 //!
-//! The files form a stair. An import only goes down; `tests/architecture.rs` checks this.
+//! The modules form layers. A module imports only from lower layers; `tests/architecture.rs` checks
+//! this.
 //!
 //! ```text
 //! mod                    Relay: starts the workers and the settler
-//! dispatch   probe       when and how often a delivery is sent; single messages by hand
+//! dispatch   probe       when and how often a delivery is sent; manual tests and previews
 //! endpoint               the configured endpoints, checked and built
-//! payload    transport   what an endpoint receives; how it is sent
+//! payload    transport   the message for an endpoint; the protocols that send it
 //! settings               the configuration as data
 //! ```
 
@@ -56,7 +58,7 @@ impl Relay {
         Self { endpoints }
     }
 
-    /// Delivers until the service stops. Then finishes the calls in progress and releases the
+    /// Delivers until the service stops. Then waits for the calls in progress and releases the
     /// deliveries that were claimed but not attempted.
     pub(crate) async fn run(
         self,
@@ -65,15 +67,15 @@ impl Relay {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) {
-        if self.endpoints.subscribers().is_empty() {
-            // A task that ends before the stop counts as crashed.
+        if self.endpoints.event_endpoints().is_empty() {
+            // A task that ends before the service stops counts as crashed.
             return stop.cancelled().await;
         }
         let low_priority = match LowPriorityRuntime::start() {
             Ok(runtime) => runtime,
             Err(error) => {
                 // Ends the service, like a crashed task.
-                tracing::error!(%error, "the relay's threads cannot be started");
+                tracing::error!(%error, "the relay could not start its threads");
                 return;
             }
         };
@@ -96,21 +98,21 @@ impl Relay {
             stop,
         };
         let workers = self.start_workers(&store, &context);
-        // Now only the workers can send to the settler, so it ends after the last of them.
+        // Now only the workers have senders, so the settler ends after the last worker.
         drop(context);
         tokio::join!(settler.run(), workers.join());
     }
 
     fn start_workers(&self, store: &Store, context: &WorkerContext) -> WorkerSet {
         let alerts = Alerts::new(self.endpoints.alert_policy());
-        let subscribers = self.endpoints.subscribers().iter();
-        let subscribers = subscribers.map(|endpoint| (endpoint, alerts));
-        // An alert about an endpoint that receives alerts could cause the next one.
+        let event_endpoints = self.endpoints.event_endpoints().iter();
+        let event_endpoints = event_endpoints.map(|endpoint| (endpoint, alerts));
+        // The default creates no alerts. A failed alert could otherwise cause alerts without end.
         let alert_endpoints = self.endpoints.alert_endpoints().iter();
         let alert_endpoints = alert_endpoints.map(|endpoint| (endpoint, Alerts::default()));
 
         let mut workers = WorkerSet::default();
-        for (endpoint, alerts) in subscribers.chain(alert_endpoints) {
+        for (endpoint, alerts) in event_endpoints.chain(alert_endpoints) {
             let wakeup = store.wakeup(&endpoint.name);
             let worker = Worker::new(Arc::clone(endpoint), alerts, wakeup, context.clone());
             workers.spawn(&endpoint.name, worker.run());

@@ -1,4 +1,4 @@
-//! A probe of an endpoint by hand: a preview of a message, or one test call.
+//! Manual tests of an endpoint, for `endpoints test` and `endpoints preview`.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::domain::delivery::AttemptResult;
 use crate::domain::event::Model;
 use crate::random;
 
-/// A sample event, of the type `test`, about an image that does not exist.
+/// A sample event with the name `test`, about an image that does not exist.
 const SAMPLE: &str = include_str!("sample.json");
 
 /// Previews and sends single messages, without a database.
@@ -23,19 +23,21 @@ pub(crate) struct EndpointProbe {
 
 /// A message as an endpoint would receive it.
 pub(crate) struct Preview {
-    /// The request line and the headers. Values that may hold secrets are redacted.
+    /// The request line and the headers. Values that may contain secrets are redacted.
     pub(crate) head: Vec<String>,
     pub(crate) body: String,
 }
 
-/// An event that does not become a message.
+/// The error for an event without a message.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     /// The message could not be built.
-    #[error("the endpoint gets nothing of this event: {0}")]
+    #[error("the message cannot be built: {0}")]
     NotBuilt(String),
-    /// `when` or `transform` leaves the event out.
-    #[error("the endpoint does not want this event: its `when` or its `transform` leaves it out")]
+    /// `when` or `transform` filtered out the event.
+    #[error(
+        "the endpoint receives no message for this event: `when` or `transform` filters it out"
+    )]
     Filtered,
 }
 
@@ -64,15 +66,15 @@ impl EndpointProbe {
         })
     }
 
-    /// Sends this event once. The inner result is the endpoint's response, or the problem. Nothing is recorded.
+    /// Sends this event once and records nothing. The inner result is the endpoint's response or the reason of the failure.
     pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, ProbeError> {
         let message = self.message(event).await?;
         let outcome = self.endpoint.send(&message).await;
-        Ok(match outcome.tried {
+        Ok(match outcome.result {
             AttemptResult::Response { status, .. } if (200..300).contains(&status) => {
-                Ok(format!("it answered {status}"))
+                Ok(format!("the endpoint answered {status}"))
             }
-            AttemptResult::Acknowledged => Ok("it acknowledged the message".to_owned()),
+            AttemptResult::Acknowledged => Ok("the server acknowledged the message".to_owned()),
             AttemptResult::Response { .. } | AttemptResult::NoResponse => Err(outcome.error),
         })
     }

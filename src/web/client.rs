@@ -72,7 +72,7 @@ impl TrustedProxies {
     pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let forwarded = self
             .trusted
-            .contain(peer.ip())
+            .contains(peer.ip())
             .then(|| self.forwarded(headers))
             .flatten();
         ClientAddress { peer, forwarded }
@@ -103,7 +103,7 @@ impl TrustedProxies {
                     return client;
                 };
                 client = Some(ip);
-                if !self.trusted.contain(ip) {
+                if !self.trusted.contains(ip) {
                     return client;
                 }
             }

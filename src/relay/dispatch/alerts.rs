@@ -1,7 +1,7 @@
-//! Alerts: events about deliveries that were given up and about failing endpoints.
+//! Alerts: events about failed deliveries and failing endpoints.
 //!
-//! An alert is written in the transaction that settles its cause, and delivered like any other event. There are no alerts about
-//! the endpoints that receive alerts, because these would never end.
+//! An alert is written in the transaction that settles its cause, and is delivered like any other event. No alerts are created about
+//! endpoints that receive alerts. Otherwise one failure could cause alerts without end.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,6 +18,7 @@ pub(in crate::relay) struct Alerts {
     policy: AlertPolicy,
 }
 
+/// The report about a failed delivery.
 #[derive(Serialize)]
 pub(super) struct FailedDelivery<'a> {
     pub(super) endpoint: &'a str,
@@ -28,7 +29,7 @@ pub(super) struct FailedDelivery<'a> {
     pub(super) payload: Option<&'a RawValue>,
 }
 
-/// An endpoint that fails, or has recovered.
+/// The alert about an endpoint that is failing or has recovered.
 #[derive(Serialize)]
 struct HealthAlert<'a> {
     endpoint: &'a str,
@@ -50,19 +51,19 @@ impl Alerts {
         Self { policy }
     }
 
-    /// Returns the alert about a delivery that was given up, if such alerts are wanted.
+    /// Returns the alert about a failed delivery, if the policy asks for it.
     pub(super) fn on_failed_delivery(
         self,
         failed: &FailedDelivery<'_>,
         now: Timestamp,
     ) -> Option<Notice> {
         self.policy
-            .failed_deliveries
-            .then(|| alert(ON_FAILURE, "delivery_failed", failed, now))
+            .reports_failed_deliveries
+            .then(|| alert_notice(ON_FAILURE, "delivery_failed", failed, now))
     }
 
-    /// Returns the alert about an endpoint: one when it reaches the configured number of failures,
-    /// and one when it recovers after that.
+    /// Returns the alert about a change of an endpoint's health, if one is due. An endpoint is failing
+    /// when it reaches the configured number of failures, and recovers with the next success.
     pub(super) fn on_health_change(
         self,
         transition: Transition,
@@ -70,7 +71,7 @@ impl Alerts {
         error: &str,
         now: Timestamp,
     ) -> Option<Notice> {
-        let threshold = self.policy.after_failures?;
+        let threshold = self.policy.failure_threshold?;
         let (event, consecutive_failures) = match transition {
             Transition::Failed(failures) if failures == threshold => ("endpoint_failing", failures),
             Transition::Recovered(failures) if failures >= threshold => {
@@ -83,11 +84,11 @@ impl Alerts {
             consecutive_failures,
             error,
         };
-        Some(alert(ALERTS, event, &about, now))
+        Some(alert_notice(ALERTS, event, &about, now))
     }
 }
 
-fn alert(
+fn alert_notice(
     endpoint: &'static str,
     event: &'static str,
     about: impl Serialize,

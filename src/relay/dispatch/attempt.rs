@@ -21,8 +21,8 @@ use crate::store::{
 };
 use crate::telemetry::chain;
 
-/// The reason of a pause after a 410 response.
-const PAUSED_BY_ENDPOINT: &str = "it answered 410 Gone";
+/// The reason that `endpoints list` shows after a 410 response.
+const PAUSED_BY_ENDPOINT: &str = "the endpoint answered 410 Gone";
 
 pub(super) struct AttemptRunner {
     pub(super) endpoint: Arc<Endpoint>,
@@ -30,11 +30,11 @@ pub(super) struct AttemptRunner {
     pub(super) alerts: Alerts,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The runtime for database operations. Attempts run on low-priority threads.
+    /// The runtime for database operations, because attempts run on low-priority threads.
     pub(super) main_runtime: Handle,
 }
 
-/// A call, or the failure to build its message.
+/// The result of a call, or of building its message if that failed.
 struct Call {
     event_id: String,
     /// The number of the attempt, from 1.
@@ -45,7 +45,7 @@ struct Call {
 }
 
 impl AttemptRunner {
-    /// Returns a delivery without an attempt. It is due again at once.
+    /// Releases a delivery without an attempt. It is due again at once.
     pub(super) fn release(&self, leased: &Leased, lease: Arc<str>) -> Settlement {
         Settlement {
             delivery: leased.id,
@@ -57,7 +57,7 @@ impl AttemptRunner {
         }
     }
 
-    /// Makes an attempt, unless `when` or `transform` leaves the event out.
+    /// Makes an attempt, unless `when` or `transform` filters out the event.
     pub(super) async fn attempt(&self, leased: Leased, lease: Arc<str>) -> Settlement {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let delivery = leased.id;
@@ -128,15 +128,15 @@ impl AttemptRunner {
         }
     }
 
-    /// Decides what happens to the delivery after a call, and which alerts are due.
+    /// Decides about the delivery after a call. Returns the verdict and the alerts that are due.
     async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Notice>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
-        let next = endpoint
+        let decision = endpoint
             .retry
-            .next(call.attempt, outcome.tried, random::fraction());
-        let transition = self.record(call, next);
+            .next(call.attempt, outcome.result, random::fraction());
+        let transition = self.record(call, decision);
         let mut notices = Vec::new();
-        let verdict = match next {
+        let verdict = match decision {
             RetryDecision::Delivered => Verdict::Delivered,
             RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
@@ -147,7 +147,7 @@ impl AttemptRunner {
                 Verdict::RetryAt(now)
             }
             RetryDecision::Fail => {
-                notices.extend(self.give_up(call, now));
+                notices.extend(self.fail(call, now));
                 Verdict::Failed
             }
         };
@@ -159,10 +159,11 @@ impl AttemptRunner {
         (verdict, notices)
     }
 
-    /// Records the call with the circuit breaker. A message that could not be built is no evidence about the endpoint.
-    fn record(&self, call: &Call, next: RetryDecision) -> Option<Transition> {
+    /// Records the call in the circuit breaker. Records nothing if the message could not be built, because the endpoint was not
+    /// called.
+    fn record(&self, call: &Call, decision: RetryDecision) -> Option<Transition> {
         call.body.as_ref()?;
-        Some(match next {
+        Some(match decision {
             RetryDecision::Delivered => self.breaker.record_success(),
             RetryDecision::Retry(_) | RetryDecision::Fail | RetryDecision::Pause => {
                 self.breaker.record_failure()
@@ -177,37 +178,37 @@ impl AttemptRunner {
             attempt = call.attempt,
             status = call.outcome.status_code,
             error = call.outcome.error,
-            "delivery failed; retrying in {} s",
+            "delivery attempt failed, retrying in {} s",
             wait.as_secs()
         );
     }
 
-    /// Pauses the endpoint. If that fails, the next delivery gets the same response and retries.
+    /// Pauses the endpoint. If that fails, the next attempt gets the same response and tries again.
     async fn pause(&self, call: &Call, now: Timestamp) {
         tracing::warn!(
             endpoint = self.endpoint.name,
             event = call.event_id,
             attempt = call.attempt,
             status = call.outcome.status_code,
-            "the endpoint answered 410 Gone and is paused; `endpoints resume` ends the pause"
+            "endpoint answered 410 Gone and is paused; resume it with `endpoints resume`"
         );
         let (outbox, name) = (Arc::clone(&self.outbox), self.endpoint.name.clone());
-        // A database connection that is opened on a low-priority thread would stay there.
+        // A database connection that is opened on a low-priority thread would stay on that thread.
         let pausing = self.main_runtime.spawn(async move {
             if let Err(error) = outbox.pause(&name, PAUSED_BY_ENDPOINT, now).await {
                 tracing::warn!(
                     endpoint = name,
                     error = chain(&error),
-                    "the endpoint could not be paused; retrying with the next delivery"
+                    "endpoint could not be paused, retrying with the next delivery"
                 );
             }
         });
-        // A panic is logged by the panic hook, and counts as a failed pause.
+        // The panic hook logs a panic. Here it counts as a failed pause.
         let _ended = pausing.await;
     }
 
-    /// Logs a delivery that is given up, and returns the alert about it.
-    fn give_up(&self, call: &Call, now: Timestamp) -> Option<Notice> {
+    /// Logs a failed delivery and returns the alert about it.
+    fn fail(&self, call: &Call, now: Timestamp) -> Option<Notice> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,
@@ -215,7 +216,7 @@ impl AttemptRunner {
             attempt = call.attempt,
             status = outcome.status_code,
             error = outcome.error,
-            "delivery failed and is given up; `deliveries replay` sends it again"
+            "delivery failed and is not retried; send it again with `deliveries replay`"
         );
         let message = call.body.as_deref();
         let failed = FailedDelivery {

@@ -1,8 +1,8 @@
 //! The circuit breaker of an endpoint.
 //!
-//! Five consecutive failures open it. While it is open, the worker sends one delivery at a time as
-//! a probe, each after a cooldown of 1 to 30 s. The first success closes it. The other deliveries
-//! wait meanwhile, so the outage does not use up their retries.
+//! Five consecutive failures open the breaker. While it is open, the worker sends one delivery at a
+//! time as a probe, each after a cooldown of 1 to 30 s. The first success closes the breaker. The
+//! other deliveries wait, so an outage of the endpoint does not use up their retries.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,28 +17,28 @@ const FIRST_COOLDOWN: Duration = Duration::from_secs(1);
 
 const MAX_COOLDOWN: Duration = Duration::from_secs(30);
 
-/// Counts the consecutive failures that this process has seen.
+/// A circuit breaker that counts the consecutive failures of one endpoint in this process.
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker {
     failures: AtomicU32,
-    /// The number of failures at the end of the last cooldown.
+    /// The number of failures when the last cooldown ended.
     cooled_down_at: AtomicU32,
-    /// Notified when the breaker opens.
+    /// Wakes waiters when the breaker opens.
     opened: Notify,
 }
 
-/// The change that one attempt makes.
+/// The change that one attempt makes to the number of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
-    /// The attempt failed. The number includes it.
+    /// The attempt failed. The number of consecutive failures includes it.
     Failed(u32),
-    /// The attempt succeeded after this number of failures, which may be 0.
+    /// The attempt succeeded after this number of consecutive failures, which may be 0.
     Recovered(u32),
 }
 
 impl CircuitBreaker {
-    /// Returns the cooldown before the next call: `None` while the breaker is closed, and zero if
-    /// the cooldown has passed since the last failure.
+    /// Returns the cooldown before the next call. `None` if the breaker is closed. Zero if the
+    /// cooldown after the last failure has passed.
     pub(super) fn cooldown(&self) -> Option<Duration> {
         let failures = self.failures.load(Ordering::Relaxed);
         let doublings = failures.checked_sub(OPEN_AFTER_FAILURES)?;
@@ -51,17 +51,18 @@ impl CircuitBreaker {
         Some(cooldown.unwrap_or(MAX_COOLDOWN).min(MAX_COOLDOWN))
     }
 
-    /// Records that the cooldown has passed. The claim after it may find no delivery to send. The
-    /// next claim then needs no further cooldown.
+    /// Records that the cooldown has passed. If the next claim finds no delivery, the claim after it
+    /// needs no further cooldown.
     pub(super) fn mark_cooled_down(&self) {
         let failures = self.failures.load(Ordering::Relaxed);
         self.cooled_down_at.store(failures, Ordering::Relaxed);
     }
 
+    /// Waits until the breaker is open.
     pub(super) async fn opened(&self) {
         let opened = self.opened.notified();
         tokio::pin!(opened);
-        // Registered before the check, so an opening between check and wait is not missed.
+        // Registers before the check, so an opening between the check and the wait is not missed.
         opened.as_mut().enable();
         if self.cooldown().is_none() {
             opened.await;
@@ -74,7 +75,7 @@ impl CircuitBreaker {
         Transition::Recovered(self.failures.swap(0, Ordering::Relaxed))
     }
 
-    /// Records a failed attempt. Opens the breaker if it is one too many.
+    /// Records a failed attempt. Opens the breaker at [`OPEN_AFTER_FAILURES`].
     pub(super) fn record_failure(&self) -> Transition {
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
         let failures = before.saturating_add(1);

@@ -1,4 +1,4 @@
-//! One leased delivery: wait for a free call, attempt or release, and hand over the result.
+//! One leased delivery: wait for a call slot, attempt or release it, and send the result to the settler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +20,25 @@ const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub(super) struct Lease {
     pub(super) name: Arc<str>,
-    /// The end, on a monotonic clock.
-    pub(super) ends: Instant,
+    /// The end of the lease, on the monotonic clock.
+    pub(super) ends_at: Instant,
     pub(super) purpose: Purpose,
 }
 
+/// The purpose of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To deliver while the circuit breaker is closed.
+    /// Normal delivery while the circuit breaker is closed.
     Deliver,
-    /// To find out, with one delivery, whether the endpoint has recovered.
+    /// One delivery that tests whether the endpoint has recovered.
     Probe,
 }
 
-/// Works on the deliveries that an endpoint's worker has claimed.
+/// Attempts or releases the deliveries that an endpoint's worker claimed.
 pub(super) struct Deliverer {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) breaker: Arc<CircuitBreaker>,
-    pub(super) attempts: AttemptRunner,
+    pub(super) runner: AttemptRunner,
     /// One permit per concurrent call.
     pub(super) slots: Semaphore,
     pub(super) settlements: mpsc::Sender<SettleRequest>,
@@ -53,19 +54,19 @@ impl Deliverer {
         claim_permit: OwnedSemaphorePermit,
     ) {
         let settlement = match self.acquire_slot(&lease).await {
-            Some(_slot) => self.attempts.attempt(leased, lease.name).await,
-            None => self.attempts.release(&leased, lease.name),
+            Some(_slot) => self.runner.attempt(leased, lease.name).await,
+            None => self.runner.release(&leased, lease.name),
         };
         let request = SettleRequest {
             settlement,
             claim_permit,
         };
-        // The settler runs until every sender is dropped, so this fails only if it panicked.
+        // The settler runs until every sender is dropped, so this fails only after a panic.
         let _settler_panicked = self.settlements.send(request).await;
     }
 
-    /// Waits until the call may start. `None` if it should not: the service stops, the lease would
-    /// expire during the call, or the circuit breaker opens.
+    /// Waits until the call may start. Returns `None` if it must not start: the service stops, the
+    /// lease could expire during the call, or the circuit breaker opens.
     async fn acquire_slot(&self, lease: &Lease) -> Option<SemaphorePermit<'_>> {
         let slot = async {
             let slot = self.slots.acquire().await;
@@ -74,7 +75,7 @@ impl Deliverer {
             slot
         };
         let latest_start = lease
-            .ends
+            .ends_at
             .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
         let slot = tokio::time::timeout_at(latest_start, slot);
         let slot = async {

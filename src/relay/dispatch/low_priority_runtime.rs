@@ -1,8 +1,8 @@
 //! A runtime with low-priority threads for calls to endpoints.
 //!
 //! Receiving has priority on a busy machine, because Cloudflare waits for a response and the
-//! endpoints do not. Claims and settlements run on the main runtime: a low-priority thread that
-//! holds a database lock would block all others (priority inversion).
+//! endpoints do not. Claims and settlements run on the main runtime. A low-priority thread with a
+//! database lock would block all other threads (priority inversion).
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -10,8 +10,8 @@ use std::thread::available_parallelism;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// The nice value that is added to the process's own (`man 7 sched`). On a busy processor such a
-/// thread gets about a tenth of the time of a normal one, on an idle processor all of it.
+/// The increment to the process's own nice value (`man 7 sched`). On a busy processor, such a thread
+/// gets about a tenth of the time of a normal thread. On an idle processor, it gets all of the time.
 #[cfg(target_os = "linux")]
 const NICE_INCREMENT: i32 = 10;
 
@@ -42,7 +42,7 @@ impl LowPriorityRuntime {
 }
 
 impl Drop for LowPriorityRuntime {
-    /// Does not wait for the threads, because a thread of another runtime must not block. All deliveries have ended before.
+    /// Does not wait for the threads, because a thread of another runtime must not block. All deliveries have ended by then.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
@@ -50,12 +50,12 @@ impl Drop for LowPriorityRuntime {
     }
 }
 
-/// Lowers the priority of the current thread. Linux only: elsewhere this would affect the whole process.
+/// Lowers the priority of the current thread, on Linux only. On other systems this would affect the whole process.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::getpriority_process(None).and_then(|now| {
-        rustix::process::setpriority_process(None, MAX_NICE.min(now + NICE_INCREMENT))
+    if let Err(error) = rustix::process::getpriority_process(None).and_then(|nice| {
+        rustix::process::setpriority_process(None, MAX_NICE.min(nice + NICE_INCREMENT))
     }) {
-        tracing::debug!(%error, "the relay's threads keep their normal priority");
+        tracing::debug!(%error, "relay threads keep their normal priority");
     }
 }

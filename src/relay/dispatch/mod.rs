@@ -1,8 +1,8 @@
 //! Dispatch: when and how often a delivery is sent.
 //!
-//! One worker per endpoint claims deliveries under a lease and hands them to its deliverer. The
-//! deliverer waits for a free call, makes an attempt or releases the delivery, and hands the result
-//! to the settler. One settler records the results of all endpoints.
+//! One worker per endpoint claims deliveries under a lease and passes them to its deliverer. The
+//! deliverer waits for a call slot, attempts or releases the delivery, and sends the result to the
+//! settler. One settler records the results of all endpoints.
 //!
 //! ```text
 //! worker ──► delivery ──► attempt ──► alerts

@@ -1,6 +1,6 @@
 //! The settler: records the results of deliveries, many in one transaction.
 //!
-//! There is no timer. A transaction takes the results that arrived during the one before.
+//! There is no timer. Each transaction records the results that arrived during the previous one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,27 +14,27 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics};
 
 /// The limit of settlements in one transaction.
-const BATCH: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 
 /// The limit of queued settlements. A full queue makes the deliverers wait. Each queued settlement
 /// keeps its claim permit, so an endpoint cannot exceed its own limit.
-const QUEUE: usize = 1024;
+const QUEUE_CAPACITY: usize = 1024;
 
-/// The wait before the next try while the database is unavailable. A delivery whose lease expires
-/// before it is settled is delivered again.
+/// The wait before the next try while the database is unavailable. If a lease expires before its
+/// delivery is settled, the delivery is sent again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A request to record the result of a delivery.
 pub(in crate::relay) struct SettleRequest {
     pub(super) settlement: Settlement,
-    /// Allows the worker to claim another delivery. Released once the settlement is recorded.
+    /// Counts against the worker's claim limit until the settlement is recorded.
     pub(super) claim_permit: OwnedSemaphorePermit,
 }
 
-/// Some settlements were not recorded.
+/// The error if some settlements were not recorded.
 struct SettleFailed;
 
-/// Records the results of all endpoints' deliveries.
+/// Records the results of the deliveries to all endpoints.
 pub(in crate::relay) struct Settler {
     outbox: Arc<dyn Outbox>,
     throttle: Arc<RelayThrottle>,
@@ -44,14 +44,14 @@ pub(in crate::relay) struct Settler {
 }
 
 impl Settler {
-    /// Creates a settler and the queue to it.
+    /// Creates a settler and the sender for its queue.
     pub(in crate::relay) fn new(
         outbox: Arc<dyn Outbox>,
         throttle: Arc<RelayThrottle>,
         metrics: RelayMetrics,
         stop: CancellationToken,
     ) -> (Self, mpsc::Sender<SettleRequest>) {
-        let (sender, requests) = mpsc::channel(QUEUE);
+        let (sender, requests) = mpsc::channel(QUEUE_CAPACITY);
         let settler = Self {
             outbox,
             throttle,
@@ -62,17 +62,17 @@ impl Settler {
         (settler, sender)
     }
 
-    /// Settles until every sender of the queue is dropped.
+    /// Settles until every sender is dropped.
     pub(in crate::relay) async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while self.requests.recv_many(&mut batch, BATCH).await > 0 {
+        let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
+        while self.requests.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
             let (settlements, claim_permits): (Vec<_>, Vec<_>) = batch
                 .drain(..)
                 .map(|request| (request.settlement, request.claim_permit))
                 .unzip();
             if let Err(SettleFailed) = self.settle(&settlements).await {
                 for settlement in &settlements {
-                    // A failure is logged. The delivery is sent again when its lease expires.
+                    // `settle` logs a failure. The delivery is sent again when its lease expires.
                     let _failed = self.settle(std::slice::from_ref(settlement)).await;
                 }
             }
@@ -80,8 +80,8 @@ impl Settler {
         }
     }
 
-    /// Records the settlements in one transaction, and waits while the database is unavailable.
-    /// Fails if one settlement is invalid, if the batch is too slow, or during shutdown.
+    /// Records the settlements in one transaction. Retries while the database is unavailable. Fails
+    /// if a settlement is invalid, if the batch times out, or during shutdown.
     async fn settle(&self, settlements: &[Settlement]) -> Result<(), SettleFailed> {
         loop {
             let settling = self.outbox.settle(settlements);
@@ -91,7 +91,7 @@ impl Settler {
                     if lost > 0 {
                         tracing::warn!(
                             lost,
-                            "leases expired before their deliveries were settled; these are sent again"
+                            "leases expired before their deliveries were settled; these deliveries are sent again"
                         );
                     }
                     return Ok(());
@@ -99,7 +99,7 @@ impl Settler {
                 Err(error) => error,
             };
             let deliveries = settlements.len();
-            // During shutdown the leases expire, and the next process delivers again.
+            // During shutdown there are no retries. The leases expire, and the next process delivers again.
             let is_final = self.stop.is_cancelled()
                 || !error.is_systemic()
                 || is_too_slow(&error, settlements);
@@ -107,14 +107,14 @@ impl Settler {
                 tracing::error!(
                     error = chain(&error),
                     deliveries,
-                    "deliveries could not be settled; unsettled ones are sent again"
+                    "deliveries could not be settled; unsettled deliveries are sent again"
                 );
                 return Err(SettleFailed);
             }
             tracing::warn!(
                 error = chain(&error),
                 deliveries,
-                "deliveries could not be settled; retrying"
+                "deliveries could not be settled, retrying"
             );
             let _cancelled = tokio::time::timeout(RETRY_DELAY, self.stop.cancelled()).await;
         }
@@ -140,7 +140,7 @@ impl Settler {
     }
 }
 
-/// Returns whether the batch timed out. The same batch would time out again, but its settlements may succeed one by one.
+/// Returns whether a batch timed out. The same batch would time out again, but single settlements may succeed.
 fn is_too_slow(error: &StoreError, settlements: &[Settlement]) -> bool {
     settlements.len() > 1 && matches!(error, StoreError::OperationTimeout { .. })
 }

@@ -1,4 +1,4 @@
-//! Throttles the relay's use of the database while webhooks wait to be recorded.
+//! The throttle for the relay's database operations while webhooks wait to be recorded.
 //!
 //! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a table and lose nothing.
 
@@ -13,22 +13,22 @@ use crate::telemetry::metrics::InboxMetrics;
 /// The longest backoff after an operation, in multiples of its duration. At 19 the relay gets one twentieth of the time.
 const MAX_BACKOFF_FACTOR: u32 = 19;
 
-/// The number of waiting webhooks from which the full backoff applies. Fewer shorten it in proportion.
+/// The number of waiting webhooks at which the full backoff applies. With fewer, the backoff is proportionally shorter.
 const FULL_THROTTLE_AT: u32 = 4;
 
 /// The longest backoff, for any number of endpoints.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Runs the relay's database operations, with pauses between them while webhooks wait.
+/// Runs the relay's database operations, with a backoff after each while webhooks wait.
 pub(in crate::relay) struct RelayThrottle {
     inbox: InboxMetrics,
-    /// Ends every pause.
+    /// Ends every backoff.
     stop: CancellationToken,
     backoff_until: Mutex<Instant>,
 }
 
 impl RelayThrottle {
-    /// Creates a throttle that watches this inbox.
+    /// Creates a throttle that depends on the queue of this inbox.
     pub(in crate::relay) fn new(inbox: InboxMetrics, stop: CancellationToken) -> Self {
         Self {
             inbox,
@@ -37,7 +37,7 @@ impl RelayThrottle {
         }
     }
 
-    /// Runs a database operation once the backoff of earlier ones has passed.
+    /// Runs a database operation after the backoff of earlier operations has passed.
     pub(super) async fn run<T>(&self, operation: impl Future<Output = T>) -> T {
         let backoff_until = *self.backoff_until();
         if backoff_until > Instant::now() {
@@ -46,11 +46,12 @@ impl RelayThrottle {
         }
         let started = Instant::now();
         let result = operation.await;
-        let waiting = u32::try_from(self.inbox.queue_depth.get()).unwrap_or_default();
-        if waiting > 0 {
+        let webhooks_waiting = u32::try_from(self.inbox.queue_depth.get()).unwrap_or_default();
+        if webhooks_waiting > 0 {
             let now = Instant::now();
-            let backoff = (now - started) * MAX_BACKOFF_FACTOR * waiting.min(FULL_THROTTLE_AT)
-                / FULL_THROTTLE_AT;
+            let backoff =
+                (now - started) * MAX_BACKOFF_FACTOR * webhooks_waiting.min(FULL_THROTTLE_AT)
+                    / FULL_THROTTLE_AT;
             let mut backoff_until = self.backoff_until();
             *backoff_until = ((*backoff_until).max(now) + backoff).min(now + MAX_BACKOFF);
         }

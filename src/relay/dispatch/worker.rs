@@ -1,4 +1,4 @@
-//! The worker of one endpoint: claims due deliveries under a lease and starts them.
+//! The worker of one endpoint: claims due deliveries under a lease and starts to deliver them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,19 +22,19 @@ use crate::store::{Claim, Leased, Outbox, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
-/// The reason of a pause by the settings, as the table shows it.
-pub(crate) const PAUSED_BY_SETTING: &str = "its settings pause it";
+/// The stored reason of a pause by the setting `paused`.
+pub(crate) const PAUSED_BY_SETTING: &str = "paused in the configuration";
 
-/// The interval between claims without a wake-up. Another process may have recorded events.
+/// The longest wait between claims. Events that another process records cause no wake-up here.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The wait before the next try while the database is unavailable.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The part of a lease in addition to two calls: time to settle.
+/// The part of a lease in addition to the time of two calls.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
-/// The claimed deliveries per concurrent call. The next ones are ready when a call ends.
+/// The number of claimed deliveries per concurrent call. The next delivery is ready when a call ends.
 const CLAIMED_PER_CALL: usize = 2;
 
 /// The parts that all workers share.
@@ -52,12 +52,12 @@ pub(in crate::relay) struct WorkerContext {
     pub(in crate::relay) stop: CancellationToken,
 }
 
-/// Claims one endpoint's deliveries.
+/// The worker of one endpoint.
 pub(in crate::relay) struct Worker {
     endpoint: Arc<Endpoint>,
     breaker: Arc<CircuitBreaker>,
     deliverer: Arc<Deliverer>,
-    /// Notified when this process has recorded events for the endpoint.
+    /// Wakes the worker when this process has recorded events for the endpoint.
     wakeup: Arc<Notify>,
     context: WorkerContext,
 }
@@ -70,7 +70,7 @@ impl Worker {
         context: WorkerContext,
     ) -> Self {
         let breaker = Arc::new(CircuitBreaker::default());
-        let attempts = AttemptRunner {
+        let runner = AttemptRunner {
             endpoint: Arc::clone(&endpoint),
             breaker: Arc::clone(&breaker),
             alerts,
@@ -81,7 +81,7 @@ impl Worker {
         let deliverer = Deliverer {
             endpoint: Arc::clone(&endpoint),
             breaker: Arc::clone(&breaker),
-            attempts,
+            runner,
             slots: Semaphore::new(endpoint.max_in_flight),
             settlements: context.settlements.clone(),
             stop: context.stop.clone(),
@@ -95,7 +95,7 @@ impl Worker {
         }
     }
 
-    /// Works until the service stops and the deliveries in progress have ended.
+    /// Claims until the service stops. Then waits for the deliveries in progress.
     pub(in crate::relay) async fn run(self) {
         let deliveries = TaskTracker::new();
         self.claim_until_stopped(&deliveries).await;
@@ -103,7 +103,7 @@ impl Worker {
         deliveries.wait().await;
     }
 
-    /// Claims until the service stops. A stop interrupts waits but no claim, so every claimed
+    /// Claims until the service stops. A stop interrupts waits but not claims, so every claimed
     /// delivery is attempted or released.
     async fn claim_until_stopped(&self, deliveries: &TaskTracker) {
         while self.sync_pause().await.is_err() {
@@ -112,7 +112,7 @@ impl Worker {
                 return;
             }
         }
-        if self.endpoint.paused {
+        if self.endpoint.is_paused {
             return self.context.stop.cancelled().await;
         }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
@@ -153,7 +153,7 @@ impl Worker {
                 tracing::warn!(
                     endpoint = self.endpoint.name,
                     error = chain(&error),
-                    "deliveries could not be claimed; retrying"
+                    "deliveries could not be claimed, retrying"
                 );
                 self.or_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
                 return;
@@ -173,15 +173,15 @@ impl Worker {
         }
     }
 
-    /// Waits for a future. `None` if the service stops first.
+    /// Waits for a future. Returns `None` if the service stops first.
     async fn or_cancelled<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         self.context.stop.run_until_cancelled(future).await
     }
 
-    /// Records whether the settings pause the endpoint. `endpoints list` shows it.
+    /// Records in the database whether the configuration pauses the endpoint. `endpoints list` shows the pause.
     async fn sync_pause(&self) -> Result<(), StoreError> {
         let name = &self.endpoint.name;
-        let synced = if self.endpoint.paused {
+        let synced = if self.endpoint.is_paused {
             let now = self.context.clock.now();
             self.context
                 .outbox
@@ -199,30 +199,30 @@ impl Worker {
             tracing::warn!(
                 endpoint = name,
                 error = chain(error),
-                "the endpoint's pause could not be recorded; retrying"
+                "pause of the endpoint could not be recorded, retrying"
             );
         }
         synced
     }
 
-    /// Leases due deliveries. The lease starts here, after all waits.
+    /// Claims due deliveries under a new lease. The lease starts here, after the throttle's backoff.
     async fn claim(
         &self,
         limit: usize,
         purpose: Purpose,
     ) -> Result<(Lease, Vec<Leased>), StoreError> {
-        // One call's time to wait for a slot, one for the call itself, and a margin.
+        // The time of one call to wait for a slot, the time of the call itself, and a margin.
         let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
         let lease = Lease {
             name: random::uuid_v7().simple().to_string().into(),
-            ends: Instant::now() + duration,
+            ends_at: Instant::now() + duration,
             purpose,
         };
         let now = self.context.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
             limit,
-            ordered: self.endpoint.ordered,
+            ordered: self.endpoint.is_ordered,
             now,
             until: now.saturating_add(duration),
             lease: &lease.name,
@@ -239,12 +239,12 @@ async fn acquire_all(permits: &Semaphore, capacity: usize) {
     drop(permits.acquire_many(capacity).await);
 }
 
-/// Takes every available permit. Waits until there is at least one.
+/// Acquires every available permit. Waits until there is at least one.
 async fn acquire_available(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     let first = Arc::clone(permits).acquire_owned().await;
     let mut acquired = first.expect("the semaphore is never closed");
     let available = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX);
-    // Only this task takes permits, so available ones stay available.
+    // Only this task acquires permits, so available permits stay available.
     if let Ok(more) = Arc::clone(permits).try_acquire_many_owned(available) {
         acquired.merge(more);
     }

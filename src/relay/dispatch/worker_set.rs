@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio::task::{Id, JoinSet};
 
-/// Runs workers and remembers which endpoint each one serves.
+/// The running workers, each with the name of its endpoint.
 #[derive(Default)]
 pub(in crate::relay) struct WorkerSet {
     tasks: JoinSet<()>,
@@ -25,7 +25,7 @@ impl WorkerSet {
     ///
     /// # Panics
     ///
-    /// Passes on the panic of a worker, and with it ends the relay and the service. Otherwise its
+    /// Panics if a worker panicked, which ends the relay and the service. Otherwise the worker's
     /// endpoint would silently get no more deliveries.
     pub(in crate::relay) async fn join(mut self) {
         while let Some(ended) = self.tasks.join_next_with_id().await {
@@ -34,7 +34,7 @@ impl WorkerSet {
             };
             let endpoint = self.endpoints.get(&error.id());
             let endpoint = endpoint.expect("every task has an endpoint");
-            tracing::error!(endpoint, "the worker of the endpoint panicked");
+            tracing::error!(endpoint, "worker of the endpoint panicked");
             std::panic::resume_unwind(error.into_panic());
         }
     }

@@ -1,4 +1,4 @@
-//! The fields of an event that an endpoint may see: included, excluded or redacted.
+//! The field filter: includes, excludes and redacts the fields of an event for an endpoint.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,15 @@ use serde_json::{Map, Value};
 use crate::domain::event::Model;
 use crate::relay::settings::{FieldNames, Redactions};
 
-/// The key for every model.
+/// The label that means every model.
 const ANY: &str = "*";
 
 /// The filter for the events of one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FieldFilter {
-    /// The only fields that are sent. `None` means all fields.
+    /// The fields that are sent. `None` means all fields.
     include: Option<BTreeSet<String>>,
-    /// The paths that are removed. A path may lead into a field, as `metadata.email` does.
+    /// The paths that are removed. A path may lead into a field, for example `metadata.email`.
     exclude: Vec<Vec<String>>,
     /// The paths whose values are replaced, with the replacements.
     redact: Vec<(Vec<String>, String)>,
@@ -29,7 +29,7 @@ pub(super) struct FieldFilters {
 }
 
 impl FieldFilters {
-    /// Builds the filters. The error is the end of a sentence about the endpoint.
+    /// Builds the filters. The error is a clause that names the setting.
     pub(in crate::relay) fn new(
         include: &FieldNames,
         exclude: &FieldNames,
@@ -38,18 +38,18 @@ impl FieldFilters {
         for (label, names) in include {
             if let Some(name) = names.iter().find(|name| name.contains('.')) {
                 return Err(format!(
-                    "includes {name:?} of {label:?}: only whole fields can be included"
+                    "include_fields: {name:?} of {label:?} is a path, but only whole fields can be included"
                 ));
             }
-            check(label, names)?;
+            check("include_fields", label, names)?;
         }
         for (label, names) in exclude {
-            check(label, names)?;
+            check("exclude_fields", label, names)?;
         }
         for (label, replacements) in redact {
-            check(label, replacements.keys())?;
+            check("redact_fields", label, replacements.keys())?;
         }
-        let of = |model: Model| {
+        let filter_for = |model: Model| {
             let label = model.label();
             FieldFilter {
                 include: include
@@ -60,20 +60,20 @@ impl FieldFilters {
                     .iter()
                     .filter_map(|label| exclude.get(*label))
                     .flatten()
-                    .map(|name| path(name))
+                    .map(|name| parse_path(name))
                     .collect(),
                 redact: [ANY, label]
                     .iter()
                     .filter_map(|label| redact.get(*label))
                     .flatten()
-                    .map(|(name, replacement)| (path(name), replacement.clone()))
+                    .map(|(name, replacement)| (parse_path(name), replacement.clone()))
                     .collect(),
             }
         };
-        let (image, mut log) = (of(Model::Image), of(Model::ImageLog));
+        let (image, mut log) = (filter_for(Model::Image), filter_for(Model::ImageLog));
         // An audit entry's `data` is the raw notification, which repeats the image's fields.
         if !image.is_identity() && !log.mentions("data") {
-            log.exclude.push(path("data"));
+            log.exclude.push(parse_path("data"));
         }
         Ok(Self { image, log })
     }
@@ -88,10 +88,15 @@ impl FieldFilters {
 
 /// Checks that the label is a model's label or `*`, and that the model has these fields. A misspelt
 /// field would silently hide nothing. Under `*`, unknown fields such as `password` are allowed.
-fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result<(), String> {
+fn check<'a>(
+    setting: &str,
+    label: &str,
+    names: impl IntoIterator<Item = &'a String>,
+) -> Result<(), String> {
     let Some(model) = Model::from_label(label) else {
         return (label == ANY).then_some(()).ok_or_else(|| {
-            format!("names fields of {label:?}, which is neither a model nor \"{ANY}\"")
+            let labels = Model::ALL.map(Model::label).join(", ");
+            format!("{setting}: unknown model {label:?}. Use {labels} or \"{ANY}\"")
         });
     };
     let is_known = |name: &String| {
@@ -102,13 +107,13 @@ fn check<'a>(label: &str, names: impl IntoIterator<Item = &'a String>) -> Result
     match names.into_iter().find(|name| !is_known(name)) {
         None => Ok(()),
         Some(name) => Err(format!(
-            "names the field {name:?} of {label:?}, which there is not; told are {}",
+            "{setting}: unknown field {name:?} of {label:?}. Use {}",
             model.fields().join(", ")
         )),
     }
 }
 
-fn path(name: &str) -> Vec<String> {
+fn parse_path(name: &str) -> Vec<String> {
     name.split('.').map(str::to_owned).collect()
 }
 
@@ -129,7 +134,7 @@ impl FieldFilter {
         includes || paths.any(|path| path.first().is_some_and(|first| first == field))
     }
 
-    /// Filters an event: its object, and the old and new values of its changes.
+    /// Filters the object of an event, and the old and new values of its changes.
     pub(super) fn apply(&self, event: &mut Value) {
         if let Some(object) = event.get_mut("object").and_then(Value::as_object_mut) {
             self.keep_included(object);
@@ -207,7 +212,7 @@ fn redact(object: &mut Map<String, Value>, path: &[String], replacement: &str) {
     }
 }
 
-/// Replaces the value at the path. A null stays, because it reveals nothing.
+/// Replaces the value at the path. A null stays null, because it reveals nothing.
 fn redact_value(value: &mut Value, path: &[String], replacement: &str) {
     if path.is_empty() {
         if !value.is_null() {

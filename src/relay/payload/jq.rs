@@ -1,4 +1,4 @@
-//! jq programs from the settings, run on a message with a time and a size limit.
+//! jq programs from the settings, run on a message with limits for time and output size.
 //!
 //! A jq program may run forever, and a run cannot be interrupted. The caller stops waiting after
 //! the time limit. While too many runs of a program have not ended, further runs are refused.
@@ -23,11 +23,12 @@ const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 /// The limit of concurrent runs of one program, including abandoned ones.
 const MAX_CONCURRENT_RUNS: usize = 4;
 
-/// The filters that programs cannot use. A message depends on its event only.
+/// The filters that programs cannot use. They would make a message depend on more than its event.
 const DENIED_FILTERS: [&str; 1] = ["env"];
 
 type Filter = compile::Filter<Native<data::JustLut<Val>>>;
 
+/// A compiled jq program.
 pub(super) struct JqProgram {
     filter: Arc<Filter>,
     /// One permit per concurrent run. A run that does not end keeps its permit.
@@ -50,7 +51,7 @@ pub(in crate::relay) enum JqError {
 }
 
 impl JqProgram {
-    /// Compiles a program. The error is the end of a sentence about the program.
+    /// Compiles a program. The error is a short description of the first problem.
     pub(super) fn compile(code: &str) -> Result<Self, String> {
         Ok(Self {
             filter: Arc::new(compile(code)?),
@@ -97,9 +98,9 @@ fn compile(code: &str) -> Result<Filter, String> {
         .map_err(|errors| {
             let excerpt = errors.iter().find_map(|(_, error)| error_excerpt(error));
             match excerpt {
-                Some("") => "is not understood at its end".to_owned(),
-                Some(excerpt) => format!("is not understood at {excerpt:?}"),
-                None => "is not understood".to_owned(),
+                Some("") => "syntax error at its end".to_owned(),
+                Some(excerpt) => format!("syntax error at {excerpt:?}"),
+                None => "syntax error".to_owned(),
             }
         })?;
     Compiler::default()
@@ -108,13 +109,13 @@ fn compile(code: &str) -> Result<Filter, String> {
         .map_err(|errors| {
             let unknown = errors.iter().flat_map(|(_, errors)| errors).next();
             unknown.map_or_else(
-                || "is not understood".to_owned(),
-                |(name, kind)| format!("names the {} {name:?}, which there is not", kind.as_str()),
+                || "syntax error".to_owned(),
+                |(name, kind)| format!("unknown {} {name:?}", kind.as_str()),
             )
         })
 }
 
-/// The length of the excerpt in a syntax error.
+/// The maximum length of the excerpt in a syntax error.
 const EXCERPT_CHARACTERS: usize = 40;
 
 /// Returns the start of the code that has a syntax error.
@@ -231,18 +232,12 @@ mod tests {
     #[test]
     fn syntax_errors_quote_the_code() {
         for (code, problem) in [
-            ("{", "is not understood at its end"),
-            (".a |", "is not understood at its end"),
-            (".a ))", "is not understood at \"))\""),
-            (
-                "nothing(1)",
-                "names the filter \"nothing\", which there is not",
-            ),
-            (
-                "$secret",
-                "names the variable \"$secret\", which there is not",
-            ),
-            ("env", "names the filter \"env\", which there is not"),
+            ("{", "syntax error at its end"),
+            (".a |", "syntax error at its end"),
+            (".a ))", "syntax error at \"))\""),
+            ("nothing(1)", "unknown filter \"nothing\""),
+            ("$secret", "unknown variable \"$secret\""),
+            ("env", "unknown filter \"env\""),
         ] {
             assert_eq!(
                 JqProgram::compile(code).err().as_deref(),

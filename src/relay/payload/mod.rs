@@ -1,7 +1,10 @@
-//! Payload: the message that an endpoint receives for an event.
+//! The message that an endpoint receives for an event.
 //!
-//! The steps, in this order: the field filter removes and redacts fields, `when` decides whether the event is sent, and
-//! `transform` replaces the message. Both programs get the filtered event, so they cannot restore a removed field.
+//! 1. The field filter removes and redacts fields.
+//! 2. The jq program `when` decides whether the event is sent.
+//! 3. The jq program `transform` replaces the message.
+//!
+//! Both programs get the filtered event, so they cannot restore a removed field.
 
 mod field_filter;
 mod jq;
@@ -12,6 +15,7 @@ use crate::domain::event::Model;
 use field_filter::FieldFilters;
 use jq::{JqError, JqProgram};
 
+/// Builds the messages for one endpoint.
 #[derive(Default)]
 pub(super) struct MessageBuilder {
     field_filters: FieldFilters,
@@ -19,28 +23,30 @@ pub(super) struct MessageBuilder {
     transform: Option<JqProgram>,
 }
 
+/// The result of building a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Built {
     /// The message is the event.
     Unchanged(String),
     /// The message differs from the event.
     Transformed(String),
-    /// No message: `when` or `transform` left the event out.
+    /// `when` or `transform` filtered out the event.
     Filtered,
 }
 
+/// The error if a message cannot be built.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BuildError {
     #[error("the event is not JSON")]
     NotJson,
-    #[error("its `when` {0}")]
+    #[error("`when` {0}")]
     When(JqError),
-    #[error("its `transform` {0}")]
+    #[error("`transform` {0}")]
     Transform(JqError),
 }
 
 impl MessageBuilder {
-    /// Compiles an endpoint's filters and programs. The error is the end of a sentence about the endpoint.
+    /// Compiles an endpoint's filters and programs. The error is a clause that names the setting.
     pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
         Ok(Self {
             field_filters: FieldFilters::new(
@@ -48,8 +54,8 @@ impl MessageBuilder {
                 &settings.exclude_fields,
                 &settings.redact_fields,
             )?,
-            when: program("when", &settings.when)?,
-            transform: program("transform", &settings.transform)?,
+            when: compile_program("when", &settings.when)?,
+            transform: compile_program("transform", &settings.transform)?,
         })
     }
 
@@ -103,12 +109,12 @@ impl MessageBuilder {
     }
 }
 
-fn program(key: &str, code: &str) -> Result<Option<JqProgram>, String> {
+fn compile_program(key: &str, code: &str) -> Result<Option<JqProgram>, String> {
     if code.trim().is_empty() {
         return Ok(None);
     }
     let program = JqProgram::compile(code);
     program
         .map(Some)
-        .map_err(|problem| format!("has a `{key}` that {problem}"))
+        .map_err(|problem| format!("`{key}` is not a valid jq program: {problem}"))
 }

@@ -1,4 +1,4 @@
-//! The Postgres channel that announces changed images.
+//! The name of the Postgres channel on which changed images are announced.
 
 use serde::Deserialize;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[serde(try_from = "String")]
 pub(super) struct Channel(String);
 
-/// The longest name that Postgres does not truncate: `NAMEDATALEN` without the final zero byte.
+/// The length of the longest name that Postgres does not truncate: `NAMEDATALEN` without the final zero byte.
 const MAX_NAME_LENGTH: usize = 63;
 
 impl TryFrom<String> for Channel {
@@ -23,7 +23,7 @@ impl TryFrom<String> for Channel {
             && !text.starts_with(|first: char| first.is_ascii_digit());
         is_name.then_some(Self(text)).ok_or_else(|| {
             format!(
-                "must be a name of up to {MAX_NAME_LENGTH} small letters, digits and _ that begins with no digit, or empty"
+                "must be a name of up to {MAX_NAME_LENGTH} lowercase letters, digits and _ that does not begin with a digit, or empty"
             )
         })
     }

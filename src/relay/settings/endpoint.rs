@@ -11,7 +11,6 @@ use url::Url;
 use crate::config_types::{Bounded, Seconds, Secret, SecretList, StringList, strict_bool};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
-
 use crate::signing::Scheme;
 
 /// Field names under a model's label, or under `*` for every model.
@@ -26,7 +25,7 @@ pub(in crate::relay) type Redactions = BTreeMap<String, BTreeMap<String, String>
 pub(in crate::relay) struct EndpointSettings {
     /// The name in tables, logs and commands.
     pub(in crate::relay) name: String,
-    /// The destination. Treated as a secret because some URLs have a token in their path.
+    /// The destination. It is a secret because some URLs have a token in their path.
     pub(in crate::relay) url: SecretString,
     #[serde(default)]
     secret: Secret,
@@ -62,12 +61,12 @@ pub(in crate::relay) struct EndpointSettings {
     #[serde(default)]
     signatures: Option<StringList>,
     /// The deadline of one call: connecting, sending and reading the response.
-    #[serde(default = "timeout")]
+    #[serde(default = "default_timeout")]
     pub(in crate::relay) timeout_secs: Seconds<1, 300>,
     #[serde(default)]
     retry: RetrySettings,
     /// The limit of concurrent calls.
-    #[serde(default = "max_in_flight")]
+    #[serde(default = "default_max_in_flight")]
     pub(in crate::relay) max_in_flight: Bounded<1, 1000>,
     /// The limit of calls per second. 0 means no limit.
     #[serde(default = "no_limit")]
@@ -107,11 +106,11 @@ pub(in crate::relay) enum ClientAuthentication {
     Body,
 }
 
-fn timeout() -> Seconds<1, 300> {
+fn default_timeout() -> Seconds<1, 300> {
     Seconds::new_const(30)
 }
 
-fn max_in_flight() -> Bounded<1, 1000> {
+fn default_max_in_flight() -> Bounded<1, 1000> {
     Bounded::new_const(16)
 }
 
@@ -142,32 +141,32 @@ impl Default for RetrySettings {
     }
 }
 
-/// The longest name. Every row of the delivery log repeats it.
+/// The maximum length of a name. Every delivery row repeats the name.
 const MAX_NAME_LENGTH: usize = 64;
 
-/// The schemes that can sign messages. Both are the default.
-const SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
+/// The schemes that can sign messages. The default is both.
+const SUPPORTED_SCHEMES: [Scheme; 2] = [Scheme::Timestamped, Scheme::Standard];
 
 impl EndpointSettings {
     /// Returns settings with this name, URL and secret, and the defaults for all other keys.
     pub(in crate::relay) fn with_defaults(name: &str, url: &Secret, secret: &Secret) -> Self {
         let url = url.get().map_or("", ExposeSecret::expose_secret);
-        let texts = [("name", name), ("url", url)];
-        let texts = MapDeserializer::<_, serde::de::value::Error>::new(texts.into_iter());
+        let values = [("name", name), ("url", url)];
+        let values = MapDeserializer::<_, serde::de::value::Error>::new(values.into_iter());
         Self {
             secret: secret.clone(),
-            ..Self::deserialize(texts).expect("every key except name and url has a default")
+            ..Self::deserialize(values).expect("every key except name and url has a default")
         }
     }
 
     /// Checks the name. Operators type it in commands, so it must not look like an option.
     pub(in crate::relay) fn check_name(&self) -> Result<(), String> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        let is_good = (1..=MAX_NAME_LENGTH).contains(&self.name.len())
+        let is_valid = (1..=MAX_NAME_LENGTH).contains(&self.name.len())
             && self.name.bytes().all(is_plain)
             && !self.name.starts_with('-');
-        is_good.then_some(()).ok_or_else(|| {
-            format!("must have a name of up to {MAX_NAME_LENGTH} letters, digits, -, _ and .")
+        is_valid.then_some(()).ok_or_else(|| {
+            format!("name must have 1 to {MAX_NAME_LENGTH} letters, digits, -, _ or ., and must not begin with -")
         })
     }
 
@@ -175,11 +174,11 @@ impl EndpointSettings {
         let kinds = match &self.events {
             None => EventKind::ALL.to_vec(),
             Some(names) => items_named(names, EventKind::from_name)
-                .ok_or("has events that are not created, updated or deleted")?,
+                .ok_or("events must be created, updated or deleted")?,
         };
         let models = |labels: &StringList| {
             items_named(labels, Model::from_label).ok_or(
-                "has models that are not cloudflare_images.CloudflareImage or cloudflare_images.ImageUploadLog",
+                "include_models and exclude_models can only have cloudflare_images.CloudflareImage and cloudflare_images.ImageUploadLog",
             )
         };
         let mut included = match &self.include_models {
@@ -189,7 +188,9 @@ impl EndpointSettings {
         let excluded = models(&self.exclude_models)?;
         included.retain(|model| !excluded.contains(model));
         if included.is_empty() || kinds.is_empty() {
-            return Err("would be told nothing: its models or its events are none".to_owned());
+            return Err(
+                "the endpoint would receive no events: it has no events or no models".to_owned(),
+            );
         }
         Ok(Subscription {
             endpoint: self.name.clone(),
@@ -201,11 +202,13 @@ impl EndpointSettings {
 
     pub(in crate::relay) fn schemes(&self) -> Result<Vec<Scheme>, String> {
         let Some(names) = &self.signatures else {
-            return Ok(SCHEMES.to_vec());
+            return Ok(SUPPORTED_SCHEMES.to_vec());
         };
-        let supported = |name: &str| Scheme::from_name(name).filter(|one| SCHEMES.contains(one));
+        let supported = |name: &str| {
+            Scheme::from_name(name).filter(|scheme| SUPPORTED_SCHEMES.contains(scheme))
+        };
         items_named(names, supported)
-            .ok_or_else(|| "has signatures that are not timestamped or standard".to_owned())
+            .ok_or_else(|| "signatures must be timestamped or standard".to_owned())
     }
 
     /// Returns the secrets that sign the messages. A scheme with one signature per message uses the first.
@@ -217,7 +220,7 @@ impl EndpointSettings {
     pub(in crate::relay) fn retry(&self) -> Result<RetryPolicy, String> {
         let retry = &self.retry;
         if !(1.0..=100.0).contains(&retry.backoff_factor) {
-            return Err("must have a retry.backoff_factor from 1 to 100".to_owned());
+            return Err("retry.backoff_factor must be from 1 to 100".to_owned());
         }
         let statuses = retry.on_status.iter();
         Ok(RetryPolicy {
@@ -237,7 +240,7 @@ impl EndpointSettings {
     }
 }
 
-/// Returns the URL, if the text is one and has a host.
+/// Returns the URL. `None` if the text is not a URL or has no host.
 pub(in crate::relay) fn parse_url(text: &SecretString) -> Option<Url> {
     let url = Url::parse(text.expose_secret().trim()).ok();
     url.filter(Url::has_host)

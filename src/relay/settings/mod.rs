@@ -16,20 +16,21 @@ pub(super) use endpoint::{
     AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, Redactions, parse_url,
 };
 
-/// The endpoint that receives deliveries that were given up.
+/// The endpoint that receives reports about failed deliveries.
 pub(super) const ON_FAILURE: &str = "on_failure";
 
-/// The endpoint that receives the alerts about failing endpoints.
+/// The endpoint that receives alerts about failing endpoints.
 pub(super) const ALERTS: &str = "alerts";
 
-/// The names that no entry of `relay.endpoints` may have.
+/// The names that entries of `relay.endpoints` cannot have.
 pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOINT];
 
+/// The settings of the relay.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub(super) endpoints: Vec<EndpointSettings>,
-    /// Whether private addresses are denied, in addition to those of cloud metadata services.
+    /// Whether private addresses are denied too. Addresses of cloud metadata services are always denied.
     #[serde(deserialize_with = "strict_bool")]
     pub(super) deny_private: bool,
     on_failure: OnFailure,
@@ -39,11 +40,11 @@ pub struct Settings {
     monitoring: Monitoring,
 }
 
-/// The reaction to a delivery that is given up. It is logged and kept in either case.
+/// The reaction to a failed delivery. The delivery is logged and stored in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 enum OnFailure {
-    /// Nothing else.
+    /// No further reaction.
     Log,
     /// The delivery is reported to `failure_url`.
     Callback,
@@ -66,7 +67,7 @@ impl TryFrom<String> for OnFailure {
 #[serde(deny_unknown_fields)]
 struct Monitoring {
     #[serde(rename = "alert_on_consecutive_failures")]
-    after_failures: Bounded<0, 100_000>,
+    failure_threshold: Bounded<0, 100_000>,
     #[serde(rename = "alert_url")]
     url: Secret,
     #[serde(rename = "alert_secret")]
@@ -76,31 +77,31 @@ struct Monitoring {
 /// The failures that are reported to other endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AlertPolicy {
-    /// Whether deliveries that are given up are reported to [`ON_FAILURE`].
-    pub(super) failed_deliveries: bool,
+    /// Whether failed deliveries are reported to [`ON_FAILURE`].
+    pub(super) reports_failed_deliveries: bool,
     /// The number of consecutive failures after which an endpoint is reported to [`ALERTS`].
-    pub(super) after_failures: Option<u32>,
+    pub(super) failure_threshold: Option<u32>,
 }
 
 /// The settings of an endpoint that receives alerts.
 pub(super) struct AlertEndpointSettings {
-    /// The key that an operator has to correct if the endpoint cannot be built.
+    /// The key that an error names if the endpoint cannot be built.
     pub(super) key: &'static str,
     pub(super) endpoint: EndpointSettings,
 }
 
 impl Settings {
-    /// The keys of programs, in which a dollar sign is their own.
+    /// The keys of jq programs. In their values, `$` does not refer to an environment variable.
     pub const VERBATIM_KEYS: [&str; 2] = ["when", "transform"];
 
     /// Returns the failures that are reported to other endpoints.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
-        let after_failures = self.monitoring.after_failures.count();
+        let failure_threshold = self.monitoring.failure_threshold.count();
         let has_url = self.monitoring.url.get().is_some();
         AlertPolicy {
-            failed_deliveries: self.on_failure == OnFailure::Callback,
-            after_failures: (after_failures > 0 && has_url)
-                .then(|| u32::try_from(after_failures).expect("the setting is at most 100,000")),
+            reports_failed_deliveries: self.on_failure == OnFailure::Callback,
+            failure_threshold: (failure_threshold > 0 && has_url)
+                .then(|| u32::try_from(failure_threshold).expect("the setting is at most 100,000")),
         }
     }
 
@@ -108,14 +109,14 @@ impl Settings {
     pub(super) fn alert_endpoints(&self) -> Vec<AlertEndpointSettings> {
         let policy = self.alert_policy();
         let mut endpoints = Vec::new();
-        if policy.failed_deliveries {
+        if policy.reports_failed_deliveries {
             let (url, secret) = (&self.failure_url, &self.failure_secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.failure_url",
                 endpoint: EndpointSettings::with_defaults(ON_FAILURE, url, secret),
             });
         }
-        if policy.after_failures.is_some() {
+        if policy.failure_threshold.is_some() {
             let (url, secret) = (&self.monitoring.url, &self.monitoring.secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.monitoring.alert_url",

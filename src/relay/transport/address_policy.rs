@@ -1,7 +1,7 @@
-//! The addresses that no endpoint may have, whatever its host name resolves to.
+//! The policy for the addresses of endpoints. It applies to every address that a host name resolves to.
 //!
-//! Cloud metadata services are always denied, because they hand out a machine's credentials.
-//! Private addresses are denied if the settings say so.
+//! Cloud metadata services are always denied, because they give out a machine's credentials. Private
+//! addresses are denied if `relay.deny_private` is true.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use crate::config_types::Networks;
 
 /// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway over IPv6, Alibaba, Azure and
-/// Oracle. The last network is for local translation (RFC 8215) and can lead to any of the others.
+/// Oracle. The last network is for local translation (RFC 8215) and may translate to any of the others.
 const METADATA: [&str; 9] = [
     "169.254.0.0/16",
     "fe80::/10",
@@ -43,12 +43,16 @@ const PRIVATE: [&str; 14] = [
     "ff00::/8",
 ];
 
+/// The part of a configuration error about a URL with a denied address. The URL's setting precedes it.
+pub(super) const HAS_DENIED_ADDRESS: &str = "has a denied address: a cloud metadata service, or a private address while \
+                                             relay.deny_private is true";
+
 /// The denied addresses. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::relay) struct AddressPolicy(Arc<Networks>);
 
 impl AddressPolicy {
-    /// Denies metadata services, and private addresses on request.
+    /// Creates a policy that denies metadata services, and optionally private addresses.
     pub(in crate::relay) fn new(deny_private: bool) -> Self {
         let private: &[&str] = if deny_private { &PRIVATE } else { &[] };
         let denied = METADATA.iter().chain(private).copied();
@@ -56,24 +60,26 @@ impl AddressPolicy {
         Self(Arc::new(denied))
     }
 
-    /// Returns whether the address is denied. An IPv6 address is also denied if it embeds a denied
+    /// Returns whether the address is denied. An IPv6 address is also denied if it contains a denied
     /// IPv4 address (RFC 4291, RFC 6052).
     pub(super) fn denies(&self, ip: IpAddr) -> bool {
         let embedded_ip = match ip {
             IpAddr::V6(ip) => embedded_ipv4(ip.octets()),
             IpAddr::V4(_) => None,
         };
-        self.0.contain(ip) || embedded_ip.is_some_and(|ip| self.0.contain(ip.into()))
+        self.0.contains(ip) || embedded_ip.is_some_and(|ip| self.0.contains(ip.into()))
     }
 
-    /// Resolves a host name to the addresses that are allowed. Fails if there are none.
+    /// Resolves a host name and returns the allowed addresses. Fails if there are none.
     pub(super) async fn resolve_allowed(
         &self,
         host: &str,
         port: u16,
     ) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((host, port)).await?;
-        let allowed: Vec<SocketAddr> = found.filter(|address| !self.denies(address.ip())).collect();
+        let resolved = tokio::net::lookup_host((host, port)).await?;
+        let allowed: Vec<SocketAddr> = resolved
+            .filter(|address| !self.denies(address.ip()))
+            .collect();
         if allowed.is_empty() {
             return Err(io::Error::other(AllDenied));
         }
@@ -97,13 +103,13 @@ fn embedded_ipv4(octets: [u8; 16]) -> Option<Ipv4Addr> {
     PREFIXES.contains(prefix).then(|| Ipv4Addr::from(ip))
 }
 
-/// Every address of the host is denied.
+/// The error if every address of a host is denied.
 #[derive(Debug, thiserror::Error)]
-#[error("the host has only addresses that nothing is sent to")]
+#[error("every address of the host is denied")]
 struct AllDenied;
 
 impl Resolve for AddressPolicy {
-    /// Resolves for the HTTP client. The client connects to the checked addresses without resolving the name again.
+    /// Resolves a name for the HTTP client, which connects only to the returned addresses.
     fn resolve(&self, name: Name) -> Resolving {
         let policy = self.clone();
         Box::pin(async move {

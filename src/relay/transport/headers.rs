@@ -1,4 +1,4 @@
-//! The headers of a message: those in the settings, the event's id and the signatures.
+//! The headers of a message: the configured headers, the event's id and the signatures.
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
@@ -11,7 +11,7 @@ use super::sink::Message;
 /// The header with the event's id, as in the Django toolkit's webhooks.
 const EVENT_ID: HeaderName = HeaderName::from_static("x-webhook-event-id");
 
-/// The headers that settings cannot set, because the service or the connection sets them.
+/// The headers that cannot be configured, because the service or the protocol sets them.
 const RESERVED: [&str; 13] = [
     "connection",
     "content-length",
@@ -30,33 +30,35 @@ const RESERVED: [&str; 13] = [
 
 /// The headers of an endpoint's messages.
 pub(super) struct MessageHeaders {
-    /// The headers that every message has.
+    /// The headers that are the same for every message.
     fixed: HeaderMap,
     signer: Signer,
 }
 
 impl MessageHeaders {
-    /// Checks the headers in the settings. The error is the end of a sentence about the endpoint.
+    /// Checks the configured headers. The error is a clause that names the setting.
     pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
         let signer = Signer::new(&settings.schemes()?, settings.secrets().into_iter())
             .map_err(|error| error.to_string())?;
         let mut fixed = HeaderMap::new();
         fixed.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in &settings.headers {
-            let name = HeaderName::try_from(name).map_err(|_| "has a header without a name")?;
+            let name = HeaderName::try_from(name)
+                .map_err(|_| "headers has a name that HTTP does not allow")?;
             if RESERVED.contains(&name.as_str()) {
-                return Err(format!("sets the header {name}, which is not its to set"));
+                return Err(format!(
+                    "headers cannot set {name}, because the service sets it"
+                ));
             }
-            let mut value = HeaderValue::try_from(value.expose_secret()).map_err(|_| {
-                format!("has a value for the header {name} that no header can carry")
-            })?;
+            let mut value = HeaderValue::try_from(value.expose_secret())
+                .map_err(|_| format!("headers has a value for {name} that HTTP does not allow"))?;
             value.set_sensitive(true);
             fixed.insert(name, value);
         }
         Ok(Self { fixed, signer })
     }
 
-    /// Adds a header, unless the settings set it.
+    /// Adds a header, unless it is configured.
     pub(super) fn with_default(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.fixed.entry(name).or_insert(value);
         self
@@ -76,7 +78,7 @@ impl MessageHeaders {
         };
         let event_id = std::iter::once((EVENT_ID, message.event_id.clone()));
         for (name, text) in event_id.chain(self.signer.sign(&signed)) {
-            // Only an id from a previewed file can be unfit for a header. Its message has none.
+            // Only an event id from a file for `endpoints preview` can be invalid as a header. It is left out.
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.insert(name, value);
             }

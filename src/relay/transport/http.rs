@@ -1,4 +1,4 @@
-//! HTTP: one POST per attempt.
+//! The HTTP transport: one POST per attempt.
 
 use std::time::Duration;
 
@@ -17,36 +17,39 @@ use crate::domain::timestamp::Timestamp;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
 
-/// The part of a response's body that is read. A connection can be reused once its body is read. The content does not matter.
+/// The limit for reading a response's body. The content is ignored, but the connection can only be reused after reading it.
 const MAX_RESPONSE_BYTES: usize = 16 * 1024;
 
+/// Posts messages to a URL.
 pub(super) struct HttpSink {
     url: Url,
     headers: MessageHeaders,
     client: Client,
-    /// The source of bearer tokens, if the endpoint requires them.
+    /// The source of bearer tokens, if `auth` is configured.
     tokens: Option<TokenCache>,
 }
 
 impl HttpSink {
-    /// Checks the settings. The error is the end of a sentence about the endpoint.
+    /// Checks the settings. The error is a clause that names the setting.
     pub(super) fn new(
         settings: &EndpointSettings,
         url: Url,
         policy: &AddressPolicy,
     ) -> Result<Self, String> {
-        check_url(&url, "a url", policy)?;
+        check_url(&url, "url", policy)?;
         if !settings.subject.is_empty() {
-            return Err("has a subject, which only a url of NATS takes".to_owned());
+            return Err("subject is only for NATS endpoints".to_owned());
         }
-        // The client adds these itself. A preview shows only headers that are set here.
+        // The client would add these headers too. `endpoints preview` shows only the headers that are set here.
         let headers = MessageHeaders::new(settings)?
             .with_default(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))
             .with_default(ACCEPT, HeaderValue::from_static("*/*"));
         let client = http_client::client(policy, settings.max_in_flight.count())?;
         let auth = settings.auth.as_ref();
         if auth.is_some() && headers.contains(&AUTHORIZATION) {
-            return Err("has auth and sets the header authorization: keep one of them".to_owned());
+            return Err(
+                "auth and the header authorization are both set; remove one of them".to_owned(),
+            );
         }
         let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), policy));
         Ok(Self {
@@ -83,7 +86,7 @@ impl Sink for HttpSink {
                 }
                 read_outcome(response, message.sent_at).await
             }
-            // The URL is dropped because it can hold a secret.
+            // The URL is left out because it may contain a secret.
             Err(error) => SendOutcome::no_response(chain(&error.without_url())),
         }
     }
@@ -103,7 +106,7 @@ impl Sink for HttpSink {
     }
 }
 
-/// Reads a response. Only the status and `Retry-After` matter.
+/// Reads a response. Uses only its status and `Retry-After`.
 async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
     let status = response.status();
     let status_code = Some(status.as_u16());
@@ -115,7 +118,7 @@ async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
         let error = chain(&error.without_url());
         return SendOutcome {
             status_code,
-            ..SendOutcome::no_response(format!("the answer broke off: {error}"))
+            ..SendOutcome::no_response(format!("incomplete response: {error}"))
         };
     }
     let error = if status.is_success() {
@@ -126,7 +129,7 @@ async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
         format!("answered {status}")
     };
     SendOutcome {
-        tried: AttemptResult::Response {
+        result: AttemptResult::Response {
             status: status.as_u16(),
             retry_after,
         },
@@ -135,7 +138,7 @@ async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
     }
 }
 
-/// Parses a number of seconds or a date (RFC 9110, section 10.2.3).
+/// Parses the value of `Retry-After`: a number of seconds or a date (RFC 9110, section 10.2.3).
 fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));

@@ -4,14 +4,14 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use url::{Host, Url};
 
-use super::address_policy::AddressPolicy;
+use super::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
 
 pub(super) const USER_AGENT: &str =
     concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
-/// Creates a client. Each endpoint has its own, so endpoints do not compete for connections.
+/// Creates a client. Each endpoint has its own client, so endpoints do not compete for connections.
 pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Client, String> {
-    // An error means that a provider is already installed, which is enough.
+    // An error means that a provider is already installed. Either provider is fine.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .user_agent(USER_AGENT)
@@ -21,17 +21,17 @@ pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Cli
         .dns_resolver(policy.clone())
         .pool_max_idle_per_host(max_in_flight)
         .build()
-        .map_err(|error| format!("cannot be called: {error}"))
+        .map_err(|error| format!("the HTTP client cannot be created: {error}"))
 }
 
-/// Checks a URL that the client will call. `name` is its setting, with an article.
+/// Checks a URL that the client will call. `setting` is its key. The error is a clause that names the setting.
 ///
 /// The client checks the addresses of a host name when it connects. An IP address is checked here,
 /// because the client does not resolve it.
-pub(super) fn check_url(url: &Url, name: &str, policy: &AddressPolicy) -> Result<(), String> {
+pub(super) fn check_url(url: &Url, setting: &str, policy: &AddressPolicy) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!(
-            "must have {name} without a user and a password: send them in headers"
+            "{setting} must not contain a user or password; use headers or auth instead"
         ));
     }
     let ip = match url.host() {
@@ -40,12 +40,12 @@ pub(super) fn check_url(url: &Url, name: &str, policy: &AddressPolicy) -> Result
         Some(Host::Domain(_)) | None => None,
     };
     if ip.is_some_and(|ip| policy.denies(ip)) {
-        return Err(format!("has {name} to an address that nothing is sent to"));
+        return Err(format!("{setting} {HAS_DENIED_ADDRESS}"));
     }
     Ok(())
 }
 
-/// Reads a response's body. Returns `None`, and stops reading, if it exceeds the limit.
+/// Reads the body of a response. Stops and returns `None` if the body exceeds the limit.
 pub(super) async fn read_capped(
     mut response: Response,
     max_bytes: usize,

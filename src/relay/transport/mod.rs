@@ -1,6 +1,6 @@
-//! Transport: one call to an endpoint, over HTTP or NATS.
+//! The transports: one call to an endpoint, over HTTP or NATS.
 //!
-//! A new protocol is one more file with a [`Sink`], and one more arm in [`open`].
+//! A new protocol needs one more file with a [`Sink`], and one more arm in [`open`].
 
 mod address_policy;
 mod headers;
@@ -21,15 +21,15 @@ use nats::NatsSink;
 pub(super) use address_policy::AddressPolicy;
 pub(super) use sink::{Message, SendOutcome, Sink};
 
-/// Creates the sink for the endpoint's URL. Connects to nothing yet.
+/// Creates the sink for the endpoint's URL. Does not connect yet.
 ///
-/// The error is the end of a sentence about the endpoint. It never repeats the URL, which may hold a secret.
+/// The error is a clause that names the setting. It never repeats the URL, which may contain a secret.
 pub(super) fn open(
     settings: &EndpointSettings,
     policy: &AddressPolicy,
 ) -> Result<Arc<dyn Sink>, String> {
     const RULE: &str =
-        "must have a url such as https://app.example/webhooks/ or nats://nats.example:4222";
+        "url must be a URL such as https://app.example/webhooks/ or nats://nats.example:4222";
     let url = parse_url(&settings.url).ok_or(RULE)?;
     match url.scheme() {
         "http" | "https" => Ok(Arc::new(HttpSink::new(settings, url, policy)?)),

@@ -1,8 +1,8 @@
-//! NATS: one message per attempt, published to `JetStream`. An attempt succeeds once the server
-//! confirms that a stream has stored the message.
+//! The NATS transport: one message per attempt, published to `JetStream`. An attempt succeeds when
+//! the server confirms that a stream has stored the message.
 //!
-//! The sink reconnects itself instead of leaving that to the library. An attempt on a lost connection fails at once with the
-//! reason, and the next attempt connects again. The sink does not create streams: their owner decides about retention.
+//! The sink does not use the library's reconnection. An attempt on a lost connection fails at once with the reason, and the next
+//! attempt connects again. The sink does not create streams, because their owner decides about retention.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::address_policy::AddressPolicy;
+use super::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
 use super::headers::{MessageHeaders, redacted_lines};
 use super::nats_subject::SubjectTemplate;
 use super::sink::{Message, SendOutcome, Sink};
@@ -26,10 +26,10 @@ use crate::random;
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
 
-/// The name of the client in the server's monitoring.
+/// The name of this client in the server's monitoring.
 const CLIENT_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
-/// The header by which a stream recognises duplicates within its `duplicate_window`.
+/// The header with the id by which a stream detects duplicates within its `duplicate_window`.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 const DEFAULT_PORT: u16 = 4222;
@@ -37,7 +37,7 @@ const DEFAULT_PORT: u16 = 4222;
 /// The timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The interval of pings on an idle connection. The connection is lost after two unanswered pings.
+/// The interval of pings on an idle connection. Two unanswered pings mean that the connection is lost.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Publishes messages to a NATS server.
@@ -47,7 +47,7 @@ pub(super) struct NatsSink {
     subject: SubjectTemplate,
     headers: MessageHeaders,
     timeout: Duration,
-    /// The last connection. Concurrent attempts wait while a new one is made.
+    /// The last connection. Concurrent attempts wait while one of them connects.
     connection: Mutex<Option<Connection>>,
 }
 
@@ -58,8 +58,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Returns whether messages can be published. The library can drop its event about a loss under
-    /// load, so its state is checked too.
+    /// Returns whether messages can be published. Under load, the library may drop the event about a
+    /// lost connection, so its state is checked too.
     fn is_usable(&self) -> bool {
         let state = self.jetstream.client().connection_state();
         !self.is_lost.is_cancelled() && state == State::Connected
@@ -67,7 +67,7 @@ impl Connection {
 }
 
 impl NatsSink {
-    /// Checks the settings. The error is the end of a sentence about the endpoint.
+    /// Checks the settings. The error is a clause that names the setting.
     pub(super) fn new(
         settings: &EndpointSettings,
         url: &Url,
@@ -75,7 +75,7 @@ impl NatsSink {
     ) -> Result<Self, String> {
         if settings.auth.is_some() {
             return Err(
-                "has auth, which is HTTP's: a user and a password, or a token, go before the @ of a url of NATS"
+                "auth is only for HTTP endpoints; for NATS put user:password@ or token@ into url"
                     .to_owned(),
             );
         }
@@ -93,10 +93,10 @@ impl NatsSink {
         })
     }
 
-    /// Returns the current connection, or makes a new one.
+    /// Returns the current connection, or connects if there is no usable one.
     async fn connection(&self) -> Result<Connection, ConnectionError> {
         let mut current = self.connection.lock().await;
-        if let Some(connection) = current.as_ref().filter(|one| one.is_usable()) {
+        if let Some(connection) = current.as_ref().filter(|connection| connection.is_usable()) {
             return Ok(connection.clone());
         }
         *current = None;
@@ -107,15 +107,15 @@ impl NatsSink {
         Ok(current.insert(connection).clone())
     }
 
-    /// Returns the headers of a message in the form of NATS.
+    /// Returns the headers of a message as NATS headers.
     fn headers(&self, message: &Message) -> HeaderMap {
-        let own = self.headers.for_message(message);
-        let own = own.iter().filter_map(|(name, value)| {
+        let signed = self.headers.for_message(message);
+        let signed = signed.iter().filter_map(|(name, value)| {
             let value = std::str::from_utf8(value.as_bytes()).ok()?;
             Some((name.as_str(), value))
         });
         let mut headers = HeaderMap::new();
-        for (name, value) in own.chain([(MESSAGE_ID, message.event_id.as_str())]) {
+        for (name, value) in signed.chain([(MESSAGE_ID, message.event_id.as_str())]) {
             let parsed = (HeaderName::from_str(name), HeaderValue::from_str(value));
             if let (Ok(name), Ok(value)) = parsed {
                 headers.insert(name, value);
@@ -141,20 +141,19 @@ impl Sink for NatsSink {
         };
         match is_lost.run_until_cancelled(stored).await {
             Some(Ok(_stored_or_duplicate)) => SendOutcome {
-                tried: AttemptResult::Acknowledged,
+                result: AttemptResult::Acknowledged,
                 status_code: None,
                 error: String::new(),
             },
             Some(Err(error)) if error.kind() == PublishErrorKind::StreamNotFound => {
                 SendOutcome::no_response(format!(
-                    "no JetStream stream takes the subject {}",
+                    "no JetStream stream accepts the subject {}",
                     self.subject
                 ))
             }
             Some(Err(error)) => SendOutcome::no_response(chain(&error)),
             None => SendOutcome::no_response(
-                "the connection was lost before the server said that the message is stored"
-                    .to_owned(),
+                "the connection was lost before the server confirmed the message".to_owned(),
             ),
         }
     }
@@ -167,7 +166,7 @@ impl Sink for NatsSink {
     }
 }
 
-/// The address of a server, and the credentials for it.
+/// The address of a server and the credentials for it.
 struct Server {
     is_tls: bool,
     host: String,
@@ -179,25 +178,27 @@ struct Server {
 
 #[derive(Debug, thiserror::Error)]
 enum ConnectionError {
-    #[error("the NATS server cannot be found")]
+    #[error("the host of the NATS server cannot be resolved")]
     Unresolved(#[from] std::io::Error),
-    #[error("the NATS server cannot be connected to")]
+    #[error("cannot connect to the NATS server")]
     Refused(#[from] async_nats::ConnectError),
 }
 
 impl Server {
     fn new(url: &Url, policy: &AddressPolicy) -> Result<Self, String> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        // A URL has an IPv6 address in brackets.
+        // In a URL, an IPv6 address is in brackets.
         let host = url.host_str().unwrap_or_default();
         let host = decoded(host.trim_start_matches('[').trim_end_matches(']'));
         if host.parse().is_ok_and(|ip| policy.denies(ip)) {
-            return Err("has a url to an address that nothing is sent to".to_owned());
+            return Err(format!("url {HAS_DENIED_ADDRESS}"));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err("must have a url of NATS that ends with its port; what messages are published under is its subject".to_owned());
+            return Err(
+                "url must end after the host and port; use subject for the NATS subject".to_owned(),
+            );
         }
-        // TLS needs a provider. An error means that one is already installed, which is enough.
+        // TLS needs a provider. An error means that a provider is already installed. Either provider is fine.
         let _already_installed = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             is_tls: url.scheme() == "tls",
@@ -216,7 +217,7 @@ impl Server {
     ) -> Result<async_nats::Client, ConnectionError> {
         let mut last_error = None;
         let mut addresses = self.addresses().await?;
-        // An attempt may only have time for one address, and that server may be down.
+        // An attempt may have time for only one address, and the server at that address may be down.
         random::shuffle(&mut addresses);
         for address in addresses {
             match self.options(endpoint, is_lost).connect(address).await {
@@ -228,10 +229,10 @@ impl Server {
         Err(error.into())
     }
 
-    /// Resolves the host and returns the checked addresses. With TLS the library needs the name and
-    /// resolves it again. That is safe: nothing is sent before the server proves its name.
+    /// Resolves the host and returns the allowed addresses. With TLS, the library needs the name and
+    /// resolves it again. That is safe: nothing is sent before the server's certificate is verified.
     async fn addresses(&self) -> std::io::Result<Vec<ServerAddr>> {
-        let found = self.policy.resolve_allowed(&self.host, self.port).await?;
+        let resolved = self.policy.resolve_allowed(&self.host, self.port).await?;
         if self.is_tls {
             let host = &self.host;
             let host = if host.contains(':') {
@@ -241,7 +242,7 @@ impl Server {
             };
             return Ok(vec![format!("tls://{host}:{}", self.port).parse()?]);
         }
-        let addresses = found.iter();
+        let addresses = resolved.iter();
         addresses
             .map(|address| format!("nats://{address}").parse())
             .collect()
@@ -255,17 +256,17 @@ impl Server {
             .ping_interval(PING_INTERVAL)
             // The library would connect to other servers of the cluster without the address check.
             .ignore_discovered_servers()
-            // The lowest value that the library accepts. A reconnected client is not used.
+            // The lowest value that the library accepts. The sink does not use a reconnected client.
             .max_reconnects(1)
             .event_callback(move |event| {
                 match event {
                     Event::Disconnected | Event::Closed => is_lost.cancel(),
-                    // For example a missing permission, which the server reports only here.
+                    // For example, a missing permission is reported only here.
                     Event::ServerError(error) => {
-                        // A subject in quotes follows. It has values of the message.
+                        // The text before the first quote. The quoted subject after it has values of the message.
                         let error = error.to_string();
                         let error = error.split('"').next().unwrap_or_default().trim_end();
-                        tracing::warn!(endpoint, error, "the NATS server reported an error");
+                        tracing::warn!(endpoint, error, "NATS server reported an error");
                     }
                     _ => {}
                 }

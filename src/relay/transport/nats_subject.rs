@@ -1,15 +1,16 @@
-//! The NATS subject of a message: a template with placeholders for values of the message.
+//! The template of a NATS subject, with placeholders for values of the message.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// The longest value of a placeholder. Longer values, such as a long image id, are cut off. The message has the full value.
+/// The maximum length of a placeholder's value. Longer values, such as a long image id, are truncated in the subject only.
 const MAX_TOKEN_CHARACTERS: usize = 128;
 
-/// The token for a value that is missing, empty, an object or an array.
+/// The token for a value that is missing, null, empty, an object or an array.
 const EMPTY_TOKEN: &str = "_";
 
+/// A parsed template.
 #[derive(Debug)]
 pub(super) struct SubjectTemplate(Vec<Part>);
 
@@ -21,10 +22,10 @@ enum Part {
 }
 
 impl SubjectTemplate {
-    /// Parses a template. The error is the end of a sentence about the endpoint.
+    /// Parses a template. The error is a clause that names the setting.
     pub(super) fn parse(template: &str) -> Result<Self, String> {
-        const RULE: &str = "must have a subject such as cloudflare_images.{model.name}.{event}: names between dots, without spaces, * \
-                            and >, and each place in braces a path in the message";
+        const RULE: &str = "subject must be tokens separated by dots, without spaces, * or >, such as \
+                            cloudflare_images.{model.name}.{event}; braces contain a path in the message";
         let mut parts = Vec::new();
         let mut remaining = template;
         while let Some((text, after)) = remaining.split_once('{') {
@@ -41,22 +42,23 @@ impl SubjectTemplate {
         }
         parts.push(Part::Text(remaining.to_owned()));
         let subject = Self(parts);
-        // Values cannot break a subject, so one with empty values shows whether the text is valid.
+        // Values cannot make a subject invalid, so rendering with empty values checks the template.
         let example = subject.render(&Value::Null);
         let is_subject = example.split('.').all(|token| !token.is_empty())
             && !example.contains(|c: char| c.is_whitespace() || c.is_control() || "*>{}".contains(c))
-            // Subjects that begin with $ belong to the server. No stream stores them.
+            // Subjects that begin with $ are reserved for the server. No stream stores them.
             && !template.starts_with('$');
         is_subject.then_some(subject).ok_or_else(|| RULE.to_owned())
     }
 
+    /// Returns the subject of the message with this body.
     pub(super) fn for_body(&self, body: &[u8]) -> String {
         let has_placeholders = self
             .0
             .iter()
             .any(|part| matches!(part, Part::Placeholder(_)));
         let message = has_placeholders.then(|| serde_json::from_slice(body).ok());
-        // A transformed message may be any JSON. Values that it does not have become `_`.
+        // A transformed message may be any JSON. Missing values become `_`.
         self.render(&message.flatten().unwrap_or(Value::Null))
     }
 
@@ -72,7 +74,7 @@ impl SubjectTemplate {
         });
         let mut subject: String = texts.collect();
         if subject.starts_with('$') {
-            // A message must not select one of the server's own subjects.
+            // A value of the message must not lead to a subject that is reserved for the server.
             subject.replace_range(..1, EMPTY_TOKEN);
         }
         subject
@@ -80,7 +82,7 @@ impl SubjectTemplate {
 }
 
 impl fmt::Display for SubjectTemplate {
-    /// Writes the template. Errors show it instead of a subject with values of a message.
+    /// Writes the template. Errors show the template, because a subject has values of the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
             Part::Text(text) => f.write_str(text),
@@ -95,7 +97,7 @@ impl Default for SubjectTemplate {
     }
 }
 
-/// Returns a value as one token. Separators and wildcards are replaced.
+/// Converts a value to one token. Replaces separators, wildcards, white space and control characters.
 fn token(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),

@@ -1,6 +1,7 @@
 //! Bearer tokens from OAuth 2.0 client credentials (RFC 6749, section 4.4).
 //!
-//! Written by hand, because it is one form and one response. The `oauth2` crate would add second versions of six dependencies.
+//! Written by hand, because the protocol is one form and one response. The `oauth2` crate would add second versions of six
+//! dependencies.
 
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ use crate::telemetry::chain;
 
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// The lifetime of a token whose server does not state it.
+/// The lifetime of a token if the server does not state one.
 const DEFAULT_TTL: Duration = Duration::from_mins(5);
 
-/// The time before its expiry at which a token is replaced, or a tenth of its lifetime if that is less.
+/// The time before its expiry at which a token is replaced. A tenth of its lifetime, if that is shorter.
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 
 /// The service's account at the token server.
@@ -37,7 +38,7 @@ struct Credentials {
     client_authentication: ClientAuthentication,
 }
 
-/// Fetches tokens, one request at a time, and caches the last one until it is about to expire.
+/// Fetches tokens, one request at a time. Caches the last token until shortly before it expires.
 pub(super) struct TokenCache {
     credentials: Credentials,
     client: Client,
@@ -50,15 +51,15 @@ struct Token {
     replace_at: Instant,
 }
 
-/// A missing token. Without a token, the message is not sent.
+/// The error if there is no token. The message is then not sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    #[error("there is no token: {}", chain(.0))]
+    #[error("no token: {}", chain(.0))]
     Unreachable(reqwest::Error),
-    #[error("there is no token: the token server answered {0}")]
+    #[error("no token: the token server answered {0}")]
     Refused(reqwest::StatusCode),
     /// The response is too long, malformed, or has no bearer token.
-    #[error("there is no token: the token server's answer is no bearer token")]
+    #[error("no token: the token server's response has no usable bearer token")]
     Unusable,
 }
 
@@ -67,19 +68,19 @@ struct TokenResponse {
     access_token: SecretString,
     #[serde(default)]
     token_type: String,
-    expires_in: Option<Seconds>,
+    expires_in: Option<ExpiresIn>,
 }
 
 /// A number of seconds. Some servers send it as a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Seconds {
+enum ExpiresIn {
     Number(f64),
     Text(String),
 }
 
 impl TokenCache {
-    /// Checks the settings. The error is the end of a sentence about the endpoint.
+    /// Checks the settings. The error is a clause that names the setting.
     pub(super) fn new(
         auth: &AuthSettings,
         client: Client,
@@ -94,8 +95,8 @@ impl TokenCache {
         } = auth.clone();
         let token_url = parse_url(&token_url)
             .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or("must have an auth.token_url such as https://login.example/oauth/token")?;
-        check_url(&token_url, "an auth.token_url", policy)?;
+            .ok_or("auth.token_url must be a URL such as https://login.example/oauth/token")?;
+        check_url(&token_url, "auth.token_url", policy)?;
         Ok(Self {
             credentials: Credentials {
                 token_url,
@@ -125,7 +126,7 @@ impl TokenCache {
         Ok(header)
     }
 
-    /// Drops a token that the endpoint refused, unless it has already been replaced.
+    /// Removes a token that the endpoint refused, unless it was already replaced.
     pub(super) async fn invalidate(&self, header: &HeaderValue) {
         let mut cached = self.cached.lock().await;
         if cached.as_ref().is_some_and(|token| token.header == header) {
@@ -144,7 +145,7 @@ impl TokenCache {
         let body = read_capped(response, MAX_RESPONSE_BYTES).await;
         let body = body.map_err(unreachable)?.ok_or(TokenError::Unusable)?;
         let response = serde_json::from_slice(&body).map_err(|_| TokenError::Unusable)?;
-        token(&response, requested_at).ok_or(TokenError::Unusable)
+        parse_token(&response, requested_at).ok_or(TokenError::Unusable)
     }
 
     fn request(&self) -> reqwest::RequestBuilder {
@@ -186,8 +187,8 @@ impl TokenCache {
     }
 }
 
-/// Returns the token in a response, if it is a bearer token with a valid lifetime.
-fn token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
+/// Returns the token in a response. `None` if the response has no usable bearer token.
+fn parse_token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
     let is_bearer =
         response.token_type.is_empty() || response.token_type.eq_ignore_ascii_case("bearer");
     let header = format!("Bearer {}", response.access_token.expose_secret());
@@ -195,8 +196,8 @@ fn token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
     header.set_sensitive(true);
     let seconds = match &response.expires_in {
         None => None,
-        Some(Seconds::Number(seconds)) => Some(*seconds),
-        Some(Seconds::Text(text)) => text.parse().ok(),
+        Some(ExpiresIn::Number(seconds)) => Some(*seconds),
+        Some(ExpiresIn::Text(text)) => text.parse().ok(),
     };
     let lifetime = seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

@@ -108,7 +108,7 @@ fn rejects_unknown_fields() {
         FieldFilters::new(&FieldNames::new(), &exclude, &Redactions::new()).err()
     };
     let problem = says(IMAGE, "creatorr").expect("a problem");
-    let begins = "names the field \"creatorr\" of \"cloudflare_images.CloudflareImage\", which there is not; told are id, cloudflare_id, status, ";
+    let begins = "exclude_fields: unknown field \"creatorr\" of \"cloudflare_images.CloudflareImage\". Use id, cloudflare_id, status, ";
     assert!(problem.starts_with(begins), "{problem}");
     for (label, name, is_known) in [
         (IMAGE, "creator", true),
@@ -134,6 +134,9 @@ fn rejects_unknown_models() {
     let problem = FieldFilters::new(&fields, &FieldNames::new(), &Redactions::new());
     assert_eq!(
         problem,
-        Err("names fields of \"store.Order\", which is neither a model nor \"*\"".to_owned())
+        Err(
+            "include_fields: unknown model \"store.Order\". Use cloudflare_images.CloudflareImage, cloudflare_images.ImageUploadLog or \"*\""
+                .to_owned()
+        )
     );
 }
