@@ -96,7 +96,7 @@ fn check<'a>(
     let Some(model) = Model::from_label(label) else {
         return (label == ANY).then_some(()).ok_or_else(|| {
             let labels = Model::ALL.map(Model::label).join(", ");
-            format!("{setting}: unknown model {label:?}. Use {labels} or \"{ANY}\"")
+            format!("{setting}: unknown model {label:?}. Use {labels} or \"{ANY}\".")
         });
     };
     let is_known = |name: &String| {
@@ -107,7 +107,7 @@ fn check<'a>(
     match names.into_iter().find(|name| !is_known(name)) {
         None => Ok(()),
         Some(name) => Err(format!(
-            "{setting}: unknown field {name:?} of {label:?}. Use {}",
+            "{setting}: unknown field {name:?} of {label:?}. Use {}.",
             model.fields().join(", ")
         )),
     }

@@ -48,7 +48,7 @@ impl HttpSink {
         let auth = settings.auth.as_ref();
         if auth.is_some() && headers.contains(&AUTHORIZATION) {
             return Err(
-                "auth and the header authorization are both set; remove one of them".to_owned(),
+                "auth and the header authorization are both set. Remove one of them.".to_owned(),
             );
         }
         let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), policy));

@@ -31,7 +31,7 @@ pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Cli
 pub(super) fn check_url(url: &Url, setting: &str, policy: &AddressPolicy) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!(
-            "{setting} must not contain a user or password; use headers or auth instead"
+            "{setting} must not contain a user or password. Use headers or auth instead."
         ));
     }
     let ip = match url.host() {

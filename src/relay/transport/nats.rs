@@ -75,7 +75,7 @@ impl NatsSink {
     ) -> Result<Self, String> {
         if settings.auth.is_some() {
             return Err(
-                "auth is only for HTTP endpoints; for NATS put user:password@ or token@ into url"
+                "auth is only for HTTP endpoints. For NATS, put user:password@ or token@ into url."
                     .to_owned(),
             );
         }
@@ -195,7 +195,8 @@ impl Server {
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(
-                "url must end after the host and port; use subject for the NATS subject".to_owned(),
+                "url must end after the host and port. Use subject for the NATS subject."
+                    .to_owned(),
             );
         }
         // TLS needs a provider. An error means that a provider is already installed. Either provider is fine.

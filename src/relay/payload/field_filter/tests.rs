@@ -135,7 +135,7 @@ fn rejects_unknown_models() {
     assert_eq!(
         problem,
         Err(
-            "include_fields: unknown model \"store.Order\". Use cloudflare_images.CloudflareImage, cloudflare_images.ImageUploadLog or \"*\""
+            "include_fields: unknown model \"store.Order\". Use cloudflare_images.CloudflareImage, cloudflare_images.ImageUploadLog or \"*\"."
                 .to_owned()
         )
     );
