@@ -23,7 +23,7 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
 /// The stored reason of a pause by the setting `paused`.
-pub(crate) const PAUSED_BY_SETTING: &str = "paused in the configuration";
+pub(crate) const PAUSED_BY_SETTING: &str = "paused by the configuration";
 
 /// The longest wait between claims. Events that another process records cause no wake-up here.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
