@@ -211,8 +211,8 @@ fn accepts_durations_with_units() {
 
         assert_eq!(
             stderr(&output),
-            "error: webhook.timestamp_tolerance_secs: must be a whole number from 1 to 86400, in seconds, or a text with a unit from \"1s\" to \
-             \"86400s\" (s, m, h or d) (from APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS)\n"
+            "error: webhook.timestamp_tolerance_secs: must be a whole number from 1 to 86400 (in seconds), or a duration from \"1s\" to \
+             \"86400s\" (units: s, m, h, d) (from APP__WEBHOOK__TIMESTAMP_TOLERANCE_SECS)\n"
         );
     }
 }
@@ -503,7 +503,7 @@ fn explains_invalid_file_with_key_or_line() {
         ),
         (
             "[webhook]\nsecrets = [1]\n",
-            vec!["webhook.secrets", "wrong.toml", "must be a list of texts"],
+            vec!["webhook.secrets", "wrong.toml", "must be a list of strings"],
         ),
         (
             "[webhook]\nschemes = { hmac = \"hunter2\" }\n",

@@ -295,7 +295,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
         .app
         .database
         .execute(
-            "UPDATE relay_endpoints SET pause_reason = 'its settings pause it'",
+            "UPDATE relay_endpoints SET pause_reason = 'paused by the configuration'",
             &[],
         )
         .await;
@@ -367,7 +367,10 @@ async fn tests_endpoint_with_sample_event() {
 
     assert_eq!(
         (code, printed.as_str()),
-        (Some(0), "app accepted the message: it answered 200\n")
+        (
+            Some(0),
+            "app accepted the message: the endpoint answered 200\n"
+        )
     );
     let message = relay.subscriber.received().remove(0);
     assert_eq!(message.json()["event"], "test");

@@ -458,7 +458,7 @@ async fn audit_entry_has_payload_time_and_image(database: Database) {
     assert_eq!(logs[0]["timestamp"], "2024-01-01T12:00:00.000000Z");
     assert_eq!(
         logs[0]["message"],
-        "the image went from pending to uploaded"
+        "the status changed from pending to uploaded"
     );
 }
 

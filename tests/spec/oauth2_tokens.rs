@@ -140,7 +140,7 @@ async fn retries_while_token_server_is_down(database: Database) {
 
     wait_until_error_is(
         &app,
-        "there is no token: the token server answered 503 Service Unavailable",
+        "no token: the token server answered 503 Service Unavailable",
     )
     .await;
     assert_eq!(subscriber.received().len(), 0);
@@ -156,6 +156,6 @@ async fn token_request_shares_delivery_timeout(database: Database) {
 
     upload(&app, "image").await;
 
-    wait_until_error_is(&app, "there was no whole answer within 5 s").await;
+    wait_until_error_is(&app, "no complete response within 5 s").await;
     assert_eq!(subscriber.received().len(), 0);
 }

@@ -249,22 +249,22 @@ fn rejects_invalid_channels() {
         (
             postgres,
             "Images",
-            "must be a name of up to 63 small letters, digits and _",
+            "must be a name of up to 63 lowercase letters, digits and _",
         ),
         (
             postgres,
             "9images",
-            "must be a name of up to 63 small letters, digits and _",
+            "must be a name of up to 63 lowercase letters, digits and _",
         ),
         (
             postgres,
             "images; DROP",
-            "must be a name of up to 63 small letters, digits and _",
+            "must be a name of up to 63 lowercase letters, digits and _",
         ),
         (
             postgres,
             &"i".repeat(64),
-            "must be a name of up to 63 small letters, digits and _",
+            "must be a name of up to 63 lowercase letters, digits and _",
         ),
     ] {
         let settings = format!("[relay]\nnotify_channel = \"{channel}\"\n");

@@ -147,10 +147,9 @@ async fn stores_each_event_once_across_restart(database: Database) {
     wait_until_all_delivered(&app.database).await;
     let messages = nats.wait_for("cloudflare_images", 40).await;
     assert_eq!(messages.len(), 40, "each event is stored once");
-    let lost = "the connection was lost before the server said that the message is stored";
+    let lost = "the connection was lost before the server confirmed the message";
     assert!(
-        attempt_error == lost
-            || attempt_error.starts_with("the NATS server cannot be connected to: "),
+        attempt_error == lost || attempt_error.starts_with("cannot connect to the NATS server: "),
         "{attempt_error}"
     );
 }
@@ -189,7 +188,7 @@ async fn missing_stream_fails_delivery(database: Database) {
 
     assert_eq!(
         attempt_error(&app.database).await,
-        "no JetStream stream takes the subject images.{event}"
+        "no JetStream stream accepts the subject images.{event}"
     );
     nats.stream("images").await;
     wait_until_all_delivered(&app.database).await;
@@ -245,7 +244,7 @@ async fn authenticates_with_url_credentials() {
     wait_until_all_delivered(&right.database).await;
     assert_eq!(
         attempt_error(&wrong.database).await,
-        "the NATS server cannot be connected to: authorization violation: nats: authorization violation"
+        "cannot connect to the NATS server: authorization violation: nats: authorization violation"
     );
     let mute = attempt_error(&mute.database).await;
     assert!(
@@ -281,7 +280,7 @@ async fn denies_names_with_private_addresses() {
 
     assert_eq!(
         attempt_error(&app.database).await,
-        "the NATS server cannot be found: the host has only addresses that nothing is sent to"
+        "the host of the NATS server cannot be resolved: every address of the host is denied"
     );
     assert_eq!(nats.wait_for("cloudflare_images", 0).await.len(), 0);
 }
@@ -367,12 +366,12 @@ async fn tests_and_previews_stream() {
         stream("test"),
         (
             Some(1),
-            "error: stream did not take it: no JetStream stream takes the subject images.{event}\n"
+            "error: stream did not take it: no JetStream stream accepts the subject images.{event}\n"
                 .to_owned()
         )
     );
     nats.stream("images").await;
-    let accepted = "stream accepted the message: it acknowledged the message\n".to_owned();
+    let accepted = "stream accepted the message: the server acknowledged the message\n".to_owned();
     assert_eq!(stream("test"), (Some(0), accepted));
     assert_eq!(
         nats.wait_for("images", 1).await[0].subject.as_str(),
@@ -399,33 +398,33 @@ fn rejects_invalid_stream_settings() {
     for (settings, expected) in [
         (
             "name = \"s\"\nurl = \"nats://169.254.169.254\"\n",
-            "has a url to an address that nothing is sent to",
+            "url has a denied address",
         ),
         (
             "name = \"s\"\nurl = \"nats://[fd00:ec2::254]:4222\"\n",
-            "has a url to an address that nothing is sent to",
+            "url has a denied address",
         ),
         (
             "name = \"s\"\nurl = \"nats://nats.example/SECRET\"\n",
-            "must have a url of NATS that ends with its port",
+            "url must end after the host and port",
         ),
         (
             "name = \"s\"\nurl = \"ws://nats.example/\"\n",
-            "must have a url such as https://app.example/webhooks/ or nats://nats.example:4222",
+            "url must be a URL such as https://app.example/webhooks/ or nats://nats.example:4222",
         ),
         (
             &format!("{required}subject = \"a..b\"\n"),
-            "must have a subject such as",
+            "subject must be tokens separated by dots",
         ),
         (
             &format!(
                 "{required}auth = {{ type = \"oauth2\", client_id = \"me\", client_secret = \"SECRET\", token_url = \"https://a.example\" }}\n"
             ),
-            "has auth, which is HTTP's",
+            "auth is only for HTTP endpoints",
         ),
         (
             "name = \"s\"\nurl = \"https://app.example\"\nsubject = \"a\"\n",
-            "has a subject, which only a url of NATS takes",
+            "subject is only for NATS endpoints",
         ),
     ] {
         fs::write(

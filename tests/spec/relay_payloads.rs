@@ -345,7 +345,7 @@ async fn failing_transform_fails_attempt(database: Database) {
     wait_for_statuses(&app.database, &["failed"]).await;
     assert_eq!(
         app.database.deliveries().await[0]["error"],
-        "its `transform` ended with an error"
+        "`transform` ended with an error"
     );
     assert_eq!(subscriber.received().len(), 0);
 }

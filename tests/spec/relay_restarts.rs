@@ -114,7 +114,7 @@ async fn delivers_after_configured_pause_ends(database: Database) {
         database
             .texts("SELECT pause_reason FROM relay_endpoints")
             .await,
-        ["its settings pause it"]
+        ["paused by the configuration"]
     );
 
     let app = start(database, &subscriber, json!({})).await;

@@ -183,9 +183,9 @@ async fn fails_on_incomplete_response(database: Database) {
         .database
         .texts("SELECT error FROM relay_deliveries ORDER BY endpoint")
         .await;
-    assert_eq!(errors[0], "there was no whole answer within 1 s");
+    assert_eq!(errors[0], "no complete response within 1 s");
     assert!(
-        errors[1].starts_with("the answer broke off"),
+        errors[1].starts_with("incomplete response"),
         "{}",
         errors[1]
     );
