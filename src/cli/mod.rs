@@ -67,7 +67,7 @@ enum Command {
     /// Delete old rows
     #[command(subcommand)]
     Retention(retention::Retention),
-    /// Send a signed sample webhook to a running service
+    /// Send a sample webhook to a running service
     Send(send::Send),
     /// Verify the signature of a request, and explain a failure
     Verify(verify::Verify),

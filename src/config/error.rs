@@ -109,7 +109,7 @@ pub(super) fn of_serde(
         CrateError::NotFound(path) => {
             let field = path.rsplit(['.', ']']).next().unwrap_or_default();
             key = format!("{key}.{field}");
-            "must be set".to_owned()
+            "is missing".to_owned()
         }
         CrateError::Type { expected, .. } => format!("must be {expected}"),
         CrateError::Message(message) => without_value(message),

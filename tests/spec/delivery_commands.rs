@@ -174,7 +174,7 @@ async fn shows_delivery_with_attempts_and_payload(database: Database) {
     );
     let (code, text) = relay.run(&["deliveries", "show", "1"]);
     assert!(
-        code == Some(0) && text.contains("\n TRY  STARTED"),
+        code == Some(0) && text.contains("\n ATTEMPT  STARTED"),
         "{text}"
     );
     let (code, printed) = relay.run(&["deliveries", "show", "7"]);

@@ -366,7 +366,7 @@ async fn tests_and_previews_stream() {
         stream("test"),
         (
             Some(1),
-            "error: stream did not take it: no JetStream stream accepts the subject images.{event}\n"
+            "error: stream did not accept the message: no JetStream stream accepts the subject images.{event}\n"
                 .to_owned()
         )
     );

@@ -288,7 +288,7 @@ async fn lists_and_shows_rejections(database: Database) {
     assert_eq!(
         columns[0],
         [
-            "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "FROM", "IMAGE"
+            "ID", "RECEIVED", "STATUS", "REASON", "STATE", "COUNT", "CLIENT", "IMAGE"
         ]
     );
     assert_eq!(
