@@ -58,7 +58,7 @@ pub use url::DatabaseUrl;
 pub struct Store {
     /// The inbox: records notifications.
     pub inbox: Arc<dyn Inbox>,
-    /// The rejections: parks, applies and expires them, and counts refused requests.
+    /// The store of rejections: parks, applies and expires them, and counts refused requests.
     pub rejections: Arc<dyn Rejections>,
     /// The catalog of images: lists, registers and deletes them.
     pub catalog: Arc<dyn Catalog>,

@@ -15,7 +15,7 @@ use crate::domain::timestamp::Timestamp;
 /// The endpoint name of deliveries that Postgres announced on its channel.
 pub(crate) const NOTIFY_ENDPOINT: &str = "notify";
 
-/// Routes events to endpoints.
+/// The router of events to endpoints.
 pub(in crate::store) struct EventRouter {
     subscriptions: Subscriptions,
     wanted: WantedEvents,

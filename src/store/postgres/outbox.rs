@@ -1,4 +1,4 @@
-//! The outbox statements that only Postgres uses.
+//! The outbox statements in the Postgres dialect.
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};

@@ -1,4 +1,4 @@
-//! The outbox statements that only SQLite uses.
+//! The outbox statements in the SQLite dialect.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
