@@ -41,8 +41,8 @@ pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
-    LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
+    Alert, Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
+    LeaseOutcome, LeasedDelivery, NewAttempt, Outbox, Settlement, Verdict,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,

@@ -218,7 +218,7 @@ fn last_event_ids(events: &[NewEvent]) -> HashSet<&str> {
 pub(in crate::store) fn alert_events(
     settlements: &[Settlement],
 ) -> (Vec<NewEvent>, Vec<&'static str>) {
-    let alerts = settlements.iter().flat_map(Settlement::notices);
+    let alerts = settlements.iter().flat_map(Settlement::alerts);
     alerts
         .map(|alert| (NewEvent::alert(alert), alert.endpoint))
         .unzip()
