@@ -92,7 +92,7 @@ pub(crate) fn announcement(
         status: status.map(Status::name),
         event_id,
     };
-    serde_json::to_string(&announcement).expect("texts under names are JSON")
+    serde_json::to_string(&announcement).expect("a struct of texts serializes to JSON")
 }
 
 #[derive(serde::Serialize)]

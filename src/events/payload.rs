@@ -32,7 +32,7 @@ pub(super) fn payload_json(
         changes: changes.map(Changes),
         user: None,
     };
-    serde_json::to_string(&payload).expect("texts under names are JSON")
+    serde_json::to_string(&payload).expect("a struct of texts serializes to JSON")
 }
 
 /// The payload. Its fields are in the order in which people read them.

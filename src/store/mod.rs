@@ -41,8 +41,8 @@ pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
-    LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
+    Alert, Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
+    LeaseOutcome, LeasedDelivery, NewAttempt, Outbox, Settlement, Verdict,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,
@@ -58,7 +58,7 @@ pub use url::DatabaseUrl;
 pub struct Store {
     /// The inbox: records notifications.
     pub inbox: Arc<dyn Inbox>,
-    /// The rejections: parks, applies and expires them, and counts refused requests.
+    /// The store of rejections: parks, applies and expires them, and counts refused requests.
     pub rejections: Arc<dyn Rejections>,
     /// The catalog of images: lists, registers and deletes them.
     pub catalog: Arc<dyn Catalog>,

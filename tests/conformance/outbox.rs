@@ -7,7 +7,7 @@ use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
-    Attempted, Claim, Delivery, LeaseOutcome, Leased, NewAttempt, Notice, Settlement, Store,
+    Alert, Attempted, Claim, Delivery, LeaseOutcome, LeasedDelivery, NewAttempt, Settlement, Store,
     Verdict,
 };
 
@@ -240,7 +240,7 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
-    let notice = |endpoint| Notice {
+    let alert = |endpoint| Alert {
         id: "evt_1".to_owned(),
         event: "delivery_failed",
         endpoint,
@@ -250,7 +250,7 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
     let LeaseOutcome::Attempted(mut failed) = attempted(1, Verdict::Failed) else {
         unreachable!("the outcome is an attempt");
     };
-    failed.notices = vec![notice("alerts"), notice("pager")];
+    failed.alerts = vec![alert("alerts"), alert("pager")];
 
     settle(&store, &[settlement(1, LeaseOutcome::Attempted(failed))]).await;
 
@@ -317,11 +317,11 @@ pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
         },
         verdict,
         sent: None,
-        notices: Vec::new(),
+        alerts: Vec::new(),
     })
 }
 
-pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<Leased> {
+pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<LeasedDelivery> {
     store
         .outbox
         .claim(&claim)
@@ -342,6 +342,6 @@ pub(crate) async fn find(store: &Store, id: i64) -> Delivery {
     found.expect("the query succeeds").expect("a delivery")
 }
 
-pub(crate) fn ids(leased: &[Leased]) -> Vec<i64> {
+pub(crate) fn ids(leased: &[LeasedDelivery]) -> Vec<i64> {
     leased.iter().map(|delivery| delivery.id).collect()
 }

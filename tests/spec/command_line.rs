@@ -372,7 +372,8 @@ fn reports_unreachable_database() {
         let printed = stderr(&output);
         assert_eq!(output.status.code(), Some(1));
         assert!(
-            printed.contains("error: the database at 127.0.0.1:1 failed at ")
+            printed.contains("error: database 127.0.0.1:1: ")
+                && printed.contains(" failed: ")
                 && printed.contains("Connection refused"),
             "{printed}"
         );

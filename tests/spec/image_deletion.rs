@@ -204,7 +204,7 @@ async fn foreign_key_prevents_deletion(database: Database) {
 
     assert_eq!(code, Some(1), "{printed}");
     assert!(
-        printed.contains("failed at deleting an image: ")
+        printed.contains(": deleting an image failed: ")
             && printed.to_lowercase().contains("foreign key"),
         "{printed}"
     );
@@ -236,7 +236,7 @@ async fn trigger_prevents_deletion(database: Database) {
 
         assert_eq!(code, Some(1), "{printed}");
         assert!(
-            printed.contains("did not take every row of cloudflare_images"),
+            printed.contains("wrote fewer rows of cloudflare_images than it was given"),
             "{printed}"
         );
         assert_eq!(database.image("image").await["status"], "pending");

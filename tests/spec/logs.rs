@@ -199,8 +199,8 @@ async fn logs_5xx_with_cause_chain() {
     );
     let cause = line["cause"].as_str().expect("a cause");
     assert!(
-        cause.starts_with("the database at 127.0.0.1:")
-            && cause.contains(" failed at recording notifications: "),
+        cause.starts_with("database 127.0.0.1:")
+            && cause.contains(": recording notifications failed: "),
         "{cause}"
     );
     assert!(cause.contains("Connection refused"), "{cause}");

@@ -40,7 +40,7 @@ async fn refuses_utf16_database() {
     let printed = stderr(&output);
     assert!(
         printed.contains(
-            "app.db keeps its text as UTF-16le (PRAGMA encoding), and this service needs UTF-8"
+            "app.db stores text as UTF-16le (PRAGMA encoding), but this service needs UTF-8"
         ),
         "{printed}"
     );

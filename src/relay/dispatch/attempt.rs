@@ -17,7 +17,7 @@ use crate::relay::endpoint::Endpoint;
 use crate::relay::payload::{BuildError, Built};
 use crate::relay::transport::{Message, SendOutcome};
 use crate::store::{
-    Attempted, LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
+    Alert, Attempted, LeaseOutcome, LeasedDelivery, NewAttempt, Outbox, Settlement, Verdict,
 };
 use crate::telemetry::chain;
 
@@ -46,7 +46,7 @@ struct Call {
 
 impl AttemptRunner {
     /// Releases a delivery without an attempt. It is due again at once.
-    pub(super) fn release(&self, leased: &Leased, lease: Arc<str>) -> Settlement {
+    pub(super) fn release(&self, leased: &LeasedDelivery, lease: Arc<str>) -> Settlement {
         Settlement {
             delivery: leased.id,
             lease,
@@ -58,7 +58,7 @@ impl AttemptRunner {
     }
 
     /// Makes an attempt, unless `when` or `transform` filters out the event.
-    pub(super) async fn attempt(&self, leased: Leased, lease: Arc<str>) -> Settlement {
+    pub(super) async fn attempt(&self, leased: LeasedDelivery, lease: Arc<str>) -> Settlement {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let delivery = leased.id;
         let attempt = leased.attempts.saturating_add(1);
@@ -80,7 +80,7 @@ impl AttemptRunner {
         let call = self.call(event_id, attempt, body).await;
         let duration = started.elapsed();
         let now = self.clock.now();
-        let (verdict, notices) = self.conclude(&call, now).await;
+        let (verdict, alerts) = self.conclude(&call, now).await;
         let attempt = NewAttempt {
             number: call.attempt,
             started_at,
@@ -96,7 +96,7 @@ impl AttemptRunner {
                 attempt,
                 verdict,
                 sent,
-                notices,
+                alerts,
             }),
         }
     }
@@ -129,13 +129,13 @@ impl AttemptRunner {
     }
 
     /// Decides about the delivery after a call. Returns the verdict and the alerts that are due.
-    async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Notice>) {
+    async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
             .next(call.attempt, outcome.result, random::fraction());
         let transition = self.record(call, decision);
-        let mut notices = Vec::new();
+        let mut alerts = Vec::new();
         let verdict = match decision {
             RetryDecision::Delivered => Verdict::Delivered,
             RetryDecision::Retry(wait) => {
@@ -147,16 +147,16 @@ impl AttemptRunner {
                 Verdict::RetryAt(now)
             }
             RetryDecision::Fail => {
-                notices.extend(self.fail(call, now));
+                alerts.extend(self.fail(call, now));
                 Verdict::Failed
             }
         };
         if let Some(transition) = transition {
             let (name, error) = (&endpoint.name, &outcome.error);
             let alert = self.alerts.on_health_change(transition, name, error, now);
-            notices.extend(alert);
+            alerts.extend(alert);
         }
-        (verdict, notices)
+        (verdict, alerts)
     }
 
     /// Records the call in the circuit breaker. Records nothing if the message could not be built, because the endpoint was not
@@ -208,7 +208,7 @@ impl AttemptRunner {
     }
 
     /// Logs a failed delivery and returns the alert about it.
-    fn fail(&self, call: &Call, now: Timestamp) -> Option<Notice> {
+    fn fail(&self, call: &Call, now: Timestamp) -> Option<Alert> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,

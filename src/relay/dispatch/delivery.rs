@@ -11,7 +11,7 @@ use super::attempt::AttemptRunner;
 use super::circuit_breaker::CircuitBreaker;
 use super::settler::SettleRequest;
 use crate::relay::endpoint::Endpoint;
-use crate::store::Leased;
+use crate::store::LeasedDelivery;
 
 /// The part of a lease that is reserved for the jq programs and for settling.
 const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ impl Deliverer {
     /// Attempts or releases a delivery, and sends the result to the settler.
     pub(super) async fn deliver(
         &self,
-        leased: Leased,
+        leased: LeasedDelivery,
         lease: Lease,
         claim_permit: OwnedSemaphorePermit,
     ) {

@@ -18,7 +18,7 @@ use super::throttle::RelayThrottle;
 use crate::clock::Clock;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
-use crate::store::{Claim, Leased, Outbox, StoreError};
+use crate::store::{Claim, LeasedDelivery, Outbox, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
@@ -210,7 +210,7 @@ impl Worker {
         &self,
         limit: usize,
         purpose: Purpose,
-    ) -> Result<(Lease, Vec<Leased>), StoreError> {
+    ) -> Result<(Lease, Vec<LeasedDelivery>), StoreError> {
         // The time of one call to wait for a slot, the time of the call itself, and a margin.
         let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
         let lease = Lease {

@@ -260,7 +260,7 @@ impl ImageColumns {
 /// Encodes the column `details_at`.
 pub(in crate::store) fn encode_details_at(details: &ImageDetails) -> String {
     let times = details.times().map(|time| time.map(DetailTime::of));
-    serde_json::to_string(&DetailsAt(times)).expect("integers under names are JSON")
+    serde_json::to_string(&DetailsAt(times)).expect("a map of integers serializes to JSON")
 }
 
 /// Returns the canonical form of a stored JSON column. Postgres and other programs format JSON differently.

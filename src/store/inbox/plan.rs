@@ -24,7 +24,7 @@ pub(in crate::store) struct Snapshot {
     pub(in crate::store) images: Vec<StoredImage>,
     /// The images whose row was inserted for this batch.
     pub(in crate::store) inserted: HashSet<CloudflareId>,
-    /// The batch's reports without a time that the audit log already has, for the same image.
+    /// The undated reports of the batch that the audit log already has for the same image. An undated report states no time.
     pub(in crate::store) already_logged: HashSet<(CloudflareId, Json)>,
 }
 

@@ -149,7 +149,7 @@ async fn insert_and_lock(
     Ok((locked, inserted))
 }
 
-/// Returns the reports without a time that the audit log already has. Only the payload shows that such a report is a redelivery.
+/// Returns the undated reports that the audit log already has. An undated report states no time. Only the payload shows that such a report is a redelivery.
 async fn already_logged(
     tx: &mut impl ImageStatements,
     images: &[StoredImage],
@@ -188,7 +188,7 @@ async fn already_logged(
     Ok(found.collect())
 }
 
-/// Returns the image of the notification, if it is a report without a time.
+/// Returns the image of the notification, if it is an undated report.
 fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),

@@ -87,7 +87,7 @@ pub(in crate::store) trait RejectionStatements: Send {
 pub(in crate::store) enum ColumnSet {
     /// The columns that notifications change.
     State,
-    /// Also the columns that only events show.
+    /// Also the columns that only events use.
     StateAndExtra,
 }
 
@@ -106,7 +106,7 @@ pub(in crate::store) struct WriteResult {
     pub(in crate::store) entry_ids: Vec<i64>,
 }
 
-/// A report without a time, for an image that has a row.
+/// An undated report: it states no time. Its image has a row.
 pub(in crate::store) struct UndatedReport<'a> {
     pub(in crate::store) image_id: Uuid,
     pub(in crate::store) cloudflare_id: &'a CloudflareId,

@@ -21,7 +21,7 @@ use crate::domain::timestamp::Timestamp;
 pub trait Outbox: Send + Sync {
     /// Leases due deliveries, the longest due first, and returns them in the order of their ids. Leases none while the endpoint
     /// is paused. Several processes may call this at once: each delivery is leased to only one of them.
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError>;
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<LeasedDelivery>, StoreError>;
 
     /// Records the results of leased deliveries in one transaction. Returns the number of lost leases. A delivery whose lease was
     /// lost stays unchanged, but its attempt is stored.
@@ -77,7 +77,7 @@ pub struct Claim<'a> {
 
 /// A leased delivery.
 #[derive(Debug, Clone)]
-pub struct Leased {
+pub struct LeasedDelivery {
     /// The delivery's id.
     pub id: i64,
     /// The event's id.
@@ -127,7 +127,7 @@ pub struct Attempted {
     /// The payload that was sent, if it differs from the event's payload.
     pub sent: Option<String>,
     /// The alerts that are written in the same transaction.
-    pub notices: Vec<Notice>,
+    pub alerts: Vec<Alert>,
 }
 
 /// The state of a delivery after an attempt.
@@ -143,7 +143,7 @@ pub enum Verdict {
 
 /// An alert about an endpoint, for another endpoint.
 #[derive(Debug, Clone)]
-pub struct Notice {
+pub struct Alert {
     /// The event's id.
     pub id: String,
     /// The name of the alert: `delivery_failed`, `endpoint_failing` or `endpoint_recovered`.
@@ -302,9 +302,9 @@ impl Settlement {
     }
 
     /// Returns the alerts that are written in the same transaction.
-    pub(super) fn notices(&self) -> &[Notice] {
+    pub(super) fn alerts(&self) -> &[Alert] {
         self.attempted()
-            .map_or(&[], |attempted| attempted.notices.as_slice())
+            .map_or(&[], |attempted| attempted.alerts.as_slice())
     }
 
     fn attempted(&self) -> Option<&Attempted> {

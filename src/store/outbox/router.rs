@@ -15,7 +15,7 @@ use crate::domain::timestamp::Timestamp;
 /// The endpoint name of deliveries that Postgres announced on its channel.
 pub(crate) const NOTIFY_ENDPOINT: &str = "notify";
 
-/// Routes events to endpoints.
+/// The router of events to endpoints.
 pub(in crate::store) struct EventRouter {
     subscriptions: Subscriptions,
     wanted: WantedEvents,
@@ -218,7 +218,7 @@ fn last_event_ids(events: &[NewEvent]) -> HashSet<&str> {
 pub(in crate::store) fn alert_events(
     settlements: &[Settlement],
 ) -> (Vec<NewEvent>, Vec<&'static str>) {
-    let alerts = settlements.iter().flat_map(Settlement::notices);
+    let alerts = settlements.iter().flat_map(Settlement::alerts);
     alerts
         .map(|alert| (NewEvent::alert(alert), alert.endpoint))
         .unzip()

@@ -1,4 +1,4 @@
-//! The outbox statements that only Postgres uses.
+//! The outbox statements in the Postgres dialect.
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -10,7 +10,7 @@ use crate::domain::id::CloudflareId;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{NewDelivery, OutboxBatch};
-use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
+use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
 /// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk, because a lease
@@ -18,7 +18,7 @@ use crate::store::session::OperationError;
 pub(super) async fn claim(
     backend: &Postgres,
     claim: &Claim<'_>,
-) -> Result<Vec<Leased>, StoreError> {
+) -> Result<Vec<LeasedDelivery>, StoreError> {
     let claiming = backend.write("claiming deliveries", async |connection| {
     sqlx::query(
             "-- outbox_claim
@@ -97,9 +97,9 @@ impl EventStatements for PgConnection {
     }
 }
 
-fn read_leased(row: &PgRow) -> Result<Leased, OperationError> {
+fn read_leased(row: &PgRow) -> Result<LeasedDelivery, OperationError> {
     let attempts: i32 = row.try_get("attempts")?;
-    Ok(Leased {
+    Ok(LeasedDelivery {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
         model: Model::from_label(row.try_get("model")?),

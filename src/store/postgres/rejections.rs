@@ -1,4 +1,4 @@
-//! The rejection statements that only Postgres uses.
+//! The rejection statements in the Postgres dialect.
 
 use sqlx::PgConnection;
 

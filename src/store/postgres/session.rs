@@ -156,7 +156,7 @@ impl Postgres {
     }
 
     /// Does nothing, because Postgres runs its own checkpoints.
-    #[expect(clippy::unused_self, reason = "SQLite's session counts here")]
+    #[expect(clippy::unused_self, reason = "the SQLite session has the same method")]
     pub(super) fn count_committed(&self, _writes: usize) {}
 
     /// Returns all connections to the pool, and closes it.

@@ -11,7 +11,7 @@ use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
 
-/// The rejections: parks, applies and expires them, and counts refused requests.
+/// The store of rejections: parks, applies and expires them, and counts refused requests.
 #[async_trait]
 pub trait Rejections: Send + Sync {
     /// Reads the next page of parked notifications, and returns those whose image has a row now. Returns `None` if no parked

@@ -58,7 +58,7 @@ impl Catalog for Backend {
             } else {
                 ColumnSet::State
             };
-            // The row is locked before it is read, so the event shows the row that is deleted.
+            // The row is read under a lock, so the event shows exactly the row that is deleted.
             let Some(image) = tx.lock_images(&[id.as_str()], columns).await?.pop() else {
                 return Ok((DeleteOutcome::NotFound, Wakeups::default()));
             };

@@ -8,12 +8,12 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{OutboxBatch, Wakeups, alert_events};
-use crate::store::outbox::{Claim, Leased, NewAttempt, Outbox, Settlement};
+use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Outbox, Settlement};
 use crate::store::session::TransactionMode;
 
 #[async_trait]
 impl Outbox for Backend {
-    async fn claim(&self, request: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
+    async fn claim(&self, request: &Claim<'_>) -> Result<Vec<LeasedDelivery>, StoreError> {
         claim(self, request).await
     }
 

@@ -103,7 +103,7 @@ pub(super) fn parse_time(
 
 /// Returns rows as a JSON array. The statement splits it with `json_each`.
 pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
-    serde_json::to_string(rows).expect("texts, numbers and booleans are JSON")
+    serde_json::to_string(rows).expect("texts, numbers and booleans serialize to JSON")
 }
 
 /// Converts each item to a row, and returns the rows as a JSON array.

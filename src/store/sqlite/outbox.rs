@@ -1,4 +1,4 @@
-//! The outbox statements that only SQLite uses.
+//! The outbox statements in the SQLite dialect.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -10,7 +10,7 @@ use crate::domain::id::CloudflareId;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{OutboxBatch, Wakeups};
-use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
+use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
 
 /// The deliveries to the endpoint `$1` that are due at `$2`. If `$3`, only those without an earlier open delivery of the same
@@ -29,7 +29,10 @@ macro_rules! due_deliveries {
 }
 
 /// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
-pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Vec<Leased>, StoreError> {
+pub(super) async fn claim(
+    backend: &Sqlite,
+    claim: &Claim<'_>,
+) -> Result<Vec<LeasedDelivery>, StoreError> {
     const ACTION: &str = "claiming deliveries";
     let checking = backend.read(ACTION, async |connection| {
         is_any_due(connection, claim).await
@@ -118,7 +121,7 @@ async fn is_any_due(
 async fn lease_due(
     connection: &mut SqliteConnection,
     claim: &Claim<'_>,
-) -> Result<Vec<Leased>, OperationError> {
+) -> Result<Vec<LeasedDelivery>, OperationError> {
     sqlx::query(concat!(
         "-- outbox_claim
          UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
@@ -150,8 +153,8 @@ async fn lease_due(
     .collect()
 }
 
-fn read_leased(row: &SqliteRow) -> Result<Leased, OperationError> {
-    Ok(Leased {
+fn read_leased(row: &SqliteRow) -> Result<LeasedDelivery, OperationError> {
+    Ok(LeasedDelivery {
         id: row.try_get("id")?,
         event_id: row.try_get("event_id")?,
         model: Model::from_label(row.try_get("model")?),

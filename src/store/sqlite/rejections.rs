@@ -1,4 +1,4 @@
-//! The rejection statements that only SQLite uses.
+//! The rejection statements in the SQLite dialect.
 
 use sqlx::SqliteConnection;
 
