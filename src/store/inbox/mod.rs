@@ -1,7 +1,7 @@
 //! The inbox: records notifications in batches.
 //!
 //! ```text
-//! GroupCommit ──► Inbox ──► record: lookup ─► decide ─► write ─► publish ─► reject
+//! GroupCommit ──► Inbox ──► record: lookup ─► decide ─► write ─► add_to_outbox ─► reject
 //! ```
 
 pub(super) mod columns;

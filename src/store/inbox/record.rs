@@ -1,4 +1,4 @@
-//! Recording a batch on either database, in five steps: look up, decide, write, publish, reject.
+//! Recording a batch on either database, in five steps: look up, decide, write, add to the outbox, reject.
 //!
 //! A statement handles all rows of the batch at once. The caller begins and commits the transaction, and wakes the workers after
 //! the commit.
@@ -39,7 +39,7 @@ pub(in crate::store) async fn record(
     let snapshot = lookup(tx, notifications, policy).await?;
     let mut plan = decide(notifications, snapshot, None, policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
     reject(tx, &plan).await?;
     Ok((plan.outcomes, wakeups))
 }
@@ -64,7 +64,7 @@ pub(in crate::store) async fn record_rejected(
     let snapshot = lookup(tx, &notifications, policy).await?;
     let mut plan = decide(&notifications, snapshot, Some(now), policy.router.wanted());
     let written = write(tx, &plan, policy).await?;
-    let wakeups = publish(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
 
     let outcomes: Vec<_> = ids.into_iter().zip(plan.outcomes).collect();
     let applied: Vec<_> = outcomes
@@ -233,7 +233,7 @@ fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {
 }
 
 /// Step 4: inserts events into the outbox, with a delivery for each endpoint that wants the event.
-pub(in crate::store) async fn publish(
+pub(in crate::store) async fn add_to_outbox(
     tx: &mut impl EventStatements,
     events: &[NewEvent],
     router: &EventRouter,

@@ -9,7 +9,7 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::store::catalog::{Catalog, DeleteOutcome, InsertOutcome};
 use crate::store::error::StoreError;
-use crate::store::inbox::record::{publish, rows_suppressed};
+use crate::store::inbox::record::{add_to_outbox, rows_suppressed};
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::Wakeups;
@@ -42,7 +42,7 @@ impl Catalog for Backend {
                         events.push(NewEvent::image_created(image.decode()?.row(), now));
                     }
                 }
-                let wakeups = publish(tx, &events, router).await?;
+                let wakeups = add_to_outbox(tx, &events, router).await?;
                 Ok((InsertOutcome::Inserted, wakeups))
             },
         )
@@ -69,7 +69,7 @@ impl Catalog for Backend {
             if tx.delete_image(id).await? == 0 {
                 return Err(rows_suppressed("cloudflare_images"));
             }
-            let wakeups = publish(tx, &events, router).await?;
+            let wakeups = add_to_outbox(tx, &events, router).await?;
             Ok((DeleteOutcome::Deleted, wakeups))
         })
         .await
