@@ -87,10 +87,12 @@ impl ConfigError {
     }
 }
 
-/// Inserts the origin of a value after the first sentence of its problem.
+/// Inserts the origin of a value after the first sentence of its problem. A sentence begins with a capital letter.
 fn with_origin(problem: &str, origin: &str) -> String {
-    match problem.split_once(". ") {
-        Some((problem, remedy)) => format!("{problem} (from {origin}). {remedy}"),
+    let begins_sentence = |end: usize| problem[end + 2..].starts_with(char::is_uppercase);
+    let mut ends = problem.match_indices(". ").map(|(end, _)| end);
+    match ends.find(|end| begins_sentence(*end)) {
+        Some(end) => format!("{} (from {origin}){}", &problem[..end], &problem[end..]),
         None => format!("{problem} (from {origin})"),
     }
 }

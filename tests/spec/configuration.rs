@@ -350,7 +350,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "APP__WEBHOOK__PATH",
         "hooks",
         "webhook.path",
-        "must be a path that begins with a slash",
+        "contains only letters, digits and - . _ ~ / (from APP__WEBHOOK__PATH)",
     ),
     (
         "APP__WEBHOOK__PATH",
