@@ -664,7 +664,7 @@ fn rejects_endless_files() {
 
         assert_eq!(output.status.code(), Some(2));
         assert!(
-            stderr(&output).contains("it has more than 1048576 bytes"),
+            stderr(&output).contains("the file is larger than 1048576 bytes"),
             "{}",
             stderr(&output)
         );
@@ -678,7 +678,7 @@ fn rejects_endless_files() {
 
     assert!(
         stderr(&output).contains(
-            "cannot read the configuration file /dev/zero: it has more than 1048576 bytes"
+            "cannot read the configuration file /dev/zero: the file is larger than 1048576 bytes"
         ),
         "{}",
         stderr(&output)
