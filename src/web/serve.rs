@@ -140,8 +140,8 @@ async fn serve_connection(
                 connection.as_mut().graceful_shutdown();
                 idle_check.as_mut().reset(Instant::now() + limits.head_timeout);
             }
-            // This check closes connections that no HTTP timeout covers: the client has not yet chosen an HTTP version, never reads
-            // its responses, or keeps an idle connection alive.
+            // The HTTP timeouts do not cover some clients. They have not yet chosen an HTTP version, never read their responses, or
+            // keep an idle connection alive.
             () = idle_check.as_mut() => match requests.started_after(last_count) {
                 Some(count) => {
                     last_count = count;
