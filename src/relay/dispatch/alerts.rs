@@ -10,7 +10,7 @@ use super::circuit_breaker::Transition;
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 use crate::relay::settings::{ALERTS, AlertPolicy, ON_FAILURE};
-use crate::store::Notice;
+use crate::store::Alert;
 
 /// Creates the alerts that the settings ask for. The default creates none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,10 +56,10 @@ impl Alerts {
         self,
         failed: &FailedDelivery<'_>,
         now: Timestamp,
-    ) -> Option<Notice> {
+    ) -> Option<Alert> {
         self.policy
             .reports_failed_deliveries
-            .then(|| alert_notice(ON_FAILURE, "delivery_failed", failed, now))
+            .then(|| new_alert(ON_FAILURE, "delivery_failed", failed, now))
     }
 
     /// Returns the alert about a change of an endpoint's health, if one is due. An endpoint is failing
@@ -70,7 +70,7 @@ impl Alerts {
         endpoint: &str,
         error: &str,
         now: Timestamp,
-    ) -> Option<Notice> {
+    ) -> Option<Alert> {
         let threshold = self.policy.failure_threshold?;
         let (event, consecutive_failures) = match transition {
             Transition::Failed(failures) if failures == threshold => ("endpoint_failing", failures),
@@ -84,16 +84,16 @@ impl Alerts {
             consecutive_failures,
             error,
         };
-        Some(alert_notice(ALERTS, event, &about, now))
+        Some(new_alert(ALERTS, event, &about, now))
     }
 }
 
-fn alert_notice(
+fn new_alert(
     endpoint: &'static str,
     event: &'static str,
     about: impl Serialize,
     now: Timestamp,
-) -> Notice {
+) -> Alert {
     let id = format!("evt_{}", random::uuid_v7().simple());
     let payload = AlertPayload {
         id: &id,
@@ -102,7 +102,7 @@ fn alert_notice(
         about,
     };
     let payload = serde_json::to_string(&payload).expect("strings and numbers are valid JSON");
-    Notice {
+    Alert {
         id,
         event,
         endpoint,

@@ -17,7 +17,7 @@ use crate::relay::endpoint::Endpoint;
 use crate::relay::payload::{BuildError, Built};
 use crate::relay::transport::{Message, SendOutcome};
 use crate::store::{
-    Attempted, LeaseOutcome, Leased, NewAttempt, Notice, Outbox, Settlement, Verdict,
+    Alert, FinishedAttempt, LeaseResult, Leased, NewAttempt, NextState, Outbox, Settlement,
 };
 use crate::telemetry::chain;
 
@@ -51,7 +51,7 @@ impl AttemptRunner {
             delivery: leased.id,
             lease,
             now: self.clock.now(),
-            outcome: LeaseOutcome::Released {
+            result: LeaseResult::Released {
                 earlier_attempts: leased.attempts,
             },
         }
@@ -64,13 +64,13 @@ impl AttemptRunner {
         let attempt = leased.attempts.saturating_add(1);
         let event_id = leased.event_id;
         let builder = &self.endpoint.message_builder;
-        let (body, sent) = match builder.build(leased.payload, leased.model).await {
+        let (body, sent_payload) = match builder.build(leased.payload, leased.model).await {
             Ok(Built::Filtered) => {
                 return Settlement {
                     delivery,
                     lease,
                     now: self.clock.now(),
-                    outcome: LeaseOutcome::Filtered,
+                    result: LeaseResult::Filtered,
                 };
             }
             Ok(Built::Unchanged(text)) => (Ok(Bytes::from(text)), None),
@@ -80,7 +80,7 @@ impl AttemptRunner {
         let call = self.call(event_id, attempt, body).await;
         let duration = started.elapsed();
         let now = self.clock.now();
-        let (verdict, notices) = self.conclude(&call, now).await;
+        let (next_state, alerts) = self.conclude(&call, now).await;
         let attempt = NewAttempt {
             number: call.attempt,
             started_at,
@@ -92,11 +92,11 @@ impl AttemptRunner {
             delivery,
             lease,
             now,
-            outcome: LeaseOutcome::Attempted(Attempted {
+            result: LeaseResult::Attempted(FinishedAttempt {
                 attempt,
-                verdict,
-                sent,
-                notices,
+                next_state,
+                sent_payload,
+                alerts,
             }),
         }
     }
@@ -128,35 +128,35 @@ impl AttemptRunner {
         }
     }
 
-    /// Decides about the delivery after a call. Returns the verdict and the alerts that are due.
-    async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Notice>) {
+    /// Decides about the delivery after a call. Returns its next state and the alerts that are due.
+    async fn conclude(&self, call: &Call, now: Timestamp) -> (NextState, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
             .next(call.attempt, outcome.result, random::fraction());
         let transition = self.record(call, decision);
-        let mut notices = Vec::new();
-        let verdict = match decision {
-            RetryDecision::Delivered => Verdict::Delivered,
+        let mut alerts = Vec::new();
+        let next_state = match decision {
+            RetryDecision::Delivered => NextState::Delivered,
             RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
-                Verdict::RetryAt(now.saturating_add(wait))
+                NextState::RetryAt(now.saturating_add(wait))
             }
             RetryDecision::Pause => {
                 self.pause(call, now).await;
-                Verdict::RetryAt(now)
+                NextState::RetryAt(now)
             }
             RetryDecision::Fail => {
-                notices.extend(self.fail(call, now));
-                Verdict::Failed
+                alerts.extend(self.fail(call, now));
+                NextState::Failed
             }
         };
         if let Some(transition) = transition {
             let (name, error) = (&endpoint.name, &outcome.error);
             let alert = self.alerts.on_health_change(transition, name, error, now);
-            notices.extend(alert);
+            alerts.extend(alert);
         }
-        (verdict, notices)
+        (next_state, alerts)
     }
 
     /// Records the call in the circuit breaker. Records nothing if the message could not be built, because the endpoint was not
@@ -208,7 +208,7 @@ impl AttemptRunner {
     }
 
     /// Logs a failed delivery and returns the alert about it.
-    fn fail(&self, call: &Call, now: Timestamp) -> Option<Notice> {
+    fn fail(&self, call: &Call, now: Timestamp) -> Option<Alert> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::Notice;
+use super::Alert;
 use crate::domain::audit::AuditEntry;
 use crate::domain::event::{Change, EventKind, Model};
 use crate::domain::id::CloudflareId;
@@ -89,7 +89,7 @@ impl NewEvent {
     }
 
     /// Returns the event of an alert.
-    pub(in crate::store) fn alert(alert: &Notice) -> Self {
+    pub(in crate::store) fn alert(alert: &Alert) -> Self {
         Self {
             id: alert.id.clone(),
             event: alert.event,
@@ -132,7 +132,7 @@ pub(in crate::store) enum PendingEvent {
 }
 
 impl PendingEvent {
-    /// Returns the pending event of an audit log entry of the batch.
+    /// Returns the pending event about an entry that the batch adds to the audit log.
     pub(in crate::store) fn log_created(entry_index: usize, at: Timestamp) -> Self {
         Self::AuditLog {
             event_id: events::new_id(),
