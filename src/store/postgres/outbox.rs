@@ -13,8 +13,8 @@ use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{Claim, Leased, NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
-/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk: if a power failure
-/// loses a lease, its delivery is leased again.
+/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk: if a power
+/// failure loses a lease, its delivery is leased again.
 pub(super) async fn claim(
     backend: &Postgres,
     claim: &Claim<'_>,
