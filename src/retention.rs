@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config_types::Days;
-use crate::store::{PageQuery, PrunableTable, PruneMode, Retention, StoreError};
+use crate::store::{PrunableTable, PruneMode, PruneQuery, Retention, StoreError};
 use crate::telemetry::chain;
 
 /// The time between two runs.
@@ -97,24 +97,24 @@ impl Pruner {
         let Some(period) = self.settings.period(table) else {
             return Ok(0);
         };
-        let mut query = PageQuery {
+        let mut query = PruneQuery {
             table,
             after: i64::MIN,
             limit: PAGE_SIZE,
             before: self.clock.now().saturating_sub(period),
             mode,
         };
-        let mut expired = 0;
+        let mut pruned = 0;
         while let Some(page) = self.store.prune_page(&query).await? {
-            if !page.has_expired {
+            if !page.has_old_rows {
                 break;
             }
-            expired += page.expired;
+            pruned += page.pruned;
             query.after = page.last_id;
-            if mode == PruneMode::Delete && page.expired > 0 {
+            if mode == PruneMode::Delete && page.pruned > 0 {
                 tokio::time::sleep(PAGE_PAUSE).await;
             }
         }
-        Ok(expired)
+        Ok(pruned)
     }
 }

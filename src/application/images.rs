@@ -9,7 +9,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::json::Json;
 use crate::events::FieldValue;
-use crate::store::{DeleteOutcome, InsertOutcome};
+use crate::store::{AddResult, DeleteResult};
 
 /// Inserts the row of an expected upload.
 pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), ActionError> {
@@ -17,24 +17,24 @@ pub(crate) async fn add(context: &Context, image: &NewImage) -> Result<(), Actio
         return Err(ActionError::ImageIdTooLong);
     }
     let now = context.clock.now();
-    match context.store.catalog.add(image, now).await? {
-        InsertOutcome::Inserted => Ok(()),
-        InsertOutcome::Exists => Err(ActionError::ImageExists(image.cloudflare_id.clone())),
+    match context.store.image_catalog.add(image, now).await? {
+        AddResult::Added => Ok(()),
+        AddResult::Exists => Err(ActionError::ImageExists(image.cloudflare_id.clone())),
     }
 }
 
 /// Deletes an image's row. Its audit log entries stay. The image at Cloudflare is not touched.
 pub(crate) async fn delete(context: &Context, id: &CloudflareId) -> Result<(), ActionError> {
     let now = context.clock.now();
-    match context.store.catalog.delete(id, now).await? {
-        DeleteOutcome::Deleted => Ok(()),
-        DeleteOutcome::NotFound => Err(ActionError::NoImageToDelete(id.clone())),
+    match context.store.image_catalog.delete(id, now).await? {
+        DeleteResult::Deleted => Ok(()),
+        DeleteResult::NotFound => Err(ActionError::NoImageToDelete(id.clone())),
     }
 }
 
 /// Returns one image.
 pub(crate) async fn show(context: &Context, id: &CloudflareId) -> Result<ImageView, ActionError> {
-    let image = context.store.catalog.find(id).await?;
+    let image = context.store.image_catalog.find(id).await?;
     let image = image.ok_or_else(|| ActionError::ImageNotFound(id.clone()))?;
     Ok(image.into())
 }
@@ -45,7 +45,7 @@ pub(crate) async fn list(
     status: Option<Status>,
     limit: u32,
 ) -> Result<Vec<ImageView>, ActionError> {
-    let images = context.store.catalog.list(status, limit).await?;
+    let images = context.store.image_catalog.list(status, limit).await?;
     Ok(images.into_iter().map(ImageView::from).collect())
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{ActionError, Context};
 use crate::domain::notification::Body;
 use crate::domain::rejection::RejectionState;
-use crate::receiver::{Parking, Reprocessed};
+use crate::receiver::{ParkedApplier, Reprocessed};
 use crate::store::{Rejection, RejectionFilter, StoreError};
 
 /// The number of rejections that [`reprocess_all`] reads at once. Each has a body of up to 64 KiB.
@@ -37,7 +37,7 @@ pub(crate) async fn reprocess(context: &Context, id: i64) -> Result<Reprocessed,
     if rejection.body.is_none() {
         return Err(ActionError::RejectionWithoutBody(id));
     }
-    Ok(parking(context).reprocess(&rejection).await?)
+    Ok(applier(context).reprocess(&rejection).await?)
 }
 
 /// Applies all matching rejections, the oldest first, and reports each result.
@@ -49,7 +49,7 @@ pub(crate) async fn reprocess_all(
     mut report: impl FnMut(i64, Result<Reprocessed, StoreError>),
 ) -> Result<ReprocessTotals, ActionError> {
     let catalog = &context.store.rejection_catalog;
-    let parking = parking(context);
+    let applier = applier(context);
     let mut totals = ReprocessTotals::default();
     let mut after = 0;
     loop {
@@ -59,7 +59,7 @@ pub(crate) async fn reprocess_all(
         };
         after = last.id;
         for rejection in &page {
-            let result = match parking.reprocess(rejection).await {
+            let result = match applier.reprocess(rejection).await {
                 Err(error) if error.is_systemic() => return Err(error.into()),
                 result => result,
             };
@@ -72,7 +72,7 @@ pub(crate) async fn reprocess_all(
 
 /// Applies the parked notifications whose image has a row now. Returns their number.
 pub(crate) async fn apply_parked(context: &Context) -> Result<usize, ActionError> {
-    let applied = parking(context).sweep().await;
+    let applied = applier(context).sweep().await;
     applied.map_err(ActionError::ParkedNotApplied)
 }
 
@@ -84,9 +84,9 @@ pub(crate) fn is_refused(reprocessed: &Reprocessed) -> bool {
     }
 }
 
-fn parking(context: &Context) -> Parking {
+fn applier(context: &Context) -> ParkedApplier {
     let rejections = Arc::clone(&context.store.rejections);
-    Parking::new(rejections, &context.webhook, Arc::clone(&context.clock))
+    ParkedApplier::new(rejections, &context.webhook, Arc::clone(&context.clock))
 }
 
 async fn find(context: &Context, id: i64) -> Result<Rejection, ActionError> {

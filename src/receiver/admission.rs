@@ -14,7 +14,7 @@ use super::settings::Settings;
 use crate::config_types::{InvalidSetting, Networks};
 
 /// The interval between two removals of idle clients. Removing them limits the memory of the rate limiter.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const IDLE_CLIENT_REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Admission {
     /// The networks that may send webhooks. Empty means every network.
@@ -77,10 +77,10 @@ impl Admission {
             .map_err(|_| AdmissionError::Overloaded)
     }
 
-    /// Removes idle clients from the rate limiter, until shutdown.
-    pub(super) async fn sweep(self: Arc<Self>, stop: CancellationToken) {
+    /// Removes idle clients from the rate limiter once per interval, until `stop`.
+    pub(super) async fn remove_idle_clients(self: Arc<Self>, stop: CancellationToken) {
         while stop
-            .run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL))
+            .run_until_cancelled(tokio::time::sleep(IDLE_CLIENT_REMOVAL_INTERVAL))
             .await
             .is_some()
         {

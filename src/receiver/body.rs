@@ -17,8 +17,8 @@ use crate::web::{Problem, ProblemType};
 /// The maximum size of a small body, which needs no permit. Webhooks from Cloudflare are far smaller.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 
-/// The maximum number of large bodies in memory. A body counts from reading to commit. A request over this limit gets a 500
-/// response, and the sender may retry it.
+/// The maximum number of large bodies in memory. The service holds a body from the start of reading until the notification is
+/// recorded. A request over this limit gets a 500 response, and the sender may retry it.
 const MAX_LARGE_BODIES: usize = 64;
 
 /// The time limit for draining a body that is too large. The client can read the response afterwards.
@@ -36,7 +36,7 @@ pub(super) struct BodyReader {
 }
 
 /// A body in memory.
-pub(super) struct ReadBody {
+pub(super) struct BufferedBody {
     pub(super) bytes: Bytes,
     /// The permit of a large body. It is held while the body or its parsed content is in memory.
     pub(super) large_body_permit: Option<OwnedSemaphorePermit>,
@@ -58,7 +58,7 @@ enum ReadError {
 struct TooManyLargeBodies;
 
 impl BodyReader {
-    /// Makes a reader of bodies of at most `max_bytes`. Each must be complete within `timeout`.
+    /// Creates a reader of bodies of at most `max_bytes`. Each body must be complete within `timeout`.
     pub(super) fn new(max_bytes: usize, timeout: Duration) -> Self {
         Self {
             max_bytes,
@@ -72,7 +72,7 @@ impl BodyReader {
         &self,
         headers: &HeaderMap,
         mut body: Body,
-    ) -> Result<ReadBody, Problem> {
+    ) -> Result<BufferedBody, Problem> {
         let read = if content_length(headers).is_some_and(|length| length > self.max_bytes) {
             Err(ReadError::TooLarge)
         } else {
@@ -91,7 +91,7 @@ impl BodyReader {
     }
 
     /// Collects the chunks. The first chunk is usually the whole body, so it is copied only if another chunk follows.
-    async fn collect(&self, body: &mut Body) -> Result<ReadBody, ReadError> {
+    async fn collect(&self, body: &mut Body) -> Result<BufferedBody, ReadError> {
         let mut body = Limited::new(body, self.max_bytes);
         let first = next_chunk(&mut body).await?.unwrap_or_default();
         let mut large_body_permit = self.permit_for(first.len())?;
@@ -103,7 +103,7 @@ impl BodyReader {
                 large_body_permit = self.permit_for(joined.len())?;
             }
         }
-        Ok(ReadBody {
+        Ok(BufferedBody {
             bytes: joined.map_or(first, BytesMut::freeze),
             large_body_permit,
         })

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::admission::AdmissionError;
-use super::answer::rejection;
-use super::body::ReadBody;
+use super::body::BufferedBody;
+use super::response::refusal_problem;
 use super::state::Receiver;
 use crate::domain::notification::RequestInfo;
 use crate::domain::outcome::RejectionReason;
@@ -30,7 +30,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::signing::{Scheme, Verifier};
 use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
 
-/// Routes POST requests through the gate to a handler. Requests with other methods do not pass the gate.
+/// Routes POST requests through the gate to a handler. Requests with other methods get 405, and do not reach the gate.
 pub(super) fn protect<H, T>(handler: H, receiver: Arc<Receiver>) -> MethodRouter
 where
     H: Handler<T, GatedReceiver>,
@@ -53,11 +53,11 @@ impl FromRef<GatedReceiver> for Arc<Receiver> {
 
 /// The body of an authenticated request, or of any request while authentication is disabled.
 pub(super) struct AuthenticatedBody {
-    body: ReadBody,
+    body: BufferedBody,
     receipt: Receipt,
 }
 
-/// The time and the circumstances of receipt.
+/// The time of receipt, and the request that was received.
 pub(super) struct Receipt {
     /// The time at which the last byte of the body was read.
     pub(super) received_at: Timestamp,
@@ -109,7 +109,7 @@ async fn authenticate(
     let client = head.extensions.get().map(ClientAddress::ip);
     let count_refusal = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
 
-    // Held until the response is ready or the client disconnects.
+    // The request is in flight until the response is ready or the client disconnects.
     let _in_flight_permit = receiver.admission.admit(client).map_err(|error| {
         if error == AdmissionError::AddressNotAllowed {
             count_refusal(RejectionReason::AddressNotAllowed, receiver.clock.now());
@@ -120,7 +120,7 @@ async fn authenticate(
     let received_at = receiver.clock.now();
     if !is_authenticated(&receiver.verifier, headers, &body, received_at).await? {
         count_refusal(RejectionReason::Unauthenticated, received_at);
-        return Err(rejection(RejectionReason::Unauthenticated));
+        return Err(refusal_problem(RejectionReason::Unauthenticated));
     }
 
     // While authentication is disabled, no scheme authenticates the request, so none is stored.
@@ -148,7 +148,7 @@ fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) ->
 async fn is_authenticated(
     verifier: &Arc<Verifier>,
     headers: HeaderMap,
-    body: &ReadBody,
+    body: &BufferedBody,
     now: Timestamp,
 ) -> Result<bool, Problem> {
     if verifier.is_disabled() {
@@ -167,7 +167,7 @@ async fn is_authenticated(
 impl From<AdmissionError> for Problem {
     fn from(error: AdmissionError) -> Self {
         match error {
-            AdmissionError::AddressNotAllowed => rejection(RejectionReason::AddressNotAllowed),
+            AdmissionError::AddressNotAllowed => refusal_problem(RejectionReason::AddressNotAllowed),
             AdmissionError::ClientRateLimited(wait) => Self::of(ProblemType::RateLimited)
                 .detail(
                     "This client sends more requests per second than webhook.client_rate_limit_per_second. \

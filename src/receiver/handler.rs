@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::gate::AuthenticatedBody;
 use super::state::Receiver;
-use super::{answer, payload};
+use super::{payload, response};
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, InvalidBody, Notification};
 use crate::domain::outcome::Outcome;
@@ -43,8 +43,8 @@ pub(super) async fn receive(
     let recorded = record(receiver, notification, large_body_permit).await;
 
     match (error, recorded) {
-        (None, Ok(outcome)) => answer::answer(outcome, id),
-        (None, Err(problem)) => answer::problem(problem, id),
+        (None, Ok(outcome)) => response::of_outcome(outcome, id),
+        (None, Err(problem)) => response::of_problem(problem, id),
         (Some(error), Ok(_)) => Problem::from(error).into_response(),
         (Some(error), Err(problem)) => {
             // The sender gets 400 even if the rejection cannot be stored, because the body is invalid in both cases.
@@ -54,8 +54,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Records a notification. The first poll puts it into the inbox, so it is recorded even if the client then disconnects and this
-/// future is dropped.
+/// Records a notification. The first poll of this future queues the notification. From then on it is recorded even if the client
+/// disconnects and the future is dropped.
 async fn record(
     receiver: Arc<Receiver>,
     notification: Notification,
@@ -73,7 +73,8 @@ async fn record(
         .ok_or_else(|| Problem::of(ProblemType::Internal).caused_by(MissingOutcome))
 }
 
-/// Records the notification of a large body in a task, which holds the permit until the end, even if the client disconnects.
+/// Records the notification of a large body in a task. The task holds the permit until the notification is recorded, even if the
+/// client disconnects.
 async fn record_large_body(
     permit: OwnedSemaphorePermit,
     receiver: Arc<Receiver>,
@@ -100,5 +101,5 @@ fn store_problem(error: StoreError) -> Problem {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the inbox returned no result for the notification")]
+#[error("the inbox returned no outcome for the notification")]
 struct MissingOutcome;

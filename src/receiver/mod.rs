@@ -3,20 +3,20 @@
 //! ```text
 //! gate (admission, body, signing) ──► AuthenticatedBody ──► handler ──► payload ──► Notification ──► store::Inbox
 //!                                                              │
-//!                                     answer ◄── Outcome ◄─────┘
+//!                                   response ◄── Outcome ◄─────┘
 //!
 //! parking ──► store::Rejections: applies notifications that arrived before the row of their image
 //! gate ──► refusal_counter ──► store::Rejections: counts unauthenticated requests and requests from addresses that are not allowed
 //! ```
 
 mod admission;
-mod answer;
 mod body;
 mod gate;
 mod handler;
 mod parking;
 pub mod payload;
 mod refusal_counter;
+mod response;
 mod settings;
 mod state;
 
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::Rejections;
 use crate::telemetry::metrics::ParkedMetrics;
 
-pub(crate) use parking::{Parking, Reprocessed};
+pub(crate) use parking::{ParkedApplier, Reprocessed};
 pub(crate) use settings::{Settings, WebhookPath};
 pub use state::Receiver;
 
@@ -40,8 +40,8 @@ impl Receiver {
         self.verifier.is_disabled()
     }
 
-    /// Returns the background tasks of the receiver, with their names. They run until `stop`. The refusal counter runs until the
-    /// last request has ended, and then writes its last minute.
+    /// Returns the background tasks of the receiver, with their names. Two of them run until `stop`. The refusal counter runs
+    /// longer: when the last request has ended, it writes the remaining counts, and ends.
     pub(crate) fn background_tasks(
         &self,
         settings: &Settings,
@@ -49,7 +49,7 @@ impl Receiver {
         metrics: &ParkedMetrics,
         stop: &CancellationToken,
     ) -> [(&'static str, BoxFuture<'static, ()>); 3] {
-        let parking = Parking::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
+        let applier = ParkedApplier::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
         let admission = Arc::clone(&self.admission);
         let refusal_counter = Arc::clone(&self.refusal_counter);
         let requests = self.request_tasks.clone();
@@ -57,9 +57,12 @@ impl Receiver {
         [
             (
                 "parked notifications",
-                parking.run(metrics.clone(), stop.clone()).boxed(),
+                applier.run(metrics.clone(), stop.clone()).boxed(),
             ),
-            ("rate limits", admission.sweep(stop.clone()).boxed()),
+            (
+                "idle clients",
+                admission.remove_idle_clients(stop.clone()).boxed(),
+            ),
             (
                 "refusal counter",
                 refusal_counter

@@ -1,4 +1,6 @@
 //! Parked notifications: notifications that arrived before the row of their image. They are applied after an app inserts the row.
+//!
+//! A sweep is one pass over all parked notifications. It applies those whose image has a row by now.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,15 +31,15 @@ const PAGE_SIZE: u32 = 500;
 /// The number of notifications in one transaction.
 const BATCH_SIZE: usize = 100;
 
-/// The reason not to apply a notification that is not authenticated, if a secret is configured now.
+/// The reason why an unauthenticated notification is not applied while a secret is configured.
 const NOT_AUTHENTICATED: &str =
     "it is not authenticated, because no secret was configured when it was received";
 
 /// The outcome of a notification about an image without a row.
 const UNKNOWN_IMAGE: Outcome = Outcome::Rejected(RejectionReason::UnknownImage);
 
-/// Applies parked notifications.
-pub(crate) struct Parking {
+/// Applies parked notifications: in the background, and when an operator asks for it.
+pub(crate) struct ParkedApplier {
     rejections: Arc<dyn Rejections>,
     envelope: Pointers,
     clock: Arc<dyn Clock>,
@@ -45,8 +47,8 @@ pub(crate) struct Parking {
     requires_authentication: bool,
 }
 
-impl Parking {
-    /// Makes the task. It applies notifications within `webhook.parked_ttl_days`. If a secret is configured, it applies only
+impl ParkedApplier {
+    /// Creates an applier for notifications within `webhook.parked_ttl_days`. If a secret is configured, it applies only
     /// authenticated notifications.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
@@ -62,8 +64,8 @@ impl Parking {
         }
     }
 
-    /// Sweeps until `stop`, with pauses of at least 2 seconds. At `stop`, a sweep in progress is rolled back, and its notifications
-    /// stay parked.
+    /// Sweeps until `stop`, with pauses of at least 2 seconds. `stop` rolls back only the transaction in progress. Its
+    /// notifications stay parked.
     pub(crate) async fn run(self, metrics: ParkedMetrics, stop: CancellationToken) {
         let sweeping = async {
             let mut pause = MIN_PAUSE;
@@ -88,8 +90,8 @@ impl Parking {
         stop.run_until_cancelled(sweeping).await;
     }
 
-    /// Applies every parked notification whose image has a row now, and returns their number. A notification that was parked for
-    /// too long is no longer parked, but stays stored as a rejection.
+    /// Applies every parked notification whose image has a row now, and returns their number. Expires notifications that were
+    /// parked for too long: they stay stored as rejections.
     pub(crate) async fn sweep(&self) -> Result<usize, StoreError> {
         let now = self.clock.now();
         let parked_since = if self.ttl.is_zero() {
@@ -110,7 +112,7 @@ impl Parking {
             let Some(page) = self.rejections.parked_page(&query).await? else {
                 return Ok(applied);
             };
-            if page.has_expired {
+            if page.has_expired_rows {
                 self.rejections
                     .expire_parked(after, page.last_id, parked_since)
                     .await?;
@@ -122,8 +124,8 @@ impl Parking {
         }
     }
 
-    /// Applies a rejection now. The reason for the rejection does not matter. Operators use this after they correct a pointer or
-    /// insert a row.
+    /// Applies the notification of a rejection now, whatever the reason for the rejection. Operators use this after they correct
+    /// a pointer or insert a row.
     pub(crate) async fn reprocess(&self, rejection: &Rejection) -> Result<Reprocessed, StoreError> {
         if rejection.is_applied() {
             return Ok(Reprocessed::AlreadyApplied);
@@ -154,16 +156,16 @@ impl Parking {
 
     async fn apply(
         &self,
-        page: &[Rejection],
+        batch: &[Rejection],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
-        let mut readable = Vec::with_capacity(page.len());
-        for parked in page {
+        let mut parsed = Vec::with_capacity(batch.len());
+        for parked in batch {
             if blocked.contains(&parked.cloudflare_id) {
                 continue;
             }
             match self.parse(parked) {
-                Ok(notification) => readable.push((parked.id, Arc::new(notification))),
+                Ok(notification) => parsed.push((parked.id, Arc::new(notification))),
                 // The pointers in the settings have changed since the notification was parked.
                 Err(problem) => {
                     blocked.insert(parked.cloudflare_id.clone());
@@ -171,10 +173,10 @@ impl Parking {
                 }
             }
         }
-        if readable.is_empty() {
+        if parsed.is_empty() {
             return Ok(0);
         }
-        match self.rejections.apply(&readable, self.clock.now()).await {
+        match self.rejections.apply(&parsed, self.clock.now()).await {
             Ok(outcomes) => Ok(count_applied(&outcomes)),
             Err(error) if error.is_systemic() && !error.is_timeout() => Err(error),
             Err(error) => {
@@ -182,18 +184,18 @@ impl Parking {
                     error = chain(&error),
                     "batch of parked notifications failed; applying one by one"
                 );
-                self.apply_one_by_one(&readable, blocked).await
+                self.apply_one_by_one(&parsed, blocked).await
             }
         }
     }
 
     async fn apply_one_by_one(
         &self,
-        readable: &[(i64, Arc<Notification>)],
+        parsed: &[(i64, Arc<Notification>)],
         blocked: &mut BlockedImages,
     ) -> Result<usize, StoreError> {
         let (mut applied, mut consecutive_timeouts) = (0, 0);
-        for parked in readable {
+        for parked in parsed {
             let image = parked.1.image().map(|id| id.as_str().to_owned());
             if blocked.contains(&image) {
                 continue;
@@ -263,7 +265,7 @@ fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
 /// The result of reprocessing a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
-    /// The notification was recorded, with the outcome that it would have if it were received now.
+    /// The notification was recorded, with the same outcome as a notification that is received now.
     Recorded(Outcome),
     /// The image has no row yet. The notification is parked.
     Parked(CloudflareId),

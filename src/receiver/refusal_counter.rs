@@ -17,24 +17,25 @@ use crate::signing::Scheme;
 use crate::store::{RefusalCount, Rejections};
 use crate::telemetry::chain;
 
-/// The maximum number of rows that one process writes for a minute. Requests from more networks are added to the row `*`.
+/// The maximum number of rows that one process writes for a minute. Requests from further networks are counted under the network
+/// [`OTHER_NETWORKS`].
 const MAX_ROWS: usize = 1000;
 
 /// The number of rows per minute during a long flood. In the default retention period of 90 days, these are 2.6 million rows, or
 /// some hundreds of megabytes.
 const ROWS_PER_MINUTE: usize = 20;
 
-/// The number of rows `*` per minute: one for each reason.
+/// The number of rows per minute with the network [`OTHER_NETWORKS`]: one for each reason.
 const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
-/// The maximum number of networks that are counted separately in a minute. Memory contains at most this many counts, plus the
-/// rows `*`.
+/// The maximum number of networks that are counted separately in a minute. Memory contains at most this many counts, plus those
+/// of [`OTHER_NETWORKS`].
 const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
 /// The number of networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
 const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
-/// The name for all networks over the budget.
+/// The network in the rows that count all networks over the budget.
 const OTHER_NETWORKS: &str = "*";
 
 /// The interval between two checks for finished minutes.
@@ -95,7 +96,7 @@ impl RefusalCounter {
             scheme: scheme.map_or("", Scheme::name),
             network: client.map(client_network).unwrap_or_default(),
         };
-        self.lock().count(key);
+        self.lock().count_one(key);
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -142,7 +143,7 @@ impl RefusalCounter {
                 })
             })
             .collect();
-        if let Err(error) = rejections.count(&refusals).await {
+        if let Err(error) = rejections.add_refusals(&refusals).await {
             tracing::warn!(
                 error = chain(&error),
                 "cannot write the counts of refused requests; retrying"
@@ -156,7 +157,7 @@ impl RefusalCounter {
 }
 
 impl Counts {
-    fn count(&mut self, key: CounterKey) {
+    fn count_one(&mut self, key: CounterKey) {
         if key.minute < self.latest_minute {
             // The clock was set back: count from the new time.
             self.latest_minute = key.minute;
@@ -178,7 +179,7 @@ impl Counts {
         }
     }
 
-    /// Adds to a count. Adds to the row `*` instead if memory already contains the maximum number of counts.
+    /// Adds to a count. If memory already contains the maximum number of counts, adds to the count of [`OTHER_NETWORKS`] instead.
     fn add(&mut self, key: CounterKey, count: i64) {
         let has_own_row = self.by_key.len() < MAX_NETWORKS || self.by_key.contains_key(&key);
         let key = if has_own_row {
@@ -191,7 +192,7 @@ impl Counts {
 }
 
 impl CounterKey {
-    /// Returns the key of the row `*`.
+    /// Returns the key of the count of [`OTHER_NETWORKS`], for the same minute and reason.
     fn for_other_networks(self) -> Self {
         Self {
             network: OTHER_NETWORKS.to_owned(),

@@ -24,15 +24,15 @@ pub struct Receiver {
     pub(super) envelope: Pointers,
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The connections, and the tasks of requests that outlive their connection.
+    /// The tracker of connections, and of tasks that may outlive their connection. It is empty after the last request has ended.
     pub(super) request_tasks: TaskTracker,
 }
 
 impl Receiver {
-    /// Makes a receiver that records in this inbox. Fails on an invalid setting.
+    /// Creates a receiver that records in this inbox. Fails on an invalid setting.
     ///
     /// The inbox must complete a call even if its caller is dropped, as [`GroupCommit`](crate::store::GroupCommit) does.
-    /// Tasks that may outlive a request are spawned on the tracker.
+    /// The receiver spawns tasks that may outlive their connection on `request_tasks`.
     pub fn new(
         settings: &Settings,
         server: &web::Settings,

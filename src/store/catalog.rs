@@ -1,4 +1,4 @@
-//! The catalog of images: registering, listing and deleting them.
+//! The catalog of images: adding, listing and deleting them.
 
 use async_trait::async_trait;
 
@@ -7,14 +7,14 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 
-/// The catalog of images: lists, registers and deletes them.
+/// The catalog of images: lists, adds and deletes them.
 #[async_trait]
-pub trait Catalog: Send + Sync {
-    /// Inserts a row for an image that is not uploaded yet.
-    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<InsertOutcome, StoreError>;
+pub trait ImageCatalog: Send + Sync {
+    /// Adds the row of an image that is not uploaded yet.
+    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<AddResult, StoreError>;
 
     /// Deletes an image's row. Its audit log entries and the image at Cloudflare stay.
-    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteOutcome, StoreError>;
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteResult, StoreError>;
 
     /// Returns the image with this id.
     async fn find(&self, id: &CloudflareId) -> Result<Option<Image>, StoreError>;
@@ -23,18 +23,18 @@ pub trait Catalog: Send + Sync {
     async fn list(&self, status: Option<Status>, limit: u32) -> Result<Vec<Image>, StoreError>;
 }
 
-/// The result of registering an image.
+/// The result of adding an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InsertOutcome {
+pub enum AddResult {
     /// The row is new.
-    Inserted,
+    Added,
     /// A row with this id exists. It is unchanged.
     Exists,
 }
 
 /// The result of deleting an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeleteOutcome {
+pub enum DeleteResult {
     /// The row is deleted.
     Deleted,
     /// No row has this id.

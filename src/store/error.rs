@@ -105,7 +105,7 @@ pub enum StoreError {
     /// A notification waited too long in the queue.
     #[error("a notification waited in the queue for {} s (database.timeout_secs)", max_wait.as_secs())]
     QueueTimeout {
-        /// The limit.
+        /// The longest wait.
         max_wait: Duration,
     },
     /// The service is shutting down, and accepts no more notifications.
@@ -131,13 +131,13 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    /// Returns the class of an error. `of_database` classifies the errors that the database itself reports.
+    /// Returns the class of an error. `classify` classifies the errors that the database itself reports.
     pub(super) fn of(
         error: &sqlx::Error,
-        of_database: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Self,
+        classify: impl FnOnce(&(dyn sqlx::error::DatabaseError + 'static)) -> Self,
     ) -> Self {
         match error {
-            sqlx::Error::Database(error) => of_database(&**error),
+            sqlx::Error::Database(error) => classify(&**error),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut

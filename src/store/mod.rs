@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Each method is one operation with one deadline. The exception is SQLite's claim: it is two operations, because it reads before
-//! it takes the write lock. The backends only run SQL. [`inbox::plan`] decides what to write, so both databases decide alike.
+//! it takes the write lock. The backends only run SQL. [`inbox::plan`] decides what to write, so the decisions
+//! do not depend on the database.
 
 mod audit_log;
 mod catalog;
@@ -35,20 +36,20 @@ use crate::domain::notification::UnknownImages;
 use inbox::record::RecordPolicy;
 use outbox::router::EventRouter;
 
-pub use catalog::{Catalog, DeleteOutcome, InsertOutcome};
+pub use catalog::{AddResult, DeleteResult, ImageCatalog};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Alert, Attempt, Attempted, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
-    LeaseOutcome, LeasedDelivery, NewAttempt, Outbox, Settlement, Verdict,
+    Alert, Attempt, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
+    FinishedAttempt, LeaseResult, LeasedDelivery, NewAttempt, NextState, Outbox, Settlement,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,
     Rejections, StoredRequestInfo,
 };
-pub use retention::{Page, PageQuery, PrunableTable, PruneMode, Retention};
+pub use retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 pub use schema::Schema;
 pub use settings::Settings;
 pub use url::DatabaseUrl;
@@ -60,8 +61,8 @@ pub struct Store {
     pub inbox: Arc<dyn Inbox>,
     /// The store of rejections: parks, applies and expires them, and counts refused requests.
     pub rejections: Arc<dyn Rejections>,
-    /// The catalog of images: lists, registers and deletes them.
-    pub catalog: Arc<dyn Catalog>,
+    /// The catalog of images: lists, adds and deletes them.
+    pub image_catalog: Arc<dyn ImageCatalog>,
     /// The catalog of rejections: lists them.
     pub rejection_catalog: Arc<dyn RejectionCatalog>,
     /// The retention: deletes old rows.
@@ -126,13 +127,13 @@ impl Store {
 
     fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
-        D: Inbox + Rejections + Catalog + RejectionCatalog + Retention + Schema,
+        D: Inbox + Rejections + ImageCatalog + RejectionCatalog + Retention + Schema,
         D: Outbox + DeliveryCatalog + 'static,
     {
         Self {
             inbox: database.clone(),
             rejections: database.clone(),
-            catalog: database.clone(),
+            image_catalog: database.clone(),
             rejection_catalog: database.clone(),
             retention: database.clone(),
             schema: database.clone(),

@@ -8,19 +8,19 @@ use crate::domain::timestamp::Timestamp;
 /// The retention: deletes old rows. In the audit log, it deletes only the entries that this service wrote.
 #[async_trait]
 pub trait Retention: Send + Sync {
-    /// Reads one page of rows, and deletes or counts its rows that are older than `before`. A rejection that was parked ages from
-    /// its last parking. Returns `None` if no rows follow `after`.
-    async fn prune_page(&self, page: &PageQuery) -> Result<Option<Page>, StoreError>;
+    /// Reads one page of rows, and deletes or counts its rows that are older than `before`. The age of a rejection that was parked
+    /// counts from its last parking. Returns `None` if no rows follow `after`.
+    async fn prune_page(&self, query: &PruneQuery) -> Result<Option<PrunedPage>, StoreError>;
 }
 
 /// A page of rows to prune.
 #[derive(Debug, Clone, Copy)]
-pub struct PageQuery {
+pub struct PruneQuery {
     /// The table.
     pub table: PrunableTable,
     /// The id before the page: the page begins with the next one.
     pub after: i64,
-    /// The most rows in the page.
+    /// The maximum number of rows in the page.
     pub limit: u32,
     /// The time before which rows are old.
     pub before: Timestamp,
@@ -63,13 +63,13 @@ impl PrunableTable {
     }
 }
 
-/// The result of pruning a page of rows.
+/// A page of rows after pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
+pub struct PrunedPage {
     /// The id of its last row.
     pub last_id: i64,
-    /// True if any row of the page is old.
-    pub has_expired: bool,
+    /// True if the page has old rows. Some of them may be kept, such as the audit log entries of other programs.
+    pub has_old_rows: bool,
     /// The number of rows that were deleted or counted.
-    pub expired: u64,
+    pub pruned: u64,
 }

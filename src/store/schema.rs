@@ -30,7 +30,8 @@ pub trait Schema: Send + Sync {
 /// Sets the options of a backend's migrator.
 pub(super) fn configure_migrator(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
-    // During a rolling upgrade, a newer release may have run migrations that this one does not know. Migrations only add.
+    // During a rolling upgrade, a newer release may have run migrations that this one does not know. A migration
+    // only adds to the schema, so this release can use the newer schema.
     migrator.set_ignore_missing(true);
     migrator
 }

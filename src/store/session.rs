@@ -1,8 +1,9 @@
 //! The session parts that both backends share: deadlines, guarded connections and transaction modes.
 //!
-//! Each backend's session has three methods: `read`, `write` (each statement commits itself) and `transaction`. They apply the
-//! deadline, name the action in errors, guard the connection, check SQLite's file, commit, and wake workers after the commit.
-//! Every operation except migrations and checkpoints uses one of the three, so none can forget these steps.
+//! A session is an open database of one backend. It has three methods: `read`, `write` (each statement commits itself) and
+//! `transaction`. They apply the deadline, name the action in errors, guard the connection, check SQLite's file, commit, and wake
+//! workers after the commit. Every operation except migrations and checkpoints uses one of the three, so none can forget these
+//! steps.
 
 use std::time::Duration;
 
@@ -16,15 +17,15 @@ use super::error::{DatabaseLabel, ErrorClass, StoreError};
 /// The connection and the durability of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TransactionMode {
-    /// Durable, for batches of notifications. Postgres uses a cached connection.
+    /// As [`Durable`](Self::Durable), for batches of notifications. Postgres uses a cached connection.
     Recording,
-    /// Durable.
+    /// Waits for the disk at the commit, so a power failure loses nothing.
     Durable,
     /// Commits without waiting for the disk. For work that is repeated if a power failure loses it.
     WithoutFsync,
 }
 
-/// The error of an operation, before its action is named.
+/// The error of an operation. [`OperationRunner::run`] adds the action, and returns a [`StoreError`].
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) enum OperationError {

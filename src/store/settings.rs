@@ -12,13 +12,13 @@ use crate::config_types::{Bounded, Seconds, strict_bool};
 pub struct Settings {
     /// The URL of the database.
     pub url: DatabaseUrl,
-    /// The most connections of the pool. Postgres only: SQLite has one writer and a few readers.
+    /// The maximum number of connections in the pool. Postgres only: SQLite has one writer and a few readers.
     pub max_connections: Bounded<1, 1000>,
     /// The number of transactions that record webhooks at the same time. Postgres only.
     pub writers: Bounded<1, 64>,
-    /// The most webhooks in one transaction.
+    /// The maximum number of webhooks in one transaction.
     pub batch_limit: Bounded<1, 10_000>,
-    /// The most webhooks that wait to be recorded. It is divided among the writers.
+    /// The maximum number of webhooks that wait to be recorded. The writers share it equally.
     pub queue_limit: Bounded<1, 1_000_000>,
     /// The longest wait for a free or new connection, in seconds. A shorter outage only delays operations.
     pub acquire_timeout_secs: Seconds<1, 300>,
@@ -35,7 +35,7 @@ impl Settings {
     #[must_use]
     pub fn limits(&self) -> GroupCommitLimits {
         let writers = match self.url {
-            // SQLite has one writer at a time. A second would only wait for the first.
+            // SQLite has one writer at a time. A second writer would only wait for the first.
             DatabaseUrl::Sqlite(_) => 1,
             DatabaseUrl::Postgres(_) => self.writers.count(),
         };

@@ -32,7 +32,8 @@ impl FromStr for DatabaseUrl {
             .strip_prefix("sqlite://")
             .or_else(|| url.strip_prefix("sqlite:"))
         {
-            // No parameters and no in-memory database: acknowledged webhooks must survive the process.
+            // An in-memory database is refused, because acknowledged webhooks must survive the process. Parameters are refused,
+            // because they could select one.
             let is_file = !path.is_empty() && !path.contains('?') && !path.contains(":memory:");
             return if is_file {
                 Ok(Self::Sqlite(path.into()))

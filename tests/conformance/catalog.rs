@@ -1,9 +1,9 @@
-//! `Catalog`: adding, showing and deleting images.
+//! `ImageCatalog`: adding, showing and deleting images.
 
 use cloudflare_images_webhook::domain::event::EventKind;
 use cloudflare_images_webhook::domain::image::{Image, NewImage, Status};
 use cloudflare_images_webhook::domain::json::Json;
-use cloudflare_images_webhook::store::{DeleteOutcome, InsertOutcome, Store, StoreError};
+use cloudflare_images_webhook::store::{AddResult, DeleteResult, Store, StoreError};
 
 use crate::fixture::{Fixture, on_every_backend};
 use crate::notifications::{at, failed, image, record, uploaded};
@@ -25,9 +25,9 @@ on_every_backend!(
 async fn adds_image_with_its_fields(fixture: &Fixture) {
     let store = fixture.open().await;
 
-    let outcome = add(&store, "a", 10).await;
+    let result = add(&store, "a", 10).await;
 
-    assert_eq!(outcome, InsertOutcome::Inserted);
+    assert_eq!(result, AddResult::Added);
     let found = find(&store, "a").await.expect("a row");
     assert_eq!(found.cloudflare_id, image("a"));
     assert_eq!(found.state.status, Status::Pending);
@@ -46,9 +46,9 @@ async fn leaves_existing_image_unchanged(fixture: &Fixture) {
     fixture.database.register("a").await;
     let before = fixture.database.image("a").await;
 
-    let outcome = add(&store, "a", 10).await;
+    let result = add(&store, "a", 10).await;
 
-    assert_eq!(outcome, InsertOutcome::Exists);
+    assert_eq!(result, AddResult::Exists);
     assert_eq!(fixture.database.image("a").await, before);
     assert!(events(fixture).await.is_empty());
 }
@@ -107,9 +107,9 @@ async fn deletes_image_but_not_audit_log(fixture: &Fixture) {
     add(&store, "b", 10).await;
     record(&store, [uploaded("a", 20)]).await;
 
-    let outcome = delete(&store, "a").await.expect("the query succeeds");
+    let result = delete(&store, "a").await.expect("the query succeeds");
 
-    assert_eq!(outcome, DeleteOutcome::Deleted);
+    assert_eq!(result, DeleteResult::Deleted);
     assert_eq!(list(&store, None, 10).await, ["b"]);
     assert_eq!(fixture.database.logs().await.len(), 1);
 }
@@ -127,9 +127,9 @@ async fn publishes_deleted_image(fixture: &Fixture) {
 async fn deletes_no_image_for_unknown_id(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
 
-    let outcome = delete(&store, "a").await.expect("the query succeeds");
+    let result = delete(&store, "a").await.expect("the query succeeds");
 
-    assert_eq!(outcome, DeleteOutcome::NotFound);
+    assert_eq!(result, DeleteResult::NotFound);
     assert!(events(fixture).await.is_empty());
 }
 
@@ -161,8 +161,8 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
     fixture.write_unchecked(table, "status", "lost").await;
     let id = fixture.database.image("a").await["id"].clone();
 
-    let found = store.catalog.find(&image("a")).await.map(|_| ());
-    let listed = store.catalog.list(None, 10).await.map(|_| ());
+    let found = store.image_catalog.find(&image("a")).await.map(|_| ());
+    let listed = store.image_catalog.list(None, 10).await.map(|_| ());
     let deleted = delete(&store, "a").await.map(|_| ());
 
     let id = id.as_str().expect("text");
@@ -173,20 +173,20 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
     }
 }
 
-async fn add(store: &Store, id: &str, seconds: i64) -> InsertOutcome {
+async fn add(store: &Store, id: &str, seconds: i64) -> AddResult {
     let new = NewImage {
         cloudflare_id: image(id),
         filename: "cat.jpg".to_owned(),
         creator: "user-1".to_owned(),
         metadata: Json::from_canonical(r#"{"album":7}"#.to_owned()),
     };
-    let adding = store.catalog.add(&new, at(seconds)).await;
+    let adding = store.image_catalog.add(&new, at(seconds)).await;
     adding.expect("the query succeeds")
 }
 
 async fn find(store: &Store, id: &str) -> Option<Image> {
     store
-        .catalog
+        .image_catalog
         .find(&image(id))
         .await
         .expect("the query succeeds")
@@ -194,7 +194,7 @@ async fn find(store: &Store, id: &str) -> Option<Image> {
 
 async fn list(store: &Store, status: Option<Status>, limit: u32) -> Vec<String> {
     let images = store
-        .catalog
+        .image_catalog
         .list(status, limit)
         .await
         .expect("the query succeeds");
@@ -202,8 +202,8 @@ async fn list(store: &Store, status: Option<Status>, limit: u32) -> Vec<String> 
     ids.collect()
 }
 
-async fn delete(store: &Store, id: &str) -> Result<DeleteOutcome, StoreError> {
-    store.catalog.delete(&image(id), at(100)).await
+async fn delete(store: &Store, id: &str) -> Result<DeleteResult, StoreError> {
+    store.image_catalog.delete(&image(id), at(100)).await
 }
 
 /// Returns the kinds of the events, in order.

@@ -3,7 +3,7 @@
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::Model;
 use cloudflare_images_webhook::store::{
-    Delivery, DeliveryFilter, EndpointState, LeaseOutcome, Store, Verdict,
+    Delivery, DeliveryFilter, EndpointState, LeaseResult, NextState, Store,
 };
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ async fn four_deliveries(fixture: &Fixture) -> Store {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("b", 20), uploaded("c", 30)]).await;
     claim(&store, due("app", 100)).await;
-    let released = LeaseOutcome::Released {
+    let released = LeaseResult::Released {
         earlier_attempts: 0,
     };
     settle(
@@ -83,7 +83,7 @@ async fn four_deliveries(fixture: &Fixture) -> Store {
         &[
             settlement(1, sent("{}")),
             settlement(3, released),
-            settlement(4, attempted(3, Verdict::Failed)),
+            settlement(4, attempted(3, NextState::Failed)),
         ],
     )
     .await;
@@ -155,7 +155,7 @@ async fn lists_attempts_in_order_up_to_limit(fixture: &Fixture) {
     record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
     for number in 1..=3 {
         claim(&store, due("app", 100)).await;
-        let retry = |id| settlement(id, attempted(number, Verdict::RetryAt(at(50))));
+        let retry = |id| settlement(id, attempted(number, NextState::RetryAt(at(50))));
         settle(&store, &[retry(1), retry(2)]).await;
     }
 
@@ -303,12 +303,12 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
 }
 
 /// Returns a successful attempt that sent this payload.
-fn sent(payload: &str) -> LeaseOutcome {
-    let LeaseOutcome::Attempted(mut attempted) = attempted(1, Verdict::Delivered) else {
-        unreachable!("the outcome is an attempt");
+fn sent(payload: &str) -> LeaseResult {
+    let LeaseResult::Attempted(mut attempted) = attempted(1, NextState::Delivered) else {
+        unreachable!("the result is an attempt");
     };
-    attempted.sent = Some(payload.to_owned());
-    LeaseOutcome::Attempted(attempted)
+    attempted.sent_payload = Some(payload.to_owned());
+    LeaseResult::Attempted(attempted)
 }
 
 fn id(id: i64) -> DeliveryFilter {

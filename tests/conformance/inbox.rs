@@ -41,7 +41,7 @@ async fn writes_status_details_and_audit_log(fixture: &Fixture) {
 
     assert_eq!(outcomes, [Outcome::Applied(Status::Uploaded)]);
     let found = store
-        .catalog
+        .image_catalog
         .find(&image("a"))
         .await
         .expect("the query succeeds");

@@ -7,8 +7,8 @@ use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
-    Alert, Attempted, Claim, Delivery, LeaseOutcome, LeasedDelivery, NewAttempt, Settlement, Store,
-    Verdict,
+    Alert, Claim, Delivery, FinishedAttempt, LeaseResult, LeasedDelivery, NewAttempt, NextState,
+    Settlement, Store,
 };
 
 use crate::fixture::{Fixture, on_every_backend, subscription};
@@ -23,10 +23,10 @@ on_every_backend!(
     claims_one_delivery_of_image_in_order,
     claims_all_deliveries_without_order,
     leases_each_delivery_to_one_process,
-    settles_each_outcome,
+    settles_each_result,
     released_delivery_has_last_response,
     lost_lease_stores_only_attempt,
-    publishes_notices_of_settlements,
+    publishes_alerts_of_settlements,
 );
 
 /// The default lease.
@@ -114,7 +114,7 @@ async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
 
     let first = claim(&store, in_order).await;
     let during_lease = claim(&store, with_lease("second", in_order)).await;
-    settle(&store, &[settlement(1, attempted(1, Verdict::Failed))]).await;
+    settle(&store, &[settlement(1, attempted(1, NextState::Failed))]).await;
     let after_failure = claim(&store, with_lease("third", in_order)).await;
 
     assert_eq!(ids(&first), [1, 2]);
@@ -148,20 +148,20 @@ async fn leases_each_delivery_to_one_process(fixture: &Fixture) {
     assert_eq!(leased, [1, 2, 3, 4]);
 }
 
-async fn settles_each_outcome(fixture: &Fixture) {
+async fn settles_each_result(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     let images = ["a", "b", "c", "d", "e", "f"];
     record(&store, images.map(|id| uploaded(id, 10))).await;
     claim(&store, due("app", 100)).await;
-    let released = |earlier_attempts| LeaseOutcome::Released { earlier_attempts };
+    let released = |earlier_attempts| LeaseResult::Released { earlier_attempts };
 
     let lost = settle(
         &store,
         &[
-            settlement(1, attempted(1, Verdict::Delivered)),
-            settlement(2, attempted(2, Verdict::RetryAt(at(300)))),
-            settlement(3, attempted(3, Verdict::Failed)),
-            settlement(4, LeaseOutcome::Filtered),
+            settlement(1, attempted(1, NextState::Delivered)),
+            settlement(2, attempted(2, NextState::RetryAt(at(300)))),
+            settlement(3, attempted(3, NextState::Failed)),
+            settlement(4, LeaseResult::Filtered),
             settlement(5, released(0)),
             settlement(6, released(1)),
         ],
@@ -195,12 +195,12 @@ async fn released_delivery_has_last_response(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
-    let retry = attempted(1, Verdict::RetryAt(at(300)));
+    let retry = attempted(1, NextState::RetryAt(at(300)));
     settle(&store, &[settlement(1, retry)]).await;
     let leased = claim(&store, due("app", 300)).await.remove(0);
 
     let earlier_attempts = leased.attempts;
-    let released = LeaseOutcome::Released { earlier_attempts };
+    let released = LeaseResult::Released { earlier_attempts };
     settle(&store, &[settlement(1, released)]).await;
 
     assert_eq!(earlier_attempts, 1);
@@ -218,9 +218,9 @@ async fn lost_lease_stores_only_attempt(fixture: &Fixture) {
     claim(&store, due("app", 120)).await;
     let late = Settlement {
         lease: Arc::from("lost"),
-        ..settlement(1, attempted(1, Verdict::Delivered))
+        ..settlement(1, attempted(1, NextState::Delivered))
     };
-    let in_time = settlement(2, attempted(1, Verdict::Delivered));
+    let in_time = settlement(2, attempted(1, NextState::Delivered));
 
     let lost = settle(&store, &[late, in_time]).await;
 
@@ -232,11 +232,11 @@ async fn lost_lease_stores_only_attempt(fixture: &Fixture) {
     assert_eq!(find(&store, 2).await.status, DeliveryStatus::Delivered);
     let attempts = store.delivery_catalog.attempts(1, 10).await;
     assert_eq!(attempts.expect("the query succeeds").len(), 1);
-    let repeated = settlement(1, attempted(1, Verdict::Delivered));
+    let repeated = settlement(1, attempted(1, NextState::Delivered));
     assert_eq!(settle(&store, &[repeated]).await, 0);
 }
 
-async fn publishes_notices_of_settlements(fixture: &Fixture) {
+async fn publishes_alerts_of_settlements(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
@@ -247,12 +247,12 @@ async fn publishes_notices_of_settlements(fixture: &Fixture) {
         payload: r#"{"id":"evt_1"}"#.to_owned(),
         at: at(150),
     };
-    let LeaseOutcome::Attempted(mut failed) = attempted(1, Verdict::Failed) else {
-        unreachable!("the outcome is an attempt");
+    let LeaseResult::Attempted(mut failed) = attempted(1, NextState::Failed) else {
+        unreachable!("the result is an attempt");
     };
     failed.alerts = vec![alert("alerts"), alert("pager")];
 
-    settle(&store, &[settlement(1, LeaseOutcome::Attempted(failed))]).await;
+    settle(&store, &[settlement(1, LeaseResult::Attempted(failed))]).await;
 
     for endpoint in ["alerts", "pager"] {
         assert!(claim(&store, due(endpoint, 149)).await.is_empty());
@@ -296,18 +296,18 @@ fn with_lease<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
 }
 
 /// Returns a settlement at second 200.
-pub(crate) fn settlement(delivery: i64, outcome: LeaseOutcome) -> Settlement {
+pub(crate) fn settlement(delivery: i64, result: LeaseResult) -> Settlement {
     Settlement {
         delivery,
         lease: LEASE.into(),
         now: at(200),
-        outcome,
+        result,
     }
 }
 
 /// Returns an attempt with the response 503.
-pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
-    LeaseOutcome::Attempted(Attempted {
+pub(crate) fn attempted(number: u32, next_state: NextState) -> LeaseResult {
+    LeaseResult::Attempted(FinishedAttempt {
         attempt: NewAttempt {
             number,
             started_at: at(150),
@@ -315,8 +315,8 @@ pub(crate) fn attempted(number: u32, verdict: Verdict) -> LeaseOutcome {
             status_code: Some(503),
             error: "unavailable".to_owned(),
         },
-        verdict,
-        sent: None,
+        next_state,
+        sent_payload: None,
         alerts: Vec::new(),
     })
 }

@@ -136,9 +136,9 @@ async fn parking_again_restarts_time_and_attempts(fixture: &Fixture) {
     assert_eq!(parked.state, RejectionState::Parked);
     assert_eq!(parked.cloudflare_id.as_deref(), Some("b"));
     let page = parked_page(&store, query(at(50))).await.expect("a page");
-    assert!(!page.has_expired);
+    assert!(!page.has_expired_rows);
     let page = parked_page(&store, query(at(51))).await.expect("a page");
-    assert!(page.has_expired);
+    assert!(page.has_expired_rows);
 }
 
 async fn parks_no_applied_or_counted_rejection(fixture: &Fixture) {
@@ -195,7 +195,7 @@ async fn pages_parked_notifications_that_can_be_applied(fixture: &Fixture) {
 
     for (query, expected) in pages {
         let page = parked_page(&store, query).await;
-        let page = page.map(|page| (page.last_id, page.has_expired, ids(&page.rejections)));
+        let page = page.map(|page| (page.last_id, page.has_expired_rows, ids(&page.rejections)));
         assert_eq!(page, expected, "{query:?}");
     }
 }
@@ -221,8 +221,8 @@ async fn adds_up_counts(fixture: &Fixture) {
     let store = fixture.open().await;
     let refused = |count| refused(60, RejectionReason::Unauthenticated, count);
 
-    count(&store, &[refused(3)]).await;
-    count(&store, &[refused(4)]).await;
+    add_refusals(&store, &[refused(3)]).await;
+    add_refusals(&store, &[refused(4)]).await;
 
     let counted = find(&store, 1).await;
     assert_eq!(counted.count, 7);
@@ -240,8 +240,8 @@ async fn adds_up_counts_within_one_call(fixture: &Fixture) {
     let store = fixture.open().await;
     let refused = |count| refused(60, RejectionReason::Unauthenticated, count);
 
-    count(&store, &[refused(3), refused(4)]).await;
-    count(&store, &[refused(5), refused(6)]).await;
+    add_refusals(&store, &[refused(3), refused(4)]).await;
+    add_refusals(&store, &[refused(5), refused(6)]).await;
 
     assert_eq!(find(&store, 1).await.count, 18);
     assert_eq!(fixture.database.rejections().await.len(), 1);
@@ -270,9 +270,9 @@ async fn counts_each_minute_reason_scheme_and_network(fixture: &Fixture) {
         },
     ];
 
-    count(&store, &counts).await;
-    count(&store, &counts).await;
-    count(&store, &[]).await;
+    add_refusals(&store, &counts).await;
+    add_refusals(&store, &counts).await;
+    add_refusals(&store, &[]).await;
 
     let rows = fixture.database.rejections().await;
     assert_eq!(rows.len(), 5);
@@ -318,7 +318,7 @@ pub(crate) async fn of_every_kind(fixture: &Fixture) -> Store {
         [invalid(b"{", 10), uploaded("a", 20), uploaded("b", 30)],
     )
     .await;
-    count(&store, &[refused(40, RejectionReason::Unauthenticated, 1)]).await;
+    add_refusals(&store, &[refused(40, RejectionReason::Unauthenticated, 1)]).await;
     store
 }
 
@@ -385,10 +385,10 @@ pub(crate) async fn apply(
     applying.expect("the query succeeds")
 }
 
-async fn count(store: &Store, counts: &[RefusalCount]) {
+async fn add_refusals(store: &Store, counts: &[RefusalCount]) {
     store
         .rejections
-        .count(counts)
+        .add_refusals(counts)
         .await
         .expect("the query succeeds");
 }

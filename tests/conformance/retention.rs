@@ -3,7 +3,7 @@
 use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
-    Claim, LeaseOutcome, Page, PageQuery, PrunableTable, PruneMode, Settlement, Store,
+    Claim, LeaseResult, PrunableTable, PruneMode, PruneQuery, PrunedPage, Settlement, Store,
 };
 
 use crate::fixture::{Fixture, on_every_backend};
@@ -41,13 +41,13 @@ async fn deletes_old_rows_page_by_page(fixture: &Fixture) {
 async fn counts_old_rows_without_deleting(fixture: &Fixture) {
     let store = with_four_rows(fixture).await;
     for table in PrunableTable::ALL {
-        let query = PageQuery {
+        let query = PruneQuery {
             mode: PruneMode::Count,
             ..delete(table)
         };
 
         let first = prune(&store, query).await;
-        let all = prune(&store, PageQuery { limit: 10, ..query }).await;
+        let all = prune(&store, PruneQuery { limit: 10, ..query }).await;
         let after_first = prune(&store, after(1, query)).await;
 
         assert_eq!(first, Some(page(2, 2)), "{table:?}");
@@ -63,7 +63,7 @@ async fn deletes_only_webhook_audit_entries(fixture: &Fixture) {
         VALUES ('upload_url_requested', '1970-01-01T00:00:10.000000Z')";
     fixture.database.execute(sql, &[]).await;
     let query = delete(PrunableTable::AuditLog);
-    let count = PageQuery {
+    let count = PruneQuery {
         mode: PruneMode::Count,
         ..query
     };
@@ -71,12 +71,12 @@ async fn deletes_only_webhook_audit_entries(fixture: &Fixture) {
     let counted = prune(&store, count).await;
     let deleted = prune(&store, query).await;
 
-    let without_expired = Page {
+    let without_pruned_rows = PrunedPage {
         last_id: 1,
-        has_expired: true,
-        expired: 0,
+        has_old_rows: true,
+        pruned: 0,
     };
-    assert_eq!([counted, deleted], [Some(without_expired); 2]);
+    assert_eq!([counted, deleted], [Some(without_pruned_rows); 2]);
     assert_eq!(fixture.database.logs().await.len(), 1);
 }
 
@@ -97,7 +97,7 @@ async fn deletes_no_due_deliveries(fixture: &Fixture) {
     record(&store, [uploaded("a", 10), uploaded("b", 11)]).await;
     settle_first(&store, "app").await;
     let query = delete(PrunableTable::Deliveries);
-    let count = PageQuery {
+    let count = PruneQuery {
         mode: PruneMode::Count,
         ..query
     };
@@ -135,8 +135,8 @@ async fn deletes_attempts_and_events_with_last_delivery(fixture: &Fixture) {
     assert_eq!(fixture.database.attempts().await.len(), 0);
 }
 
-fn delete(table: PrunableTable) -> PageQuery {
-    PageQuery {
+fn delete(table: PrunableTable) -> PruneQuery {
+    PruneQuery {
         table,
         after: 0,
         limit: 2,
@@ -145,20 +145,20 @@ fn delete(table: PrunableTable) -> PageQuery {
     }
 }
 
-fn after(after: i64, query: PageQuery) -> PageQuery {
-    PageQuery { after, ..query }
+fn after(after: i64, query: PruneQuery) -> PruneQuery {
+    PruneQuery { after, ..query }
 }
 
 /// Returns a page with this number of old rows.
-fn page(last_id: i64, expired: u64) -> Page {
-    Page {
+fn page(last_id: i64, pruned: u64) -> PrunedPage {
+    PrunedPage {
         last_id,
-        has_expired: expired > 0,
-        expired,
+        has_old_rows: pruned > 0,
+        pruned,
     }
 }
 
-async fn prune(store: &Store, query: PageQuery) -> Option<Page> {
+async fn prune(store: &Store, query: PruneQuery) -> Option<PrunedPage> {
     let pruning = store.retention.prune_page(&query).await;
     pruning.expect("the query succeeds")
 }
@@ -200,7 +200,7 @@ async fn settle_first(store: &Store, endpoint: &str) {
         delivery: leased[0].id,
         lease: "lease".into(),
         now: at(100),
-        outcome: LeaseOutcome::Filtered,
+        result: LeaseResult::Filtered,
     };
     let settling = store.outbox.settle(&[settlement]).await;
     assert_eq!(settling.expect("the query succeeds"), 0);

@@ -20,7 +20,7 @@ fn body(lengths: &[usize]) -> Body {
     stream(lengths.iter().map(chunk).collect())
 }
 
-async fn read(reader: &BodyReader, body: Body) -> Result<ReadBody, StatusCode> {
+async fn read(reader: &BodyReader, body: Body) -> Result<BufferedBody, StatusCode> {
     let read = reader.read(&HeaderMap::new(), body).await;
     read.map_err(|problem| problem.into_response().status())
 }
@@ -61,7 +61,7 @@ async fn rejects_truncated_body() {
 }
 
 #[tokio::test]
-async fn large_bodies_share_their_permits() {
+async fn limits_large_bodies_in_memory() {
     let reader = reader();
     let large = || body(&[SMALL_BODY_BYTES, 1]);
     let small = body(&[SMALL_BODY_BYTES]);

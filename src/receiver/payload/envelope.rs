@@ -9,7 +9,7 @@ use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Content, Report, ReportedStatus};
 
-/// The alert type of Cloudflare Images, for success and failure alike.
+/// The alert type of Cloudflare Images, for success and for failure.
 const IMAGES_ALERT: &str = "image_notification";
 
 /// The JSON pointers into an envelope. In each list, the first pointer to a value other than null is used.
@@ -23,8 +23,8 @@ pub struct Pointers {
     pub error: Vec<Pointer>,
 }
 
-/// Returns whether the body is an envelope. An alert of another product counts as one even without `data`. It is ignored, because
-/// Cloudflare would send a refused alert again.
+/// Returns whether the body is an envelope. An alert of another Cloudflare product is an envelope even without `data`. The
+/// service ignores such an alert, and does not refuse it: Cloudflare would send a refused alert again.
 pub(super) fn is_envelope(fields: &Fields<'_>) -> bool {
     let has_data = fields.get("data").is_some_and(Value::is_object);
     let is_notification = ["ts", "alert_type", "policy_id", "name"]

@@ -56,15 +56,16 @@ fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), Payload
     reason = "the ranges are checked, and the numbers are whole"
 )]
 fn jsonb_number(number: f64) -> Option<Number> {
-    const SHORTEST_WITH_EXPONENT: f64 = 1e16;
+    // `serde_json` writes an exponent from this number on.
+    const MIN_WITH_EXPONENT: f64 = 1e16;
     const U64_END: f64 = 18_446_744_073_709_551_616.0;
     const I64_START: f64 = -9_223_372_036_854_775_808.0;
 
     if number == 0.0 {
         Number::from_f64(0.0)
-    } else if (SHORTEST_WITH_EXPONENT..U64_END).contains(&number) {
+    } else if (MIN_WITH_EXPONENT..U64_END).contains(&number) {
         Some(Number::from(number as u64))
-    } else if (I64_START..=-SHORTEST_WITH_EXPONENT).contains(&number) {
+    } else if (I64_START..=-MIN_WITH_EXPONENT).contains(&number) {
         Some(Number::from(number as i64))
     } else {
         None

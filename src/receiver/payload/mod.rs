@@ -1,7 +1,7 @@
 //! Parses the body of an authenticated request into the content of a notification.
 //!
-//! A body has one of four shapes, and its fields must follow rules. Unknown fields are ignored. A field with `null` counts as
-//! absent.
+//! A body has one of four shapes: a test message, an envelope, an event or a flat report. Its fields must follow rules.
+//! Unknown fields are ignored. A field with `null` counts as absent.
 
 mod envelope;
 mod error;

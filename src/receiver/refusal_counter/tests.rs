@@ -18,7 +18,7 @@ fn counts(counter: &RefusalCounter) -> Vec<(i64, String, i64)> {
     let mut counts: Vec<_> = counts
         .by_key
         .iter()
-        .map(|(who, count)| (who.minute, who.network.clone(), *count))
+        .map(|(key, count)| (key.minute, key.network.clone(), *count))
         .collect();
     counts.sort();
     counts
@@ -72,7 +72,7 @@ fn limits_networks_without_losing_counts() {
 }
 
 #[test]
-fn long_flood_adds_20_rows_per_minute() {
+fn long_flood_adds_few_rows_per_minute() {
     let counter = counter();
 
     for minute in 0..10 {
@@ -81,31 +81,31 @@ fn long_flood_adds_20_rows_per_minute() {
         let mut counts = counter.lock();
         let rows = counts
             .by_key
-            .extract_if(|who, _| who.minute < before)
+            .extract_if(|key, _| key.minute < before)
             .count();
 
-        let of_networks = if minute == 0 {
+        let own_rows = if minute == 0 {
             MAX_NETWORKS
         } else {
             NETWORKS_PER_MINUTE
         };
-        assert_eq!(rows, of_networks + 1, "minute {minute}");
+        assert_eq!(rows, own_rows + 1, "minute {minute}");
     }
 }
 
 #[test]
-fn quiet_hour_restores_network_limit() {
+fn quiet_hour_restores_network_budget() {
     let counter = counter();
 
     for minute in [0, 1, 61] {
         flood(&counter, 60 * minute, 2000);
         let rows = counter.lock().by_key.drain().count();
 
-        let of_networks = if minute == 1 {
+        let own_rows = if minute == 1 {
             NETWORKS_PER_MINUTE
         } else {
             MAX_NETWORKS
         };
-        assert_eq!(rows, of_networks + 1, "minute {minute}");
+        assert_eq!(rows, own_rows + 1, "minute {minute}");
     }
 }

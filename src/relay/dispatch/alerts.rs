@@ -59,7 +59,7 @@ impl Alerts {
     ) -> Option<Alert> {
         self.policy
             .reports_failed_deliveries
-            .then(|| alert_notice(ON_FAILURE, "delivery_failed", failed, now))
+            .then(|| new_alert(ON_FAILURE, "delivery_failed", failed, now))
     }
 
     /// Returns the alert about a change of an endpoint's health, if one is due. An endpoint is failing
@@ -84,11 +84,11 @@ impl Alerts {
             consecutive_failures,
             error,
         };
-        Some(alert_notice(ALERTS, event, &about, now))
+        Some(new_alert(ALERTS, event, &about, now))
     }
 }
 
-fn alert_notice(
+fn new_alert(
     endpoint: &'static str,
     event: &'static str,
     about: impl Serialize,

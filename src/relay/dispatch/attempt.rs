@@ -17,7 +17,7 @@ use crate::relay::endpoint::Endpoint;
 use crate::relay::payload::{BuildError, Built};
 use crate::relay::transport::{Message, SendOutcome};
 use crate::store::{
-    Alert, Attempted, LeaseOutcome, LeasedDelivery, NewAttempt, Outbox, Settlement, Verdict,
+    Alert, FinishedAttempt, LeaseResult, LeasedDelivery, NewAttempt, NextState, Outbox, Settlement,
 };
 use crate::telemetry::chain;
 
@@ -51,7 +51,7 @@ impl AttemptRunner {
             delivery: leased.id,
             lease,
             now: self.clock.now(),
-            outcome: LeaseOutcome::Released {
+            result: LeaseResult::Released {
                 earlier_attempts: leased.attempts,
             },
         }
@@ -64,13 +64,13 @@ impl AttemptRunner {
         let attempt = leased.attempts.saturating_add(1);
         let event_id = leased.event_id;
         let builder = &self.endpoint.message_builder;
-        let (body, sent) = match builder.build(leased.payload, leased.model).await {
+        let (body, sent_payload) = match builder.build(leased.payload, leased.model).await {
             Ok(Built::Filtered) => {
                 return Settlement {
                     delivery,
                     lease,
                     now: self.clock.now(),
-                    outcome: LeaseOutcome::Filtered,
+                    result: LeaseResult::Filtered,
                 };
             }
             Ok(Built::Unchanged(text)) => (Ok(Bytes::from(text)), None),
@@ -80,7 +80,7 @@ impl AttemptRunner {
         let call = self.call(event_id, attempt, body).await;
         let duration = started.elapsed();
         let now = self.clock.now();
-        let (verdict, alerts) = self.conclude(&call, now).await;
+        let (next_state, alerts) = self.conclude(&call, now).await;
         let attempt = NewAttempt {
             number: call.attempt,
             started_at,
@@ -92,10 +92,10 @@ impl AttemptRunner {
             delivery,
             lease,
             now,
-            outcome: LeaseOutcome::Attempted(Attempted {
+            result: LeaseResult::Attempted(FinishedAttempt {
                 attempt,
-                verdict,
-                sent,
+                next_state,
+                sent_payload,
                 alerts,
             }),
         }
@@ -128,27 +128,27 @@ impl AttemptRunner {
         }
     }
 
-    /// Decides about the delivery after a call. Returns the verdict and the alerts that are due.
-    async fn conclude(&self, call: &Call, now: Timestamp) -> (Verdict, Vec<Alert>) {
+    /// Decides about the delivery after a call. Returns its next state and the alerts that are due.
+    async fn conclude(&self, call: &Call, now: Timestamp) -> (NextState, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
             .next(call.attempt, outcome.result, random::fraction());
         let transition = self.record(call, decision);
         let mut alerts = Vec::new();
-        let verdict = match decision {
-            RetryDecision::Delivered => Verdict::Delivered,
+        let next_state = match decision {
+            RetryDecision::Delivered => NextState::Delivered,
             RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
-                Verdict::RetryAt(now.saturating_add(wait))
+                NextState::RetryAt(now.saturating_add(wait))
             }
             RetryDecision::Pause => {
                 self.pause(call, now).await;
-                Verdict::RetryAt(now)
+                NextState::RetryAt(now)
             }
             RetryDecision::Fail => {
                 alerts.extend(self.fail(call, now));
-                Verdict::Failed
+                NextState::Failed
             }
         };
         if let Some(transition) = transition {
@@ -156,7 +156,7 @@ impl AttemptRunner {
             let alert = self.alerts.on_health_change(transition, name, error, now);
             alerts.extend(alert);
         }
-        (verdict, alerts)
+        (next_state, alerts)
     }
 
     /// Records the call in the circuit breaker. Records nothing if the message could not be built, because the endpoint was not

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::throttle::RelayThrottle;
-use crate::store::{LeaseOutcome, Outbox, Settlement, StoreError, Verdict};
+use crate::store::{LeaseResult, NextState, Outbox, Settlement, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics};
 
@@ -122,15 +122,15 @@ impl Settler {
 
     fn count(&self, settlements: &[Settlement]) {
         for settlement in settlements {
-            let attempted = match &settlement.outcome {
-                LeaseOutcome::Attempted(attempted) => attempted,
-                LeaseOutcome::Filtered | LeaseOutcome::Released { .. } => continue,
+            let attempted = match &settlement.result {
+                LeaseResult::Attempted(attempted) => attempted,
+                LeaseResult::Filtered | LeaseResult::Released { .. } => continue,
             };
             self.metrics.attempts.inc();
-            match attempted.verdict {
-                Verdict::Delivered => self.count_ended(&DELIVERED),
-                Verdict::Failed => self.count_ended(&FAILED),
-                Verdict::RetryAt(_) => {}
+            match attempted.next_state {
+                NextState::Delivered => self.count_ended(&DELIVERED),
+                NextState::Failed => self.count_ended(&FAILED),
+                NextState::RetryAt(_) => {}
             }
         }
     }

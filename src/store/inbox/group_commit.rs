@@ -34,16 +34,16 @@ use crate::telemetry::metrics::InboxMetrics;
 pub struct GroupCommitLimits {
     /// The number of writers. Each has one transaction at a time. Calls about the same image use the same writer.
     pub writers: usize,
-    /// The most calls that wait for one writer. Further calls fail with [`StoreError::QueueFull`].
+    /// The maximum number of calls that wait for one writer. Further calls fail with [`StoreError::QueueFull`].
     pub queue: usize,
-    /// The most calls in one transaction.
+    /// The maximum number of calls in one transaction.
     pub batch: usize,
     /// The longest time that a call waits in the queue. Later it fails with [`StoreError::QueueTimeout`].
     pub max_wait: Duration,
 }
 
-/// The size in bytes of payloads from which a batch takes no more calls. It holds thousands of Cloudflare's payloads, and is far
-/// below the limits of a statement.
+/// The size of a batch from which it takes no more calls: the bytes of its bodies. A batch of this size holds thousands of
+/// Cloudflare's bodies, and is far below the limits of a statement.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An inbox that records in batches.
@@ -133,7 +133,7 @@ pub struct Writer {
     inbox: Arc<dyn Inbox>,
     calls: mpsc::Receiver<Call>,
     limits: GroupCommitLimits,
-    /// The most calls in the next batch. After a batch that timed out, it is lower than the limit.
+    /// The maximum number of calls in the next batch. After a batch that timed out, it is lower than the limit.
     max_calls: usize,
     metrics: InboxMetrics,
 }

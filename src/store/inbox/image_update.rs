@@ -33,7 +33,7 @@ pub(in crate::store) struct ChangedImage {
     changed_json: ChangedJson,
 }
 
-/// The JSON columns that the batch changed. The others are not written, so the text of another program stays unchanged.
+/// The JSON columns that the batch changed. The others are not written, so a text that another program wrote stays unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 struct ChangedJson {
     variants: bool,
@@ -166,7 +166,8 @@ impl ChangedImage {
     }
 }
 
-/// The stored text of a JSON column, while its detail has the canonical form for comparison.
+/// The stored text of a JSON column, and its canonical form. During the transition the detail has the canonical form, because the
+/// transition compares values.
 ///
 /// Only columns that the report names are converted: the conversion costs time, and the canonical form can differ from the stored
 /// text.

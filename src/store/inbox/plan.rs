@@ -1,5 +1,5 @@
-//! The plan of a batch: the rows to write, given its notifications and the current rows. Pure code, so both databases decide
-//! alike.
+//! The plan of a batch: the rows to write, given its notifications and the current rows. This code is pure, so the decisions do
+//! not depend on the database.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -43,8 +43,8 @@ pub(in crate::store) struct WritePlan {
     pub(in crate::store) events: Vec<PendingEvent>,
 }
 
-/// Decides the notifications one after another. Each sees the rows as the earlier ones left them. `at` is the time of the
-/// changes; `None` means the receipt of each notification.
+/// Decides the outcome of each notification, one after another. Each sees the rows as the earlier ones left them. `at` is the time
+/// of the changes; `None` means the time of receipt of each notification.
 pub(in crate::store) fn decide(
     notifications: &[Arc<Notification>],
     snapshot: Snapshot,
@@ -61,8 +61,10 @@ pub(in crate::store) fn decide(
     for notification in notifications {
         let at = at.unwrap_or(notification.received_at);
         match &notification.content {
-            Content::TestMessage => plan.log(notification, Outcome::Test, at, wanted),
-            Content::OtherAlert => plan.log(notification, Outcome::Ignored, at, wanted),
+            Content::TestMessage => plan.add_without_image(notification, Outcome::Test, at, wanted),
+            Content::OtherAlert => {
+                plan.add_without_image(notification, Outcome::Ignored, at, wanted)
+            }
             Content::Invalid(invalid) => {
                 plan.reject(
                     RejectionReason::InvalidPayload,
@@ -109,8 +111,8 @@ fn image_updates(
 }
 
 impl WritePlan {
-    /// Adds a notification that has no image.
-    fn log(
+    /// Adds the outcome and the audit log entry of a notification that has no image.
+    fn add_without_image(
         &mut self,
         notification: &Notification,
         outcome: Outcome,
@@ -126,7 +128,7 @@ impl WritePlan {
     }
 
     fn add_entry(&mut self, entry: Option<AuditEntry>, at: Timestamp, wanted: WantedEvents) {
-        if entry.is_some() && wanted.log_created() {
+        if entry.is_some() && wanted.contains_log_created() {
             let event = PendingEvent::log_created(self.entries.len(), at);
             self.events.push(event);
         }

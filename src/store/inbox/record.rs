@@ -93,7 +93,7 @@ async fn lookup(
     let (Some(first), false) = (notifications.first(), ids.is_empty()) else {
         return Ok(Snapshot::default());
     };
-    let columns = if policy.router.wanted().any_image_event() {
+    let columns = if policy.router.wanted().contains_any_image_event() {
         ColumnSet::StateAndExtra
     } else {
         ColumnSet::State
@@ -132,7 +132,7 @@ async fn insert_and_lock(
     let insertable: Vec<&str> = insertable.map(|id| id.as_str()).collect();
     let mut inserted = HashSet::new();
     let mut locked = Vec::new();
-    // Twice: a row that another transaction deletes may exist at the insertion, and be gone when its lock is granted.
+    // Two rounds, because another transaction may delete a row between the insertion and the lock.
     for _ in 0..2 {
         // The first insertion takes place before any lock, in the order of the ids. So two replicas that insert the same ids
         // cannot deadlock. The second insertion can deadlock; then each notification is recorded alone.
@@ -157,7 +157,7 @@ async fn already_logged(
 ) -> Result<HashSet<(CloudflareId, Json)>, OperationError> {
     if notifications
         .iter()
-        .all(|notification| undated_image(notification).is_none())
+        .all(|notification| image_of_undated_report(notification).is_none())
     {
         return Ok(HashSet::new());
     }
@@ -168,7 +168,7 @@ async fn already_logged(
     let (reports, payloads): (Vec<_>, Vec<_>) = notifications
         .iter()
         .filter_map(|notification| {
-            let cloudflare_id = undated_image(notification)?;
+            let cloudflare_id = image_of_undated_report(notification)?;
             let report = UndatedReport {
                 image_id: *image_ids.get(cloudflare_id)?,
                 cloudflare_id,
@@ -188,8 +188,8 @@ async fn already_logged(
     Ok(found.collect())
 }
 
-/// Returns the image of the notification, if it is an undated report.
-fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
+/// Returns the image of the notification, if it is a report without a time.
+fn image_of_undated_report(notification: &Notification) -> Option<&CloudflareId> {
     match &notification.content {
         Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
         Content::Report(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
@@ -198,8 +198,8 @@ fn undated_image(notification: &Notification) -> Option<&CloudflareId> {
     }
 }
 
-/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or policy of the database suppressed a row: an
-/// answer of 200 would be false.
+/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or a row-level security policy suppressed a row.
+/// Otherwise the response 200 would be wrong.
 async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,
@@ -209,9 +209,9 @@ async fn write(
     if changed.is_empty() && entries.is_empty() {
         return Ok(WriteResult::default());
     }
-    let with_entry_ids = policy.router.wanted().log_created();
+    let with_entry_ids = policy.router.wanted().contains_log_created();
     let written = tx.write_images(changed, entries, with_entry_ids).await?;
-    if written.images != changed.len() as u64 {
+    if written.updated_images != changed.len() as u64 {
         return Err(rows_suppressed("cloudflare_images"));
     }
     if with_entry_ids && written.entry_ids.len() != entries.len() {

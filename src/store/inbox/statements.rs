@@ -101,7 +101,7 @@ impl ColumnSet {
 #[derive(Default)]
 pub(in crate::store) struct WriteResult {
     /// The number of updated images.
-    pub(in crate::store) images: u64,
+    pub(in crate::store) updated_images: u64,
     /// The row ids of the new audit log entries in their order; empty if not requested.
     pub(in crate::store) entry_ids: Vec<i64>,
 }

@@ -132,7 +132,7 @@ pub(in crate::store) enum PendingEvent {
 }
 
 impl PendingEvent {
-    /// Returns the pending event of an audit log entry of the batch.
+    /// Returns the pending event about an entry that the batch adds to the audit log.
     pub(in crate::store) fn log_created(entry_index: usize, at: Timestamp) -> Self {
         Self::AuditLog {
             event_id: events::new_id(),

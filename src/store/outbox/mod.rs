@@ -63,7 +63,7 @@ pub trait DeliveryCatalog: Send + Sync {
 pub struct Claim<'a> {
     /// The endpoint's name.
     pub endpoint: &'a str,
-    /// The most deliveries to lease.
+    /// The maximum number of deliveries to lease.
     pub limit: usize,
     /// True to lease a delivery only when all earlier ones about the same image are complete.
     pub ordered: bool,
@@ -100,14 +100,14 @@ pub struct Settlement {
     /// The time of the result.
     pub now: Timestamp,
     /// The result.
-    pub outcome: LeaseOutcome,
+    pub result: LeaseResult,
 }
 
-/// The outcome of the work under a lease.
+/// The result of the work under a lease.
 #[derive(Debug, Clone)]
-pub enum LeaseOutcome {
+pub enum LeaseResult {
     /// An attempt was made.
-    Attempted(Attempted),
+    Attempted(FinishedAttempt),
     /// The endpoint's settings exclude the event. Final, without an attempt.
     Filtered,
     /// No attempt was made. The delivery is due again at once.
@@ -117,22 +117,22 @@ pub enum LeaseOutcome {
     },
 }
 
-/// An attempt and its consequences.
+/// An attempt that has ended, with its effects.
 #[derive(Debug, Clone)]
-pub struct Attempted {
+pub struct FinishedAttempt {
     /// The attempt.
     pub attempt: NewAttempt,
-    /// The delivery's next state.
-    pub verdict: Verdict,
+    /// The state of the delivery after the attempt.
+    pub next_state: NextState,
     /// The payload that was sent, if it differs from the event's payload.
-    pub sent: Option<String>,
+    pub sent_payload: Option<String>,
     /// The alerts that are written in the same transaction.
     pub alerts: Vec<Alert>,
 }
 
-/// The state of a delivery after an attempt.
+/// The state that an attempt gives to its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum NextState {
     /// The endpoint accepted the event. Final.
     Delivered,
     /// The attempt failed, and the next one is due at this time.
@@ -248,31 +248,31 @@ pub struct EndpointState {
 }
 
 impl Settlement {
-    /// Returns the delivery's next status.
+    /// Returns the status of the delivery after this settlement.
     pub(super) fn status(&self) -> DeliveryStatus {
-        match &self.outcome {
-            LeaseOutcome::Attempted(attempted) => match attempted.verdict {
-                Verdict::Delivered => DeliveryStatus::Delivered,
-                Verdict::RetryAt(_) => DeliveryStatus::Retrying,
-                Verdict::Failed => DeliveryStatus::Failed,
+        match &self.result {
+            LeaseResult::Attempted(attempted) => match attempted.next_state {
+                NextState::Delivered => DeliveryStatus::Delivered,
+                NextState::RetryAt(_) => DeliveryStatus::Retrying,
+                NextState::Failed => DeliveryStatus::Failed,
             },
-            LeaseOutcome::Filtered => DeliveryStatus::Filtered,
-            LeaseOutcome::Released {
+            LeaseResult::Filtered => DeliveryStatus::Filtered,
+            LeaseResult::Released {
                 earlier_attempts: 0,
             } => DeliveryStatus::Pending,
-            LeaseOutcome::Released { .. } => DeliveryStatus::Retrying,
+            LeaseResult::Released { .. } => DeliveryStatus::Retrying,
         }
     }
 
     /// Returns the time of the next attempt, unless the status is final.
     pub(super) fn due_at(&self) -> Option<Timestamp> {
-        match &self.outcome {
-            LeaseOutcome::Attempted(attempted) => match attempted.verdict {
-                Verdict::RetryAt(due_at) => Some(due_at),
-                Verdict::Delivered | Verdict::Failed => None,
+        match &self.result {
+            LeaseResult::Attempted(attempted) => match attempted.next_state {
+                NextState::RetryAt(due_at) => Some(due_at),
+                NextState::Delivered | NextState::Failed => None,
             },
-            LeaseOutcome::Filtered => None,
-            LeaseOutcome::Released { .. } => Some(self.now),
+            LeaseResult::Filtered => None,
+            LeaseResult::Released { .. } => Some(self.now),
         }
     }
 
@@ -297,8 +297,8 @@ impl Settlement {
     }
 
     /// Returns the payload that was sent, if it differs from the event's payload.
-    pub(super) fn sent(&self) -> Option<&str> {
-        self.attempted()?.sent.as_deref()
+    pub(super) fn sent_payload(&self) -> Option<&str> {
+        self.attempted()?.sent_payload.as_deref()
     }
 
     /// Returns the alerts that are written in the same transaction.
@@ -307,10 +307,10 @@ impl Settlement {
             .map_or(&[], |attempted| attempted.alerts.as_slice())
     }
 
-    fn attempted(&self) -> Option<&Attempted> {
-        match &self.outcome {
-            LeaseOutcome::Attempted(attempted) => Some(attempted),
-            LeaseOutcome::Filtered | LeaseOutcome::Released { .. } => None,
+    fn attempted(&self) -> Option<&FinishedAttempt> {
+        match &self.result {
+            LeaseResult::Attempted(attempted) => Some(attempted),
+            LeaseResult::Filtered | LeaseResult::Released { .. } => None,
         }
     }
 }

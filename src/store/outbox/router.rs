@@ -22,7 +22,7 @@ pub(in crate::store) struct EventRouter {
     wakeups: HashMap<String, Arc<Notify>>,
 }
 
-/// The events that at least one endpoint wants. Others are not created.
+/// The events that at least one endpoint wants. The store creates no other events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::store) struct WantedEvents {
     by_model_and_kind: [[bool; EventKind::ALL.len()]; Model::ALL.len()],
@@ -35,13 +35,13 @@ impl WantedEvents {
     }
 
     /// Returns whether any endpoint wants image events that a notification can cause.
-    pub(in crate::store) fn any_image_event(self) -> bool {
+    pub(in crate::store) fn contains_any_image_event(self) -> bool {
         self.contains(Model::Image, EventKind::Created)
             || self.contains(Model::Image, EventKind::Updated)
     }
 
     /// Returns whether any endpoint wants events about new audit log entries.
-    pub(in crate::store) fn log_created(self) -> bool {
+    pub(in crate::store) fn contains_log_created(self) -> bool {
         self.contains(Model::ImageLog, EventKind::Created)
     }
 
@@ -194,8 +194,8 @@ impl EventRouter {
                 .any(|delivery| delivery.endpoint == endpoint)
         };
         let wakeups = self.wakeups.iter();
-        let wanted = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
-        Wakeups(wanted.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
+        let woken = wakeups.filter(|(endpoint, _)| has_delivery(endpoint));
+        Wakeups(woken.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
     }
 
     /// Returns the wake-up of each endpoint.

@@ -14,7 +14,7 @@ pub(super) use super::session::Postgres as Backend;
 pub(super) use sqlx::PgConnection as Connection;
 pub(super) use sqlx::postgres::PgRow as Row;
 
-/// The statement of [`Catalog::add`](crate::store::Catalog::add). Postgres needs the cast to `jsonb`.
+/// The statement of [`ImageCatalog::add`](crate::store::ImageCatalog::add). Postgres needs the cast to `jsonb`.
 pub(super) const CATALOG_ADD: &str = "-- catalog_add
      INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
      VALUES ($1, $2, $3, $4::jsonb, $5, $5)

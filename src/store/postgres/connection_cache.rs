@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::store::session::GuardedConnection;
 
-/// The longest time that a connection stays out of the pool. The pool can end an old connection only when it returns.
+/// The longest time that a connection stays out of the pool. Only the pool replaces connections that reach their lifetime.
 const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// A cache of connections whose last use succeeded.

@@ -162,14 +162,17 @@ impl ImageStatements for PgConnection {
             .bind(column(entries, |entry| entry.data.as_str()))
             .bind(column(entries, |entry| bind_time(entry.timestamp)));
         if !with_entry_ids {
-            let images = query.execute(self).await?.rows_affected();
+            let updated_images = query.execute(self).await?.rows_affected();
             let entry_ids = Vec::new();
-            return Ok(WriteResult { images, entry_ids });
+            return Ok(WriteResult {
+                updated_images,
+                entry_ids,
+            });
         }
         let row = query.fetch_one(self).await?;
         let updated: i64 = row.try_get("updated")?;
         Ok(WriteResult {
-            images: updated.unsigned_abs(),
+            updated_images: updated.unsigned_abs(),
             entry_ids: row.try_get("logged")?,
         })
     }

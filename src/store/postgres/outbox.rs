@@ -13,8 +13,8 @@ use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
-/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk, because a lease
-/// that a power failure loses is claimed again.
+/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk: if a power
+/// failure loses a lease, its delivery is leased again.
 pub(super) async fn claim(
     backend: &Postgres,
     claim: &Claim<'_>,
@@ -136,7 +136,7 @@ pub(super) async fn settle(
     .bind(column(settlements, |settlement| attempt(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
-    .bind(column(settlements, |settlement| settlement.sent()))
+    .bind(column(settlements, |settlement| settlement.sent_payload()))
     .execute(connection)
     .await?
     .rows_affected();

@@ -11,7 +11,7 @@ use crate::store::session::OperationError;
 
 /// Adds counts of refused requests to the stored counts. The rows are sorted, so replicas cannot deadlock. They are grouped,
 /// because one statement cannot update a row twice.
-pub(super) async fn count(
+pub(super) async fn add_refusals(
     connection: &mut PgConnection,
     counts: &[RefusalCount],
 ) -> Result<(), OperationError> {
@@ -53,18 +53,18 @@ impl RejectionStatements for PgConnection {
                  UNNEST($6::text[]), UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::bytea[]), UNNEST($10::integer[]),
                  UNNEST($11::text[]), UNNEST($12::timestamptz[])",
         )
-        .bind(column(rejections, |entry| bind_time(entry.received_at)))
-        .bind(column(rejections, |entry| i32::from(entry.reason.http_status())))
-        .bind(column(rejections, |entry| entry.reason.name()))
-        .bind(column(rejections, |entry| entry.problem.as_str()))
-        .bind(column(rejections, |entry| entry.request_info.scheme.as_str()))
-        .bind(column(rejections, |entry| entry.request_info.client_address.as_str()))
-        .bind(column(rejections, |entry| entry.request_info.request_id.as_str()))
-        .bind(column(rejections, |entry| entry.cloudflare_id.as_ref().map(CloudflareId::as_str)))
-        .bind(column(rejections, |entry| entry.body.as_slice()))
-        .bind(column(rejections, |entry| entry.body_bytes))
-        .bind(column(rejections, |entry| entry.state.name()))
-        .bind(column(rejections, |entry| entry.parked_at().map(bind_time)))
+        .bind(column(rejections, |rejection| bind_time(rejection.received_at)))
+        .bind(column(rejections, |rejection| i32::from(rejection.reason.http_status())))
+        .bind(column(rejections, |rejection| rejection.reason.name()))
+        .bind(column(rejections, |rejection| rejection.problem.as_str()))
+        .bind(column(rejections, |rejection| rejection.request_info.scheme.as_str()))
+        .bind(column(rejections, |rejection| rejection.request_info.client_address.as_str()))
+        .bind(column(rejections, |rejection| rejection.request_info.request_id.as_str()))
+        .bind(column(rejections, |rejection| rejection.cloudflare_id.as_ref().map(CloudflareId::as_str)))
+        .bind(column(rejections, |rejection| rejection.body.as_slice()))
+        .bind(column(rejections, |rejection| rejection.body_bytes))
+        .bind(column(rejections, |rejection| rejection.state.name()))
+        .bind(column(rejections, |rejection| rejection.parked_at().map(bind_time)))
         .execute(self)
         .await?;
         Ok(())

@@ -272,7 +272,7 @@ fn is_connection_lost(error: &sqlx::Error) -> bool {
 }
 
 /// Classifies an error by its code (Postgres documentation, appendix A). Any other code may concern a single row: an app's
-/// trigger can raise all codes.
+/// trigger can raise any code.
 fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     const SYSTEMIC: [&str; 7] = [
         "08",    // connection exception

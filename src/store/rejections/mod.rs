@@ -15,7 +15,7 @@ use crate::domain::timestamp::Timestamp;
 #[async_trait]
 pub trait Rejections: Send + Sync {
     /// Reads the next page of parked notifications, and returns those whose image has a row now. Returns `None` if no parked
-    /// notification follows; this is cheap.
+    /// notification follows. A partial index makes this fast.
     async fn parked_page(&self, query: &ParkedQuery) -> Result<Option<ParkedPage>, StoreError>;
 
     /// Records rejected notifications as the inbox does, and marks their rejections as applied, in one transaction. Returns the
@@ -30,17 +30,17 @@ pub trait Rejections: Send + Sync {
     /// Parks a rejection until this image has a row. Does nothing if it is already applied.
     async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Expires parked rejections that were parked before `since`. They become `stored`. Only ids above `after` and up to `last`
-    /// are considered.
+    /// Expires rejections that were parked before the time `parked_before`. They become `stored`. Only ids above `after` and up to
+    /// `last` are considered.
     async fn expire_parked(
         &self,
         after: i64,
         last: i64,
-        since: Timestamp,
+        parked_before: Timestamp,
     ) -> Result<(), StoreError>;
 
     /// Adds counts of refused requests to the stored counts.
-    async fn count(&self, counts: &[RefusalCount]) -> Result<(), StoreError>;
+    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<(), StoreError>;
 
     /// Records a failed attempt to apply a parked notification. After 20 failed attempts its state becomes `failed`.
     async fn record_failure(&self, id: i64, error: &str, now: Timestamp) -> Result<(), StoreError>;
@@ -77,14 +77,14 @@ pub struct ParkedQuery {
     pub since: Timestamp,
     /// True to skip notifications whose sender was not authenticated.
     pub authenticated_only: bool,
-    /// The most rows in the page.
+    /// The maximum number of rows in the page.
     pub limit: u32,
 }
 
-/// The most bytes of a body that are stored. Cloudflare's bodies are far smaller.
+/// The maximum number of bytes of a body that are stored. Cloudflare's bodies are far smaller.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// The most failed attempts to apply a parked notification. The attempts are some seconds apart.
+/// The maximum number of failed attempts to apply a parked notification. The attempts are some seconds apart.
 pub(super) const MAX_ATTEMPTS: i32 = 20;
 
 /// A new row of `webhook_rejections`.
@@ -193,7 +193,7 @@ impl From<&RequestInfo> for StoredRequestInfo {
     }
 }
 
-/// A row of `webhook_rejections`.
+/// A row of `webhook_rejections`: one rejection, or a count of the refused requests in a minute (state `counted`).
 #[derive(Debug, Clone)]
 pub struct Rejection {
     /// The row's id.
@@ -250,8 +250,8 @@ impl Rejection {
 pub struct ParkedPage {
     /// The id of the last row of the page.
     pub last_id: i64,
-    /// True if any row of the page has expired.
-    pub has_expired: bool,
+    /// True if the page has rows that have expired.
+    pub has_expired_rows: bool,
     /// The rejections of the page that can be applied now.
     pub rejections: Vec<Rejection>,
 }

@@ -7,7 +7,7 @@ use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
-use crate::store::catalog::{Catalog, DeleteOutcome, InsertOutcome};
+use crate::store::catalog::{AddResult, DeleteResult, ImageCatalog};
 use crate::store::error::StoreError;
 use crate::store::inbox::record::{add_to_outbox, rows_suppressed};
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
@@ -16,40 +16,36 @@ use crate::store::outbox::router::Wakeups;
 use crate::store::session::TransactionMode;
 
 #[async_trait]
-impl Catalog for Backend {
-    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<InsertOutcome, StoreError> {
+impl ImageCatalog for Backend {
+    async fn add(&self, image: &NewImage, now: Timestamp) -> Result<AddResult, StoreError> {
         let router = &self.policy.router;
-        self.transaction(
-            "registering an image",
-            TransactionMode::Durable,
-            async |tx| {
-                let inserted = sqlx::query(CATALOG_ADD)
-                    .bind(image.cloudflare_id.as_str())
-                    .bind(&image.filename)
-                    .bind(&image.creator)
-                    .bind(image.metadata.as_str())
-                    .bind(bind_time(now))
-                    .execute(&mut *tx)
-                    .await?
-                    .rows_affected();
-                if inserted == 0 {
-                    return Ok((InsertOutcome::Exists, Wakeups::default()));
+        self.transaction("adding an image", TransactionMode::Durable, async |tx| {
+            let inserted = sqlx::query(CATALOG_ADD)
+                .bind(image.cloudflare_id.as_str())
+                .bind(&image.filename)
+                .bind(&image.creator)
+                .bind(image.metadata.as_str())
+                .bind(bind_time(now))
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+            if inserted == 0 {
+                return Ok((AddResult::Exists, Wakeups::default()));
+            }
+            let mut events = Vec::new();
+            if router.wanted().contains(Model::Image, EventKind::Created) {
+                let ids = [image.cloudflare_id.as_str()];
+                for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
+                    events.push(NewEvent::image_created(image.decode()?.row(), now));
                 }
-                let mut events = Vec::new();
-                if router.wanted().contains(Model::Image, EventKind::Created) {
-                    let ids = [image.cloudflare_id.as_str()];
-                    for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
-                        events.push(NewEvent::image_created(image.decode()?.row(), now));
-                    }
-                }
-                let wakeups = add_to_outbox(tx, &events, router).await?;
-                Ok((InsertOutcome::Inserted, wakeups))
-            },
-        )
+            }
+            let wakeups = add_to_outbox(tx, &events, router).await?;
+            Ok((AddResult::Added, wakeups))
+        })
         .await
     }
 
-    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteOutcome, StoreError> {
+    async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteResult, StoreError> {
         let router = &self.policy.router;
         self.transaction("deleting an image", TransactionMode::Durable, async |tx| {
             let is_wanted = router.wanted().contains(Model::Image, EventKind::Deleted);
@@ -60,7 +56,7 @@ impl Catalog for Backend {
             };
             // The row is read under a lock, so the event shows exactly the row that is deleted.
             let Some(image) = tx.lock_images(&[id.as_str()], columns).await?.pop() else {
-                return Ok((DeleteOutcome::NotFound, Wakeups::default()));
+                return Ok((DeleteResult::NotFound, Wakeups::default()));
             };
             let mut events = Vec::new();
             if is_wanted {
@@ -70,7 +66,7 @@ impl Catalog for Backend {
                 return Err(rows_suppressed("cloudflare_images"));
             }
             let wakeups = add_to_outbox(tx, &events, router).await?;
-            Ok((DeleteOutcome::Deleted, wakeups))
+            Ok((DeleteResult::Deleted, wakeups))
         })
         .await
     }

@@ -1,4 +1,4 @@
-//! Parking, applying and expiring rejections, mounted into each backend (see [`super`]).
+//! The rejections: parking, applying, expiring and counting, mounted into each backend (see [`super`]).
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::store::session::{OperationError, TransactionMode};
 
 #[async_trait]
 impl Rejections for Backend {
-    /// Each of the two statements reads at most `limit` rows, no matter how long the backlog is.
+    /// Each of the two statements reads at most `limit` rows, no matter how many notifications are parked.
     async fn parked_page(&self, query: &ParkedQuery) -> Result<Option<ParkedPage>, StoreError> {
         self.read("finding parked notifications", async |connection| {
-            let (last_id, has_expired): (Option<i64>, bool) = sqlx::query_as(
+            let (last_id, has_expired_rows): (Option<i64>, bool) = sqlx::query_as(
                 "-- rejections_parked
                  SELECT max(id), count(*) FILTER (WHERE parked_at < $3) > 0
                  FROM (SELECT id, parked_at FROM webhook_rejections WHERE state = 'parked' AND id > $1 ORDER BY id LIMIT $2) AS page",
@@ -57,7 +57,7 @@ impl Rejections for Backend {
             .collect();
             Ok(Some(ParkedPage {
                 last_id,
-                has_expired,
+                has_expired_rows,
                 rejections: rejections?,
             }))
         })
@@ -99,7 +99,7 @@ impl Rejections for Backend {
         &self,
         after: i64,
         last: i64,
-        since: Timestamp,
+        parked_before: Timestamp,
     ) -> Result<(), StoreError> {
         self.write("expiring parked notifications", async |connection| {
             sqlx::query(
@@ -108,7 +108,7 @@ impl Rejections for Backend {
             )
             .bind(after)
             .bind(last)
-            .bind(bind_time(since))
+            .bind(bind_time(parked_before))
             .execute(connection)
             .await?;
             Ok(())
@@ -116,15 +116,15 @@ impl Rejections for Backend {
         .await
     }
 
-    async fn count(&self, counts: &[RefusalCount]) -> Result<(), StoreError> {
+    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<(), StoreError> {
         self.write("counting refused requests", async |connection| {
-            rejection_statements::count(connection, counts).await
+            rejection_statements::add_refusals(connection, counts).await
         })
         .await
     }
 
     async fn record_failure(&self, id: i64, error: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.write("recording a failed notification", async |connection| {
+        self.write("recording a failed attempt", async |connection| {
             sqlx::query(
                 "-- rejections_record_failure
                  UPDATE webhook_rejections

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::columns::{Backend, Connection, RETENTION_DELIVERIES_DELETE, bind_time};
 use crate::store::audit_log::is_webhook_event;
 use crate::store::error::StoreError;
-use crate::store::retention::{Page, PageQuery, PrunableTable, PruneMode, Retention};
+use crate::store::retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 use crate::store::session::OperationError;
 
 /// The statements for one table. `$1` is the id before the page. `$3` is the time before which rows are old.
@@ -56,7 +56,7 @@ const DELIVERIES: Statements = Statements {
 
 #[async_trait]
 impl Retention for Backend {
-    async fn prune_page(&self, query: &PageQuery) -> Result<Option<Page>, StoreError> {
+    async fn prune_page(&self, query: &PruneQuery) -> Result<Option<PrunedPage>, StoreError> {
         let statements = match query.table {
             PrunableTable::AuditLog => AUDIT_LOG,
             PrunableTable::Rejections => REJECTIONS,
@@ -72,9 +72,9 @@ impl Retention for Backend {
 async fn prune_page(
     connection: &mut Connection,
     statements: &Statements,
-    query: &PageQuery,
-) -> Result<Option<Page>, OperationError> {
-    let (last_id, has_expired): (Option<i64>, bool) = sqlx::query_as(statements.page)
+    query: &PruneQuery,
+) -> Result<Option<PrunedPage>, OperationError> {
+    let (last_id, has_old_rows): (Option<i64>, bool) = sqlx::query_as(statements.page)
         .bind(query.after)
         .bind(i64::from(query.limit))
         .bind(bind_time(query.before))
@@ -83,9 +83,9 @@ async fn prune_page(
     let Some(last_id) = last_id else {
         return Ok(None);
     };
-    let mut expired = 0;
-    if has_expired {
-        expired = match query.mode {
+    let mut pruned = 0;
+    if has_old_rows {
+        pruned = match query.mode {
             PruneMode::Delete => sqlx::query(statements.delete)
                 .bind(query.after)
                 .bind(last_id)
@@ -102,9 +102,9 @@ async fn prune_page(
                 .unsigned_abs(),
         };
     }
-    Ok(Some(Page {
+    Ok(Some(PrunedPage {
         last_id,
-        has_expired,
-        expired,
+        has_old_rows,
+        pruned,
     }))
 }

@@ -15,7 +15,7 @@ pub(super) use super::session::Sqlite as Backend;
 pub(super) use sqlx::SqliteConnection as Connection;
 pub(super) use sqlx::sqlite::SqliteRow as Row;
 
-/// The statement of [`Catalog::add`](crate::store::Catalog::add). SQLite stores JSON as text.
+/// The statement of [`ImageCatalog::add`](crate::store::ImageCatalog::add). SQLite stores JSON as text.
 pub(super) const CATALOG_ADD: &str = "-- catalog_add
      INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
      VALUES ($1, $2, $3, $4, $5, $5)

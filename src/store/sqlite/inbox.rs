@@ -92,7 +92,7 @@ impl ImageStatements for SqliteConnection {
     ) -> Result<WriteResult, OperationError> {
         let mut written = WriteResult::default();
         if !images.is_empty() {
-            written.images = update_images(self, images).await?;
+            written.updated_images = update_images(self, images).await?;
         }
         if !entries.is_empty() {
             written.entry_ids = insert_entries(self, entries, with_entry_ids).await?;

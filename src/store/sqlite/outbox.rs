@@ -13,8 +13,8 @@ use crate::store::outbox::router::{OutboxBatch, Wakeups};
 use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
 
-/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3`, only those without an earlier open delivery of the same
-/// image.
+/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, only those whose image has no earlier delivery that
+/// is incomplete.
 macro_rules! due_deliveries {
     () => {
         "FROM relay_deliveries AS delivery
@@ -47,7 +47,7 @@ pub(super) async fn claim(
 }
 
 impl EventStatements for SqliteConnection {
-    /// Sends no announcements: SQLite has no channels, and the configuration rejects one.
+    /// Sends no announcements: SQLite has no channels, and the configuration rejects a channel.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
         // Payloads inside the JSON of the rows would be escaped and parsed again, which would take most of the time here. So all
         // payloads are one blob, and each row has the offset and length of its payload.
@@ -177,7 +177,7 @@ pub(super) async fn settle(
             settlement.attempt().map(|attempt| attempt.number),
             settlement.status_code(),
             settlement.error(),
-            settlement.sent(),
+            settlement.sent_payload(),
         )
     });
     let settled = sqlx::query(

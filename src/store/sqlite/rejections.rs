@@ -10,7 +10,7 @@ use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
 /// Adds counts of refused requests to the stored counts.
-pub(super) async fn count(
+pub(super) async fn add_refusals(
     connection: &mut SqliteConnection,
     counts: &[RefusalCount],
 ) -> Result<(), OperationError> {
@@ -44,20 +44,20 @@ impl RejectionStatements for SqliteConnection {
         &mut self,
         rejections: &[NewRejection],
     ) -> Result<(), OperationError> {
-        let rows = json_rows(rejections, |entry| {
+        let rows = json_rows(rejections, |rejection| {
             (
-                entry.received_at.to_string(),
-                i32::from(entry.reason.http_status()),
-                entry.reason.name(),
-                &entry.problem,
-                &entry.request_info.scheme,
-                &entry.request_info.client_address,
-                &entry.request_info.request_id,
-                entry.cloudflare_id.as_ref().map(CloudflareId::as_str),
-                hex::encode(&entry.body),
-                entry.body_bytes,
-                entry.state.name(),
-                entry.parked_at().map(|at| at.to_string()),
+                rejection.received_at.to_string(),
+                i32::from(rejection.reason.http_status()),
+                rejection.reason.name(),
+                &rejection.problem,
+                &rejection.request_info.scheme,
+                &rejection.request_info.client_address,
+                &rejection.request_info.request_id,
+                rejection.cloudflare_id.as_ref().map(CloudflareId::as_str),
+                hex::encode(&rejection.body),
+                rejection.body_bytes,
+                rejection.state.name(),
+                rejection.parked_at().map(|at| at.to_string()),
             )
         });
         sqlx::query(

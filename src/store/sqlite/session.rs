@@ -18,11 +18,11 @@ use crate::store::outbox::router::Wakeups;
 use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
 
-/// The most read connections. Only commands, background tasks and health checks read. Readers see the last commit and never wait
-/// for the writer.
+/// The maximum number of connections that read. Only commands, background tasks and health checks read. Readers see the last
+/// commit and never wait for the writer.
 const MAX_READERS: u32 = 4;
 
-/// The page cache of each connection. A negative number means KiB.
+/// The size of each connection's page cache. A negative number means KiB.
 const CACHE_KIB: &str = "-8192";
 
 /// The size in bytes to which SQLite truncates the WAL file when the WAL restarts.

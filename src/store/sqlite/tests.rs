@@ -19,7 +19,7 @@ use crate::store::error::StoreError;
 use crate::store::inbox::Inbox;
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::EventRouter;
-use crate::store::outbox::{Claim, LeaseOutcome, Outbox, Settlement};
+use crate::store::outbox::{Claim, LeaseResult, Outbox, Settlement};
 use crate::store::schema::Schema;
 use crate::store::settings::Settings;
 use crate::telemetry::chain;
@@ -29,10 +29,10 @@ fn settings(timeout_secs: u64) -> Settings {
         "url": "sqlite://unused", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1,
         "acquire_timeout_secs": 1, "timeout_secs": timeout_secs, "migrate_on_start": true
     });
-    serde_json::from_value(settings).expect("they are right")
+    serde_json::from_value(settings).expect("valid settings")
 }
 
-fn no_endpoints() -> RecordPolicy {
+fn policy_without_endpoints() -> RecordPolicy {
     RecordPolicy {
         unknown_images: UnknownImages::Reject,
         router: EventRouter::new(Subscriptions::default()),
@@ -41,7 +41,7 @@ fn no_endpoints() -> RecordPolicy {
 
 async fn open(folder: &Path) -> Sqlite {
     let file = folder.join("images.db");
-    Sqlite::open(&file, &settings(10), no_endpoints())
+    Sqlite::open(&file, &settings(10), policy_without_endpoints())
         .await
         .expect("it opens")
 }
@@ -114,25 +114,25 @@ async fn claim_and_settle_restore_fsync() {
         let level: i64 = level.fetch_one(&database.writer).await.expect("a level");
         level
     };
-    let leased = database.claim(&claim).await.expect("it answers").remove(0);
-    let after_the_claim = synchronous().await;
+    let leased = database.claim(&claim).await.expect("a claim").remove(0);
+    let after_claim = synchronous().await;
     let settlement = Settlement {
         delivery: leased.id,
         lease: "lease".into(),
         now,
-        outcome: LeaseOutcome::Filtered,
+        result: LeaseResult::Filtered,
     };
-    let lost = database.settle(&[settlement]).await.expect("it answers");
+    let lost = database.settle(&[settlement]).await.expect("a settlement");
 
     assert_eq!(
-        (lost, after_the_claim, synchronous().await),
+        (lost, after_claim, synchronous().await),
         (0, 2, 2),
         "2 is FULL"
     );
 }
 
 #[tokio::test]
-async fn waits_for_process_that_prepares_file() {
+async fn open_waits_for_lock_of_other_process() {
     let folder = TempDir::new().expect("a folder");
     let mut other = connect_without_wal(&folder).await;
     let writing = other.begin_with("BEGIN IMMEDIATE").await;
@@ -158,9 +158,9 @@ async fn writer_recovers_from_full_disk() {
 
     let message = test_message(long);
     let full = database.record(&[Arc::clone(&message)]).await;
-    let full = full.expect_err("there is no room");
+    let full = full.expect_err("a full disk");
     let recorded = database.record(&[message]).await;
-    let recorded = recorded.expect("there is room again");
+    let recorded = recorded.expect("the new connection has no limit");
 
     assert!(matches!(full, StoreError::Database { .. }), "{full:?}");
     assert_eq!(recorded, [Outcome::Test]);
@@ -176,7 +176,7 @@ async fn checkpoints_run_without_the_writer() {
         database.record(&batch).await.expect("it is recorded");
     }
 
-    let logs_in_the_file = async || {
+    let entries_in_file = async || {
         // A copy without the write-ahead log.
         let copy = folder.path().join("copy.db");
         std::fs::copy(folder.path().join("images.db"), &copy).expect("it is copied");
@@ -188,18 +188,18 @@ async fn checkpoints_run_without_the_writer() {
     };
     let moved = async {
         // A copy made during a checkpoint may be inconsistent.
-        while !logs_in_the_file().await.is_ok_and(|logs| logs > 0) {
+        while !entries_in_file().await.is_ok_and(|entries| entries > 0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
-    moved.expect("nobody writes, and yet they are in the file");
+    moved.expect("a checkpoint copies the entries into the file");
 
     database.close().await;
 }
 
 #[tokio::test]
-async fn long_log_is_reset() {
+async fn wal_size_is_limited() {
     let (folder, database) = migrated().await;
     let mebibyte = Json::from_canonical(format!("\"{}\"", "x".repeat(1024 * 1024)));
     let batch = vec![test_message(mebibyte); 8];
@@ -208,18 +208,18 @@ async fn long_log_is_reset() {
         database.record(&batch).await.expect("it is recorded");
     }
 
-    let ahead = std::fs::metadata(folder.path().join("images.db-wal")).expect("there is a log");
-    let long = u64::try_from(MAX_WAL_BYTES).expect("positive");
-    let batch = 8 * 1024 * 1024;
+    let wal = std::fs::metadata(folder.path().join("images.db-wal")).expect("a WAL file");
+    let max_bytes = u64::try_from(MAX_WAL_BYTES).expect("positive");
+    let batch_bytes = 8 * 1024 * 1024;
     assert!(
-        ahead.len() < long + 2 * batch,
-        "it has {} bytes",
-        ahead.len()
+        wal.len() < max_bytes + 2 * batch_bytes,
+        "the WAL has {} bytes",
+        wal.len()
     );
 }
 
-/// Older versions can lose a commit if one connection runs a checkpoint while another resets the
-/// log (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
+/// Older versions can lose a commit if one connection runs a checkpoint while another restarts the
+/// WAL (<https://sqlite.org/wal.html>, "The WAL-Reset Bug").
 #[tokio::test]
 async fn sqlite_version_has_safe_checkpoints() {
     let folder = TempDir::new().expect("a folder");
@@ -242,7 +242,7 @@ async fn error_names_lock_on_new_file() {
     let _writing = writing.expect("a transaction");
 
     let file = folder.path().join("images.db");
-    let opened = Sqlite::open(&file, &settings(1), no_endpoints()).await;
+    let opened = Sqlite::open(&file, &settings(1), policy_without_endpoints()).await;
 
     let error = chain(&opened.err().expect("it cannot be opened"));
     assert!(error.contains("database is locked"), "{error}");

@@ -22,19 +22,20 @@ const PANICKING: &str = "panicking";
 const SLOW: &str = "slow";
 /// An image without a row.
 const UNKNOWN: &str = "unknown";
-/// An image at which the database connection fails.
-const LAST: &str = "last";
+/// An image for which the database is unreachable.
+const UNREACHABLE: &str = "unreachable";
 
-/// The longest wait of a call.
+/// The longest wait of a call in the queue.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-struct Below {
+/// The inbox in which the group commit records. It stores its batches, and blocks until the test permits a batch.
+struct InnerInbox {
     batches: Mutex<Vec<Vec<String>>>,
     /// The number of batches that may still be written.
     may_write: Semaphore,
 }
 
-impl Default for Below {
+impl Default for InnerInbox {
     fn default() -> Self {
         Self {
             batches: Mutex::default(),
@@ -44,7 +45,7 @@ impl Default for Below {
 }
 
 #[async_trait]
-impl Inbox for Below {
+impl Inbox for InnerInbox {
     async fn record(&self, notifications: &[Arc<Notification>]) -> RecordResult {
         let ids: Vec<String> = notifications
             .iter()
@@ -74,7 +75,7 @@ impl Inbox for Below {
                 deadline: MAX_WAIT,
             });
         }
-        if has(LAST) {
+        if has(UNREACHABLE) {
             return Err(StoreError::Database {
                 database: "here".into(),
                 action: "recording",
@@ -111,16 +112,20 @@ fn notification(id: &str) -> Arc<Notification> {
     })
 }
 
-struct Bench {
-    below: Arc<Below>,
+/// A group commit with one writer, in front of an [`InnerInbox`].
+struct Fixture {
+    inner: Arc<InnerInbox>,
     inbox: Arc<GroupCommit>,
     stop: CancellationToken,
     writer: JoinHandle<()>,
 }
 
-fn group_commit(below: &Arc<Below>, limits: GroupCommitLimits) -> (Arc<GroupCommit>, Vec<Writer>) {
-    let below: Arc<dyn Inbox> = below.clone();
-    let (inbox, writers) = GroupCommit::new(&below, limits, &InboxMetrics::default());
+fn group_commit(
+    inner: &Arc<InnerInbox>,
+    limits: GroupCommitLimits,
+) -> (Arc<GroupCommit>, Vec<Writer>) {
+    let inner: Arc<dyn Inbox> = inner.clone();
+    let (inbox, writers) = GroupCommit::new(&inner, limits, &InboxMetrics::default());
     (Arc::new(inbox), writers)
 }
 
@@ -131,20 +136,20 @@ async fn run_other_tasks() {
     }
 }
 
-impl Bench {
+impl Fixture {
     fn new(queue: usize, batch: usize) -> Self {
-        let below = Arc::new(Below::default());
+        let inner = Arc::new(InnerInbox::default());
         let limits = GroupCommitLimits {
             writers: 1,
             queue,
             batch,
             max_wait: MAX_WAIT,
         };
-        let (inbox, mut writers) = group_commit(&below, limits);
+        let (inbox, mut writers) = group_commit(&inner, limits);
         let stop = CancellationToken::new();
         let writer = tokio::spawn(writers.remove(0).run(stop.clone()));
         Self {
-            below,
+            inner,
             inbox,
             stop,
             writer,
@@ -165,76 +170,77 @@ impl Bench {
     }
 
     fn let_write(&self, batches: usize) {
-        self.below.may_write.add_permits(batches);
+        self.inner.may_write.add_permits(batches);
     }
 
     fn batches(&self) -> Vec<Vec<String>> {
-        self.below.batches.lock().expect("no panic").clone()
+        self.inner.batches.lock().expect("no panic").clone()
     }
 }
 
-async fn answers(calls: Vec<JoinHandle<RecordResult>>) -> Vec<String> {
-    let mut answers = Vec::new();
+/// Returns the results of calls as text.
+async fn results(calls: Vec<JoinHandle<RecordResult>>) -> Vec<String> {
+    let mut results = Vec::new();
     for call in calls {
-        answers.push(match call.await.expect("no panic") {
+        results.push(match call.await.expect("no panic") {
             Ok(recorded) => format!("{recorded:?}"),
             Err(error) => error.to_string(),
         });
     }
-    answers
+    results
 }
 
 const RECORDED: &str = "[Ignored]";
 const IS_POISONED: &str =
     "cloudflare_images.details_at of row poisoned cannot be decoded: the value is poisoned";
-const IS_AWAY: &str = "database here: recording failed";
+const IS_UNREACHABLE: &str = "database here: recording failed";
 
 #[tokio::test]
 async fn queued_calls_form_next_batch() {
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["a"]).await;
-    calls.extend(bench.call(&["b", "c", "d"]).await);
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["a"]).await;
+    calls.extend(fixture.call(&["b", "c", "d"]).await);
 
-    bench.let_write(2);
+    fixture.let_write(2);
 
-    assert_eq!(answers(calls).await, [RECORDED; 4]);
-    assert_eq!(bench.batches(), [vec!["a"], vec!["b", "c", "d"]]);
+    assert_eq!(results(calls).await, [RECORDED; 4]);
+    assert_eq!(fixture.batches(), [vec!["a"], vec!["b", "c", "d"]]);
 }
 
 #[tokio::test]
 async fn single_call_is_written_immediately() {
-    let bench = Bench::new(10, 10);
-    bench.let_write(1);
+    let fixture = Fixture::new(10, 10);
+    fixture.let_write(1);
 
-    let calls = bench.call(&["a"]).await;
+    let calls = fixture.call(&["a"]).await;
 
-    assert!(calls[0].is_finished(), "nothing but turns was waited for");
-    assert_eq!(bench.batches(), [["a"]]);
+    assert!(calls[0].is_finished(), "the call waits for no timer");
+    assert_eq!(fixture.batches(), [["a"]]);
 }
 
 #[tokio::test]
 async fn limits_calls_per_batch() {
-    let bench = Bench::new(10, 2);
-    let mut calls = bench.call(&["a"]).await;
-    calls.extend(bench.call(&["b", "c", "d"]).await);
+    let fixture = Fixture::new(10, 2);
+    let mut calls = fixture.call(&["a"]).await;
+    calls.extend(fixture.call(&["b", "c", "d"]).await);
 
-    bench.let_write(3);
+    fixture.let_write(3);
 
-    assert_eq!(answers(calls).await, [RECORDED; 4]);
-    assert_eq!(bench.batches(), [vec!["a"], vec!["b", "c"], vec!["d"]]);
+    assert_eq!(results(calls).await, [RECORDED; 4]);
+    assert_eq!(fixture.batches(), [vec!["a"], vec!["b", "c"], vec!["d"]]);
 }
 
 #[tokio::test]
 async fn callers_get_their_own_results() {
-    let bench = Bench::new(10, 10);
-    let first = bench.call(&["first"]).await;
-    let one = bench.call(&["a"]).await;
-    let (inbox, three) = (bench.inbox.clone(), ["b", UNKNOWN, "c"].map(notification));
+    let fixture = Fixture::new(10, 10);
+    let first = fixture.call(&["first"]).await;
+    let one = fixture.call(&["a"]).await;
+    let (inbox, three) = (fixture.inbox.clone(), ["b", UNKNOWN, "c"].map(notification));
     let three = tokio::spawn(async move { inbox.record(&three).await });
     run_other_tasks().await;
-    let last = bench.call(&[UNKNOWN]).await;
+    let last = fixture.call(&[UNKNOWN]).await;
 
-    bench.let_write(2);
+    fixture.let_write(2);
 
     let calls = first
         .into_iter()
@@ -243,7 +249,7 @@ async fn callers_get_their_own_results() {
         .chain(last)
         .collect();
     assert_eq!(
-        answers(calls).await,
+        results(calls).await,
         [
             RECORDED,
             RECORDED,
@@ -252,7 +258,7 @@ async fn callers_get_their_own_results() {
         ]
     );
     assert_eq!(
-        bench.batches(),
+        fixture.batches(),
         [vec!["first"], vec!["a", "b", UNKNOWN, "c", UNKNOWN]]
     );
 }
@@ -266,15 +272,15 @@ async fn poisoned_call_fails_alone() {
             "recording notifications panicked; the panic message is in the log",
         ),
     ] {
-        let bench = Bench::new(10, 10);
-        let mut calls = bench.call(&["first"]).await;
-        calls.extend(bench.call(&["a", poison, "b"]).await);
+        let fixture = Fixture::new(10, 10);
+        let mut calls = fixture.call(&["first"]).await;
+        calls.extend(fixture.call(&["a", poison, "b"]).await);
 
-        bench.let_write(5);
+        fixture.let_write(5);
 
-        assert_eq!(answers(calls).await, [RECORDED, RECORDED, error, RECORDED]);
+        assert_eq!(results(calls).await, [RECORDED, RECORDED, error, RECORDED]);
         assert_eq!(
-            bench.batches(),
+            fixture.batches(),
             [
                 vec!["first"],
                 vec!["a", poison, "b"],
@@ -288,98 +294,107 @@ async fn poisoned_call_fails_alone() {
 
 #[tokio::test]
 async fn single_failed_call_is_not_retried() {
-    let bench = Bench::new(10, 10);
-    bench.let_write(2);
+    let fixture = Fixture::new(10, 10);
+    fixture.let_write(2);
 
-    let calls = bench.call(&[POISONED]).await;
+    let calls = fixture.call(&[POISONED]).await;
 
-    assert_eq!(answers(calls).await, [IS_POISONED]);
-    assert_eq!(bench.batches(), [[POISONED]]);
+    assert_eq!(results(calls).await, [IS_POISONED]);
+    assert_eq!(fixture.batches(), [[POISONED]]);
 }
 
 #[tokio::test]
 async fn systemic_error_fails_batch_without_retries() {
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["first"]).await;
-    calls.extend(bench.call(&["a", LAST, "b"]).await);
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["first"]).await;
+    calls.extend(fixture.call(&["a", UNREACHABLE, "b"]).await);
 
-    bench.let_write(10);
+    fixture.let_write(10);
 
-    assert_eq!(answers(calls).await, [RECORDED, IS_AWAY, IS_AWAY, IS_AWAY]);
-    assert_eq!(bench.batches().len(), 2);
+    assert_eq!(
+        results(calls).await,
+        [RECORDED, IS_UNREACHABLE, IS_UNREACHABLE, IS_UNREACHABLE]
+    );
+    assert_eq!(fixture.batches().len(), 2);
 }
 
 #[tokio::test]
 async fn systemic_error_stops_single_retries() {
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["first"]).await;
-    calls.extend(bench.call(&[POISONED, "a", LAST, "b"]).await);
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["first"]).await;
+    calls.extend(fixture.call(&[POISONED, "a", UNREACHABLE, "b"]).await);
 
-    bench.let_write(10);
+    fixture.let_write(10);
 
     assert_eq!(
-        answers(calls).await,
-        [RECORDED, IS_POISONED, RECORDED, IS_AWAY, IS_AWAY]
+        results(calls).await,
+        [
+            RECORDED,
+            IS_POISONED,
+            RECORDED,
+            IS_UNREACHABLE,
+            IS_UNREACHABLE
+        ]
     );
-    assert_eq!(bench.batches()[2..], [[POISONED], ["a"], [LAST]]);
+    assert_eq!(fixture.batches()[2..], [[POISONED], ["a"], [UNREACHABLE]]);
 }
 
 #[tokio::test]
 async fn full_queue_rejects_until_it_drains() {
-    let bench = Bench::new(2, 10);
-    let mut calls = bench.call(&["being written"]).await;
-    calls.extend(bench.call(&["a", "b"]).await);
+    let fixture = Fixture::new(2, 10);
+    let mut calls = fixture.call(&["being written"]).await;
+    calls.extend(fixture.call(&["a", "b"]).await);
 
-    let refused = bench.call(&["c"]).await;
+    let refused = fixture.call(&["c"]).await;
 
-    assert!(refused[0].is_finished(), "it does not wait for room");
+    assert!(refused[0].is_finished(), "the call does not wait for room");
     assert_eq!(
-        answers(refused).await,
+        results(refused).await,
         ["the queue of notifications is full (database.queue_limit)"]
     );
-    bench.let_write(10);
-    assert_eq!(answers(calls).await, [RECORDED; 3]);
-    assert_eq!(answers(bench.call(&["d"]).await).await, [RECORDED]);
+    fixture.let_write(10);
+    assert_eq!(results(calls).await, [RECORDED; 3]);
+    assert_eq!(results(fixture.call(&["d"]).await).await, [RECORDED]);
 }
 
 #[tokio::test]
 async fn cancelled_caller_leaves_batch_intact() {
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["first"]).await;
-    let gone = bench.call(&["a"]).await;
-    calls.extend(bench.call(&["b"]).await);
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["first"]).await;
+    let gone = fixture.call(&["a"]).await;
+    calls.extend(fixture.call(&["b"]).await);
 
     gone[0].abort();
-    bench.let_write(2);
+    fixture.let_write(2);
 
-    assert_eq!(answers(calls).await, [RECORDED; 2]);
-    assert_eq!(bench.batches(), [vec!["first"], vec!["a", "b"]]);
+    assert_eq!(results(calls).await, [RECORDED; 2]);
+    assert_eq!(fixture.batches(), [vec!["first"], vec!["a", "b"]]);
 }
 
 #[tokio::test]
 async fn stop_writes_queued_calls_and_rejects_new() {
-    let bench = Bench::new(10, 2);
-    let mut calls = bench.call(&["being written"]).await;
-    calls.extend(bench.call(&["a", "b", "c"]).await);
+    let fixture = Fixture::new(10, 2);
+    let mut calls = fixture.call(&["being written"]).await;
+    calls.extend(fixture.call(&["a", "b", "c"]).await);
 
-    bench.stop.cancel();
-    bench.let_write(1);
+    fixture.stop.cancel();
+    fixture.let_write(1);
     run_other_tasks().await;
-    let late = bench.call(&["late"]).await;
-    bench.let_write(10);
-    bench.writer.await.expect("no panic");
+    let late = fixture.call(&["late"]).await;
+    fixture.let_write(10);
+    fixture.writer.await.expect("no panic");
 
-    assert_eq!(answers(calls).await, [RECORDED; 4]);
-    assert_eq!(answers(late).await, ["the service is shutting down"]);
+    assert_eq!(results(calls).await, [RECORDED; 4]);
+    assert_eq!(results(late).await, ["the service is shutting down"]);
 }
 
 #[tokio::test]
 async fn idle_writer_stops_on_request() {
-    let bench = Bench::new(10, 10);
+    let fixture = Fixture::new(10, 10);
 
-    bench.stop.cancel();
+    fixture.stop.cancel();
 
-    bench.writer.await.expect("no panic");
+    fixture.writer.await.expect("no panic");
 }
 
 #[tokio::test]
@@ -417,67 +432,67 @@ async fn calls_for_one_image_share_a_writer() {
 #[tokio::test]
 async fn expired_call_is_not_written() {
     tokio::time::pause();
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["first"]).await;
-    let late = bench.call(&["a"]).await;
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["first"]).await;
+    let late = fixture.call(&["a"]).await;
     tokio::time::advance(MAX_WAIT).await;
-    calls.extend(bench.call(&["b"]).await);
+    calls.extend(fixture.call(&["b"]).await);
 
-    bench.let_write(10);
+    fixture.let_write(10);
 
     assert_eq!(
-        answers(late).await,
+        results(late).await,
         ["a notification waited in the queue for 10 s (database.timeout_secs)"]
     );
-    assert_eq!(answers(calls).await, [RECORDED; 2]);
+    assert_eq!(results(calls).await, [RECORDED; 2]);
     assert_eq!(
-        bench.batches(),
+        fixture.batches(),
         [["first"], ["b"]],
-        "and no transaction is begun for it"
+        "the expired call has no transaction"
     );
 }
 
 #[tokio::test]
 async fn timeout_shrinks_batches_until_recovery() {
-    let bench = Bench::new(100, 8);
-    let first = bench.call(&["first"]).await;
-    let slow = bench.call(&["a", "b", "c", SLOW]).await;
-    let next = bench.call(&["0"; 30]).await;
+    let fixture = Fixture::new(100, 8);
+    let first = fixture.call(&["first"]).await;
+    let slow = fixture.call(&["a", "b", "c", SLOW]).await;
+    let next = fixture.call(&["0"; 30]).await;
 
-    bench.let_write(100);
+    fixture.let_write(100);
 
-    assert_eq!(answers(first).await, [RECORDED]);
+    assert_eq!(results(first).await, [RECORDED]);
     // The slow batch also contains the first four of `next`. All its calls time out.
     assert_eq!(
-        answers(slow).await,
+        results(slow).await,
         ["database here: recording took longer than 10 s (database.timeout_secs)"; 4]
     );
-    let next = answers(next).await;
-    let recorded = next.iter().filter(|answer| *answer == RECORDED);
+    let next = results(next).await;
+    let recorded = next.iter().filter(|result| *result == RECORDED);
     assert_eq!(recorded.count(), 26);
-    let sizes: Vec<usize> = bench.batches().iter().map(Vec::len).collect();
+    let sizes: Vec<usize> = fixture.batches().iter().map(Vec::len).collect();
     assert_eq!(sizes, [1, 8, 4, 8, 8, 6]);
 }
 
 #[tokio::test]
 async fn limits_bytes_per_batch() {
-    let bench = Bench::new(10, 10);
-    let mut calls = bench.call(&["first"]).await;
+    let fixture = Fixture::new(10, 10);
+    let mut calls = fixture.call(&["first"]).await;
     for _ in 0..4 {
         let mut large = Notification::clone(&notification("large"));
         large.payload = Json::from_canonical("x".repeat(MAX_BATCH_BYTES / 2));
-        let inbox = bench.inbox.clone();
+        let inbox = fixture.inbox.clone();
         calls.push(tokio::spawn(async move {
             inbox.record(&[Arc::new(large)]).await
         }));
     }
     run_other_tasks().await;
 
-    bench.let_write(10);
+    fixture.let_write(10);
 
-    assert_eq!(answers(calls).await, [RECORDED; 5]);
+    assert_eq!(results(calls).await, [RECORDED; 5]);
     assert_eq!(
-        bench.batches().iter().map(Vec::len).collect::<Vec<_>>(),
+        fixture.batches().iter().map(Vec::len).collect::<Vec<_>>(),
         [1, 2, 2]
     );
 }

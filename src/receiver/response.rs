@@ -11,7 +11,7 @@ use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::web::{LogFields, LogLevel, Problem};
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ResponseBody<'a> {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -19,12 +19,12 @@ struct Body<'a> {
     status: Option<&'static str>,
 }
 
-/// Returns the response to a webhook with this outcome, with the fields for the access log.
-pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
+/// Returns the response to a webhook with this outcome. It carries the fields for the access log.
+pub(super) fn of_outcome(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     if let Outcome::Rejected(reason) = outcome {
-        return problem(rejection(reason), id);
+        return of_problem(refusal_problem(reason), id);
     }
-    let body = Body {
+    let body = ResponseBody {
         outcome: outcome.name(),
         id: id.as_ref().map(CloudflareId::as_str),
         status: outcome.status().map(Status::name),
@@ -33,8 +33,8 @@ pub(super) fn answer(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     with_log_fields(response, Some(outcome.name()), id)
 }
 
-/// Returns a problem as a response, with the image for the access log.
-pub(super) fn problem(problem: Problem, id: Option<CloudflareId>) -> Response {
+/// Returns the response with this problem, with the image for the access log.
+pub(super) fn of_problem(problem: Problem, id: Option<CloudflareId>) -> Response {
     with_log_fields(problem.into_response(), None, id)
 }
 
@@ -52,7 +52,7 @@ fn with_log_fields(
 }
 
 /// Returns the problem of a refused webhook, with an explanation.
-pub(super) fn rejection(reason: RejectionReason) -> Problem {
+pub(super) fn refusal_problem(reason: RejectionReason) -> Problem {
     let problem = Problem::rejected(reason);
     match reason {
         RejectionReason::UnknownImage => problem.detail(
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_with_status_of_outcome() {
+    fn response_has_status_of_outcome() {
         let outcomes = [
             Outcome::Applied(Status::Uploaded),
             Outcome::Duplicate(Status::Uploaded),
@@ -94,7 +94,7 @@ mod tests {
         ];
         let rejections = RejectionReason::ALL.map(Outcome::Rejected);
         for outcome in outcomes.into_iter().chain(rejections) {
-            let response = answer(outcome, None);
+            let response = of_outcome(outcome, None);
 
             assert_eq!(response.status().as_u16(), outcome.http_status());
         }
