@@ -4,7 +4,7 @@
 //! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
 //!                  │                      │          │
 //!                  ▼                      ▼          ▼
-//!          receiver::Parking   relay::EndpointProbe  retention::Pruner
+//!          receiver::Parking   relay::EndpointTester retention::Pruner
 //! ```
 //!
 //! An action is a function. It takes typed arguments and returns a view, a result or an
