@@ -11,7 +11,7 @@ use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and the modules that each may import. Imports only go down.
-const ALLOWED: [(&str, &[&str]); 19] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -119,7 +119,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
 
 /// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
 /// client.
-const CONFINED: [(&str, &[&str]); 20] = [
+const CONFINED_CRATES: [(&str, &[&str]); 20] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
@@ -159,19 +159,19 @@ const CONFINED: [(&str, &[&str]); 20] = [
     ),
 ];
 
-/// The levels within a module, from top to bottom. A file may import from its own part and from
-/// lower levels. `""` is the module's `mod.rs`.
-type Levels = &'static [&'static [&'static str]];
+/// The layers within a module, from top to bottom. A file may import from its own part and from
+/// lower layers. `""` is the module's `mod.rs`.
+type Layers = &'static [&'static [&'static str]];
 
-const RELAY_LEVELS: Levels = &[
+const RELAY_LAYERS: Layers = &[
     &[""],
-    &["dispatch", "probe"],
+    &["dispatch", "tester"],
     &["endpoint"],
     &["payload", "transport"],
     &["settings"],
 ];
 
-const STORE_LEVELS: Levels = &[
+const STORE_LAYERS: Layers = &[
     &[""],
     &["postgres", "sqlite", "shared"],
     &["settings"],
@@ -290,14 +290,14 @@ fn names_crate(code: &str, name: &str) -> bool {
 
 #[test]
 fn modules_import_only_lower_modules() {
-    let allowed: BTreeMap<_, _> = ALLOWED.into_iter().collect();
+    let allowed: BTreeMap<_, _> = ALLOWED_IMPORTS.into_iter().collect();
     for source in sources() {
         if source.module == "lib" {
             continue;
         }
         let below = allowed
             .get(source.module.as_str())
-            .unwrap_or_else(|| panic!("{} is missing in ALLOWED", source.path.display()));
+            .unwrap_or_else(|| panic!("{} is missing in ALLOWED_IMPORTS", source.path.display()));
         let prefix = if source.module == "main" {
             "cloudflare_images_webhook::"
         } else {
@@ -315,9 +315,9 @@ fn modules_import_only_lower_modules() {
 
 #[test]
 fn allowed_imports_have_no_cycle() {
-    for (position, (module, below)) in ALLOWED.iter().enumerate() {
+    for (position, (module, below)) in ALLOWED_IMPORTS.iter().enumerate() {
         for name in *below {
-            let Some(other) = ALLOWED.iter().position(|(other, _)| other == name) else {
+            let Some(other) = ALLOWED_IMPORTS.iter().position(|(other, _)| other == name) else {
                 panic!("{module} may import {name}, which does not exist")
             };
             assert!(
@@ -331,7 +331,7 @@ fn allowed_imports_have_no_cycle() {
 #[test]
 fn relay_and_store_import_downwards() {
     let imports = Imports::of_sources();
-    for (module, levels) in [("relay", RELAY_LEVELS), ("store", STORE_LEVELS)] {
+    for (module, layers) in [("relay", RELAY_LAYERS), ("store", STORE_LAYERS)] {
         let within = imports.within(module);
         assert!(within.len() > 30, "the imports were found");
         for (importer, imported) in within {
@@ -341,9 +341,9 @@ fn relay_and_store_import_downwards() {
             }
             let [above, below] = [importer, imported].map(|path| {
                 let part = path.get(1).map_or("", String::as_str);
-                let level = levels.iter().position(|level| level.contains(&part));
-                let level = level.unwrap_or_else(|| panic!("{module}::{part} has no level"));
-                (part, level)
+                let layer = layers.iter().position(|layer| layer.contains(&part));
+                let layer = layer.unwrap_or_else(|| panic!("{module}::{part} has no layer"));
+                (part, layer)
             });
             assert!(
                 above.0 == below.0 || above.1 < below.1,
@@ -358,7 +358,7 @@ fn relay_and_store_import_downwards() {
 #[test]
 fn files_have_no_import_cycles() {
     let imports = Imports::of_sources();
-    for (module, _) in ALLOWED {
+    for (module, _) in ALLOWED_IMPORTS {
         let cycle = imports.cycle_within(module);
         assert_eq!(cycle, None, "the files of {module} form a cycle");
     }
@@ -367,7 +367,7 @@ fn files_have_no_import_cycles() {
 #[test]
 fn confined_crates_stay_in_their_modules() {
     for source in sources() {
-        for (name, modules) in CONFINED {
+        for (name, modules) in CONFINED_CRATES {
             assert!(
                 !names_crate(&source.code, name) || modules.contains(&source.module.as_str()),
                 "{} uses {name}, which only {modules:?} may use",
@@ -416,7 +416,7 @@ fn secret_settings_have_secret_names() {
 }
 
 #[test]
-fn domain_is_pure() {
+fn domain_uses_no_io_async_or_clock() {
     for source in sources()
         .into_iter()
         .filter(|source| source.module == "domain")

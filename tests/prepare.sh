@@ -30,7 +30,7 @@ need openssl has openssl
 need curl has curl
 need postgresql-client has psql
 need sqlite3 has sqlite3
-# The documentation's programs. Debian's modules are only seen by Debian's interpreters.
+# The documentation's programs. Only Debian's interpreters find Debian's modules.
 need python3 has python3
 need "python3-django python3-psycopg2" /usr/bin/python3 -c 'import django, psycopg2'
 need "ruby ruby-activerecord ruby-pg ruby-sqlite3" /usr/bin/ruby -e 'require "active_record"; require "pg"; require "sqlite3"'

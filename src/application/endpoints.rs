@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{ActionError, Context};
 use crate::clock::Clock;
-use crate::relay::{EndpointProbe, Endpoints, PAUSED_BY_SETTING, Preview};
+use crate::relay::{EndpointTester, Endpoints, PAUSED_BY_SETTING, Preview};
 use crate::store::EndpointState;
 
 /// The value of `pause_reason` when an operator paused an endpoint.
@@ -54,8 +54,8 @@ pub(crate) async fn test(
     name: &str,
     clock: Arc<dyn Clock>,
 ) -> Result<String, ActionError> {
-    let probe = probe(endpoints, name, clock)?;
-    let result = probe.send(&probe.sample()).await;
+    let tester = tester(endpoints, name, clock)?;
+    let result = tester.send(&tester.sample()).await;
     let response = result.map_err(|error| ActionError::NothingToSend(error.to_string()))?;
     response.map_err(|reason| ActionError::TestFailed {
         endpoint: name.to_owned(),
@@ -70,9 +70,9 @@ pub(crate) async fn preview(
     event: Option<String>,
     clock: Arc<dyn Clock>,
 ) -> Result<Preview, ActionError> {
-    let probe = probe(endpoints, name, clock)?;
-    let event = event.unwrap_or_else(|| probe.sample());
-    let preview = probe.preview(&event).await;
+    let tester = tester(endpoints, name, clock)?;
+    let event = event.unwrap_or_else(|| tester.sample());
+    let preview = tester.preview(&event).await;
     preview.map_err(|error| ActionError::NothingToSend(error.to_string()))
 }
 
@@ -84,13 +84,13 @@ pub(super) fn require_configured(endpoints: &Endpoints, name: &str) -> Result<()
     }
 }
 
-fn probe(
+fn tester(
     endpoints: &Endpoints,
     name: &str,
     clock: Arc<dyn Clock>,
-) -> Result<EndpointProbe, ActionError> {
-    let probe = EndpointProbe::new(endpoints, name, clock);
-    probe.ok_or_else(|| ActionError::EndpointNotConfigured(name.to_owned()))
+) -> Result<EndpointTester, ActionError> {
+    let tester = EndpointTester::new(endpoints, name, clock);
+    tester.ok_or_else(|| ActionError::EndpointNotConfigured(name.to_owned()))
 }
 
 async fn states(context: &Context) -> Result<BTreeMap<String, EndpointState>, ActionError> {

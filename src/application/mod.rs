@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
-//!                  │                      │               │
-//!                  ▼                      ▼               ▼
-//!       receiver::ParkedApplier   relay::EndpointProbe   retention::Pruner
+//!                  │                      │                       │
+//!                  ▼                      ▼                       ▼
+//!       receiver::ParkedApplier   relay::EndpointTester   retention::Pruner
 //! ```
 //!
 //! An action is a function. It takes typed arguments and returns a view, a result or an

@@ -95,7 +95,7 @@ impl Endpoints {
         &self.0.alert_endpoints
     }
 
-    /// Returns the failures that are reported to the alert endpoints.
+    /// Returns the policy that decides which failures cause alerts.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
         self.0.alert_policy
     }

@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! mod                    Relay: starts the workers and the settler
-//! dispatch   probe       when and how often a delivery is sent; manual tests and previews
+//! dispatch   tester      when and how often a delivery is sent; manual tests and previews
 //! endpoint               the configured endpoints, checked and built
 //! payload    transport   the message for an endpoint; the protocols that send it
 //! settings               the configuration as data
@@ -26,8 +26,8 @@
 mod dispatch;
 mod endpoint;
 mod payload;
-mod probe;
 mod settings;
+mod tester;
 mod transport;
 
 use std::sync::Arc;
@@ -45,8 +45,8 @@ use dispatch::{
 
 pub(crate) use dispatch::PAUSED_BY_SETTING;
 pub(crate) use endpoint::Endpoints;
-pub(crate) use probe::{EndpointProbe, Preview};
 pub(crate) use settings::Settings;
+pub(crate) use tester::{EndpointTester, Preview};
 
 /// Delivers events to the endpoints.
 pub(crate) struct Relay {
@@ -71,7 +71,7 @@ impl Relay {
             // A task that ends before the service stops counts as crashed.
             return stop.cancelled().await;
         }
-        let low_priority = match LowPriorityRuntime::start() {
+        let low_priority_runtime = match LowPriorityRuntime::start() {
             Ok(runtime) => runtime,
             Err(error) => {
                 // Ends the service, like a crashed task.
@@ -94,7 +94,7 @@ impl Relay {
             throttle,
             metrics: metrics.relay.clone(),
             main_runtime: Handle::current(),
-            low_priority: low_priority.handle(),
+            low_priority_runtime: low_priority_runtime.handle(),
             stop,
         };
         let workers = self.start_workers(&store, &context);
@@ -107,7 +107,7 @@ impl Relay {
         let alerts = Alerts::new(self.endpoints.alert_policy());
         let event_endpoints = self.endpoints.event_endpoints().iter();
         let event_endpoints = event_endpoints.map(|endpoint| (endpoint, alerts));
-        // The default creates no alerts. A failed alert could otherwise cause alerts without end.
+        // `Alerts::default()` creates no alerts. Otherwise a failed alert could cause alerts without end.
         let alert_endpoints = self.endpoints.alert_endpoints().iter();
         let alert_endpoints = alert_endpoints.map(|endpoint| (endpoint, Alerts::default()));
 

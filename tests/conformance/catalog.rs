@@ -6,7 +6,7 @@ use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::store::{AddResult, DeleteResult, Store, StoreError};
 
 use crate::fixture::{Fixture, on_every_backend};
-use crate::notifications::{at, failed, image, record, uploaded};
+use crate::notifications::{at, failed, image_id, record, uploaded};
 
 on_every_backend!(
     adds_image_with_its_fields,
@@ -29,7 +29,7 @@ async fn adds_image_with_its_fields(fixture: &Fixture) {
 
     assert_eq!(result, AddResult::Added);
     let found = find(&store, "a").await.expect("a row");
-    assert_eq!(found.cloudflare_id, image("a"));
+    assert_eq!(found.cloudflare_id, image_id("a"));
     assert_eq!(found.state.status, Status::Pending);
     assert_eq!(found.state.status_at, None);
     assert_eq!(found.state.details.filename.value, "cat.jpg");
@@ -161,7 +161,7 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
     fixture.write_unchecked(table, "status", "lost").await;
     let id = fixture.database.image("a").await["id"].clone();
 
-    let found = store.image_catalog.find(&image("a")).await.map(|_| ());
+    let found = store.image_catalog.find(&image_id("a")).await.map(|_| ());
     let listed = store.image_catalog.list(None, 10).await.map(|_| ());
     let deleted = delete(&store, "a").await.map(|_| ());
 
@@ -175,7 +175,7 @@ async fn names_row_with_unknown_status(fixture: &Fixture) {
 
 async fn add(store: &Store, id: &str, seconds: i64) -> AddResult {
     let new = NewImage {
-        cloudflare_id: image(id),
+        cloudflare_id: image_id(id),
         filename: "cat.jpg".to_owned(),
         creator: "user-1".to_owned(),
         metadata: Json::from_canonical(r#"{"album":7}"#.to_owned()),
@@ -187,7 +187,7 @@ async fn add(store: &Store, id: &str, seconds: i64) -> AddResult {
 async fn find(store: &Store, id: &str) -> Option<Image> {
     store
         .image_catalog
-        .find(&image(id))
+        .find(&image_id(id))
         .await
         .expect("the query succeeds")
 }
@@ -203,7 +203,7 @@ async fn list(store: &Store, status: Option<Status>, limit: u32) -> Vec<String> 
 }
 
 async fn delete(store: &Store, id: &str) -> Result<DeleteResult, StoreError> {
-    store.image_catalog.delete(&image(id), at(100)).await
+    store.image_catalog.delete(&image_id(id), at(100)).await
 }
 
 /// Returns the kinds of the events, in order.

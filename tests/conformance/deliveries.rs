@@ -105,26 +105,26 @@ async fn filters_by_each_field(fixture: &Fixture) {
     let store = four_deliveries(fixture).await;
 
     for (filter, expected) in [
-        (id(2), vec![2]),
-        (id(5), vec![]),
-        (endpoint("app"), vec![4, 3, 1]),
-        (endpoint("other"), vec![]),
-        (status(DeliveryStatus::Pending), vec![3, 2]),
-        (status(DeliveryStatus::Paused), vec![]),
-        (since(20), vec![4, 3]),
-        (since(31), vec![]),
+        (by_id(2), vec![2]),
+        (by_id(5), vec![]),
+        (by_endpoint("app"), vec![4, 3, 1]),
+        (by_endpoint("other"), vec![]),
+        (by_status(DeliveryStatus::Pending), vec![3, 2]),
+        (by_status(DeliveryStatus::Paused), vec![]),
+        (created_since(20), vec![4, 3]),
+        (created_since(31), vec![]),
         (
             DeliveryFilter {
                 endpoint: Some("app".to_owned()),
                 status: Some(DeliveryStatus::Pending),
-                ..since(20)
+                ..created_since(20)
             },
             vec![3],
         ),
         (
             DeliveryFilter {
                 id: Some(2),
-                ..endpoint("app")
+                ..by_endpoint("app")
             },
             vec![],
         ),
@@ -141,9 +141,9 @@ async fn shows_open_deliveries_as_paused(fixture: &Fixture) {
     let pausing = store.outbox.pause("app", "operator", at(300)).await;
     pausing.expect("the query succeeds");
 
-    let paused = list(&store, &status(DeliveryStatus::Paused), 10).await;
-    let pending = list(&store, &status(DeliveryStatus::Pending), 10).await;
-    let failed = list(&store, &status(DeliveryStatus::Failed), 10).await;
+    let paused = list(&store, &by_status(DeliveryStatus::Paused), 10).await;
+    let pending = list(&store, &by_status(DeliveryStatus::Pending), 10).await;
+    let failed = list(&store, &by_status(DeliveryStatus::Failed), 10).await;
     assert_eq!(ids(&paused), [3]);
     assert_eq!(paused[0].status, DeliveryStatus::Paused);
     assert_eq!(ids(&pending), [2]);
@@ -198,26 +198,26 @@ async fn replays_deliveries_of_filter(fixture: &Fixture) {
     let completed = fixture.database.deliveries().await;
 
     for (filter, expected) in [
-        (id(4), vec![4]),
-        (id(2), vec![]),
-        (endpoint("app"), vec![1, 4]),
-        (endpoint("archive"), vec![]),
-        (status(DeliveryStatus::Failed), vec![4]),
-        (status(DeliveryStatus::Paused), vec![]),
-        (since(30), vec![4]),
-        (since(31), vec![]),
+        (by_id(4), vec![4]),
+        (by_id(2), vec![]),
+        (by_endpoint("app"), vec![1, 4]),
+        (by_endpoint("archive"), vec![]),
+        (by_status(DeliveryStatus::Failed), vec![4]),
+        (by_status(DeliveryStatus::Paused), vec![]),
+        (created_since(30), vec![4]),
+        (created_since(31), vec![]),
         (
             DeliveryFilter {
                 endpoint: Some("app".to_owned()),
                 status: Some(DeliveryStatus::Delivered),
-                ..since(10)
+                ..created_since(10)
             },
             vec![1],
         ),
         (
             DeliveryFilter {
                 id: Some(4),
-                ..status(DeliveryStatus::Delivered)
+                ..by_status(DeliveryStatus::Delivered)
             },
             vec![],
         ),
@@ -311,28 +311,28 @@ fn sent(payload: &str) -> LeaseResult {
     LeaseResult::Attempted(attempted)
 }
 
-fn id(id: i64) -> DeliveryFilter {
+fn by_id(id: i64) -> DeliveryFilter {
     DeliveryFilter {
         id: Some(id),
         ..DeliveryFilter::default()
     }
 }
 
-fn endpoint(name: &str) -> DeliveryFilter {
+fn by_endpoint(name: &str) -> DeliveryFilter {
     DeliveryFilter {
         endpoint: Some(name.to_owned()),
         ..DeliveryFilter::default()
     }
 }
 
-fn status(status: DeliveryStatus) -> DeliveryFilter {
+fn by_status(status: DeliveryStatus) -> DeliveryFilter {
     DeliveryFilter {
         status: Some(status),
         ..DeliveryFilter::default()
     }
 }
 
-fn since(seconds: i64) -> DeliveryFilter {
+fn created_since(seconds: i64) -> DeliveryFilter {
     DeliveryFilter {
         since: Some(at(seconds)),
         ..DeliveryFilter::default()

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 
 use crate::fixture::{Backend, Fixture, on_every_backend, subscription};
-use crate::notifications::{at, failed, image, invalid, record, undated, uploaded};
+use crate::notifications::{at, failed, image_id, invalid, record, undated, uploaded};
 
 on_every_backend!(
     writes_status_details_and_audit_log,
@@ -28,7 +28,7 @@ on_every_backend!(
     truncates_body_over_64_kib,
     parks_only_bodies_up_to_64_kib,
     publishes_events_in_order_of_changes,
-    publishes_wanted_events_only,
+    publishes_subscribed_events_only,
     names_row_with_unknown_status,
 );
 
@@ -42,7 +42,7 @@ async fn writes_status_details_and_audit_log(fixture: &Fixture) {
     assert_eq!(outcomes, [Outcome::Applied(Status::Uploaded)]);
     let found = store
         .image_catalog
-        .find(&image("a"))
+        .find(&image_id("a"))
         .await
         .expect("the query succeeds");
     let found = found.expect("a row");
@@ -231,7 +231,7 @@ async fn publishes_events_in_order_of_changes(fixture: &Fixture) {
     }
 }
 
-async fn publishes_wanted_events_only(fixture: &Fixture) {
+async fn publishes_subscribed_events_only(fixture: &Fixture) {
     let images = subscription("images");
     let logs = Subscription {
         models: vec![Model::ImageLog],

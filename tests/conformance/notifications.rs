@@ -18,7 +18,7 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 }
 
 /// Returns an image id.
-pub(crate) fn image(id: &str) -> CloudflareId {
+pub(crate) fn image_id(id: &str) -> CloudflareId {
     CloudflareId::parse(id).expect("an id")
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn failed(id: &str, seconds: i64) -> Notification {
 
 fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
     let report = Report {
-        cloudflare_id: image(id),
+        cloudflare_id: image_id(id),
         status: Some(status),
         reported_at: Some(at(seconds)),
         details: ReportedDetails::default(),
@@ -55,7 +55,7 @@ fn report(id: &str, seconds: i64, status: ReportedStatus) -> Notification {
 /// Returns a report without a time of its own.
 pub(crate) fn undated(id: &str, payload: &str, seconds: i64) -> Notification {
     let report = Report {
-        cloudflare_id: image(id),
+        cloudflare_id: image_id(id),
         status: Some(ReportedStatus::Uploaded { uploaded_at: None }),
         reported_at: None,
         details: ReportedDetails::default(),

@@ -17,11 +17,11 @@ use crate::notifications::{at, failed, record, uploaded};
 on_every_backend!(
     claims_longest_due_first_up_to_limit,
     claims_nothing_before_due_time,
-    claims_only_for_endpoint,
+    claims_only_deliveries_of_endpoint,
     leases_until_given_time,
     leases_event_with_its_payload,
-    claims_one_delivery_of_image_in_order,
-    claims_all_deliveries_without_order,
+    ordered_claim_takes_one_delivery_per_image,
+    unordered_claim_takes_all_deliveries,
     leases_each_delivery_to_one_process,
     settles_each_result,
     released_delivery_has_last_response,
@@ -61,7 +61,7 @@ async fn claims_nothing_before_due_time(fixture: &Fixture) {
     assert_eq!(ids(&at_due_time), [1]);
 }
 
-async fn claims_only_for_endpoint(fixture: &Fixture) {
+async fn claims_only_deliveries_of_endpoint(fixture: &Fixture) {
     let store = fixture.open_for(&["app", "archive"]).await;
     record(&store, [uploaded("a", 10)]).await;
 
@@ -100,8 +100,8 @@ async fn leases_event_with_its_payload(fixture: &Fixture) {
     assert_eq!(leased.attempts, 0);
 }
 
-async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
-    let store = ordered(fixture).await;
+async fn ordered_claim_takes_one_delivery_per_image(fixture: &Fixture) {
+    let store = open_with_ordered_endpoint(fixture).await;
     record(
         &store,
         [uploaded("a", 10), uploaded("b", 10), failed("a", 11)],
@@ -122,8 +122,8 @@ async fn claims_one_delivery_of_image_in_order(fixture: &Fixture) {
     assert_eq!(ids(&after_failure), [3]);
 }
 
-async fn claims_all_deliveries_without_order(fixture: &Fixture) {
-    let store = ordered(fixture).await;
+async fn unordered_claim_takes_all_deliveries(fixture: &Fixture) {
+    let store = open_with_ordered_endpoint(fixture).await;
     record(&store, [uploaded("a", 10), failed("a", 11)]).await;
 
     let leased = claim(&store, due("app", 100)).await;
@@ -264,7 +264,7 @@ async fn publishes_alerts_of_settlements(fixture: &Fixture) {
 }
 
 /// Opens a store whose endpoint `app` is ordered.
-async fn ordered(fixture: &Fixture) -> Store {
+async fn open_with_ordered_endpoint(fixture: &Fixture) -> Store {
     let subscription = Subscription {
         ordered: true,
         ..subscription("app")

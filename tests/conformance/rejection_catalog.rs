@@ -6,7 +6,7 @@ use cloudflare_images_webhook::store::RejectionFilter;
 
 use crate::fixture::{Fixture, on_every_backend};
 use crate::notifications::{at, failed, record, uploaded};
-use crate::rejections::{apply, ids, of_every_kind, unapplied};
+use crate::rejections::{apply, ids, rejections_of_every_kind, unapplied};
 
 on_every_backend!(
     finds_no_rejection_for_unknown_id,
@@ -41,7 +41,7 @@ async fn lists_newest_without_bodies_up_to_limit(fixture: &Fixture) {
 }
 
 async fn filters_by_reason_state_and_time(fixture: &Fixture) {
-    let store = of_every_kind(fixture).await;
+    let store = rejections_of_every_kind(fixture).await;
 
     for (filter, expected) in filters() {
         let listed = store
@@ -55,7 +55,7 @@ async fn filters_by_reason_state_and_time(fixture: &Fixture) {
 }
 
 async fn lists_unapplied_with_bodies_page_by_page(fixture: &Fixture) {
-    let store = of_every_kind(fixture).await;
+    let store = rejections_of_every_kind(fixture).await;
     let all = RejectionFilter::default();
     fixture.database.register("a").await;
     apply(&store, &[(2, uploaded("a", 20))]).await;
@@ -72,7 +72,7 @@ async fn lists_unapplied_with_bodies_page_by_page(fixture: &Fixture) {
 }
 
 async fn filters_unapplied_by_reason_state_and_time(fixture: &Fixture) {
-    let store = of_every_kind(fixture).await;
+    let store = rejections_of_every_kind(fixture).await;
 
     for (filter, mut expected) in filters() {
         let listed = unapplied(&store, &filter, 0, 10).await;
@@ -101,7 +101,7 @@ async fn names_row_with_unknown_state(fixture: &Fixture) {
     }
 }
 
-/// Returns filters, and the ids that each selects from [`of_every_kind`], newest first.
+/// Returns filters, and the ids that each selects from [`rejections_of_every_kind`], newest first.
 fn filters() -> [(RejectionFilter, Vec<i64>); 9] {
     let all = RejectionFilter::default;
     let with_reason = |reason| RejectionFilter {

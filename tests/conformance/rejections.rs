@@ -14,7 +14,7 @@ use cloudflare_images_webhook::store::{
 };
 
 use crate::fixture::{Fixture, on_every_backend, subscription};
-use crate::notifications::{at, failed, image, invalid, record, unauthenticated, uploaded};
+use crate::notifications::{at, failed, image_id, invalid, record, unauthenticated, uploaded};
 
 on_every_backend!(
     applies_each_rejection_once,
@@ -126,11 +126,11 @@ async fn parking_again_restarts_time_and_attempts(fixture: &Fixture) {
     let store = fixture.open().await;
     fixture.database.register("b").await;
     record(&store, [uploaded("a", 10)]).await;
-    fail(&store, 1, 19).await;
+    record_failures(&store, 1, 19).await;
 
     park(&store, 1, "a", 40).await;
     park(&store, 1, "b", 50).await;
-    fail(&store, 1, 19).await;
+    record_failures(&store, 1, 19).await;
 
     let parked = find(&store, 1).await;
     assert_eq!(parked.state, RejectionState::Parked);
@@ -142,7 +142,7 @@ async fn parking_again_restarts_time_and_attempts(fixture: &Fixture) {
 }
 
 async fn parks_no_applied_or_counted_rejection(fixture: &Fixture) {
-    let store = of_every_kind(fixture).await;
+    let store = rejections_of_every_kind(fixture).await;
     fixture.database.register("a").await;
     apply(&store, &[(2, uploaded("a", 20))]).await;
 
@@ -283,9 +283,9 @@ async fn fails_parked_notification_after_20_attempts(fixture: &Fixture) {
     let store = fixture.open().await;
     record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
 
-    fail(&store, 1, 19).await;
+    record_failures(&store, 1, 19).await;
     let after_19 = find(&store, 1).await;
-    fail(&store, 1, 1).await;
+    record_failures(&store, 1, 1).await;
     let after_20 = find(&store, 1).await;
 
     assert_eq!(after_19.state, RejectionState::Parked);
@@ -302,7 +302,7 @@ async fn records_no_failure_of_stored_rejection(fixture: &Fixture) {
     let store = fixture.open().await;
     record(&store, [invalid(b"{", 10)]).await;
 
-    fail(&store, 1, 20).await;
+    record_failures(&store, 1, 20).await;
 
     let stored = find(&store, 1).await;
     assert_eq!(stored.state, RejectionState::Stored);
@@ -311,7 +311,7 @@ async fn records_no_failure_of_stored_rejection(fixture: &Fixture) {
 }
 
 /// Creates a stored rejection at 10, parked ones at 20 and 30, and a count at 40.
-pub(crate) async fn of_every_kind(fixture: &Fixture) -> Store {
+pub(crate) async fn rejections_of_every_kind(fixture: &Fixture) -> Store {
     let store = fixture.open().await;
     record(
         &store,
@@ -367,7 +367,7 @@ async fn parked_page(store: &Store, query: ParkedQuery) -> Option<ParkedPage> {
 }
 
 async fn park(store: &Store, id: i64, cloudflare_id: &str, seconds: i64) {
-    let image = image(cloudflare_id);
+    let image = image_id(cloudflare_id);
     let parking = store.rejections.park(id, &image, at(seconds)).await;
     parking.expect("the query succeeds");
 }
@@ -394,7 +394,7 @@ async fn add_refusals(store: &Store, counts: &[RefusalCount]) {
 }
 
 /// Records this number of failures at second 70.
-async fn fail(store: &Store, id: i64, times: u32) {
+async fn record_failures(store: &Store, id: i64, times: u32) {
     for _ in 0..times {
         let error = "the row is locked";
         let recording = store.rejections.record_failure(id, error, at(70)).await;

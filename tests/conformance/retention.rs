@@ -7,7 +7,7 @@ use cloudflare_images_webhook::store::{
 };
 
 use crate::fixture::{Fixture, on_every_backend};
-use crate::notifications::{at, image, record, uploaded};
+use crate::notifications::{at, image_id, record, uploaded};
 
 on_every_backend!(
     deletes_old_rows_page_by_page,
@@ -24,11 +24,11 @@ const BEFORE: i64 = 30;
 async fn deletes_old_rows_page_by_page(fixture: &Fixture) {
     let store = with_four_rows(fixture).await;
     for table in PrunableTable::ALL {
-        let query = delete(table);
+        let query = delete_query(table);
 
         let first = prune(&store, query).await;
-        let second = prune(&store, after(2, query)).await;
-        let third = prune(&store, after(4, query)).await;
+        let second = prune(&store, query_after(2, query)).await;
+        let third = prune(&store, query_after(4, query)).await;
 
         // The third row is exactly at the limit, so it is not old.
         assert_eq!(first, Some(page(2, 2)), "{table:?}");
@@ -43,12 +43,12 @@ async fn counts_old_rows_without_deleting(fixture: &Fixture) {
     for table in PrunableTable::ALL {
         let query = PruneQuery {
             mode: PruneMode::Count,
-            ..delete(table)
+            ..delete_query(table)
         };
 
         let first = prune(&store, query).await;
         let all = prune(&store, PruneQuery { limit: 10, ..query }).await;
-        let after_first = prune(&store, after(1, query)).await;
+        let after_first = prune(&store, query_after(1, query)).await;
 
         assert_eq!(first, Some(page(2, 2)), "{table:?}");
         assert_eq!(all, Some(page(4, 2)), "{table:?}");
@@ -62,7 +62,7 @@ async fn deletes_only_webhook_audit_entries(fixture: &Fixture) {
     let sql = "INSERT INTO cloudflare_image_logs (event_type, timestamp)
         VALUES ('upload_url_requested', '1970-01-01T00:00:10.000000Z')";
     fixture.database.execute(sql, &[]).await;
-    let query = delete(PrunableTable::AuditLog);
+    let query = delete_query(PrunableTable::AuditLog);
     let count = PruneQuery {
         mode: PruneMode::Count,
         ..query
@@ -83,10 +83,10 @@ async fn deletes_only_webhook_audit_entries(fixture: &Fixture) {
 async fn counts_age_from_last_parking(fixture: &Fixture) {
     let store = fixture.open().await;
     record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
-    let parking = store.rejections.park(2, &image("b"), at(BEFORE)).await;
+    let parking = store.rejections.park(2, &image_id("b"), at(BEFORE)).await;
     parking.expect("the query succeeds");
 
-    let pruned = prune(&store, delete(PrunableTable::Rejections)).await;
+    let pruned = prune(&store, delete_query(PrunableTable::Rejections)).await;
 
     assert_eq!(pruned, Some(page(2, 1)));
     assert_eq!(fixture.database.rejections().await[0]["id"], 2);
@@ -96,7 +96,7 @@ async fn deletes_no_due_deliveries(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10), uploaded("b", 11)]).await;
     settle_first(&store, "app").await;
-    let query = delete(PrunableTable::Deliveries);
+    let query = delete_query(PrunableTable::Deliveries);
     let count = PruneQuery {
         mode: PruneMode::Count,
         ..query
@@ -112,7 +112,7 @@ async fn deletes_no_due_deliveries(fixture: &Fixture) {
 async fn deletes_attempts_and_events_with_last_delivery(fixture: &Fixture) {
     let store = fixture.open_for(&["app", "archive"]).await;
     record(&store, [uploaded("a", 10)]).await;
-    let query = delete(PrunableTable::Deliveries);
+    let query = delete_query(PrunableTable::Deliveries);
     for delivery in [1, 2] {
         let sql = format!(
             "INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms)
@@ -135,7 +135,7 @@ async fn deletes_attempts_and_events_with_last_delivery(fixture: &Fixture) {
     assert_eq!(fixture.database.attempts().await.len(), 0);
 }
 
-fn delete(table: PrunableTable) -> PruneQuery {
+fn delete_query(table: PrunableTable) -> PruneQuery {
     PruneQuery {
         table,
         after: 0,
@@ -145,7 +145,7 @@ fn delete(table: PrunableTable) -> PruneQuery {
     }
 }
 
-fn after(after: i64, query: PruneQuery) -> PruneQuery {
+fn query_after(after: i64, query: PruneQuery) -> PruneQuery {
     PruneQuery { after, ..query }
 }
 

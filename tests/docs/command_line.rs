@@ -100,7 +100,7 @@ fn syntax(argument: &Arg) -> String {
     }
 }
 
-/// Lists the values that an argument takes, with their meanings where these have some.
+/// Lists the values that an argument takes, each with its meaning if it has one.
 fn possible_values(argument: &Arg) -> String {
     if !argument.get_action().takes_values() {
         return String::new();

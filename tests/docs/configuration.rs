@@ -63,7 +63,7 @@ pub(crate) fn settings(toml: &str) -> Vec<Setting> {
     settings
 }
 
-/// Returns the keys of endpoints in `config/relay.toml`, given or behind a `#`.
+/// Returns the keys of endpoints in `config/relay.toml`, set or commented out.
 fn endpoint_keys(toml: &str) -> Vec<String> {
     let lines = toml.lines().map(|line| line.trim_start_matches("# "));
     let mut keys: Vec<String> = lines

@@ -1,5 +1,5 @@
 //! Every `toml` block of the documentation is a configuration file that the program accepts. A
-//! block that is only a part of one has the flag `part`.
+//! block with only a part of a file has the flag `part`.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn variables(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Replaces the files that keys name by files that exist.
+/// Replaces each file name in a setting by the name of an existing file.
 fn with_files(text: &str, folder: &Path) -> String {
     let lines = text.lines().map(|line| {
         let Some((key, _)) = line.split_once("_file = ") else {

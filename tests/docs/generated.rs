@@ -1,11 +1,11 @@
-//! Reference pages with a generated part: it is compared with what the code says, or rewritten.
+//! Reference pages with a generated part. A test compares that part with the code, or rewrites it.
 
 use std::fs;
 
 use crate::pages::{read, repository};
 use crate::support::variable;
 
-/// Stands in a page between what is written by hand and what is generated.
+/// The line that separates the handwritten part of a page from the generated part.
 const MARKER: &str =
     "<!-- Generated below this line. To update: UPDATE_DOCS=1 cargo test --test docs -->\n";
 
@@ -68,7 +68,7 @@ pub(crate) fn rows_of_table(text: &str, headings: &[&str]) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// Writes text that is no Markdown.
+/// Escapes text, so that Markdown shows it unchanged.
 pub(crate) fn plain(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {

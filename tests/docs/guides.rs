@@ -1,5 +1,5 @@
-//! The programs of the guides. Blocks with `run=NAME,file=PATH` are the files of a program;
-//! `tests/docs/programs/NAME` has a main program for them where they have none.
+//! The programs of the guides. Blocks with `run=NAME,file=PATH` are the files of a program. If they
+//! contain no main program, it is in `tests/docs/programs/NAME`.
 
 mod programs;
 mod receivers;
@@ -15,7 +15,7 @@ use crate::support::database::Database;
 const REGISTER_PAGE: &str = "docs/src/guides/register-images.md";
 
 /// The names of the programs, each with a test.
-const NAMES: [&str; 6] = [
+const PROGRAM_NAMES: [&str; 6] = [
     "receive-node",
     "receive-python",
     "register-django",
@@ -25,7 +25,7 @@ const NAMES: [&str; 6] = [
 ];
 
 /// The languages whose blocks are programs.
-const LANGUAGES: [&str; 4] = ["python", "javascript", "go", "ruby"];
+const PROGRAM_LANGUAGES: [&str; 4] = ["python", "javascript", "go", "ruby"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn django_registers_on_sqlite() {
@@ -81,7 +81,7 @@ fn every_program_has_a_test() {
     let pages = pages_below(&format!("{BOOK}/guides"));
     let mut names = BTreeSet::new();
     for block in pages.iter().flat_map(|page| blocks(page)) {
-        let is_program = LANGUAGES.contains(&block.language.as_str());
+        let is_program = PROGRAM_LANGUAGES.contains(&block.language.as_str());
         let name = block.value("run").map(str::to_owned);
         assert!(
             !is_program || name.is_some(),
@@ -91,5 +91,5 @@ fn every_program_has_a_test() {
         names.extend(name);
     }
 
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), NAMES);
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), PROGRAM_NAMES);
 }

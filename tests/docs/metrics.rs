@@ -1,10 +1,10 @@
-//! `reference/metrics.md`: the metrics of a running service, with the descriptions that it gives
-//! itself.
+//! `reference/metrics.md`: the metrics of a running service, with the descriptions from its
+//! `/metrics`.
 
 use std::collections::BTreeMap;
 
 use crate::generated::{check, code, plain, row, table};
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 
 pub(crate) const PAGE: &str = "docs/src/reference/metrics.md";
@@ -51,7 +51,7 @@ fn metrics(text: &str) -> BTreeMap<String, Metric> {
 async fn page_lists_every_metric() {
     let app = App::start(Database::sqlite()).await;
     let request = app.client().get(format!("http://{}/metrics", app.ops));
-    let answer = answer(request).await;
+    let answer = response_to(request).await;
     let text = answer.body.as_str().expect("text");
 
     let metrics = metrics(text);

@@ -1,4 +1,4 @@
-//! The settings, variables, metrics and commands that the documentation names exist.
+//! Every setting, variable, metric and command in the documentation exists.
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use crate::pages::{BOOK, blocks, pages_below, read};
 
 const PROGRAM: &str = "cloudflare-images-webhook";
 
-/// Names in code that have the form of a setting: fields of the answer of `/readyz`.
-const FIELDS: [&str; 4] = [
+/// The fields of the response of `/readyz`. In the documentation, they look like settings.
+const READINESS_FIELDS: [&str; 4] = [
     "database.ok",
     "database.problem",
     "migrations.ok",
@@ -22,10 +22,10 @@ const FIELDS: [&str; 4] = [
 ];
 
 /// The start of every metric's name.
-const PREFIX: &str = "cloudflare_images_webhook";
+const METRIC_PREFIX: &str = "cloudflare_images_webhook";
 
-/// The table of applied migrations. It has the form of a metric.
-const MIGRATIONS: &str = "cloudflare_images_webhook_migrations";
+/// The table of applied migrations. Its name looks like a metric.
+const MIGRATIONS_TABLE: &str = "cloudflare_images_webhook_migrations";
 
 /// Returns the pages that describe the current release.
 fn pages() -> Vec<String> {
@@ -80,7 +80,7 @@ fn settings_exist() {
                 .all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte));
             let section = code.split_once('.').map(|(section, _)| section);
             let is_setting = is_key && section.is_some_and(|section| sections.contains(section));
-            if is_setting && !known.contains(code) && !FIELDS.contains(&code) {
+            if is_setting && !known.contains(code) && !READINESS_FIELDS.contains(&code) {
                 unknown.push(format!("{page}: {code}"));
             }
         }
@@ -107,11 +107,11 @@ fn environment_variables_exist() {
 
 /// Returns whether a word is the name of a metric, or its end as in `…_inbox_failed_total`.
 fn is_metric(word: &str) -> bool {
-    let name = word.trim_start_matches(PREFIX);
+    let name = word.trim_start_matches(METRIC_PREFIX);
     let is_short = ["_inbox_", "_relay_", "_parked_", "_tokio_"]
         .iter()
         .any(|start| name.starts_with(start));
-    is_short || (word.starts_with(PREFIX) && name.len() > 1)
+    is_short || (word.starts_with(METRIC_PREFIX) && name.len() > 1)
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn metrics_exist() {
     let page = read(metrics::PAGE);
     let rows = rows_of_table(&page, &["metric", "type", "labels", "meaning"]);
     let mut known: BTreeSet<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
-    known.insert(MIGRATIONS);
+    known.insert(MIGRATIONS_TABLE);
     let words = words(|character| character.is_ascii_alphanumeric() || character == '_');
     let unknown: Vec<_> = words
         .iter()

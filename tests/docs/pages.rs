@@ -35,7 +35,7 @@ pub(crate) fn pages_below(folder: &str) -> Vec<String> {
     pages
 }
 
-/// A fenced block. Its info string is the language, and flags behind commas: `sh,not-run`.
+/// A fenced block. Its info string has the language, then flags after commas: `sh,not-run`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block {
     /// The page, and the line of the opening fence.

@@ -61,7 +61,7 @@ fn problem_types(source: &str) -> BTreeSet<(String, String)> {
                 .strip_prefix("StatusCode::")
                 .filter(|_| *other == variant)
         });
-        status(constant.unwrap_or_else(|| panic!("{variant} has a status")))
+        status(constant.unwrap_or_else(|| panic!("{variant} has no status")))
     };
     let is_name = |value: &str| {
         value
@@ -89,7 +89,7 @@ fn status(constant: &str) -> u16 {
     };
     (400..600)
         .find(is_meant)
-        .unwrap_or_else(|| panic!("{constant} is a status"))
+        .unwrap_or_else(|| panic!("unknown status {constant}"))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The expectations from the responses, compared with the tables.
+//! The comparison of the responses with the tables: nothing is lost, duplicated or moved back.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ impl Sent {
 
 /// The comparison of the responses with the tables.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Comparison {
     /// Requests sent.
     pub(crate) requests: u64,
     /// Requests answered with 200, or with 404 and parked.
@@ -73,8 +73,8 @@ pub(crate) struct Verdict {
     pub(crate) regressed: u64,
 }
 
-impl Verdict {
-    /// Adds the counts of two verdicts.
+impl Comparison {
+    /// Adds the counts of two comparisons.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             requests: self.requests + other.requests,
@@ -118,7 +118,7 @@ pub(crate) fn attempt_note(note: &str, number: usize) -> String {
 }
 
 /// Compares the results with the tables. The prefix selects the images of this load.
-pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str) -> Verdict {
+pub(crate) async fn compare(database: &Database, images: &[Image], prefix: &str) -> Comparison {
     let statuses = statuses(database, prefix).await;
     let logs = logs(database, prefix).await;
     let regressions = format!(
@@ -126,14 +126,14 @@ pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str)
         with_prefix("cloudflare_id", prefix)
     );
 
-    let mut verdict = Verdict {
+    let mut comparison = Comparison {
         regressed: database.count(&regressions).await.unsigned_abs(),
-        ..Verdict::default()
+        ..Comparison::default()
     };
     for image in images {
         match statuses.get(&image.id) {
-            None => verdict.lost += 1,
-            Some(status) => verdict.regressed += u64::from(status != image.last_status),
+            None => comparison.lost += 1,
+            Some(status) => comparison.regressed += u64::from(status != image.last_status),
         }
         for sent in &image.sent {
             let mut applied = 0;
@@ -143,14 +143,14 @@ pub(crate) async fn verdict(database: &Database, images: &[Image], prefix: &str)
                     applied: 0,
                     total: 0,
                 });
-                verdict.add_attempt(*result, logged.total);
+                comparison.add_attempt(*result, logged.total);
                 applied += logged.applied;
             }
             // Every attempt reports the same time, so only the first committed one may apply.
-            verdict.duplicated += applied.saturating_sub(1);
+            comparison.duplicated += applied.saturating_sub(1);
         }
     }
-    verdict
+    comparison
 }
 
 /// Returns a condition that selects ids by prefix. It uses the index on both databases, because

@@ -174,9 +174,9 @@ impl Fault {
                 wait_until_failing(load, self).await;
             }
             Self::NetworkSlow => {
-                set(scenario, NetworkCondition::Delayed(LATENCY));
+                set_network_condition(scenario, NetworkCondition::Delayed(LATENCY));
                 wait_for_progress(load, self, "requests succeed on the slow network").await;
-                set(scenario, NetworkCondition::Normal);
+                set_network_condition(scenario, NetworkCondition::Normal);
             }
             Self::DiskFull => disk_full(scenario, load).await,
             Self::FilesExhausted => files_exhausted(scenario).await,
@@ -216,7 +216,7 @@ async fn wait_until_failing(load: &Load, fault: Fault) {
     .await;
 }
 
-fn set(scenario: &Scenario, condition: NetworkCondition) {
+fn set_network_condition(scenario: &Scenario, condition: NetworkCondition) {
     for replica in &scenario.replicas {
         replica.proxy.as_ref().expect("a proxy").set(condition);
     }
@@ -228,9 +228,9 @@ async fn inject_network_condition(
     condition: NetworkCondition,
     fault: Fault,
 ) {
-    set(scenario, condition);
+    set_network_condition(scenario, condition);
     wait_until_failing(load, fault).await;
-    set(scenario, NetworkCondition::Normal);
+    set_network_condition(scenario, NetworkCondition::Normal);
 }
 
 /// Limits the file size. Only the first pages of each file can still be written.

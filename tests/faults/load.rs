@@ -24,10 +24,10 @@ const SENDERS: usize = 8;
 const IMAGES_AT_ONCE: usize = 8;
 
 /// One image in this many is registered after its first notification.
-const ONE_IN_LATE: usize = 4;
+const IMAGES_PER_LATE_IMAGE: usize = 4;
 
-/// The pause before a sender repeats a request.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The wait before a sender repeats a request.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Running senders.
 pub(crate) struct Load {
@@ -100,7 +100,7 @@ impl Load {
     /// Stops the senders and waits for them. Panics if a notification is never acknowledged.
     pub(crate) async fn end(self) -> Vec<Image> {
         self.counts.is_stopped.store(true, Ordering::Relaxed);
-        let ended = tokio::time::timeout(wait::PATIENCE, self.senders.join_all()).await;
+        let ended = tokio::time::timeout(wait::WAIT_TIMEOUT, self.senders.join_all()).await;
         let images = ended.expect("every notification is acknowledged");
         images.into_iter().flatten().collect()
     }
@@ -123,7 +123,7 @@ impl Sender {
             }
             let block = &mut images[first..];
             if let Some(registrar) = &self.registrar {
-                let (late, others) = block.split_at_mut(IMAGES_AT_ONCE / ONE_IN_LATE);
+                let (late, others) = block.split_at_mut(IMAGES_AT_ONCE / IMAGES_PER_LATE_IMAGE);
                 register(registrar, others).await;
                 for image in &mut *late {
                     self.deliver(&mut image.sent[0]).await;
@@ -169,7 +169,7 @@ impl Sender {
             if result != SendResult::Unknown {
                 return;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }
@@ -177,7 +177,7 @@ impl Sender {
 async fn register(registrar: &Registrar, images: &[Image]) {
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
     while registrar.register(&ids).await.is_err() {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -200,7 +200,7 @@ fn image(prefix: &str, number: usize) -> Image {
     };
     let mut sent: Vec<Sent> = [("draft", draft), ("earlier", earlier), ("later", later)]
         .into_iter()
-        .map(|(note, notification)| Sent::new(note, with(notification, &id)))
+        .map(|(note, notification)| Sent::new(note, with_id(notification, &id)))
         .collect();
     sent.rotate_left(number % 3);
     Image {
@@ -210,7 +210,7 @@ fn image(prefix: &str, number: usize) -> Image {
     }
 }
 
-fn with(mut notification: Value, id: &str) -> Value {
+fn with_id(mut notification: Value, id: &str) -> Value {
     notification["id"] = id.into();
     notification
 }

@@ -3,7 +3,7 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
-use super::expectations::Verdict;
+use super::expectations::Comparison;
 use super::fault::Fault;
 
 /// The memory limit of a service, including thousands of half-open requests and a full queue.
@@ -16,7 +16,7 @@ pub(crate) struct Row {
     pub(crate) fault: Fault,
     /// The number of injections.
     pub(crate) rounds: u64,
-    pub(crate) verdict: Verdict,
+    pub(crate) comparison: Comparison,
     /// The number of restarts after a deliberate kill or stop.
     pub(crate) restarts: u64,
     pub(crate) peak_memory_kib: u64,
@@ -37,13 +37,13 @@ impl Row {
 
     /// Returns whether all checks passed.
     pub(crate) fn is_good(&self) -> bool {
-        self.verdict.is_good() && self.is_at_baseline && self.peak_memory_kib <= MAX_MEMORY_KIB
+        self.comparison.is_good() && self.is_at_baseline && self.peak_memory_kib <= MAX_MEMORY_KIB
     }
 
     fn and(self, later: &Self) -> Self {
         Self {
             rounds: self.rounds + later.rounds,
-            verdict: self.verdict.and(later.verdict),
+            comparison: self.comparison.and(later.comparison),
             restarts: self.restarts + later.restarts,
             peak_memory_kib: self.peak_memory_kib.max(later.peak_memory_kib),
             files_at_end: later.files_at_end,
@@ -54,14 +54,14 @@ impl Row {
     }
 
     fn cells(&self, name: &str) -> Vec<String> {
-        let Verdict {
+        let Comparison {
             requests,
             acknowledged,
             response_lost,
             lost,
             duplicated,
             regressed,
-        } = self.verdict;
+        } = self.comparison;
         let mut cells = vec![self.database.to_owned(), name.to_owned()];
         let counts = [
             self.rounds,

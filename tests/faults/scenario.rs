@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::expectations::{Image, verdict};
+use super::expectations::{Image, compare};
 use super::fault::Fault;
 use super::load::{Load, Registration};
 use super::report::Row;
@@ -230,12 +230,12 @@ impl Scenario {
         let images = load.end().await;
         self.wait_until_none_parked(fault).await;
 
-        let verdict = verdict(&self.database, &images, &prefix).await;
+        let comparison = compare(&self.database, &images, &prefix).await;
         assert!(
-            fault != Fault::CommitRepliesLost || verdict.response_lost > 0,
+            fault != Fault::CommitRepliesLost || comparison.response_lost > 0,
             "no reply to COMMIT was lost"
         );
-        let is_at_baseline = tokio::time::timeout(wait::PATIENCE, self.wait_for_baseline())
+        let is_at_baseline = tokio::time::timeout(wait::WAIT_TIMEOUT, self.wait_for_baseline())
             .await
             .is_ok();
         let peaks = self.replicas.iter().map(Replica::peak_memory_kib);
@@ -247,7 +247,7 @@ impl Scenario {
             },
             fault,
             rounds: 1,
-            verdict,
+            comparison,
             restarts: self.restarts() - restarts,
             peak_memory_kib: peaks.max().expect("there is one"),
             files_at_start: self.baseline.0,

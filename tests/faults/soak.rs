@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::expectations::{SendResult, verdict};
+use super::expectations::{SendResult, compare};
 use super::fault::Fault;
 use super::load::Registration;
 use super::report::{Row, table};
@@ -89,13 +89,13 @@ async fn loses_no_inserted_images_or_events() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn verdict_finds_losses_duplicates_and_regressions() {
+async fn comparison_finds_losses_duplicates_and_regressions() {
     for scenario in [
         Scenario::on_sqlite(Registration::ByApp).await,
         Scenario::on_postgres(Registration::ByApp).await,
     ] {
         let mut images = scenario.run_load("round-1").await;
-        let intact = verdict(&scenario.database, &images, "round-1").await;
+        let intact = compare(&scenario.database, &images, "round-1").await;
         assert!(intact.is_good() && intact.acknowledged > 100, "{intact:?}");
 
         let of_image = "image_id = (SELECT id FROM cloudflare_images WHERE cloudflare_id = $1)";
@@ -107,8 +107,7 @@ async fn verdict_finds_losses_duplicates_and_regressions() {
                 "INSERT INTO cloudflare_image_logs (image_id, event_type, message, data)
                  SELECT image_id, event_type, message, data FROM cloudflare_image_logs WHERE {last} AND {of_image}"
             ),
-            // The correct status comes back as after a redelivery: only the update moved the row
-            // back.
+            // The status stays correct, and only `status_at` is moved back.
             "UPDATE cloudflare_images SET status_at = '2023-01-01T00:00:00.000000Z' WHERE cloudflare_id = $1".to_owned(),
             "UPDATE cloudflare_images SET status = 'pending' WHERE cloudflare_id = $1".to_owned(),
         ]
@@ -124,7 +123,7 @@ async fn verdict_finds_losses_duplicates_and_regressions() {
             .expect("there is one")
             .attempts
             .splice(0..1, [SendResult::Unknown, SendResult::Acknowledged]);
-        let failed = verdict(&scenario.database, &images, "round-1").await;
+        let failed = compare(&scenario.database, &images, "round-1").await;
 
         // The entries of the audit log disappear with the deleted row.
         let attempts_of_deleted: usize =

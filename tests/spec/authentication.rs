@@ -3,7 +3,7 @@
 use reqwest::header::HeaderValue;
 
 use crate::on_both_databases;
-use crate::support::app::{App, NOW, answer};
+use crate::support::app::{App, NOW, response_to};
 use crate::support::database::Database;
 use crate::support::signing::{PREVIOUS_SECRET, SECRET, hex_hmac, standard, timestamped};
 
@@ -32,7 +32,7 @@ async fn post(app: &App, body: &'static str, headers: &[(&str, &str)]) -> u16 {
         .fold(app.request(body), |request, (name, value)| {
             request.header(*name, *value)
         });
-    answer(request).await.status.as_u16()
+    response_to(request).await.status.as_u16()
 }
 
 on_both_databases!(
@@ -47,7 +47,7 @@ on_both_databases!(
     rejects_disabled_schemes,
     enables_secret_and_hmac_by_default,
     accepts_everything_without_secret_and_warns,
-    verifies_large_bodies,
+    verifies_signature_of_large_body,
 );
 
 async fn accepts_secret_in_cf_webhook_auth(database: Database) {
@@ -258,7 +258,9 @@ async fn rejects_unauthenticated_requests_before_parsing(database: Database) {
                 HeaderValue::from_bytes(bytes).expect("a header may hold bytes outside ASCII");
 
             assert_eq!(
-                answer(app.request(BODY).header(name, value)).await.status,
+                response_to(app.request(BODY).header(name, value))
+                    .await
+                    .status,
                 401,
                 "{name}"
             );
@@ -270,9 +272,9 @@ async fn rejects_unauthenticated_requests_before_parsing(database: Database) {
 async fn hides_reason_for_401(database: Database) {
     let app = app(database, &[]).await;
 
-    let nothing = answer(app.request(BODY)).await;
-    let wrong = answer(app.request(BODY).header("x-signature", "zz")).await;
-    let expired = answer(app.request(BODY).header("x-webhook-timestamp", "1").header(
+    let nothing = response_to(app.request(BODY)).await;
+    let wrong = response_to(app.request(BODY).header("x-signature", "zz")).await;
+    let expired = response_to(app.request(BODY).header("x-webhook-timestamp", "1").header(
         "x-webhook-signature",
         timestamped(SECRET, 1, BODY.as_bytes()),
     ))
@@ -352,7 +354,7 @@ async fn accepts_everything_without_secret_and_warns(database: Database) {
     );
 }
 
-async fn verifies_large_bodies(database: Database) {
+async fn verifies_signature_of_large_body(database: Database) {
     let app = app(database, &[]).await;
     let body = format!(
         r#"{{"id":"image","uploaded":"2024-01-01T12:00:00Z","metadata":{{"long":"{}"}}}}"#,
@@ -364,13 +366,13 @@ async fn verifies_large_bodies(database: Database) {
     );
 
     assert_eq!(
-        answer(app.request(body.clone()).header("x-signature", bad))
+        response_to(app.request(body.clone()).header("x-signature", bad))
             .await
             .status,
         401
     );
     assert_eq!(
-        answer(app.request(body).header("x-signature", good))
+        response_to(app.request(body).header("x-signature", good))
             .await
             .status,
         200

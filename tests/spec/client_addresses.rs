@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::{Answer, App, answer};
+use crate::support::app::{App, TestResponse, response_to};
 use crate::support::database::Database;
 use crate::support::program::{run, stderr};
 use crate::support::signing::SECRET;
@@ -15,15 +15,15 @@ use crate::support::wait;
 pub(crate) const TEST_MESSAGE: &str = r#"{"text":"hello"}"#;
 
 /// Returns whether a response names this setting.
-pub(crate) fn names_setting(answer: &Answer, setting: &str) -> bool {
+pub(crate) fn names_setting(answer: &TestResponse, setting: &str) -> bool {
     let detail = answer.body["detail"].as_str().expect("a sentence");
     detail.contains(&format!("webhook.{setting}"))
 }
 
 /// Posts a webhook as a local proxy does for a client with this address.
-pub(crate) async fn deliver_for(app: &App, header: &str, client: &str) -> Answer {
+pub(crate) async fn deliver_for(app: &App, header: &str, client: &str) -> TestResponse {
     let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
-    answer(request.header(header, client)).await
+    response_to(request.header(header, client)).await
 }
 
 on_both_databases!(
@@ -96,7 +96,7 @@ async fn uses_client_address_from_trusted_proxy(database: Database) {
         "only the configured header is read"
     );
 
-    let refused = answer(
+    let refused = response_to(
         app.request("{")
             .header("cf-webhook-auth", SECRET)
             .header("x-forwarded-for", "203.0.113.9"),
@@ -129,7 +129,7 @@ async fn ignores_address_headers_without_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cloudflare_networks_are_replaceable() {
+async fn file_replaces_cloudflare_networks() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("networks.txt");
     std::fs::write(&file, "# ours\n198.51.100.0/24\n").expect("the file is written");

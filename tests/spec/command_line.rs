@@ -409,7 +409,7 @@ fn help_describes_each_command() {
 }
 
 #[test]
-fn read_commands_create_no_database() {
+fn reading_commands_create_no_database() {
     let folder = TempDir::new().expect("a folder");
     for arguments in [
         &["images", "list"][..],

@@ -77,7 +77,7 @@ fn file_overrides_defaults_and_environment_overrides_file() {
 }
 
 #[test]
-fn loads_profile_file_or_built_in() {
+fn loads_profile_from_file_or_program() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("APP_PROFILE", "production"),
@@ -104,7 +104,7 @@ fn loads_profile_file_or_built_in() {
 }
 
 #[test]
-fn accepts_conventional_variables() {
+fn accepts_short_variable_names() {
     for (variable, value, key, shown) in [
         (
             "DATABASE_URL",
@@ -581,7 +581,7 @@ fn production_requires_secret() {
 }
 
 #[test]
-fn example_lacks_only_secret_files() {
+fn example_fails_only_without_secret_files() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/example.toml");
     let folder = TempDir::new().expect("a folder");
 
@@ -624,7 +624,7 @@ fn secret_is_trimmed_but_not_split() {
 }
 
 #[test]
-fn empty_variable_leaves_other_secret() {
+fn empty_secret_variable_keeps_other_secret() {
     let shown = line(
         &[
             ("CLOUDFLARE_WEBHOOK_SECRET", "s3cret"),

@@ -4,7 +4,7 @@
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::proxy::Proxy;
 use crate::support::signing::SECRET;
@@ -215,7 +215,7 @@ async fn names_and_limits_postgres_connections() {
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let request = app.request(BODY).header("cf-webhook-auth", SECRET);
-        running.spawn(async move { answer(request).await.status.as_u16() });
+        running.spawn(async move { response_to(request).await.status.as_u16() });
     }
     let statuses = running.join_all().await;
 
@@ -257,7 +257,7 @@ async fn reconnects_after_postgres_restart() {
     let mut running = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let request = app.request(BODY).header("cf-webhook-auth", SECRET);
-        running.spawn(async move { answer(request).await.status.as_u16() });
+        running.spawn(async move { response_to(request).await.status.as_u16() });
     }
     assert_eq!(
         running.join_all().await,

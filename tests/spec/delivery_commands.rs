@@ -13,20 +13,20 @@ use crate::relay_delivery::statuses;
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
-use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
 use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
 
 /// A service with one endpoint, `app`, that is tried once per delivery.
-struct Relay {
+struct RelayingService {
     app: App,
     subscriber: Subscriber,
     endpoints: String,
     folder: TempDir,
 }
 
-impl Relay {
+impl RelayingService {
     async fn start(database: Database) -> Self {
         let subscriber = Subscriber::start().await;
         let endpoints = json!([{
@@ -88,7 +88,7 @@ on_both_databases!(
 );
 
 async fn preview_matches_sent_request(database: Database) {
-    let relay = Relay::start(database).await;
+    let relay = RelayingService::start(database).await;
     relay.upload("image").await;
     let sent = relay.subscriber.received().remove(0);
     fs::write(relay.folder.path().join("event.json"), &sent.body).expect("a file");
@@ -123,9 +123,11 @@ async fn preview_matches_sent_request(database: Database) {
 }
 
 async fn lists_deliveries_by_endpoint_status_and_time(database: Database) {
-    let relay = Relay::start(database).await;
+    let relay = RelayingService::start(database).await;
     relay.upload("first").await;
-    relay.subscriber.answer(Answer::Status(500));
+    relay
+        .subscriber
+        .respond_with(SubscriberResponse::Status(500));
     relay.app.clock.advance(Duration::from_mins(1));
     relay.upload("second").await;
 
@@ -154,7 +156,7 @@ async fn lists_deliveries_by_endpoint_status_and_time(database: Database) {
 }
 
 async fn shows_delivery_with_attempts_and_payload(database: Database) {
-    let relay = Relay::start(database).await;
+    let relay = RelayingService::start(database).await;
     relay.upload("image").await;
 
     let shown = relay.json(&["deliveries", "show", "1", "--json"]);
@@ -188,11 +190,15 @@ async fn shows_delivery_with_attempts_and_payload(database: Database) {
 }
 
 async fn replays_failed_deliveries_with_same_ids(database: Database) {
-    let relay = Relay::start(database).await;
-    relay.subscriber.answer(Answer::Status(500));
+    let relay = RelayingService::start(database).await;
+    relay
+        .subscriber
+        .respond_with(SubscriberResponse::Status(500));
     relay.upload("first").await;
     relay.upload("second").await;
-    relay.subscriber.answer(Answer::Status(200));
+    relay
+        .subscriber
+        .respond_with(SubscriberResponse::Status(200));
     // The command uses the real clock, so the deliveries are due in the future of the service's
     // clock.
     relay.app.clock.advance(Duration::from_hours(24 * 365 * 30));
@@ -238,7 +244,7 @@ async fn replays_failed_deliveries_with_same_ids(database: Database) {
 }
 
 async fn pauses_and_resumes_endpoint(database: Database) {
-    let relay = Relay::start(database).await;
+    let relay = RelayingService::start(database).await;
     assert_eq!(
         relay.run(&["endpoints", "pause", "app"]),
         (Some(0), "app is paused\n".to_owned())
@@ -318,7 +324,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
 }
 
 async fn prunes_only_completed_deliveries(database: Database) {
-    let relay = Relay::start(database).await;
+    let relay = RelayingService::start(database).await;
     relay.upload("delivered").await;
     relay.run(&["endpoints", "pause", "app"]);
     relay.app.database.register("waits").await;
@@ -361,7 +367,7 @@ async fn prunes_only_completed_deliveries(database: Database) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tests_endpoint_with_sample_event() {
-    let relay = Relay::start(Database::sqlite()).await;
+    let relay = RelayingService::start(Database::sqlite()).await;
 
     let (code, printed) = relay.run(&["endpoints", "test", "app"]);
 
@@ -374,7 +380,9 @@ async fn tests_endpoint_with_sample_event() {
     );
     let message = relay.subscriber.received().remove(0);
     assert_eq!(message.json()["event"], "test");
-    relay.subscriber.answer(Answer::Status(403));
+    relay
+        .subscriber
+        .respond_with(SubscriberResponse::Status(403));
     assert_eq!(
         relay.run(&["endpoints", "test", "app"]),
         (
@@ -402,7 +410,7 @@ async fn tests_endpoint_with_sample_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn preview_hides_secrets_and_sends_nothing() {
-    let relay = Relay::start(Database::sqlite()).await;
+    let relay = RelayingService::start(Database::sqlite()).await;
     let event = json!({"id": "evt_1", "event": "updated", "model": {"label": IMAGES}, "object": {"id": "7"}}).to_string();
     fs::write(relay.folder.path().join("event.json"), &event).expect("a file");
 

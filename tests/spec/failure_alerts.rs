@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::on_both_databases;
 use crate::support::app::App;
 use crate::support::database::Database;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Received, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber, SubscriberResponse};
 use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
@@ -49,7 +49,7 @@ on_both_databases!(
 
 async fn sends_failed_delivery_to_failure_url(database: Database) {
     let (subscriber, alert_receiver) = (Subscriber::start().await, Subscriber::start().await);
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let app = start(
         database,
         &subscriber,
@@ -84,7 +84,7 @@ async fn sends_failed_delivery_to_failure_url(database: Database) {
 
 async fn alerts_once_on_failure_and_recovery(database: Database) {
     let (subscriber, alert_receiver) = (Subscriber::start().await, Subscriber::start().await);
-    subscriber.answer_first(vec![Answer::Status(503); 4]);
+    subscriber.respond_first_with(vec![SubscriberResponse::Status(503); 4]);
     let app = start(
         database,
         &subscriber,
@@ -115,7 +115,7 @@ async fn alerts_once_on_failure_and_recovery(database: Database) {
 
 async fn raises_no_alerts_about_alerts(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let unreachable_url = "http://127.0.0.1:1/";
     let app = start(
         database,

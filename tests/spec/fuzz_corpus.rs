@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::on_both_databases;
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
@@ -120,7 +120,7 @@ fn each_sample_gets_its_status() {
 }
 
 #[test]
-fn mutated_requests_get_no_5xx() {
+fn mutated_requests_cause_no_5xx_without_database() {
     let (samples, mut prng) = (samples("webhook"), Prng(SEED));
     let samples: Vec<Vec<u8>> = samples.into_values().collect();
 
@@ -147,9 +147,9 @@ fn mutated_settings_leak_no_secret() {
     assert_eq!(seen, BTreeSet::from([false, true]));
 }
 
-on_both_databases!(mutated_webhooks_cause_no_5xx,);
+on_both_databases!(mutated_webhooks_cause_no_5xx_with_database,);
 
-async fn mutated_webhooks_cause_no_5xx(database: Database) {
+async fn mutated_webhooks_cause_no_5xx_with_database(database: Database) {
     let app = App::start_with(
         database,
         &[(
@@ -168,7 +168,7 @@ async fn mutated_webhooks_cause_no_5xx(database: Database) {
         if number % 4 > 0 {
             headers.insert("cf-webhook-auth", HeaderValue::from_static(SECRET));
         }
-        let response = answer(app.request(body.clone()).headers(headers)).await;
+        let response = response_to(app.request(body.clone()).headers(headers)).await;
 
         let status = response.status.as_u16();
         assert!(

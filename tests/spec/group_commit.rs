@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::on_both_databases;
-use crate::support::app::{Answer, App, NOW, answer};
+use crate::support::app::{App, NOW, TestResponse, response_to};
 use crate::support::database::Database;
 use crate::support::inbox::Inboxes;
 use crate::support::signing::SECRET;
@@ -27,7 +27,7 @@ pub(crate) const ONE_WRITER: (&str, &str) = ("APP__DATABASE__WRITERS", "1");
 pub(crate) const LONG_TIMEOUT: (&str, &str) = ("APP__DATABASE__TIMEOUT_SECS", "300");
 
 const SENDERS: usize = 64;
-const WEBHOOKS_EACH: usize = 20;
+const WEBHOOKS_PER_SENDER: usize = 20;
 const IMAGES: usize = 8;
 
 fn uploaded(id: &str, second: usize) -> String {
@@ -36,17 +36,17 @@ fn uploaded(id: &str, second: usize) -> String {
 }
 
 /// Sends a webhook in a task.
-fn deliver(app: &App, tasks: &mut JoinSet<(String, Answer)>, id: &str, second: usize) {
+fn deliver(app: &App, tasks: &mut JoinSet<(String, TestResponse)>, id: &str, second: usize) {
     let request = app
         .request(uploaded(id, second))
         .header("cf-webhook-auth", SECRET);
     let id = id.to_owned();
-    tasks.spawn(async move { (id, answer(request).await) });
+    tasks.spawn(async move { (id, response_to(request).await) });
 }
 
 async fn wait_until_queued(app: &App, count: i64) {
     wait::until_async("the expected number of webhooks is queued", async || {
-        app.counter("inbox_queue_depth").await == count
+        app.metric("inbox_queue_depth").await == count
     })
     .await;
 }
@@ -54,8 +54,8 @@ async fn wait_until_queued(app: &App, count: i64) {
 /// Waits until the writer has taken all queued webhooks. A lock then blocks it.
 async fn wait_until_taken(app: &App, write_attempts: i64) {
     wait::until_async("the writer has taken all queued webhooks", async || {
-        app.counter("inbox_queue_depth").await == 0
-            && app.counter("inbox_write_attempts_total").await >= write_attempts
+        app.metric("inbox_queue_depth").await == 0
+            && app.metric("inbox_write_attempts_total").await >= write_attempts
     })
     .await;
 }
@@ -63,17 +63,17 @@ async fn wait_until_taken(app: &App, write_attempts: i64) {
 /// Records these bodies in one transaction, in order. Needs [`ONE_WRITER`] and [`LONG_TIMEOUT`]. A
 /// webhook for the locked image `held` blocks the writer until all bodies are queued. Returns the
 /// responses.
-pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<Answer> {
+pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<TestResponse> {
     app.database.register("held").await;
     let lock = app.database.lock_image("held").await;
-    let write_attempts = app.counter("inbox_write_attempts_total").await;
+    let write_attempts = app.metric("inbox_write_attempts_total").await;
     let mut tasks = JoinSet::new();
     deliver(app, &mut tasks, "held", 0);
     wait_until_taken(app, write_attempts + 1).await;
     let mut answers = Vec::new();
     for body in bodies {
         let request = app.request(body).header("cf-webhook-auth", SECRET);
-        answers.push(tokio::spawn(answer(request)));
+        answers.push(tokio::spawn(response_to(request)));
         wait_until_queued(app, i64::try_from(answers.len()).expect("small")).await;
     }
 
@@ -120,14 +120,14 @@ async fn unreadable_sqlite_row_fails_alone() {
 }
 
 on_both_databases!(
-    records_all_of_64_concurrent_senders,
+    records_every_webhook_of_concurrent_senders,
     records_one_sender_in_order,
     invalid_row_fails_alone,
     rejects_over_queue_limit_with_503,
     client_disconnect_leaves_batch_intact,
 );
 
-async fn records_all_of_64_concurrent_senders(database: Database) {
+async fn records_every_webhook_of_concurrent_senders(database: Database) {
     let app = Arc::new(App::start(database).await);
     for image in 0..IMAGES {
         app.database.register(&format!("image-{image}")).await;
@@ -137,7 +137,7 @@ async fn records_all_of_64_concurrent_senders(database: Database) {
     for sender in 0..SENDERS {
         let app = app.clone();
         senders.spawn(async move {
-            for turn in 0..WEBHOOKS_EACH {
+            for turn in 0..WEBHOOKS_PER_SENDER {
                 let answer = app
                     .deliver(uploaded(
                         &format!("image-{}", sender % IMAGES),
@@ -154,9 +154,9 @@ async fn records_all_of_64_concurrent_senders(database: Database) {
     senders.join_all().await;
 
     let logs = app.database.logs().await;
-    assert_eq!(logs.len(), SENDERS * WEBHOOKS_EACH);
+    assert_eq!(logs.len(), SENDERS * WEBHOOKS_PER_SENDER);
     for image in 0..IMAGES {
-        let last = (WEBHOOKS_EACH - 1) * SENDERS + SENDERS - IMAGES + image;
+        let last = (WEBHOOKS_PER_SENDER - 1) * SENDERS + SENDERS - IMAGES + image;
         let last = Timestamp::from_unix_seconds(NOW + i64::try_from(last).expect("small"))
             .expect("a time");
         assert_eq!(
@@ -164,13 +164,13 @@ async fn records_all_of_64_concurrent_senders(database: Database) {
             last.to_string()
         );
     }
-    let commits = app.counter("inbox_transactions_total").await;
+    let commits = app.metric("inbox_transactions_total").await;
     assert_eq!(
-        app.counter("inbox_recorded_total").await,
-        i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small")
+        app.metric("inbox_recorded_total").await,
+        i64::try_from(SENDERS * WEBHOOKS_PER_SENDER).expect("small")
     );
     assert!(
-        commits < i64::try_from(SENDERS * WEBHOOKS_EACH).expect("small"),
+        commits < i64::try_from(SENDERS * WEBHOOKS_PER_SENDER).expect("small"),
         "expected shared commits, found {commits} commits"
     );
 }
@@ -189,7 +189,7 @@ async fn records_one_sender_in_order(database: Database) {
         let inbox = inbox.clone();
         senders.spawn(async move {
             // All are recorded concurrently.
-            let notifications: Vec<_> = (0..WEBHOOKS_EACH)
+            let notifications: Vec<_> = (0..WEBHOOKS_PER_SENDER)
                 .map(|turn| [numbered(sender, turn)])
                 .collect();
             for recorded in join_all(
@@ -215,7 +215,7 @@ async fn records_one_sender_in_order(database: Database) {
     assert!(
         turns
             .iter()
-            .all(|turns| turns.iter().copied().eq(0..WEBHOOKS_EACH)),
+            .all(|turns| turns.iter().copied().eq(0..WEBHOOKS_PER_SENDER)),
         "{turns:?}"
     );
 }
@@ -256,7 +256,7 @@ async fn invalid_row_fails_alone(database: Database) {
     let good = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded' AND cloudflare_id LIKE 'good-%'";
     assert_eq!(app.database.count(good).await, 10);
     assert_eq!(app.database.image("broken").await["status"], "pending");
-    assert_eq!(app.counter("inbox_failed_total").await, 1);
+    assert_eq!(app.metric("inbox_failed_total").await, 1);
 }
 
 async fn rejects_over_queue_limit_with_503(database: Database) {
@@ -289,7 +289,7 @@ async fn rejects_over_queue_limit_with_503(database: Database) {
         assert_eq!(answer.outcome(), (200, "applied"), "{id}");
     }
     assert_eq!(retried.outcome(), (200, "applied"));
-    assert_eq!(app.counter("inbox_rejected_total").await, 1);
+    assert_eq!(app.metric("inbox_rejected_total").await, 1);
 }
 
 async fn client_disconnect_leaves_batch_intact(database: Database) {
@@ -417,12 +417,12 @@ async fn replicas_neither_deadlock_nor_lose_updates() {
     for sender in 0..SENDERS {
         let app = replicas[sender % 2].clone();
         senders.spawn(async move {
-            for turn in 0..WEBHOOKS_EACH {
+            for turn in 0..WEBHOOKS_PER_SENDER {
                 // One replica updates the images in ascending order, the other in descending order.
                 let image = if sender % 2 == 0 {
                     turn
                 } else {
-                    WEBHOOKS_EACH - 1 - turn
+                    WEBHOOKS_PER_SENDER - 1 - turn
                 } % IMAGES;
                 let answer = app
                     .deliver(uploaded(&format!("image-{image}"), turn * SENDERS + sender))
@@ -437,7 +437,7 @@ async fn replicas_neither_deadlock_nor_lose_updates() {
     senders.join_all().await;
 
     let database = &replicas[0].database;
-    assert_eq!(database.logs().await.len(), SENDERS * WEBHOOKS_EACH);
+    assert_eq!(database.logs().await.len(), SENDERS * WEBHOOKS_PER_SENDER);
     // The row holds the latest applied notification.
     let behind = "SELECT count(*) FROM cloudflare_images AS image WHERE extract(epoch FROM status_at)::bigint <> (
         SELECT max((log.data -> 'payload' ->> 'ts')::bigint) FROM cloudflare_image_logs AS log WHERE log.image_id = image.id)";

@@ -56,7 +56,7 @@ async fn separates_webhook_and_ops_routes(database: Database) {
         (404, "no-such-route")
     );
     assert_eq!(
-        crate::support::app::answer(app.client().get(format!("http://{}/livez", app.address)))
+        crate::support::app::response_to(app.client().get(format!("http://{}/livez", app.address)))
             .await
             .outcome(),
         (404, "no-such-route")

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::on_both_databases;
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
 
@@ -32,7 +32,7 @@ async fn accepts_path_with_or_without_slash(database: Database) {
             .header("cf-webhook-auth", SECRET);
 
         assert_eq!(
-            answer(request.body(TEST_MESSAGE)).await.outcome(),
+            response_to(request.body(TEST_MESSAGE)).await.outcome(),
             (200, "test"),
             "{path}"
         );
@@ -52,7 +52,7 @@ async fn path_is_configurable(database: Database) {
             .header("cf-webhook-auth", SECRET);
 
         assert_eq!(
-            answer(request.body(TEST_MESSAGE)).await.outcome(),
+            response_to(request.body(TEST_MESSAGE)).await.outcome(),
             expected,
             "{path}"
         );
@@ -74,7 +74,7 @@ async fn rejects_other_methods_with_405(database: Database) {
             .request(method.clone(), app.url())
             .header("cf-webhook-auth", SECRET);
 
-        let answer = answer(request).await;
+        let answer = response_to(request).await;
 
         assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method}");
         assert_eq!(answer.headers["allow"], "POST");
@@ -120,7 +120,7 @@ async fn reuses_or_creates_request_id(database: Database) {
             app.client().get(app.url()),
             app.client().get(format!("http://{}/nowhere", app.address)),
         ] {
-            let answer = answer(request.header("x-request-id", given)).await;
+            let answer = response_to(request.header("x-request-id", given)).await;
 
             let id = answer.headers["x-request-id"].to_str().expect("text");
             assert_eq!(id == given, is_reused, "sent {given:?}, received {id:?}");
@@ -130,7 +130,7 @@ async fn reuses_or_creates_request_id(database: Database) {
     let long = "x".repeat(129);
     let request = app.request(TEST_MESSAGE).header("x-request-id", &long);
     assert_ne!(
-        answer(request).await.headers["x-request-id"]
+        response_to(request).await.headers["x-request-id"]
             .to_str()
             .expect("text"),
         long,

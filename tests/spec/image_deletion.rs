@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::group_commit::LONG_TIMEOUT;
 use crate::on_both_databases;
 use crate::relay_delivery::{upload, uploaded};
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
@@ -140,7 +140,7 @@ async fn publishes_deletion_with_last_state(database: Database) {
         .post(service.url())
         .header("cf-webhook-auth", SECRET)
         .body(uploaded("image"));
-    assert_eq!(answer(request).await.outcome(), (200, "applied"));
+    assert_eq!(response_to(request).await.outcome(), (200, "applied"));
     let row = database.image("image").await;
 
     assert_eq!(
@@ -248,7 +248,7 @@ async fn trigger_prevents_deletion(database: Database) {
 }
 
 async fn concurrent_webhook_is_applied_or_parked(database: Database) {
-    let (answers, remaining) = race(database, "reject", Order::Any).await;
+    let (answers, remaining) = race(database, "reject", FirstWaiter::Any).await;
 
     assert!(
         matches!(
@@ -261,7 +261,7 @@ async fn concurrent_webhook_is_applied_or_parked(database: Database) {
 }
 
 async fn concurrent_webhook_may_recreate_image(database: Database) {
-    let (answers, remaining) = race(database, "create", Order::Any).await;
+    let (answers, remaining) = race(database, "create", FirstWaiter::Any).await;
 
     assert_eq!(answers, (200, "applied", 1, 0));
     assert!(
@@ -270,9 +270,9 @@ async fn concurrent_webhook_may_recreate_image(database: Database) {
     );
 }
 
-/// The first to wait for the locked row.
+/// The operation that waits first for the locked row.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum FirstWaiter {
     DeletionFirst,
     WebhookFirst,
     Any,
@@ -284,7 +284,7 @@ enum Order {
 async fn race(
     database: Database,
     unknown_images: &str,
-    order: Order,
+    order: FirstWaiter,
 ) -> ((u16, &'static str, usize, usize), Vec<String>) {
     let variables = [
         ("APP__WEBHOOK__UNKNOWN_IMAGES", unknown_images),
@@ -299,7 +299,7 @@ async fn race(
     app.database.register("image").await;
     let lock = app.database.lock_image("image").await;
     let wait_for_lock_waiters = async |count: i64| {
-        if order != Order::Any {
+        if order != FirstWaiter::Any {
             wait::until_async(
                 "the expected number of statements waits for a lock",
                 async || app.database.lock_waiters().await == count,
@@ -313,16 +313,21 @@ async fn race(
         deleting.spawn_blocking(move || images(&folder, &["delete", "image"], &settings));
     };
 
-    if order == Order::DeletionFirst {
+    if order == FirstWaiter::DeletionFirst {
         delete();
         wait_for_lock_waiters(1).await;
     }
     let request = app
         .request(uploaded("image"))
         .header("cf-webhook-auth", SECRET);
-    let webhook = tokio::spawn(answer(request));
-    wait_for_lock_waiters(if order == Order::DeletionFirst { 2 } else { 1 }).await;
-    if order != Order::DeletionFirst {
+    let webhook = tokio::spawn(response_to(request));
+    wait_for_lock_waiters(if order == FirstWaiter::DeletionFirst {
+        2
+    } else {
+        1
+    })
+    .await;
+    if order != FirstWaiter::DeletionFirst {
         delete();
         wait_for_lock_waiters(2).await;
     }
@@ -348,18 +353,38 @@ async fn race(
 
 /// Only Postgres shows its lock waiters.
 #[tokio::test(flavor = "multi_thread")]
-async fn order_of_waiting_decides_parked_or_applied() {
+async fn first_lock_waiter_decides_parked_or_applied() {
     let none = Vec::<String>::new();
-    let after = race(Database::postgres().await, "reject", Order::DeletionFirst).await;
+    let after = race(
+        Database::postgres().await,
+        "reject",
+        FirstWaiter::DeletionFirst,
+    )
+    .await;
     assert_eq!(after, ((404, "unknown-image", 0, 1), none.clone()));
-    let before = race(Database::postgres().await, "reject", Order::WebhookFirst).await;
+    let before = race(
+        Database::postgres().await,
+        "reject",
+        FirstWaiter::WebhookFirst,
+    )
+    .await;
     assert_eq!(before, ((200, "applied", 1, 0), none));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn webhook_after_deletion_creates_new_image() {
-    let after = race(Database::postgres().await, "create", Order::DeletionFirst).await;
+    let after = race(
+        Database::postgres().await,
+        "create",
+        FirstWaiter::DeletionFirst,
+    )
+    .await;
     assert_eq!(after, ((200, "applied", 1, 0), vec!["uploaded".to_owned()]));
-    let before = race(Database::postgres().await, "create", Order::WebhookFirst).await;
+    let before = race(
+        Database::postgres().await,
+        "create",
+        FirstWaiter::WebhookFirst,
+    )
+    .await;
     assert_eq!(before, ((200, "applied", 1, 0), Vec::new()));
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::on_both_databases;
-use crate::support::app::{App, PATH, answer};
+use crate::support::app::{App, PATH, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -36,12 +36,12 @@ on_both_databases!(
     later_status_wins_and_upload_wins_ties,
     expired_image_accepts_upload_but_not_draft,
     final_row_is_independent_of_order,
-    undated_notification_counts_from_receipt,
+    undated_notification_takes_time_of_receipt,
     duplicate_is_found_despite_jsonb_rewriting,
     repeated_undated_notification_is_duplicate,
     late_draft_preserves_uploaded_details,
-    unreported_json_stays_exact,
-    stale_json_leaves_column_exact,
+    leaves_unreported_json_byte_identical,
+    stale_json_leaves_column_byte_identical,
     replaces_unreadable_json,
     empty_error_with_upload_is_success,
     unknown_image_gets_404,
@@ -168,7 +168,7 @@ async fn final_row_is_independent_of_order(database: Database) {
     );
 }
 
-async fn undated_notification_counts_from_receipt(database: Database) {
+async fn undated_notification_takes_time_of_receipt(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
@@ -248,7 +248,7 @@ async fn late_draft_preserves_uploaded_details(database: Database) {
     assert_eq!(app.database.image("image").await, before);
 }
 
-async fn unreported_json_stays_exact(database: Database) {
+async fn leaves_unreported_json_byte_identical(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     let precise = r#"{"big": 12345678901234567890123, "dec": 0.10000000000000000000001}"#;
@@ -276,7 +276,7 @@ async fn unreported_json_stays_exact(database: Database) {
     );
 }
 
-async fn stale_json_leaves_column_exact(database: Database) {
+async fn stale_json_leaves_column_byte_identical(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     app.deliver(
@@ -607,7 +607,7 @@ async fn records_after_client_disconnects() {
     drop(stream);
     // The service notices the disconnect before it serves later requests.
     for _ in 0..10 {
-        assert_eq!(answer(app.client().get(app.url())).await.status, 405);
+        assert_eq!(response_to(app.client().get(app.url())).await.status, 405);
     }
     lock.release().await;
 

@@ -20,7 +20,7 @@ use crate::support::inbox::Inboxes;
 
 /// Whether each call has its own transaction or shares one.
 #[derive(Clone, Copy)]
-enum Mode {
+enum CommitMode {
     Plain,
     GroupCommit,
 }
@@ -40,13 +40,13 @@ impl OpenInbox {
     }
 }
 
-async fn open(database: &Database, mode: Mode, unknown_images: UnknownImages) -> OpenInbox {
+async fn open(database: &Database, mode: CommitMode, unknown_images: UnknownImages) -> OpenInbox {
     // The wait for a row lock lasts a 25th of this timeout, which is enough for a slow machine.
     let long_timeout = [("APP__DATABASE__TIMEOUT_SECS", "300")];
     let inboxes = Inboxes::open(database, unknown_images, &long_timeout).await;
     let inbox = match mode {
-        Mode::Plain => &inboxes.plain,
-        Mode::GroupCommit => &inboxes.grouped,
+        CommitMode::Plain => &inboxes.plain,
+        CommitMode::GroupCommit => &inboxes.grouped,
     };
     OpenInbox {
         inbox: Arc::clone(inbox),
@@ -59,26 +59,26 @@ macro_rules! on_every_inbox {
     ($($name:ident),+ $(,)?) => {
         $(
             mod $name {
-                use super::{Database, Mode};
+                use super::{Database, CommitMode};
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite() {
-                    super::$name(Database::sqlite(), Mode::Plain).await;
+                    super::$name(Database::sqlite(), CommitMode::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_sqlite_with_group_commit() {
-                    super::$name(Database::sqlite(), Mode::GroupCommit).await;
+                    super::$name(Database::sqlite(), CommitMode::GroupCommit).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres() {
-                    super::$name(Database::postgres().await, Mode::Plain).await;
+                    super::$name(Database::postgres().await, CommitMode::Plain).await;
                 }
 
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres_with_group_commit() {
-                    super::$name(Database::postgres().await, Mode::GroupCommit).await;
+                    super::$name(Database::postgres().await, CommitMode::GroupCommit).await;
                 }
             }
         )+
@@ -139,10 +139,10 @@ on_every_inbox!(
     failed_batch_changes_nothing,
     creates_each_unknown_image_once,
     records_thousand_notifications_in_one_batch,
-    crossing_batches_neither_deadlock_nor_lose,
+    opposite_batches_neither_deadlock_nor_lose_updates,
 );
 
-async fn returns_one_result_per_notification_in_order(database: Database, mode: Mode) {
+async fn returns_one_result_per_notification_in_order(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Reject).await;
     for id in ["a", "b"] {
         database.register(id).await;
@@ -180,7 +180,7 @@ async fn returns_one_result_per_notification_in_order(database: Database, mode: 
     );
 }
 
-async fn applies_notifications_for_one_image_in_order(database: Database, mode: Mode) {
+async fn applies_notifications_for_one_image_in_order(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Reject).await;
     database.register("a").await;
 
@@ -214,14 +214,14 @@ async fn applies_notifications_for_one_image_in_order(database: Database, mode: 
     assert_eq!(database.logs().await.len(), 6);
 }
 
-async fn empty_batch_does_nothing(database: Database, mode: Mode) {
+async fn empty_batch_does_nothing(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Create).await;
 
     assert_eq!(inbox.record([]).await.expect("the batch is recorded"), []);
     assert!(database.images_and_logs().await.is_empty());
 }
 
-async fn failed_batch_changes_nothing(database: Database, mode: Mode) {
+async fn failed_batch_changes_nothing(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Create).await;
     database.register("broken").await;
     database
@@ -246,7 +246,7 @@ async fn failed_batch_changes_nothing(database: Database, mode: Mode) {
     assert_eq!(database.images_and_logs().await, before);
 }
 
-async fn creates_each_unknown_image_once(database: Database, mode: Mode) {
+async fn creates_each_unknown_image_once(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Create).await;
 
     let recorded = inbox
@@ -270,7 +270,7 @@ async fn creates_each_unknown_image_once(database: Database, mode: Mode) {
     );
 }
 
-async fn records_thousand_notifications_in_one_batch(database: Database, mode: Mode) {
+async fn records_thousand_notifications_in_one_batch(database: Database, mode: CommitMode) {
     let inbox = open(&database, mode, UnknownImages::Create).await;
     let batch: Vec<_> = (0..1_000)
         .map(|number| Arc::new(uploaded(&format!("image-{number}"), number)))
@@ -296,7 +296,7 @@ async fn records_thousand_notifications_in_one_batch(database: Database, mode: M
     assert_eq!(database.logs().await.len(), 1_000);
 }
 
-async fn crossing_batches_neither_deadlock_nor_lose(database: Database, mode: Mode) {
+async fn opposite_batches_neither_deadlock_nor_lose_updates(database: Database, mode: CommitMode) {
     let replicas = [
         open(&database, mode, UnknownImages::Create).await,
         open(&database, mode, UnknownImages::Create).await,

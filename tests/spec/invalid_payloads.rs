@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::on_both_databases;
-use crate::support::app::{Answer, App};
+use crate::support::app::{App, TestResponse};
 use crate::support::database::Database;
 
 async fn app(database: Database) -> App {
@@ -26,7 +26,7 @@ async fn assert_all_refused(app: &App, bodies: impl IntoIterator<Item = (Vec<u8>
     assert_eq!(app.database.images_and_logs().await, before);
 }
 
-fn assert_refused(answer: &Answer, field: Option<&str>, body: &str) {
+fn assert_refused(answer: &TestResponse, field: Option<&str>, body: &str) {
     assert_eq!(answer.outcome(), (400, "invalid-payload"), "{body}");
     assert_eq!(answer.headers["content-type"], "application/problem+json");
     assert_eq!(

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::app::{answer, client};
+use crate::support::app::{client, response_to};
 use crate::support::cluster::{Cluster, Durability};
 use crate::support::program::{Service, run};
 use crate::support::signing::{PREVIOUS_SECRET, SECRET, hex_hmac};
@@ -45,18 +45,18 @@ async fn logs_one_line_per_webhook() {
             .body(body)
     };
 
-    answer(
+    response_to(
         post(r#"{"id":"an/image","uploaded":"2024-01-01T12:00:00Z"}"#)
             .header("cf-webhook-auth", SECRET),
     )
     .await;
-    answer(
+    response_to(
         post(r#"{"id":"nobody","uploaded":"2024-01-01T12:00:00Z"}"#)
             .header("cf-webhook-auth", SECRET),
     )
     .await;
-    answer(post("nonsense").header("cf-webhook-auth", SECRET)).await;
-    answer(post("nonsense")).await;
+    response_to(post("nonsense").header("cf-webhook-auth", SECRET)).await;
+    response_to(post("nonsense")).await;
 
     let lines = lines(service);
     let requests = requests(&lines);
@@ -122,9 +122,9 @@ async fn never_logs_secrets_signatures_or_bodies() {
         ("x-signature", &signature),
         ("x-signature", PREVIOUS_SECRET),
     ] {
-        answer(client().post(service.url()).header(name, value).body(body)).await;
+        response_to(client().post(service.url()).header(name, value).body(body)).await;
     }
-    answer(
+    response_to(
         client()
             .post(service.url())
             .header("cf-webhook-auth", SECRET)
@@ -169,7 +169,7 @@ async fn logs_5xx_with_cause_chain() {
     let service = Service::start(folder.path(), &variables);
     cluster.stop();
 
-    let answer = answer(
+    let answer = response_to(
         client()
             .post(service.url())
             .header("cf-webhook-auth", SECRET)

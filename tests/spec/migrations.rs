@@ -53,7 +53,7 @@ on_both_databases!(
     rejects_state_without_its_time,
     second_migration_changes_nothing,
     concurrent_migrations_succeed,
-    newer_schema_is_still_ready,
+    is_ready_with_newer_schema,
 );
 
 async fn app_inserts_image_with_id_only(database: Database) {
@@ -251,7 +251,7 @@ async fn concurrent_migrations_succeed(database: Database) {
     assert_eq!(versions, 4);
 }
 
-async fn newer_schema_is_still_ready(database: Database) {
+async fn is_ready_with_newer_schema(database: Database) {
     let app = App::start(database).await;
     app.database.execute_script(
             "INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)

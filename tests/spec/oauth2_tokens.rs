@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::on_both_databases;
 use crate::support::app::App;
 use crate::support::database::Database;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
 use crate::support::token_server::TokenServer;
 use crate::support::wait;
 
@@ -107,7 +107,7 @@ async fn replaces_expired_or_rejected_token(database: Database) {
     upload(&app, "2").await;
     subscriber.wait_for(2).await;
 
-    subscriber.answer_first([Answer::Status(401)]);
+    subscriber.respond_first_with([SubscriberResponse::Status(401)]);
     upload(&app, "3").await;
     wait::until_async("the attempt is stored", async || {
         app.database.attempts().await.len() == 3

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::program::{run, stdout};
 use crate::support::signing::SECRET;
@@ -42,11 +42,11 @@ async fn column(database: &Database, name: &str) -> Vec<Value> {
 
 on_both_databases!(
     applies_after_app_inserts_row,
-    applies_several_in_order_and_once,
-    applies_many_at_once,
+    applies_several_in_order_exactly_once,
+    applies_many_notifications,
     images_add_applies_without_service,
     expires_after_ttl,
-    skips_unauthenticated_once_secret_is_set,
+    skips_unauthenticated_after_secret_is_set,
     zero_ttl_disables_parking,
     applies_in_order_despite_many_others,
     many_failures_do_not_block_others,
@@ -92,10 +92,10 @@ async fn applies_after_app_inserts_row(database: Database) {
     );
 }
 
-async fn applies_several_in_order_and_once(database: Database) {
+async fn applies_several_in_order_exactly_once(database: Database) {
     let app = App::start(database).await;
     let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
-    // They have no time of their own, so they count from their receipt.
+    // They have no time of their own, so the service uses the times of their receipt.
     for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
         deliver_unknown(&app, &named(name)).await;
         app.clock.advance(Duration::from_secs(1));
@@ -131,7 +131,7 @@ async fn applies_several_in_order_and_once(database: Database) {
     );
 }
 
-async fn applies_many_at_once(database: Database) {
+async fn applies_many_notifications(database: Database) {
     let app = App::start(database).await;
     for number in 0..250 {
         deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
@@ -198,11 +198,11 @@ async fn expires_after_ttl(database: Database) {
     );
 }
 
-async fn skips_unauthenticated_once_secret_is_set(database: Database) {
+async fn skips_unauthenticated_after_secret_is_set(database: Database) {
     let without_secret = App::start_with(database, &[("CLOUDFLARE_WEBHOOK_SECRET", "")]).await;
     for id in ["before", "after"] {
         // Without a secret the header is not checked.
-        let response = answer(
+        let response = response_to(
             without_secret
                 .request(uploaded(id))
                 .header("cf-webhook-auth", "anything"),

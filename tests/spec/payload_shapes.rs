@@ -12,14 +12,14 @@ on_both_databases!(
     flat_upload_stores_details,
     flat_error_marks_image_failed,
     draft_wins_over_uploaded_field,
-    details_only_report_leaves_status,
+    details_only_report_leaves_status_unchanged,
     event_marks_image_uploaded,
     rejects_other_events,
     notification_status_word_sets_status,
     notification_id_is_found_at_each_pointer,
     notification_failure_stores_its_error,
     pointers_are_configurable,
-    ignores_other_alerts,
+    ignores_other_alert_types,
     accepts_any_test_message,
     ignores_unknown_fields_and_null,
     ids_are_opaque_text,
@@ -93,7 +93,7 @@ async fn draft_wins_over_uploaded_field(database: Database) {
     assert_eq!(app.database.image(ID).await["uploaded_at"], json!(null));
 }
 
-async fn details_only_report_leaves_status(database: Database) {
+async fn details_only_report_leaves_status_unchanged(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
@@ -270,7 +270,7 @@ async fn pointers_are_configurable(database: Database) {
     );
 }
 
-async fn ignores_other_alerts(database: Database) {
+async fn ignores_other_alert_types(database: Database) {
     let app = App::start(database).await;
     for body in [
         json!({"name": "n", "text": "t", "data": {"zone": "z"}, "ts": 1, "alert_type": "dos_attack_l7"}),
@@ -357,7 +357,7 @@ async fn accepts_any_content_type(database: Database) {
             .header("content-type", content_type)
             .header("cf-webhook-auth", crate::support::signing::SECRET);
 
-        let answer = crate::support::app::answer(request).await;
+        let answer = crate::support::app::response_to(request).await;
 
         assert_eq!(answer.outcome(), (200, "test"), "{content_type}");
     }

@@ -24,7 +24,7 @@ async fn payloads(listener: &mut PgListener, database: &Database) -> Vec<Value> 
     database.execute(&last, &[]).await;
     let mut payloads = Vec::new();
     loop {
-        let next = tokio::time::timeout(wait::PATIENCE, listener.recv()).await;
+        let next = tokio::time::timeout(wait::WAIT_TIMEOUT, listener.recv()).await;
         let notification = next
             .expect("a payload arrives")
             .expect("the connection holds");

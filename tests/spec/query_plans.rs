@@ -30,7 +30,7 @@ async fn postgres_never_scans_whole_tables() {
         .await;
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
 
-    // The tables are empty, when a sequential scan is the cheapest plan.
+    // The tables are empty, so a sequential scan is the cheapest plan.
     for _ in 0..10 {
         assert_eq!(app.deliver(dated("first")).await.status, 200);
         assert_eq!(app.deliver(undated("first")).await.status, 200);
@@ -44,8 +44,8 @@ async fn postgres_never_scans_whole_tables() {
                  SELECT 'made_up' FROM generate_series(1, 5000)",
         )
         .await;
-    // The same holds for these rows, which the sweep of parked notifications reads. The rejected
-    // body adds one more.
+    // The statistics do not include these rows either. The sweep of parked notifications reads them.
+    // The rejected body adds one more row.
     app.database
         .execute_script(
             "INSERT INTO webhook_rejections (received_at, status, reason)

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::client_addresses::{TEST_MESSAGE, deliver_for, names_setting};
-use crate::support::app::{Answer, App, answer};
+use crate::support::app::{App, TestResponse, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -17,7 +17,7 @@ async fn start_behind_proxy(variables: &[(&str, &str)]) -> App {
 
 /// Posts webhooks concurrently for a client. Returns the number of accepted ones, and a refused
 /// response if there is one.
-async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<Answer>) {
+async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<TestResponse>) {
     let answers = join_all((0..count).map(|_| deliver_for(app, "x-forwarded-for", client))).await;
     let (admitted, refused): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.status == 200);
@@ -99,7 +99,7 @@ async fn limits_concurrent_webhooks() {
     let lock = app.database.lock_image("image").await;
     let body = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z"}).to_string();
     let first = app.request(body).header("cf-webhook-auth", SECRET);
-    let first = tokio::spawn(answer(first));
+    let first = tokio::spawn(response_to(first));
     app.database.wait_for_lock_waiter().await;
 
     let second = app.deliver(TEST_MESSAGE).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::on_both_databases;
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::support::wait;
@@ -22,7 +22,7 @@ on_both_databases!(
     stores_rejections_outside_audit_log,
     truncates_long_bodies,
     counts_unauthenticated_by_minute_and_network,
-    writes_partial_minute_on_shutdown,
+    writes_counts_of_partial_minute_on_shutdown,
     stores_no_unauthenticated_body,
 );
 
@@ -34,7 +34,7 @@ async fn stores_invalid_body_unchanged(database: Database) {
         .header("x-signature", hex_hmac(SECRET, body.as_bytes()))
         .header("x-request-id", "a-request");
 
-    let refused = answer(request).await;
+    let refused = response_to(request).await;
 
     assert_eq!(refused.outcome(), (400, "invalid-payload"));
     let rejections = app.database.rejections().await;
@@ -96,9 +96,9 @@ async fn truncates_long_bodies(database: Database) {
 async fn counts_unauthenticated_by_minute_and_network(database: Database) {
     let app = App::start(database).await;
     for _ in 0..3 {
-        answer(app.request("{").header("x-signature", "00")).await;
+        response_to(app.request("{").header("x-signature", "00")).await;
     }
-    answer(app.request("{")).await;
+    response_to(app.request("{")).await;
     assert_eq!(
         app.database.rejections().await,
         Vec::<Value>::new(),
@@ -141,13 +141,13 @@ async fn counts_unauthenticated_by_minute_and_network(database: Database) {
     }
 }
 
-async fn writes_partial_minute_on_shutdown(database: Database) {
+async fn writes_counts_of_partial_minute_on_shutdown(database: Database) {
     let app = App::start(database).await;
-    answer(app.request("{")).await;
+    response_to(app.request("{")).await;
     let (_, database) = app.stop().await;
     // The clock is still in the same minute.
     let app = App::start(database).await;
-    answer(app.request("{")).await;
+    response_to(app.request("{")).await;
     let (_, database) = app.stop().await;
 
     let rows = database.rejections().await;
@@ -159,7 +159,7 @@ async fn stores_no_unauthenticated_body(database: Database) {
     let app = App::start(database).await;
 
     for body in ["{", r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#] {
-        let refused = answer(app.request(body).header("cf-webhook-auth", "a guess")).await;
+        let refused = response_to(app.request(body).header("cf-webhook-auth", "a guess")).await;
         assert_eq!(refused.outcome(), (401, "unauthorized"));
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::on_both_databases;
 use crate::relay_delivery::{start, statuses, upload, wait_for_statuses};
 use crate::support::database::Database;
-use crate::support::subscriber::{Answer, Subscriber};
+use crate::support::subscriber::{Subscriber, SubscriberResponse};
 use crate::support::wait;
 
 on_both_databases!(
@@ -19,7 +19,7 @@ on_both_databases!(
 
 async fn opens_after_failures_then_delivers_all(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let app = start(database, &subscriber, json!({"max_in_flight": 1})).await;
     let ids: Vec<String> = (0..30).map(|number| format!("image-{number}")).collect();
     let started = Instant::now();
@@ -40,7 +40,7 @@ async fn opens_after_failures_then_delivers_all(database: Database) {
         "{attempts} attempts in {seconds} s"
     );
     assert!(attempts < 10, "{attempts} attempts");
-    subscriber.answer(Answer::Status(200));
+    subscriber.respond_with(SubscriberResponse::Status(200));
     // A failure that is settled after the clock advances would be due too late.
     wait::until_async("the failed attempts are stored", async || {
         app.database.attempts().await.len() >= attempts
@@ -52,7 +52,7 @@ async fn opens_after_failures_then_delivers_all(database: Database) {
 
 async fn opening_releases_leased_deliveries(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let paused = start(
         database,
         &subscriber,
@@ -80,7 +80,7 @@ async fn opening_releases_leased_deliveries(database: Database) {
     .await;
     // A restarted service has no failure history, so its breaker is closed.
     let (_, database) = app.stop().await;
-    subscriber.answer(Answer::Status(200));
+    subscriber.respond_with(SubscriberResponse::Status(200));
     let app = start(database, &subscriber, json!({})).await;
     app.clock.advance(Duration::from_secs(75));
     wait_for_statuses(&app.database, &["delivered"; 20]).await;
@@ -88,7 +88,7 @@ async fn opening_releases_leased_deliveries(database: Database) {
 
 async fn filtered_events_need_no_cooldown(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let app = start(database, &subscriber, json!({
         "max_in_flight": 10, "when": ".object.filename != \"cat.jpg\"", "retry": {"max_retries": 0},
     })).await;
@@ -106,11 +106,14 @@ async fn filtered_events_need_no_cooldown(database: Database) {
     }
 
     // One cooldown is enough for all of them.
-    wait::until_async("all unwanted events are filtered", async || {
-        app.database
-            .count("SELECT count(*) FROM relay_deliveries WHERE status = 'filtered'")
-            .await
-            == 200
-    })
+    wait::until_async(
+        "the events that `when` rejects are filtered out",
+        async || {
+            app.database
+                .count("SELECT count(*) FROM relay_deliveries WHERE status = 'filtered'")
+                .await
+                == 200
+        },
+    )
     .await;
 }

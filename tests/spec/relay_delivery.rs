@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::on_both_databases;
 use crate::support::app::App;
 use crate::support::database::Database;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Received, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber, SubscriberResponse};
 use crate::support::wait;
 
 pub(crate) const IMAGES: &str = "cloudflare_images.CloudflareImage";
@@ -62,7 +62,7 @@ on_both_databases!(
     stores_each_delivery_and_attempt,
     publishes_nothing_without_change,
     writes_nothing_without_endpoint,
-    delivers_only_wanted_events,
+    delivers_only_subscribed_events,
     endpoints_share_event_and_id,
     hanging_endpoint_delays_no_other,
     respects_endpoint_rate_limit,
@@ -143,7 +143,7 @@ async fn writes_nothing_without_endpoint(database: Database) {
     );
 }
 
-async fn delivers_only_wanted_events(database: Database) {
+async fn delivers_only_subscribed_events(database: Database) {
     let (first, second) = (Subscriber::start().await, Subscriber::start().await);
     let app = start_with_endpoints(database, &json!([
             {"name": "new", "url": first.url(), "secret": RELAY_SECRET, "events": ["created"], "exclude_models": [LOGS]},
@@ -188,7 +188,7 @@ async fn endpoints_share_event_and_id(database: Database) {
 
 async fn hanging_endpoint_delays_no_other(database: Database) {
     let (hanging, good) = (Subscriber::start().await, Subscriber::start().await);
-    hanging.answer(Answer::NoResponse);
+    hanging.respond_with(SubscriberResponse::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
         json!({
             "name": name, "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -244,7 +244,7 @@ async fn respects_endpoint_rate_limit(database: Database) {
 
 async fn delivers_in_order_if_configured(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer_first([Answer::Status(500)]);
+    subscriber.respond_first_with([SubscriberResponse::Status(500)]);
     let app = start(database, &subscriber, json!({"ordered": true})).await;
     app.database.register("image").await;
     let draft =

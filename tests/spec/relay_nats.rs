@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::relay_delivery::{statuses, upload, uploaded};
-use crate::support::app::{App, answer, client};
+use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
 use crate::support::nats::{NatsServer, header};
 use crate::support::program::{Service, run, stderr, stdout};
@@ -337,7 +337,7 @@ async fn verifies_server_name_over_tls() {
         let request = client()
             .post(service.url())
             .header("cf-webhook-auth", SECRET);
-        let outcome = answer(request.body(uploaded("image"))).await;
+        let outcome = response_to(request.body(uploaded("image"))).await;
         assert_eq!(outcome.outcome(), (200, "applied"));
         if accepted {
             wait_until_all_delivered(&database).await;

@@ -10,7 +10,7 @@ use crate::support::database::Database;
 use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 
 on_both_databases!(
-    has_changes_and_current_row,
+    payload_has_changes_and_current_row,
     publishes_audit_entries,
     audit_payloads_match_rows,
     audit_payload_matches_row_despite_triggers,
@@ -21,7 +21,7 @@ on_both_databases!(
     failing_transform_fails_attempt,
 );
 
-async fn has_changes_and_current_row(database: Database) {
+async fn payload_has_changes_and_current_row(database: Database) {
     let subscriber = Subscriber::start().await;
     let app = start(database, &subscriber, json!({})).await;
     app.database

@@ -8,11 +8,11 @@ use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::relay_delivery::{IMAGES, start, statuses, upload, uploaded, wait_for_statuses};
-use crate::support::app::{CLAIMS_METRIC, answer, client, wait_for_pass};
+use crate::support::app::{CLAIMS_METRIC, client, response_to, wait_for_pass};
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
 
 on_both_databases!(
     redelivers_after_lease_expires,
@@ -49,7 +49,7 @@ async fn redelivers_after_lease_expires(database: Database) {
 
 async fn kill_during_attempt_causes_redelivery(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::NoResponse);
+    subscriber.respond_with(SubscriberResponse::NoResponse);
     let folder = TempDir::new().expect("a folder");
     let endpoints = json!([{"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]}]).to_string();
     let variables = [
@@ -63,12 +63,12 @@ async fn kill_during_attempt_causes_redelivery(database: Database) {
         .post(service.url())
         .header("cf-webhook-auth", SECRET)
         .body(uploaded("image"));
-    assert_eq!(answer(request).await.outcome(), (200, "applied"));
+    assert_eq!(response_to(request).await.outcome(), (200, "applied"));
     subscriber.wait_for(1).await;
 
     service.signal("-KILL");
     service.wait();
-    subscriber.answer(Answer::Status(200));
+    subscriber.respond_with(SubscriberResponse::Status(200));
     let restarted = Service::start(folder.path(), &variables);
     wait_for_pass(&restarted.ops_url("/metrics"), CLAIMS_METRIC).await;
     assert_eq!(statuses(&database).await, ["leased"]);
@@ -86,7 +86,7 @@ async fn kill_during_attempt_causes_redelivery(database: Database) {
 
 async fn shutdown_finishes_attempts_and_releases_leases(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::NoResponse);
+    subscriber.respond_with(SubscriberResponse::NoResponse);
     let app = start(
         database,
         &subscriber,

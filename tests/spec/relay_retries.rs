@@ -9,7 +9,7 @@ use crate::relay_delivery::{
     IMAGES, start, start_with_endpoints, statuses, upload, wait_for_statuses,
 };
 use crate::support::database::Database;
-use crate::support::subscriber::{Answer, RELAY_SECRET, Subscriber};
+use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
 use crate::support::wait;
 
 on_both_databases!(
@@ -24,7 +24,10 @@ on_both_databases!(
 
 async fn retries_with_same_id(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer_first([Answer::Status(500), Answer::Status(503)]);
+    subscriber.respond_first_with([
+        SubscriberResponse::Status(500),
+        SubscriberResponse::Status(503),
+    ]);
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "image").await;
     wait_for_statuses(&app.database, &["retrying"]).await;
@@ -62,12 +65,12 @@ async fn retries_with_same_id(database: Database) {
 
 async fn fails_after_last_attempt_until_replay(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(500));
+    subscriber.respond_with(SubscriberResponse::Status(500));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
     upload(&app, "image").await;
     wait_for_statuses(&app.database, &["failed"]).await;
 
-    subscriber.answer(Answer::Status(204));
+    subscriber.respond_with(SubscriberResponse::Status(204));
     app.database
         .execute(
             "UPDATE relay_deliveries SET status = 'pending', \
@@ -83,7 +86,7 @@ async fn fails_after_last_attempt_until_replay(database: Database) {
 
 async fn pauses_endpoint_after_410(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::Status(410));
+    subscriber.respond_with(SubscriberResponse::Status(410));
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "first").await;
     wait::until_async("the endpoint is paused", async || {
@@ -104,7 +107,7 @@ async fn pauses_endpoint_after_410(database: Database) {
         1,
         "a paused endpoint receives nothing"
     );
-    subscriber.answer(Answer::Status(200));
+    subscriber.respond_with(SubscriberResponse::Status(200));
     app.database
         .execute("UPDATE relay_endpoints SET paused_at = NULL", &[])
         .await;
@@ -115,7 +118,11 @@ async fn pauses_endpoint_after_410(database: Database) {
 
 async fn honors_retry_after(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::WithHeader(429, "retry-after", "1000".to_owned()));
+    subscriber.respond_with(SubscriberResponse::WithHeader(
+        429,
+        "retry-after",
+        "1000".to_owned(),
+    ));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;
@@ -134,7 +141,11 @@ async fn honors_retry_after(database: Database) {
 
 async fn fails_on_redirect(database: Database) {
     let (subscriber, elsewhere) = (Subscriber::start().await, Subscriber::start().await);
-    subscriber.answer(Answer::WithHeader(307, "location", elsewhere.url()));
+    subscriber.respond_with(SubscriberResponse::WithHeader(
+        307,
+        "location",
+        elsewhere.url(),
+    ));
     let app = start(database, &subscriber, json!({"retry": {"max_retries": 0}})).await;
 
     upload(&app, "image").await;
@@ -153,9 +164,9 @@ async fn fails_on_incomplete_response(database: Database) {
         Subscriber::start().await,
         Subscriber::start().await,
     );
-    endless.answer(Answer::EndlessBody);
-    broken.answer(Answer::TruncatedBody);
-    silent.answer(Answer::NoResponse);
+    endless.respond_with(SubscriberResponse::EndlessBody);
+    broken.respond_with(SubscriberResponse::TruncatedBody);
+    silent.respond_with(SubscriberResponse::NoResponse);
     let endpoint = |name: &str, subscriber: &Subscriber| {
         json!({
             "name": name, "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -196,7 +207,7 @@ async fn fails_on_incomplete_response(database: Database) {
 
 async fn reads_only_start_of_long_response(database: Database) {
     let subscriber = Subscriber::start().await;
-    subscriber.answer(Answer::LongBody(10_000_000));
+    subscriber.respond_with(SubscriberResponse::LongBody(10_000_000));
     let app = start(database, &subscriber, json!({})).await;
 
     upload(&app, "image").await;

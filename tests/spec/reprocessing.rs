@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::{App, answer};
+use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 
@@ -224,7 +224,7 @@ async fn explains_failures(database: Database) {
     let app = App::start(database).await;
     let long = format!("[\"{}\"]", "x".repeat(70_000));
     assert_eq!(app.deliver(long).await.outcome(), (400, "invalid-payload"));
-    answer(app.request("{")).await;
+    response_to(app.request("{")).await;
     let (_, database) = app.stop().await;
 
     assert_eq!(

@@ -56,7 +56,7 @@ fn chunked(body: &str, chunk: usize) -> String {
 async fn with_timeout(
     read: impl Future<Output = std::io::Result<usize>>,
 ) -> std::io::Result<usize> {
-    tokio::time::timeout(wait::PATIENCE, read)
+    tokio::time::timeout(wait::WAIT_TIMEOUT, read)
         .await
         .expect("the service responds or closes the connection")
 }
@@ -85,7 +85,7 @@ on_both_databases!(
     slow_body_gets_408,
     closes_connection_without_complete_head,
     survives_disconnecting_clients,
-    unread_responses_do_not_block_others,
+    unread_responses_do_not_block_other_clients,
     closes_idle_http2_despite_pings,
     keep_alive_outlasts_read_timeout,
     serves_http2_in_cleartext,
@@ -249,7 +249,7 @@ async fn survives_disconnecting_clients(database: Database) {
     assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
 }
 
-async fn unread_responses_do_not_block_others(database: Database) {
+async fn unread_responses_do_not_block_other_clients(database: Database) {
     let app = App::start_with(
         database,
         &[
@@ -325,7 +325,7 @@ async fn closes_idle_http2_despite_pings(database: Database) {
         }
         frames
     };
-    let frames = tokio::time::timeout(wait::PATIENCE, answer_pings)
+    let frames = tokio::time::timeout(wait::WAIT_TIMEOUT, answer_pings)
         .await
         .expect("the service closes the connection");
 
@@ -396,7 +396,7 @@ async fn serves_http2_in_cleartext(database: Database) {
         .body(test_message(100));
 
     assert_eq!(
-        crate::support::app::answer(request).await.outcome(),
+        crate::support::app::response_to(request).await.outcome(),
         (200, "test")
     );
 }

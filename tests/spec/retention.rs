@@ -227,7 +227,7 @@ async fn records_webhooks_while_pruning(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_prune_together() {
+async fn replicas_delete_all_old_rows() {
     let database = database_with_old_rows(Database::postgres().await).await;
     let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;

@@ -19,7 +19,7 @@ const BODY: &str = r#"{"text":"t"}"#;
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("the service listens");
     stream
-        .set_read_timeout(Some(wait::PATIENCE))
+        .set_read_timeout(Some(wait::WAIT_TIMEOUT))
         .expect("the timeout is not zero");
     stream
 }

@@ -41,7 +41,7 @@ pub(crate) struct App {
 
 /// A response to the test.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) body: Value,
@@ -106,17 +106,17 @@ impl App {
     }
 
     /// Posts a webhook with the secret in a header, as Cloudflare does.
-    pub(crate) async fn deliver(&self, body: impl Into<reqwest::Body>) -> Answer {
-        answer(self.request(body).header("cf-webhook-auth", SECRET)).await
+    pub(crate) async fn deliver(&self, body: impl Into<reqwest::Body>) -> TestResponse {
+        response_to(self.request(body).header("cf-webhook-auth", SECRET)).await
     }
 
     /// Sends a GET request to the ops listener.
-    pub(crate) async fn get_ops(&self, path: &str) -> Answer {
-        answer(self.client.get(format!("http://{}{path}", self.ops))).await
+    pub(crate) async fn get_ops(&self, path: &str) -> TestResponse {
+        response_to(self.client.get(format!("http://{}{path}", self.ops))).await
     }
 
     /// Reads a metric by its name without the common prefix.
-    pub(crate) async fn counter(&self, name: &str) -> i64 {
+    pub(crate) async fn metric(&self, name: &str) -> i64 {
         metric(&self.metrics_url(), name).await
     }
 
@@ -176,7 +176,7 @@ pub(crate) const CLAIMS_METRIC: &str = "relay_claims_total";
 
 /// Reads a metric from this URL by its name without the common prefix.
 pub(crate) async fn metric(url: &str, name: &str) -> i64 {
-    let metrics = answer(client().get(url)).await;
+    let metrics = response_to(client().get(url)).await;
     assert_eq!(metrics.status, 200);
     assert_eq!(
         metrics.headers["content-type"],
@@ -202,19 +202,19 @@ pub(crate) async fn wait_for_pass(url: &str, name: &str) {
 }
 
 /// Sends a request and reads the response.
-pub(crate) async fn answer(request: RequestBuilder) -> Answer {
+pub(crate) async fn response_to(request: RequestBuilder) -> TestResponse {
     let response = request.send().await.expect("an answer");
     let (status, headers) = (response.status(), response.headers().clone());
     let text = response.text().await.expect("a body");
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Answer {
+    TestResponse {
         status,
         headers,
         body,
     }
 }
 
-impl Answer {
+impl TestResponse {
     /// Returns the status, and the outcome or problem type.
     pub(crate) fn outcome(&self) -> (u16, &str) {
         let problem = self.body["type"]

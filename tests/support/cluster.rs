@@ -61,7 +61,7 @@ impl Cluster {
                 "--no-sync",
             ])
             .arg("-D")
-            .arg(data(&folder)));
+            .arg(data_folder(&folder)));
         let port = free_port();
         let fsync = if durability == Durability::Fsync {
             "on"
@@ -72,13 +72,13 @@ impl Cluster {
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = {fsync}\nmax_connections = 200\n",
             folder.display()
         );
-        fs::write(data(&folder).join("postgresql.auto.conf"), settings)
+        fs::write(data_folder(&folder).join("postgresql.auto.conf"), settings)
             .expect("the configuration is written");
 
         let script = format!(
             "cat >/dev/null; '{}' -D '{}' -m immediate stop >/dev/null 2>&1; rm -rf '{}'",
             binary("pg_ctl").display(),
-            data(&folder).display(),
+            data_folder(&folder).display(),
             folder.display()
         );
         let mut watchdog = Command::new("sh");
@@ -114,7 +114,7 @@ impl Cluster {
             let mut start = postgres_program("pg_ctl");
             start
                 .arg("-D")
-                .arg(data(&self.folder))
+                .arg(data_folder(&self.folder))
                 .arg("-l")
                 .arg(self.folder.join("log"))
                 .args(["-w", "-t", "60", "start"]);
@@ -129,7 +129,7 @@ impl Cluster {
     pub(crate) fn stop(&self) {
         run(postgres_program("pg_ctl")
             .arg("-D")
-            .arg(data(&self.folder))
+            .arg(data_folder(&self.folder))
             .args(["-m", "fast", "-w", "stop"]));
     }
 
@@ -174,8 +174,8 @@ impl Cluster {
 
     /// Returns the process ids of the postmaster and its children.
     fn process_ids(&self) -> Vec<String> {
-        let file =
-            fs::read_to_string(data(&self.folder).join("postmaster.pid")).unwrap_or_default();
+        let file = fs::read_to_string(data_folder(&self.folder).join("postmaster.pid"))
+            .unwrap_or_default();
         let Some(postmaster) = file.lines().next().map(str::to_owned) else {
             return Vec::new();
         };
@@ -220,7 +220,7 @@ fn is_running(id: &str) -> bool {
         .any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
-fn data(folder: &Path) -> PathBuf {
+fn data_folder(folder: &Path) -> PathBuf {
     folder.join("data")
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)])
     let id = child.id().to_string();
     let (has_ended, ended) = mpsc::channel::<()>();
     std::thread::spawn(move || {
-        if ended.recv_timeout(wait::PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(wait::WAIT_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
             let _ended_just_now = Command::new("kill").args(["-KILL", &id]).status();
         }
     });
@@ -221,7 +221,7 @@ impl Service {
             return false;
         };
         stream
-            .set_read_timeout(Some(wait::PATIENCE))
+            .set_read_timeout(Some(wait::WAIT_TIMEOUT))
             .expect("the timeout is not zero");
         let mut answer = String::new();
         let sent =

@@ -23,7 +23,7 @@ pub(crate) const RELAY_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A response of the subscriber.
 #[derive(Debug, Clone)]
-pub(crate) enum Answer {
+pub(crate) enum SubscriberResponse {
     /// A status and a short body.
     Status(u16),
     /// A status, a header and its value.
@@ -85,8 +85,8 @@ struct Inner {
 
 /// The responses: first each of `next`, then always `then`.
 struct Answers {
-    next: VecDeque<Answer>,
-    then: Answer,
+    next: VecDeque<SubscriberResponse>,
+    then: SubscriberResponse,
 }
 
 impl Subscriber {
@@ -102,7 +102,7 @@ impl Subscriber {
             received: Mutex::default(),
             answers: Mutex::new(Answers {
                 next: VecDeque::new(),
-                then: Answer::Status(200),
+                then: SubscriberResponse::Status(200),
             }),
         });
         let router = Router::new()
@@ -122,12 +122,12 @@ impl Subscriber {
     }
 
     /// Sets the response to all later requests.
-    pub(crate) fn answer(&self, then: Answer) {
+    pub(crate) fn respond_with(&self, then: SubscriberResponse) {
         self.state.answers().then = then;
     }
 
     /// Sets the responses to the next requests.
-    pub(crate) fn answer_first(&self, answers: impl IntoIterator<Item = Answer>) {
+    pub(crate) fn respond_first_with(&self, answers: impl IntoIterator<Item = SubscriberResponse>) {
         self.state.answers().next.extend(answers);
     }
 
@@ -230,23 +230,23 @@ async fn receive(
             .unwrap_or_else(|| answers.then.clone())
     };
     match answer {
-        Answer::Status(code) => status(code),
-        Answer::WithHeader(code, name, value) => {
+        SubscriberResponse::Status(code) => status(code),
+        SubscriberResponse::WithHeader(code, name, value) => {
             let mut response = status(code);
             let value = value.parse().expect("a header");
             response.headers_mut().insert(name, value);
             response
         }
-        Answer::NoResponse => std::future::pending().await,
-        Answer::LongBody(bytes) => Response::new(Body::from(vec![b'x'; bytes])),
-        Answer::EndlessBody => {
+        SubscriberResponse::NoResponse => std::future::pending().await,
+        SubscriberResponse::LongBody(bytes) => Response::new(Body::from(vec![b'x'; bytes])),
+        SubscriberResponse::EndlessBody => {
             let drops = futures_util::stream::unfold((), |()| async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Some((Ok::<_, std::io::Error>(Bytes::from_static(b".")), ()))
             });
             Response::new(Body::from_stream(drops))
         }
-        Answer::TruncatedBody => {
+        SubscriberResponse::TruncatedBody => {
             let broken = futures_util::stream::unfold(false, |has_begun| async move {
                 if has_begun {
                     // Wait until the first chunk has been sent.

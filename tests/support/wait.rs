@@ -1,20 +1,23 @@
-//! Waiting for an effect. A wait fails after a timeout, which says nothing about the product's
-//! speed.
+//! Waiting for an effect. A wait fails after a long timeout. The timeout is no promise about the
+//! speed of the service.
 
 use std::time::{Duration, Instant, SystemTime};
 
 /// The timeout of each wait. It is long because the machine may be slow.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The pause between two checks. The other tests need the processor too.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The time between two checks. The other tests need the processor too.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until the condition holds.
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = now();
     while !condition() {
-        assert!(now() - started < PATIENCE, "timed out waiting until {what}");
-        std::thread::sleep(PAUSE);
+        assert!(
+            now() - started < WAIT_TIMEOUT,
+            "timed out waiting until {what}"
+        );
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -22,8 +25,11 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) async fn until_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let started = now();
     while !condition().await {
-        assert!(now() - started < PATIENCE, "timed out waiting until {what}");
-        tokio::time::sleep(PAUSE).await;
+        assert!(
+            now() - started < WAIT_TIMEOUT,
+            "timed out waiting until {what}"
+        );
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

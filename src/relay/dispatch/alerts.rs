@@ -6,21 +6,21 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::circuit_breaker::Transition;
+use super::circuit_breaker::BreakerChange;
 use crate::domain::timestamp::Timestamp;
 use crate::random;
-use crate::relay::settings::{ALERTS, AlertPolicy, ON_FAILURE};
+use crate::relay::settings::{ALERT_ENDPOINT, AlertPolicy, FAILURE_ENDPOINT};
 use crate::store::Alert;
 
-/// Creates the alerts that the settings ask for. The default creates none.
+/// Creates the alerts that the settings ask for. `Alerts::default()` creates none.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::relay) struct Alerts {
     policy: AlertPolicy,
 }
 
-/// The report about a failed delivery.
+/// The alert about a failed delivery.
 #[derive(Serialize)]
-pub(super) struct FailedDelivery<'a> {
+pub(super) struct FailedDeliveryAlert<'a> {
     pub(super) endpoint: &'a str,
     pub(super) error: &'a str,
     pub(super) status_code: Option<u16>,
@@ -54,37 +54,39 @@ impl Alerts {
     /// Returns the alert about a failed delivery, if the policy asks for it.
     pub(super) fn on_failed_delivery(
         self,
-        failed: &FailedDelivery<'_>,
+        failed: &FailedDeliveryAlert<'_>,
         now: Timestamp,
     ) -> Option<Alert> {
         self.policy
             .reports_failed_deliveries
-            .then(|| new_alert(ON_FAILURE, "delivery_failed", failed, now))
+            .then(|| new_alert(FAILURE_ENDPOINT, "delivery_failed", failed, now))
     }
 
-    /// Returns the alert about a change of an endpoint's health, if one is due. An endpoint is failing
+    /// Returns the alert that an attempt causes about the health of its endpoint, if one is due. An endpoint is failing
     /// when it reaches the configured number of failures, and recovers with the next success.
     pub(super) fn on_health_change(
         self,
-        transition: Transition,
+        change: BreakerChange,
         endpoint: &str,
         error: &str,
         now: Timestamp,
     ) -> Option<Alert> {
         let threshold = self.policy.failure_threshold?;
-        let (event, consecutive_failures) = match transition {
-            Transition::Failed(failures) if failures == threshold => ("endpoint_failing", failures),
-            Transition::Recovered(failures) if failures >= threshold => {
+        let (event, consecutive_failures) = match change {
+            BreakerChange::Failed(failures) if failures == threshold => {
+                ("endpoint_failing", failures)
+            }
+            BreakerChange::Succeeded(failures) if failures >= threshold => {
                 ("endpoint_recovered", failures)
             }
-            Transition::Failed(_) | Transition::Recovered(_) => return None,
+            BreakerChange::Failed(_) | BreakerChange::Succeeded(_) => return None,
         };
         let about = HealthAlert {
             endpoint,
             consecutive_failures,
             error,
         };
-        Some(new_alert(ALERTS, event, &about, now))
+        Some(new_alert(ALERT_ENDPOINT, event, &about, now))
     }
 }
 

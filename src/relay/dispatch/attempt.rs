@@ -7,8 +7,8 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::alerts::{Alerts, FailedDelivery};
-use super::circuit_breaker::{CircuitBreaker, Transition};
+use super::alerts::{Alerts, FailedDeliveryAlert};
+use super::circuit_breaker::{BreakerChange, CircuitBreaker};
 use crate::clock::Clock;
 use crate::domain::delivery::RetryDecision;
 use crate::domain::timestamp::Timestamp;
@@ -30,12 +30,12 @@ pub(super) struct AttemptRunner {
     pub(super) alerts: Alerts,
     pub(super) outbox: Arc<dyn Outbox>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The runtime for database operations, because attempts run on low-priority threads.
+    /// The runtime for database operations, which must not run on low-priority threads.
     pub(super) main_runtime: Handle,
 }
 
-/// The result of a call, or of building its message if that failed.
-struct Call {
+/// A finished call. If its message could not be built, the endpoint was not called.
+struct FinishedCall {
     event_id: String,
     /// The number of the attempt, from 1.
     attempt: u32,
@@ -45,7 +45,7 @@ struct Call {
 }
 
 impl AttemptRunner {
-    /// Releases a delivery without an attempt. It is due again at once.
+    /// Returns the settlement that releases a delivery without an attempt. The delivery is due again at once.
     pub(super) fn release(&self, leased: &LeasedDelivery, lease: Arc<str>) -> Settlement {
         Settlement {
             delivery: leased.id,
@@ -57,7 +57,7 @@ impl AttemptRunner {
         }
     }
 
-    /// Makes an attempt, unless `when` or `transform` filters out the event.
+    /// Makes an attempt, unless `when` or `transform` filters out the event. Returns the settlement.
     pub(super) async fn attempt(&self, leased: LeasedDelivery, lease: Arc<str>) -> Settlement {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let delivery = leased.id;
@@ -65,7 +65,7 @@ impl AttemptRunner {
         let event_id = leased.event_id;
         let builder = &self.endpoint.message_builder;
         let (body, sent_payload) = match builder.build(leased.payload, leased.model).await {
-            Ok(Built::Filtered) => {
+            Ok(Built::FilteredOut) => {
                 return Settlement {
                     delivery,
                     lease,
@@ -102,11 +102,16 @@ impl AttemptRunner {
     }
 
     /// Sends the message, if it could be built.
-    async fn call(&self, event_id: String, attempt: u32, body: Result<Bytes, BuildError>) -> Call {
+    async fn call(
+        &self,
+        event_id: String,
+        attempt: u32,
+        body: Result<Bytes, BuildError>,
+    ) -> FinishedCall {
         let body = match body {
             Ok(body) => body,
             Err(error) => {
-                return Call {
+                return FinishedCall {
                     event_id,
                     attempt,
                     body: None,
@@ -120,7 +125,7 @@ impl AttemptRunner {
             body,
         };
         let outcome = self.endpoint.send(&message).await;
-        Call {
+        FinishedCall {
             event_id: message.event_id,
             attempt,
             body: Some(message.body),
@@ -129,12 +134,12 @@ impl AttemptRunner {
     }
 
     /// Decides about the delivery after a call. Returns its next state and the alerts that are due.
-    async fn conclude(&self, call: &Call, now: Timestamp) -> (NextState, Vec<Alert>) {
+    async fn conclude(&self, call: &FinishedCall, now: Timestamp) -> (NextState, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
             .next(call.attempt, outcome.result, random::fraction());
-        let transition = self.record(call, decision);
+        let change = self.record_in_breaker(call, decision);
         let mut alerts = Vec::new();
         let next_state = match decision {
             RetryDecision::Delivered => NextState::Delivered,
@@ -147,13 +152,13 @@ impl AttemptRunner {
                 NextState::RetryAt(now)
             }
             RetryDecision::Fail => {
-                alerts.extend(self.fail(call, now));
+                alerts.extend(self.log_failed_delivery(call, now));
                 NextState::Failed
             }
         };
-        if let Some(transition) = transition {
+        if let Some(change) = change {
             let (name, error) = (&endpoint.name, &outcome.error);
-            let alert = self.alerts.on_health_change(transition, name, error, now);
+            let alert = self.alerts.on_health_change(change, name, error, now);
             alerts.extend(alert);
         }
         (next_state, alerts)
@@ -161,7 +166,11 @@ impl AttemptRunner {
 
     /// Records the call in the circuit breaker. Records nothing if the message could not be built, because the endpoint was not
     /// called.
-    fn record(&self, call: &Call, decision: RetryDecision) -> Option<Transition> {
+    fn record_in_breaker(
+        &self,
+        call: &FinishedCall,
+        decision: RetryDecision,
+    ) -> Option<BreakerChange> {
         call.body.as_ref()?;
         Some(match decision {
             RetryDecision::Delivered => self.breaker.record_success(),
@@ -171,7 +180,7 @@ impl AttemptRunner {
         })
     }
 
-    fn log_retry(&self, call: &Call, wait: Duration) {
+    fn log_retry(&self, call: &FinishedCall, wait: Duration) {
         tracing::info!(
             endpoint = self.endpoint.name,
             event = call.event_id,
@@ -184,7 +193,7 @@ impl AttemptRunner {
     }
 
     /// Pauses the endpoint. If that fails, the next attempt gets the same response and tries again.
-    async fn pause(&self, call: &Call, now: Timestamp) {
+    async fn pause(&self, call: &FinishedCall, now: Timestamp) {
         tracing::warn!(
             endpoint = self.endpoint.name,
             event = call.event_id,
@@ -208,7 +217,7 @@ impl AttemptRunner {
     }
 
     /// Logs a failed delivery and returns the alert about it.
-    fn fail(&self, call: &Call, now: Timestamp) -> Option<Alert> {
+    fn log_failed_delivery(&self, call: &FinishedCall, now: Timestamp) -> Option<Alert> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,
@@ -219,7 +228,7 @@ impl AttemptRunner {
             "delivery failed and is not retried; send it again with `deliveries replay`"
         );
         let message = call.body.as_deref();
-        let failed = FailedDelivery {
+        let failed = FailedDeliveryAlert {
             endpoint,
             error: &outcome.error,
             status_code: outcome.status_code,

@@ -22,18 +22,18 @@ const MAX_COOLDOWN: Duration = Duration::from_secs(30);
 pub(super) struct CircuitBreaker {
     failures: AtomicU32,
     /// The number of failures when the last cooldown ended.
-    cooled_down_at: AtomicU32,
+    failures_at_cooldown: AtomicU32,
     /// Wakes waiters when the breaker opens.
     opened: Notify,
 }
 
 /// The change that one attempt makes to the number of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transition {
+pub(super) enum BreakerChange {
     /// The attempt failed. The number of consecutive failures includes it.
     Failed(u32),
-    /// The attempt succeeded after this number of consecutive failures, which may be 0.
-    Recovered(u32),
+    /// The attempt succeeded. The number counts the consecutive failures before it, and may be 0.
+    Succeeded(u32),
 }
 
 impl CircuitBreaker {
@@ -42,7 +42,7 @@ impl CircuitBreaker {
     pub(super) fn cooldown(&self) -> Option<Duration> {
         let failures = self.failures.load(Ordering::Relaxed);
         let doublings = failures.checked_sub(OPEN_AFTER_FAILURES)?;
-        if failures == self.cooled_down_at.load(Ordering::Relaxed) {
+        if failures == self.failures_at_cooldown.load(Ordering::Relaxed) {
             return Some(Duration::ZERO);
         }
         let cooldown = 2_u32
@@ -55,7 +55,7 @@ impl CircuitBreaker {
     /// needs no further cooldown.
     pub(super) fn mark_cooled_down(&self) {
         let failures = self.failures.load(Ordering::Relaxed);
-        self.cooled_down_at.store(failures, Ordering::Relaxed);
+        self.failures_at_cooldown.store(failures, Ordering::Relaxed);
     }
 
     /// Waits until the breaker is open.
@@ -70,19 +70,19 @@ impl CircuitBreaker {
     }
 
     /// Records a successful attempt. Closes the breaker.
-    pub(super) fn record_success(&self) -> Transition {
-        self.cooled_down_at.store(0, Ordering::Relaxed);
-        Transition::Recovered(self.failures.swap(0, Ordering::Relaxed))
+    pub(super) fn record_success(&self) -> BreakerChange {
+        self.failures_at_cooldown.store(0, Ordering::Relaxed);
+        BreakerChange::Succeeded(self.failures.swap(0, Ordering::Relaxed))
     }
 
-    /// Records a failed attempt. Opens the breaker at [`OPEN_AFTER_FAILURES`].
-    pub(super) fn record_failure(&self) -> Transition {
+    /// Records a failed attempt. Opens the breaker after [`OPEN_AFTER_FAILURES`] failures.
+    pub(super) fn record_failure(&self) -> BreakerChange {
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
         let failures = before.saturating_add(1);
         if failures == OPEN_AFTER_FAILURES {
             self.opened.notify_waiters();
         }
-        Transition::Failed(failures)
+        BreakerChange::Failed(failures)
     }
 }
 
@@ -104,9 +104,9 @@ mod tests {
         let none = [None; 5];
         let some = [1, 2, 4, 8, 16, 30, 30].map(Some);
         assert_eq!(cooldowns, [&none[..], &some[..]].concat());
-        assert_eq!(breaker.record_success(), Transition::Recovered(12));
+        assert_eq!(breaker.record_success(), BreakerChange::Succeeded(12));
         assert_eq!(breaker.cooldown(), None);
-        assert_eq!(breaker.record_failure(), Transition::Failed(1));
+        assert_eq!(breaker.record_failure(), BreakerChange::Failed(1));
     }
 
     #[test]

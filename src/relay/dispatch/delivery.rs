@@ -14,7 +14,7 @@ use crate::relay::endpoint::Endpoint;
 use crate::store::LeasedDelivery;
 
 /// The part of a lease that is reserved for the jq programs and for settling.
-const TIME_TO_SETTLE: Duration = Duration::from_secs(15);
+const TIME_FOR_JQ_AND_SETTLING: Duration = Duration::from_secs(15);
 
 /// A lease on one or more deliveries.
 #[derive(Clone)]
@@ -76,7 +76,7 @@ impl Deliverer {
         };
         let latest_start = lease
             .ends_at
-            .checked_sub(self.endpoint.timeout + TIME_TO_SETTLE)?;
+            .checked_sub(self.endpoint.timeout + TIME_FOR_JQ_AND_SETTLING)?;
         let slot = tokio::time::timeout_at(latest_start, slot);
         let slot = async {
             match lease.purpose {

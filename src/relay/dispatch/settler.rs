@@ -17,7 +17,7 @@ use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics}
 const MAX_BATCH_SIZE: usize = 256;
 
 /// The limit of queued settlements. A full queue makes the deliverers wait. Each queued settlement
-/// keeps its claim permit, so an endpoint cannot exceed its own limit.
+/// keeps its claim permit, so an endpoint cannot queue more settlements than it may claim deliveries.
 const QUEUE_CAPACITY: usize = 1024;
 
 /// The wait before the next try while the database is unavailable. If a lease expires before its

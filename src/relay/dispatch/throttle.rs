@@ -1,6 +1,6 @@
 //! The throttle for the relay's database operations while webhooks wait to be recorded.
 //!
-//! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a table and lose nothing.
+//! Receiving has priority: Cloudflare waits for a response and may give up. Deliveries wait in a table, and none is lost.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::telemetry::metrics::InboxMetrics;
 const MAX_BACKOFF_FACTOR: u32 = 19;
 
 /// The number of waiting webhooks at which the full backoff applies. With fewer, the backoff is proportionally shorter.
-const FULL_THROTTLE_AT: u32 = 4;
+const FULL_BACKOFF_AT: u32 = 4;
 
 /// The longest backoff, for any number of endpoints.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
@@ -50,8 +50,8 @@ impl RelayThrottle {
         if webhooks_waiting > 0 {
             let now = Instant::now();
             let backoff =
-                (now - started) * MAX_BACKOFF_FACTOR * webhooks_waiting.min(FULL_THROTTLE_AT)
-                    / FULL_THROTTLE_AT;
+                (now - started) * MAX_BACKOFF_FACTOR * webhooks_waiting.min(FULL_BACKOFF_AT)
+                    / FULL_BACKOFF_AT;
             let mut backoff_until = self.backoff_until();
             *backoff_until = ((*backoff_until).max(now) + backoff).min(now + MAX_BACKOFF);
         }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gets_one_twentieth_while_webhooks_wait() {
+    async fn limits_relay_to_one_twentieth_of_time() {
         let work = Duration::from_millis(10);
         assert_eq!(wait_after(work, 64).await, 19 * work);
         assert_eq!(wait_after(work, 0).await, Duration::ZERO);

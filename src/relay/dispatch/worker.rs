@@ -34,7 +34,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// The part of a lease in addition to the time of two calls.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
-/// The number of claimed deliveries per concurrent call. The next delivery is ready when a call ends.
+/// The number of claimed deliveries per concurrent call. When a call ends, the next delivery is ready.
 const CLAIMED_PER_CALL: usize = 2;
 
 /// The parts that all workers share.
@@ -48,7 +48,7 @@ pub(in crate::relay) struct WorkerContext {
     /// The runtime for claims and other database operations.
     pub(in crate::relay) main_runtime: Handle,
     /// The runtime for calls.
-    pub(in crate::relay) low_priority: Handle,
+    pub(in crate::relay) low_priority_runtime: Handle,
     pub(in crate::relay) stop: CancellationToken,
 }
 
@@ -122,7 +122,7 @@ impl Worker {
             let mut purpose = Purpose::Deliver;
             if let Some(cooldown) = self.breaker.cooldown() {
                 if limit < capacity {
-                    // A call in progress may close the breaker or prolong the cooldown.
+                    // Waits for the calls in progress. Their results may close the breaker or prolong the cooldown.
                     drop(permits);
                     self.or_cancelled(acquire_all(&claim_permits, capacity))
                         .await;
@@ -164,7 +164,7 @@ impl Worker {
             let permit = permits.split(1).expect("a claim returns at most `limit`");
             let (deliverer, lease) = (Arc::clone(&self.deliverer), lease.clone());
             let delivery = async move { deliverer.deliver(leased, lease, permit).await };
-            deliveries.spawn_on(delivery, &self.context.low_priority);
+            deliveries.spawn_on(delivery, &self.context.low_priority_runtime);
         }
         drop(permits);
         if is_drained {

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::domain::event::Model;
 use crate::relay::settings::{FieldNames, Redactions};
 
-/// The label that means every model.
-const ANY: &str = "*";
+/// The label that stands for every model.
+const ANY_MODEL: &str = "*";
 
 /// The filter for the events of one model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct FieldFilter {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FieldFilters {
     image: FieldFilter,
-    log: FieldFilter,
+    image_log: FieldFilter,
 }
 
 impl FieldFilters {
@@ -41,28 +41,28 @@ impl FieldFilters {
                     "include_fields: {name:?} of {label:?} is a path, but only whole fields can be included"
                 ));
             }
-            check("include_fields", label, names)?;
+            check_fields("include_fields", label, names)?;
         }
         for (label, names) in exclude {
-            check("exclude_fields", label, names)?;
+            check_fields("exclude_fields", label, names)?;
         }
         for (label, replacements) in redact {
-            check("redact_fields", label, replacements.keys())?;
+            check_fields("redact_fields", label, replacements.keys())?;
         }
         let filter_for = |model: Model| {
             let label = model.label();
             FieldFilter {
                 include: include
                     .get(label)
-                    .or_else(|| include.get(ANY))
+                    .or_else(|| include.get(ANY_MODEL))
                     .map(|names| names.iter().cloned().collect()),
-                exclude: [ANY, label]
+                exclude: [ANY_MODEL, label]
                     .iter()
                     .filter_map(|label| exclude.get(*label))
                     .flatten()
                     .map(|name| parse_path(name))
                     .collect(),
-                redact: [ANY, label]
+                redact: [ANY_MODEL, label]
                     .iter()
                     .filter_map(|label| redact.get(*label))
                     .flatten()
@@ -70,33 +70,33 @@ impl FieldFilters {
                     .collect(),
             }
         };
-        let (image, mut log) = (filter_for(Model::Image), filter_for(Model::ImageLog));
+        let (image, mut image_log) = (filter_for(Model::Image), filter_for(Model::ImageLog));
         // An audit entry's `data` is the raw notification, which repeats the image's fields.
-        if !image.is_identity() && !log.mentions("data") {
-            log.exclude.push(parse_path("data"));
+        if !image.changes_nothing() && !image_log.mentions("data") {
+            image_log.exclude.push(parse_path("data"));
         }
-        Ok(Self { image, log })
+        Ok(Self { image, image_log })
     }
 
     pub(super) fn for_model(&self, model: Model) -> &FieldFilter {
         match model {
             Model::Image => &self.image,
-            Model::ImageLog => &self.log,
+            Model::ImageLog => &self.image_log,
         }
     }
 }
 
 /// Checks that the label is a model's label or `*`, and that the model has these fields. A misspelt
 /// field would silently hide nothing. Under `*`, unknown fields such as `password` are allowed.
-fn check<'a>(
+fn check_fields<'a>(
     setting: &str,
     label: &str,
     names: impl IntoIterator<Item = &'a String>,
 ) -> Result<(), String> {
     let Some(model) = Model::from_label(label) else {
-        return (label == ANY).then_some(()).ok_or_else(|| {
+        return (label == ANY_MODEL).then_some(()).ok_or_else(|| {
             let labels = Model::ALL.map(Model::label).join(", ");
-            format!("{setting}: unknown model {label:?}. Use {labels} or \"{ANY}\".")
+            format!("{setting}: unknown model {label:?}. Use {labels} or \"{ANY_MODEL}\".")
         });
     };
     let is_known = |name: &String| {
@@ -118,7 +118,7 @@ fn parse_path(name: &str) -> Vec<String> {
 }
 
 impl FieldFilter {
-    pub(super) fn is_identity(&self) -> bool {
+    pub(super) fn changes_nothing(&self) -> bool {
         *self == Self::default()
     }
 
@@ -150,16 +150,16 @@ impl FieldFilter {
             for path in &self.exclude {
                 match path.as_slice() {
                     [field] => drop(changes.remove(field)),
-                    [field, within @ ..] => each_side(changes, field, |side| {
-                        remove_within(side, within);
+                    [field, rest @ ..] => each_side(changes, field, |side| {
+                        remove_within(side, rest);
                     }),
                     [] => {}
                 }
             }
             for (path, replacement) in &self.redact {
-                if let [field, within @ ..] = path.as_slice() {
+                if let [field, rest @ ..] = path.as_slice() {
                     each_side(changes, field, |side| {
-                        redact_value(side, within, replacement);
+                        redact_value(side, rest, replacement);
                     });
                 }
             }
@@ -185,9 +185,9 @@ fn remove(object: &mut Map<String, Value>, path: &[String]) {
     match path {
         [] => {}
         [field] => drop(object.remove(field)),
-        [field, within @ ..] => {
+        [field, rest @ ..] => {
             if let Some(value) = object.get_mut(field) {
-                remove_within(value, within);
+                remove_within(value, rest);
             }
         }
     }
@@ -205,10 +205,10 @@ fn remove_within(value: &mut Value, path: &[String]) {
 }
 
 fn redact(object: &mut Map<String, Value>, path: &[String], replacement: &str) {
-    if let [field, within @ ..] = path
+    if let [field, rest @ ..] = path
         && let Some(value) = object.get_mut(field)
     {
-        redact_value(value, within, replacement);
+        redact_value(value, rest, replacement);
     }
 }
 

@@ -38,9 +38,9 @@ pub(super) struct JqProgram {
 /// A failed run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::relay) enum JqError {
-    /// The program raised an error. Its text is dropped because it can quote the message.
+    /// The run failed, or its output was not JSON. The text of the error is dropped, because it can quote the message.
     #[error("ended with an error")]
-    Error,
+    Failed,
     #[error("took longer than {} s", TIME_LIMIT.as_secs())]
     TooLong,
     #[error("produced more than {MAX_OUTPUT_BYTES} bytes")]
@@ -74,7 +74,7 @@ impl JqProgram {
         });
         match tokio::time::timeout_at(deadline, &mut running).await {
             Ok(Ok(Ok(output))) => output,
-            Ok(Ok(Err(_)) | Err(_)) => Err(JqError::Error),
+            Ok(Ok(Err(_)) | Err(_)) => Err(JqError::Failed),
             Err(_) => {
                 // Cancels a run that has not started. A started run cannot be cancelled.
                 running.abort();
@@ -130,21 +130,21 @@ fn error_excerpt<'a>(error: &load::Error<&'a str>) -> Option<&'a str> {
 }
 
 fn first_output(filter: &Filter, input: &str) -> Result<Option<String>, JqError> {
-    let input = read::parse_single(input.as_bytes()).map_err(|_| JqError::Error)?;
+    let input = read::parse_single(input.as_bytes()).map_err(|_| JqError::Failed)?;
     let context = Ctx::<data::JustLut<Val>>::new(&filter.lut, Vars::new([]));
     // jaq's own helper ends the process on `halt`. Here `halt` is an error like any other.
     let Some(output) = filter.id.run((context, input)).next() else {
         return Ok(None);
     };
-    let output = output.map_err(|_| JqError::Error)?;
+    let output = output.map_err(|_| JqError::Failed)?;
     let mut text = CappedWriter(String::new());
     write!(text, "{output}").map_err(|_| JqError::TooLarge)?;
     // jaq prints values that JSON does not have, such as NaN, in its own notation.
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text.0).is_ok();
-    is_json.then_some(Some(text.0)).ok_or(JqError::Error)
+    is_json.then_some(Some(text.0)).ok_or(JqError::Failed)
 }
 
-/// A text of at most [`MAX_OUTPUT_BYTES`].
+/// A writer that accepts at most [`MAX_OUTPUT_BYTES`].
 struct CappedWriter(String);
 
 impl fmt::Write for CappedWriter {
@@ -197,7 +197,7 @@ mod tests {
         ] {
             assert_eq!(
                 run(code, r#"{"object":{"secret":"s"}}"#).await,
-                Err(JqError::Error),
+                Err(JqError::Failed),
                 "{code}"
             );
         }

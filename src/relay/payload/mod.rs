@@ -4,7 +4,7 @@
 //! 2. The jq program `when` decides whether the event is sent.
 //! 3. The jq program `transform` replaces the message.
 //!
-//! Both programs get the filtered event, so they cannot restore a removed field.
+//! Both programs run after the field filter, so they cannot restore a removed field.
 
 mod field_filter;
 mod jq;
@@ -31,7 +31,7 @@ pub(super) enum Built {
     /// The message differs from the event.
     Transformed(String),
     /// `when` or `transform` filtered out the event.
-    Filtered,
+    FilteredOut,
 }
 
 /// The error if a message cannot be built.
@@ -69,12 +69,12 @@ impl MessageBuilder {
         let is_changed = filtered.is_some();
         let message = filtered.unwrap_or(event);
         if !self.is_wanted(&message).await? {
-            return Ok(Built::Filtered);
+            return Ok(Built::FilteredOut);
         }
         if let Some(transform) = &self.transform {
             let output = transform.run(message).await;
             let output = output.map_err(BuildError::Transform)?;
-            return Ok(output.map_or(Built::Filtered, Built::Transformed));
+            return Ok(output.map_or(Built::FilteredOut, Built::Transformed));
         }
         Ok(if is_changed {
             Built::Transformed(message)
@@ -90,7 +90,7 @@ impl MessageBuilder {
         model: Option<Model>,
     ) -> Result<Option<String>, BuildError> {
         let filter = model.map(|model| self.field_filters.for_model(model));
-        let Some(filter) = filter.filter(|filter| !filter.is_identity()) else {
+        let Some(filter) = filter.filter(|filter| !filter.changes_nothing()) else {
             return Ok(None);
         };
         let mut event = serde_json::from_str(event).map_err(|_| BuildError::NotJson)?;

@@ -16,14 +16,14 @@ pub(super) use endpoint::{
     AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, Redactions, parse_url,
 };
 
-/// The endpoint that receives reports about failed deliveries.
-pub(super) const ON_FAILURE: &str = "on_failure";
+/// The name of the endpoint that receives alerts about failed deliveries.
+pub(super) const FAILURE_ENDPOINT: &str = "on_failure";
 
-/// The endpoint that receives alerts about failing endpoints.
-pub(super) const ALERTS: &str = "alerts";
+/// The name of the endpoint that receives alerts about failing endpoints.
+pub(super) const ALERT_ENDPOINT: &str = "alerts";
 
 /// The names that entries of `relay.endpoints` cannot have.
-pub(super) const RESERVED_NAMES: [&str; 3] = [ON_FAILURE, ALERTS, NOTIFY_ENDPOINT];
+pub(super) const RESERVED_NAMES: [&str; 3] = [FAILURE_ENDPOINT, ALERT_ENDPOINT, NOTIFY_ENDPOINT];
 
 /// The settings of the relay.
 #[derive(Debug, Clone, Deserialize)]
@@ -74,12 +74,12 @@ struct Monitoring {
     secret: Secret,
 }
 
-/// The failures that are reported to other endpoints.
+/// The failures that cause alerts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct AlertPolicy {
-    /// Whether failed deliveries are reported to [`ON_FAILURE`].
+    /// Whether failed deliveries are reported to [`FAILURE_ENDPOINT`].
     pub(super) reports_failed_deliveries: bool,
-    /// The number of consecutive failures after which an endpoint is reported to [`ALERTS`].
+    /// The number of consecutive failures after which an endpoint is reported to [`ALERT_ENDPOINT`].
     pub(super) failure_threshold: Option<u32>,
 }
 
@@ -94,7 +94,7 @@ impl Settings {
     /// The keys of jq programs. In their values, `$` does not refer to an environment variable.
     pub const VERBATIM_KEYS: [&str; 2] = ["when", "transform"];
 
-    /// Returns the failures that are reported to other endpoints.
+    /// Returns the policy that decides which failures cause alerts.
     pub(super) fn alert_policy(&self) -> AlertPolicy {
         let failure_threshold = self.monitoring.failure_threshold.count();
         let has_url = self.monitoring.url.get().is_some();
@@ -113,14 +113,14 @@ impl Settings {
             let (url, secret) = (&self.failure_url, &self.failure_secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.failure_url",
-                endpoint: EndpointSettings::with_defaults(ON_FAILURE, url, secret),
+                endpoint: EndpointSettings::with_defaults(FAILURE_ENDPOINT, url, secret),
             });
         }
         if policy.failure_threshold.is_some() {
             let (url, secret) = (&self.monitoring.url, &self.monitoring.secret);
             endpoints.push(AlertEndpointSettings {
                 key: "relay.monitoring.alert_url",
-                endpoint: EndpointSettings::with_defaults(ALERTS, url, secret),
+                endpoint: EndpointSettings::with_defaults(ALERT_ENDPOINT, url, secret),
             });
         }
         endpoints

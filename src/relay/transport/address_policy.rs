@@ -13,7 +13,7 @@ use crate::config_types::Networks;
 
 /// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway over IPv6, Alibaba, Azure and
 /// Oracle. The last network is for local translation (RFC 8215) and may translate to any of the others.
-const METADATA: [&str; 9] = [
+const METADATA_NETWORKS: [&str; 9] = [
     "169.254.0.0/16",
     "fe80::/10",
     "fd00:ec2::254/128",
@@ -26,7 +26,7 @@ const METADATA: [&str; 9] = [
 ];
 
 /// The addresses of this machine and of private networks (RFC 6890).
-const PRIVATE: [&str; 14] = [
+const PRIVATE_NETWORKS: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -54,8 +54,8 @@ pub(in crate::relay) struct AddressPolicy(Arc<Networks>);
 impl AddressPolicy {
     /// Creates a policy that denies metadata services, and optionally private addresses.
     pub(in crate::relay) fn new(deny_private: bool) -> Self {
-        let private: &[&str] = if deny_private { &PRIVATE } else { &[] };
-        let denied = METADATA.iter().chain(private).copied();
+        let private: &[&str] = if deny_private { &PRIVATE_NETWORKS } else { &[] };
+        let denied = METADATA_NETWORKS.iter().chain(private).copied();
         let denied = Networks::parse(denied).expect("the constants are networks");
         Self(Arc::new(denied))
     }

@@ -9,7 +9,7 @@ use crate::signing::{self, Signer};
 use super::sink::Message;
 
 /// The header with the event's id, as in the Django toolkit's webhooks.
-const EVENT_ID: HeaderName = HeaderName::from_static("x-webhook-event-id");
+const EVENT_ID_HEADER: HeaderName = HeaderName::from_static("x-webhook-event-id");
 
 /// The headers that cannot be configured, because the service or the protocol sets them.
 const RESERVED: [&str; 13] = [
@@ -76,7 +76,7 @@ impl MessageHeaders {
             sent_at: message.sent_at,
             body: &message.body,
         };
-        let event_id = std::iter::once((EVENT_ID, message.event_id.clone()));
+        let event_id = std::iter::once((EVENT_ID_HEADER, message.event_id.clone()));
         for (name, text) in event_id.chain(self.signer.sign(&signed)) {
             // Only an event id from a file for `endpoints preview` can be invalid as a header. It is left out.
             if let Ok(value) = HeaderValue::try_from(text) {

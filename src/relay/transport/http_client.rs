@@ -11,7 +11,7 @@ pub(super) const USER_AGENT: &str =
 
 /// Creates a client. Each endpoint has its own client, so endpoints do not compete for connections.
 pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Client, String> {
-    // An error means that a provider is already installed. Either provider is fine.
+    // An error means that a crypto provider is already installed. Either provider is fine.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .user_agent(USER_AGENT)

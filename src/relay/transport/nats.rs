@@ -30,7 +30,7 @@ use crate::telemetry::chain;
 const CLIENT_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
 /// The header with the id by which a stream detects duplicates within its `duplicate_window`.
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
 
 const DEFAULT_PORT: u16 = 4222;
 
@@ -54,7 +54,7 @@ pub(super) struct NatsSink {
 #[derive(Clone)]
 struct Connection {
     jetstream: Context,
-    is_lost: CancellationToken,
+    lost: CancellationToken,
 }
 
 impl Connection {
@@ -62,7 +62,7 @@ impl Connection {
     /// lost connection, so its state is checked too.
     fn is_usable(&self) -> bool {
         let state = self.jetstream.client().connection_state();
-        !self.is_lost.is_cancelled() && state == State::Connected
+        !self.lost.is_cancelled() && state == State::Connected
     }
 }
 
@@ -100,10 +100,10 @@ impl NatsSink {
             return Ok(connection.clone());
         }
         *current = None;
-        let is_lost = CancellationToken::new();
-        let client = self.server.connect(&self.name, &is_lost).await?;
+        let lost = CancellationToken::new();
+        let client = self.server.connect(&self.name, &lost).await?;
         let jetstream = ContextBuilder::new().timeout(self.timeout).build(client);
-        let connection = Connection { jetstream, is_lost };
+        let connection = Connection { jetstream, lost };
         Ok(current.insert(connection).clone())
     }
 
@@ -115,7 +115,7 @@ impl NatsSink {
             Some((name.as_str(), value))
         });
         let mut headers = HeaderMap::new();
-        for (name, value) in signed.chain([(MESSAGE_ID, message.event_id.as_str())]) {
+        for (name, value) in signed.chain([(MESSAGE_ID_HEADER, message.event_id.as_str())]) {
             let parsed = (HeaderName::from_str(name), HeaderValue::from_str(value));
             if let (Ok(name), Ok(value)) = parsed {
                 headers.insert(name, value);
@@ -128,7 +128,7 @@ impl NatsSink {
 #[async_trait]
 impl Sink for NatsSink {
     async fn send(&self, message: &Message) -> SendOutcome {
-        let Connection { jetstream, is_lost } = match self.connection().await {
+        let Connection { jetstream, lost } = match self.connection().await {
             Ok(connection) => connection,
             Err(error) => return SendOutcome::no_response(chain(&error)),
         };
@@ -139,7 +139,7 @@ impl Sink for NatsSink {
             let subject = self.subject.for_body(&message.body);
             jetstream.send_publish(subject, published).await?.await
         };
-        match is_lost.run_until_cancelled(stored).await {
+        match lost.run_until_cancelled(stored).await {
             Some(Ok(_stored_or_duplicate)) => SendOutcome {
                 result: AttemptResult::Acknowledged,
                 status_code: None,
@@ -161,7 +161,7 @@ impl Sink for NatsSink {
     fn head(&self, message: &Message) -> Vec<String> {
         let mut head = vec![format!("PUB {}", self.subject.for_body(&message.body))];
         head.extend(redacted_lines(&self.headers.for_message(message)));
-        head.push(format!("{MESSAGE_ID}: {}", message.event_id));
+        head.push(format!("{MESSAGE_ID_HEADER}: {}", message.event_id));
         head
     }
 }
@@ -181,7 +181,7 @@ enum ConnectionError {
     #[error("the host of the NATS server cannot be resolved")]
     Unresolved(#[from] std::io::Error),
     #[error("cannot connect to the NATS server")]
-    Refused(#[from] async_nats::ConnectError),
+    Failed(#[from] async_nats::ConnectError),
 }
 
 impl Server {
@@ -199,7 +199,7 @@ impl Server {
                     .to_owned(),
             );
         }
-        // TLS needs a provider. An error means that a provider is already installed. Either provider is fine.
+        // TLS needs a crypto provider. An error means that one is already installed. Either provider is fine.
         let _already_installed = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             is_tls: url.scheme() == "tls",
@@ -214,14 +214,15 @@ impl Server {
     async fn connect(
         &self,
         endpoint: &str,
-        is_lost: &CancellationToken,
+        lost: &CancellationToken,
     ) -> Result<async_nats::Client, ConnectionError> {
         let mut last_error = None;
         let mut addresses = self.addresses().await?;
-        // An attempt may have time for only one address, and the server at that address may be down.
+        // Each attempt tries the addresses in a random order. An attempt may have time for only one
+        // address, and the server at that address may be down.
         random::shuffle(&mut addresses);
         for address in addresses {
-            match self.options(endpoint, is_lost).connect(address).await {
+            match self.options(endpoint, lost).connect(address).await {
                 Ok(client) => return Ok(client),
                 Err(error) => last_error = Some(error),
             }
@@ -249,8 +250,8 @@ impl Server {
             .collect()
     }
 
-    fn options(&self, endpoint: &str, is_lost: &CancellationToken) -> ConnectOptions {
-        let (endpoint, is_lost) = (endpoint.to_owned(), is_lost.clone());
+    fn options(&self, endpoint: &str, lost: &CancellationToken) -> ConnectOptions {
+        let (endpoint, lost) = (endpoint.to_owned(), lost.clone());
         let options = ConnectOptions::new()
             .name(CLIENT_NAME)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -261,7 +262,7 @@ impl Server {
             .max_reconnects(1)
             .event_callback(move |event| {
                 match event {
-                    Event::Disconnected | Event::Closed => is_lost.cancel(),
+                    Event::Disconnected | Event::Closed => lost.cancel(),
                     // For example, a missing permission is reported only here.
                     Event::ServerError(error) => {
                         // The text before the first quote. The quoted subject after it has values of the message.

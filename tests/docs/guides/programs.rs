@@ -25,7 +25,7 @@ impl Program {
                 continue;
             }
             let file = block.value("file");
-            let file = file.unwrap_or_else(|| panic!("{}: which file=?", block.place));
+            let file = file.unwrap_or_else(|| panic!("{}: the block has no file=", block.place));
             let path = folder.path().join(file);
             match files.iter_mut().find(|(other, _)| *other == path) {
                 Some((_, text)) => *text = format!("{text}\n{}", block.text),
@@ -72,8 +72,8 @@ impl Program {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// Returns the command that starts it, in its folder. Debian's modules are only seen by
-    /// Debian's interpreters.
+    /// Returns the command that starts it, in its folder. Only Debian's interpreters find
+    /// Debian's modules.
     pub(super) fn command(&self) -> Command {
         let (program, arguments): (&str, &[&str]) = match self.name.as_str() {
             "register-django" => ("/usr/bin/python3", &["main.py"]),

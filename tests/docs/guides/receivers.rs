@@ -19,7 +19,7 @@ use crate::support::wait;
 
 const PAGE: &str = "docs/src/guides/receive-changes.md";
 
-/// An event that a test signs itself.
+/// The id of an event that a test signs itself.
 const EVENT_ID: &str = "evt_00000000000000000000000000000001";
 
 /// A running receiver.
@@ -83,7 +83,7 @@ impl Receiver {
     }
 
     /// Posts a message whose timestamp is shifted by these seconds. Returns the status of the
-    /// answer.
+    /// response.
     async fn post(&self, signed: &str, sent: &str, seconds_from_now: i64) -> u16 {
         let timestamp = now() + seconds_from_now;
         let request = client()
@@ -151,7 +151,7 @@ async fn receives_changes(receiver: &Receiver) {
 }
 
 /// Posts messages that the receiver must refuse, and one that it has seen.
-async fn refuses_forgeries(receiver: &Receiver) {
+async fn refuses_invalid_messages(receiver: &Receiver) {
     let message = json!({
         "id": EVENT_ID, "event": "updated", "timestamp": "2024-01-01T12:00:00.000000Z",
         "model": {"app": "cloudflare_images", "name": "CloudflareImage", "label": "cloudflare_images.CloudflareImage"},
@@ -195,7 +195,7 @@ async fn python_receives_changes() {
     let receiver = Receiver::start("receive-python");
 
     receives_changes(&receiver).await;
-    refuses_forgeries(&receiver).await;
+    refuses_invalid_messages(&receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,5 +203,5 @@ async fn node_receives_changes() {
     let receiver = Receiver::start("receive-node");
 
     receives_changes(&receiver).await;
-    refuses_forgeries(&receiver).await;
+    refuses_invalid_messages(&receiver).await;
 }

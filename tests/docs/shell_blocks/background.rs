@@ -18,7 +18,7 @@ pub(super) struct Background {
 impl Background {
     /// Starts these commands with the environment and in the folder of the terminal.
     pub(super) fn start(terminal: &mut Terminal, commands: &str) -> Self {
-        let (script, output) = terminal.fork(commands);
+        let (script, output) = terminal.write_background_script(commands);
         let file = File::create(&output).expect("a file");
         let shell = Command::new("sh")
             .arg(script)

@@ -15,9 +15,9 @@ use crate::support::variable;
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_cloudflare-images-webhook");
 
 /// A stand-in that builds nothing. `make run` would compile an optimized program for minutes. The
-/// checkout already has a program in cargo's place. `cargo test` succeeds, because the page itself
-/// runs in the tests.
-const CARGO: &str = r#"#!/bin/sh
+/// checkout already has the built program. `cargo test` does nothing, because the page itself runs
+/// in a test.
+const CARGO_STAND_IN: &str = r#"#!/bin/sh
 case "$1" in
 run) exec target/release/cloudflare-images-webhook ;;
 build | test) ;;
@@ -29,8 +29,8 @@ install) cp target/release/cloudflare-images-webhook "$HOME/.cargo/bin/" ;;
 esac
 "#;
 
-/// A stand-in that runs the command as the same user. The tests' Postgres needs no other one.
-const SUDO: &str = r#"#!/bin/sh
+/// A stand-in that runs the command as the same user. The tests' Postgres needs no other user.
+const SUDO_STAND_IN: &str = r#"#!/bin/sh
 [ "$1" = -u ] && shift 2
 exec "$@"
 "#;
@@ -67,8 +67,8 @@ impl Checkout {
         checkout.copy_repository();
         let program = "target/release/cloudflare-images-webhook";
         symlink(PROGRAM, checkout.folder().join(program)).expect("a link");
-        checkout.add_stand_in("cargo", CARGO);
-        checkout.add_stand_in("sudo", SUDO);
+        checkout.add_stand_in("cargo", CARGO_STAND_IN);
+        checkout.add_stand_in("sudo", SUDO_STAND_IN);
         checkout
     }
 
@@ -114,7 +114,7 @@ impl Checkout {
             .collect()
     }
 
-    /// Replaces the documented ports. Other programs of this machine may have them.
+    /// Replaces the documented ports. Other programs on this machine may use them.
     pub(super) fn with_free_ports(&self, text: &str) -> String {
         let mut text = text.to_owned();
         if let Some(port) = self.postgres_port() {

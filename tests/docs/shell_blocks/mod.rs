@@ -30,30 +30,30 @@ const PAGES: [&str; 5] = [
 ];
 
 /// The limit of blocks that no test can run. Such blocks need Docker, a network or Cloudflare.
-const MAX_NOT_RUN: usize = 3;
+const MAX_SKIPPED_BLOCKS: usize = 3;
 
 #[test]
-fn readme() {
+fn runs_readme() {
     Session::run_page(PAGES[0]);
 }
 
 #[test]
-fn cloudflare() {
+fn runs_cloudflare_page() {
     Session::run_page(PAGES[1]);
 }
 
 #[test]
-fn first_webhook() {
+fn runs_first_webhook_page() {
     Session::run_page(PAGES[2]);
 }
 
 #[test]
-fn install() {
+fn runs_install_page() {
     Session::run_page(PAGES[3]);
 }
 
 #[test]
-fn postgres() {
+fn runs_postgres_page() {
     Session::run_page(PAGES[4]);
 }
 
@@ -66,16 +66,16 @@ fn every_start_page_has_a_test() {
 }
 
 #[test]
-fn few_blocks_are_skipped() {
+fn skips_at_most_three_blocks() {
     let skipped = PAGES
         .iter()
         .flat_map(|page| blocks(page))
         .filter(|block| block.has("not-run"));
 
-    assert!(skipped.count() <= MAX_NOT_RUN);
+    assert!(skipped.count() <= MAX_SKIPPED_BLOCKS);
 }
 
-/// A page, as its reader goes through it.
+/// The state while the blocks of a page run.
 struct Session {
     terminal: Terminal,
     service: Option<Background>,

@@ -3,8 +3,8 @@
 /// Stands for any text within a line, or alone for any number of lines.
 const ELLIPSIS: char = '…';
 
-/// Values that differ from run to run: `d` is a digit, `x` a hexadecimal digit. The longer of two
-/// that begin alike comes first.
+/// Values that differ from run to run: `d` is a digit, `x` a hexadecimal digit. If two
+/// begin with the same characters, the longer one comes first.
 const CHANGING: [(&str, &str); 5] = [
     ("dddd-dd-ddTdd:dd:dd.ddddddZ", "TIME"),
     ("dddd-dd-ddTdd:dd:ddZ", "TIME"),

@@ -52,7 +52,7 @@ impl Terminal {
 
     /// Writes a script that runs these commands in the environment and the folder of the terminal.
     /// Returns the script, and a file for its output.
-    pub(super) fn fork(&mut self, commands: &str) -> (PathBuf, PathBuf) {
+    pub(super) fn write_background_script(&mut self, commands: &str) -> (PathBuf, PathBuf) {
         let environment = self.file("environment");
         let folder = self.file("folder");
         let save = format!(
@@ -106,7 +106,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Returns what a file contains by now.
+/// Returns the contents of a file so far.
 pub(super) fn read(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()

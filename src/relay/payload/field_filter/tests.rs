@@ -27,7 +27,7 @@ fn filter(settings: &Value) -> Value {
 
 #[test]
 fn includes_only_listed_fields() {
-    for label in [IMAGE, ANY] {
+    for label in [IMAGE, ANY_MODEL] {
         let event = filter(&json!({"include": {label: ["id", "status"]}}));
         assert_eq!(event["object"], json!({"id": "7", "status": "failed"}));
         assert_eq!(
@@ -40,7 +40,7 @@ fn includes_only_listed_fields() {
 #[test]
 fn excludes_fields_and_paths() {
     let event =
-        filter(&json!({"exclude": {ANY: ["metadata.email"], IMAGE: ["creator", "status"]}}));
+        filter(&json!({"exclude": {ANY_MODEL: ["metadata.email"], IMAGE: ["creator", "status"]}}));
     assert_eq!(
         event["object"],
         json!({"id": "7", "metadata": {"n": 1}, "error": null})
@@ -54,7 +54,7 @@ fn excludes_fields_and_paths() {
 #[test]
 fn redacts_values_except_null() {
     let event = filter(
-        &json!({"redact": {IMAGE: {"metadata.email": "***", "creator": "?", "error": "?"}, ANY: {"status": "-"}}}),
+        &json!({"redact": {IMAGE: {"metadata.email": "***", "creator": "?", "error": "?"}, ANY_MODEL: {"status": "-"}}}),
     );
     assert_eq!(
         event["object"],
@@ -70,10 +70,13 @@ fn redacts_values_except_null() {
 fn finds_fields_within_arrays() {
     let mut event =
         json!({"object": {"metadata": {"users": [{"email": "a", "id": 1}, {"email": "b"}]}}});
-    let exclude = FieldNames::from([(ANY.to_owned(), vec!["metadata.users.email".to_owned()])]);
+    let exclude = FieldNames::from([(
+        ANY_MODEL.to_owned(),
+        vec!["metadata.users.email".to_owned()],
+    )]);
     let mut redacted = event.clone();
     let replacements = BTreeMap::from([("metadata.users.email".to_owned(), "***".to_owned())]);
-    let redact = Redactions::from([(ANY.to_owned(), replacements)]);
+    let redact = Redactions::from([(ANY_MODEL.to_owned(), replacements)]);
 
     let filters = FieldFilters::new(&FieldNames::new(), &exclude, &Redactions::new())
         .expect("valid settings");
@@ -103,11 +106,11 @@ fn filtered_fields_stay_out_of_audit_events() {
 
 #[test]
 fn rejects_unknown_fields() {
-    let says = |label: &str, name: &str| {
+    let problem_of = |label: &str, name: &str| {
         let exclude = FieldNames::from([(label.to_owned(), vec![name.to_owned()])]);
         FieldFilters::new(&FieldNames::new(), &exclude, &Redactions::new()).err()
     };
-    let problem = says(IMAGE, "creatorr").expect("a problem");
+    let problem = problem_of(IMAGE, "creatorr").expect("a problem");
     let begins = "exclude_fields: unknown field \"creatorr\" of \"cloudflare_images.CloudflareImage\". Use id, cloudflare_id, status, ";
     assert!(problem.starts_with(begins), "{problem}");
     for (label, name, is_known) in [
@@ -115,15 +118,19 @@ fn rejects_unknown_fields() {
         (IMAGE, "metadata.any.thing", true),
         (IMAGE, "upload_url", true),
         (IMAGE, "event_type", false),
-        (ANY, "event_type", true),
-        (ANY, "password", true),
+        (ANY_MODEL, "event_type", true),
+        (ANY_MODEL, "password", true),
         (IMAGE, "", false),
         (Model::ImageLog.label(), "creator", false),
     ] {
-        assert_eq!(says(label, name).is_none(), is_known, "{label} {name}");
+        assert_eq!(
+            problem_of(label, name).is_none(),
+            is_known,
+            "{label} {name}"
+        );
     }
 
-    let include = FieldNames::from([(ANY.to_owned(), vec!["metadata.any".to_owned()])]);
+    let include = FieldNames::from([(ANY_MODEL.to_owned(), vec!["metadata.any".to_owned()])]);
     let problem = FieldFilters::new(&include, &FieldNames::new(), &Redactions::new());
     assert!(problem.is_err(), "only whole fields are included");
 }

@@ -16,7 +16,7 @@ use crate::random;
 const SAMPLE: &str = include_str!("sample.json");
 
 /// Previews and sends single messages, without a database.
-pub(crate) struct EndpointProbe {
+pub(crate) struct EndpointTester {
     endpoint: Arc<Endpoint>,
     clock: Arc<dyn Clock>,
 }
@@ -28,9 +28,9 @@ pub(crate) struct Preview {
     pub(crate) body: String,
 }
 
-/// The error for an event without a message.
+/// The reason why an event has no message for the endpoint.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
+pub(crate) enum TestError {
     /// The message could not be built.
     #[error("the message cannot be built: {0}")]
     NotBuilt(String),
@@ -38,11 +38,11 @@ pub(crate) enum ProbeError {
     #[error(
         "the endpoint receives no message for this event: `when` or `transform` filters it out"
     )]
-    Filtered,
+    FilteredOut,
 }
 
-impl EndpointProbe {
-    /// Returns a probe of the endpoint with this name. `None` if there is no such endpoint.
+impl EndpointTester {
+    /// Returns a tester for the endpoint with this name. `None` if there is no such endpoint.
     pub(crate) fn new(endpoints: &Endpoints, name: &str, clock: Arc<dyn Clock>) -> Option<Self> {
         let endpoint = endpoints.find(name)?;
         Some(Self { endpoint, clock })
@@ -58,7 +58,7 @@ impl EndpointProbe {
     }
 
     /// Returns the message that the endpoint would receive for this event.
-    pub(crate) async fn preview(&self, event: &str) -> Result<Preview, ProbeError> {
+    pub(crate) async fn preview(&self, event: &str) -> Result<Preview, TestError> {
         let message = self.message(event).await?;
         Ok(Preview {
             head: self.endpoint.sink.head(&message),
@@ -67,7 +67,7 @@ impl EndpointProbe {
     }
 
     /// Sends this event once and records nothing. The inner result is the endpoint's response or the reason of the failure.
-    pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, ProbeError> {
+    pub(crate) async fn send(&self, event: &str) -> Result<Result<String, String>, TestError> {
         let message = self.message(event).await?;
         let outcome = self.endpoint.send(&message).await;
         Ok(match outcome.result {
@@ -79,7 +79,7 @@ impl EndpointProbe {
         })
     }
 
-    async fn message(&self, event: &str) -> Result<Message, ProbeError> {
+    async fn message(&self, event: &str) -> Result<Message, TestError> {
         // A text that is not JSON has neither a model nor an id.
         let fields = serde_json::from_str(event).unwrap_or(Value::Null);
         let model = fields["model"]["label"]
@@ -88,8 +88,8 @@ impl EndpointProbe {
         let built = self.endpoint.message_builder.build(event.to_owned(), model);
         let body = match built.await {
             Ok(Built::Unchanged(text) | Built::Transformed(text)) => text,
-            Ok(Built::Filtered) => return Err(ProbeError::Filtered),
-            Err(error) => return Err(ProbeError::NotBuilt(error.to_string())),
+            Ok(Built::FilteredOut) => return Err(TestError::FilteredOut),
+            Err(error) => return Err(TestError::NotBuilt(error.to_string())),
         };
         Ok(Message {
             event_id: fields["id"].as_str().unwrap_or("evt_none").to_owned(),
