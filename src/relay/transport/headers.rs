@@ -39,7 +39,7 @@ impl MessageHeaders {
     /// Checks the configured headers. The error is a clause that names the setting.
     pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
         let signer = Signer::new(&settings.schemes()?, settings.secrets().into_iter())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("secret {error}"))?;
         let mut fixed = HeaderMap::new();
         fixed.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         for (name, value) in &settings.headers {

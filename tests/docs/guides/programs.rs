@@ -80,8 +80,8 @@ impl Program {
             "register-rails" => ("/usr/bin/ruby", &["main.rb"]),
             "register-node" => ("node", &["main.js"]),
             "register-go" => ("go", &["run", "main.go", "uploads.go"]),
-            "receive-python" => ("/usr/bin/python3", &["receiver.py"]),
-            "receive-node" => ("node", &["receiver.js"]),
+            "receive-python" => ("/usr/bin/python3", &["subscriber.py"]),
+            "receive-node" => ("node", &["subscriber.js"]),
             name => panic!("no interpreter is known for {name}"),
         };
         let mut command = Command::new(program);
