@@ -250,7 +250,7 @@ async fn files_exhausted(scenario: &Scenario) {
             service
                 .log()
                 .iter()
-                .filter(|line| line.contains("could not be accepted"))
+                .filter(|line| line.contains("cannot accept a connection"))
                 .count()
         };
         let errors_before = accept_errors();
