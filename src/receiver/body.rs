@@ -21,7 +21,8 @@ const SMALL_BODY_BYTES: usize = 64 * 1024;
 /// recorded. A request over this limit gets a 500 response, and the sender may retry it.
 const MAX_LARGE_BODIES: usize = 64;
 
-/// The time limit for draining a body that is too large. The client can read the response afterwards.
+/// The time limit for draining a body that is too large. Draining reads the rest of the body and discards it. Then the service
+/// responds.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The size limit for draining, as a multiple of the size limit of a body. Most clients read the response only after they have
@@ -67,7 +68,8 @@ impl BodyReader {
         }
     }
 
-    /// Reads a body to its end. Drains a body over the limit for a while, because most clients read the response only afterwards.
+    /// Reads a body to its end. Drains a body over the limit for a while, because most clients read the response only after they
+    /// have sent the whole body.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,

@@ -57,7 +57,7 @@ pub(super) struct AuthenticatedBody {
     receipt: Receipt,
 }
 
-/// The time of receipt, and the request that was received.
+/// The time of receipt, and the request's id, client address and scheme.
 pub(super) struct Receipt {
     /// The time at which the last byte of the body was read.
     pub(super) received_at: Timestamp,

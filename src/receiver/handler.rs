@@ -54,8 +54,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Records a notification. The first poll of this future queues the notification. From then on it is recorded even if the client
-/// disconnects and the future is dropped.
+/// Records a notification. After the first poll of this future, the notification is recorded even if the client disconnects and
+/// the future is dropped.
 async fn record(
     receiver: Arc<Receiver>,
     notification: Notification,

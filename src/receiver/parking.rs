@@ -135,7 +135,7 @@ impl ParkedApplier {
         }
         let notification = match self.parse(rejection) {
             Ok(notification) => notification,
-            Err(problem) => return Ok(Reprocessed::Refused(problem)),
+            Err(reason) => return Ok(Reprocessed::Refused(reason)),
         };
         let image = notification.image().cloned();
         let outcomes = self
@@ -167,9 +167,9 @@ impl ParkedApplier {
             match self.parse(parked) {
                 Ok(notification) => parsed.push((parked.id, Arc::new(notification))),
                 // The pointers in the settings have changed since the notification was parked.
-                Err(problem) => {
+                Err(reason) => {
                     blocked.insert(parked.cloudflare_id.clone());
-                    self.record_failure(parked.id, &problem).await?;
+                    self.record_failure(parked.id, &reason).await?;
                 }
             }
         }
@@ -178,6 +178,7 @@ impl ParkedApplier {
         }
         match self.rejections.apply(&parsed, self.clock.now()).await {
             Ok(outcomes) => Ok(count_applied(&outcomes)),
+            // A timeout is systemic too, but a single notification can cause it.
             Err(error) if error.is_systemic() && !error.is_timeout() => Err(error),
             Err(error) => {
                 tracing::warn!(
@@ -265,7 +266,7 @@ fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
 /// The result of reprocessing a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
-    /// The notification was recorded, with the same outcome as a notification that is received now.
+    /// The notification was recorded, with this outcome.
     Recorded(Outcome),
     /// The image has no row yet. The notification is parked.
     Parked(CloudflareId),

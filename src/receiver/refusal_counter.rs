@@ -32,7 +32,7 @@ const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 /// of [`OTHER_NETWORKS`].
 const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
-/// The number of networks that each new minute adds to the budget, up to [`MAX_NETWORKS`].
+/// The number of networks that each new minute adds to [`Counts::network_budget`], up to [`MAX_NETWORKS`].
 const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
 /// The network in the rows that count all networks over the budget.
@@ -117,7 +117,7 @@ impl RefusalCounter {
         self.write(&*rejections, i64::MAX).await;
     }
 
-    /// Writes the counts of the minutes before this one. If that fails, the counts stay in memory.
+    /// Writes the counts of the minutes that start before `before`, in Unix seconds. If that fails, the counts stay in memory.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();

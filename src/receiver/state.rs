@@ -31,8 +31,8 @@ pub struct Receiver {
 impl Receiver {
     /// Creates a receiver that records in this inbox. Fails on an invalid setting.
     ///
-    /// The inbox must complete a call even if its caller is dropped, as [`GroupCommit`](crate::store::GroupCommit) does.
-    /// The receiver spawns tasks that may outlive their connection on `request_tasks`.
+    /// The inbox must complete a call even if the future of the call is dropped, as [`GroupCommit`](crate::store::GroupCommit)
+    /// does. The receiver spawns tasks that may outlive their connection on `request_tasks`.
     pub fn new(
         settings: &Settings,
         server: &web::Settings,

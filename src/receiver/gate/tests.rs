@@ -47,7 +47,7 @@ fn receiver() -> Arc<Receiver> {
         Arc::new(clock),
         TaskTracker::new(),
     );
-    Arc::new(receiver.unwrap_or_else(|problem| panic!("{} {}", problem.key, problem.rule)))
+    Arc::new(receiver.unwrap_or_else(|invalid| panic!("{} {}", invalid.key, invalid.rule)))
 }
 
 async fn post_to(route: MethodRouter) -> Response {
@@ -62,7 +62,7 @@ async fn handler_without_gate_never_runs() {
     static HAS_RUN: AtomicBool = AtomicBool::new(false);
     let handler = async |_: AuthenticatedBody| HAS_RUN.store(true, Ordering::Relaxed);
 
-    // Only this module can create a `GatedReceiver` outside the gate.
+    // The field of `GatedReceiver` is private to the gate. This test can set the field, because `tests` is a child module.
     let response = post_to(post(handler).with_state(GatedReceiver(receiver()))).await;
 
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

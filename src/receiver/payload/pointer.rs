@@ -44,10 +44,10 @@ impl Pointer {
     }
 }
 
-/// Parses an array index. RFC 6901, section 4: digits without a leading zero.
+/// Parses an array index. RFC 6901, section 4: digits without a leading zero. The Rust parser would also accept a leading plus.
 fn array_index(token: &str) -> Option<usize> {
-    let has_no_leading_zero = token == "0" || !token.starts_with(['0', '+']);
-    token.parse().ok().filter(|_| has_no_leading_zero)
+    let has_valid_start = token == "0" || !token.starts_with(['0', '+']);
+    token.parse().ok().filter(|_| has_valid_start)
 }
 
 #[cfg(test)]
@@ -81,7 +81,7 @@ mod tests {
             assert_eq!(
                 document.pointer(text),
                 expected.as_ref(),
-                "{text}, as another library reads it"
+                "{text}, as serde_json finds it"
             );
         }
     }

@@ -33,7 +33,7 @@ fn report(body: &Value) -> Report {
 }
 
 #[test]
-fn prefers_timestamp_then_ts_then_uploaded() {
+fn reported_at_is_timestamp_or_ts_or_uploaded() {
     let time = |text: &str| Timestamp::parse_rfc3339(text).ok();
     for (body, expected) in [
         (

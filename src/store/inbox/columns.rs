@@ -141,7 +141,7 @@ impl<'de> Visitor<'de> for DetailsAtVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DetailsAt, A::Error> {
         let mut times = [None; ImageDetails::NAMES.len()];
-        while let Some(DetailName(position)) = map.next_key()? {
+        while let Some(DetailPosition(position)) = map.next_key()? {
             match position {
                 Some(position) => times[position] = map.next_value()?,
                 // A later release may have written details that this one does not know.
@@ -153,28 +153,28 @@ impl<'de> Visitor<'de> for DetailsAtVisitor {
 }
 
 /// A detail's position in [`ImageDetails::NAMES`]; `None` for an unknown name.
-struct DetailName(Option<usize>);
+struct DetailPosition(Option<usize>);
 
-impl<'de> Deserialize<'de> for DetailName {
+impl<'de> Deserialize<'de> for DetailPosition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(DetailNameVisitor)
+        deserializer.deserialize_str(DetailPositionVisitor)
     }
 }
 
-struct DetailNameVisitor;
+struct DetailPositionVisitor;
 
-impl Visitor<'_> for DetailNameVisitor {
-    type Value = DetailName;
+impl Visitor<'_> for DetailPositionVisitor {
+    type Value = DetailPosition;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the name of a detail")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<DetailName, E> {
+    fn visit_str<E>(self, name: &str) -> Result<DetailPosition, E> {
         let position = ImageDetails::NAMES
             .into_iter()
             .position(|known| known == name);
-        Ok(DetailName(position))
+        Ok(DetailPosition(position))
     }
 }
 

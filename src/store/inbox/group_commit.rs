@@ -42,8 +42,8 @@ pub struct GroupCommitLimits {
     pub max_wait: Duration,
 }
 
-/// The size of a batch from which it takes no more calls: the bytes of its bodies. A batch of this size holds thousands of
-/// Cloudflare's bodies, and is far below the limits of a statement.
+/// The number of body bytes at which a batch takes no more calls. A batch of this size holds thousands of Cloudflare's bodies, and
+/// is far below the limits of a statement.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// An inbox that records in batches.
@@ -174,8 +174,8 @@ impl Writer {
         batch
     }
 
-    /// Writes the calls in one transaction. If an error that is not systemic fails it, writes each call in a transaction of its
-    /// own.
+    /// Fails the calls that waited too long, and writes the others in one transaction. If that fails with an error that is not
+    /// systemic, writes each call in its own transaction.
     async fn write(&mut self, mut batch: Vec<Call>) {
         let expired = batch.extract_if(.., |call| call.has_waited_too_long(self.limits.max_wait));
         self.fail_calls(expired, self.queue_timeout());

@@ -24,7 +24,7 @@ pub(in crate::store) struct Snapshot {
     pub(in crate::store) images: Vec<StoredImage>,
     /// The images whose row was inserted for this batch.
     pub(in crate::store) inserted: HashSet<CloudflareId>,
-    /// The undated reports of the batch that the audit log already has for the same image. An undated report states no time.
+    /// The reports without a time that the audit log already has for the same image, as pairs of image and payload.
     pub(in crate::store) already_logged: HashSet<(CloudflareId, Json)>,
 }
 
@@ -142,7 +142,7 @@ impl WritePlan {
 }
 
 /// Returns whether a report arrives for the first time. A report without a time is a redelivery if its payload was logged before.
-/// A report with a time always counts as the first: the transition recognizes a redelivery by its time.
+/// A report with a time always counts as the first: for such a report, the transition compares the times.
 fn arrival(
     already_logged: &mut HashSet<(CloudflareId, Json)>,
     report: &Report,

@@ -149,7 +149,8 @@ async fn insert_and_lock(
     Ok((locked, inserted))
 }
 
-/// Returns the undated reports that the audit log already has. An undated report states no time. Only the payload shows that such a report is a redelivery.
+/// Returns the reports without a time that the audit log already has, as pairs of image and payload. Only the payload shows that
+/// such a report is a redelivery.
 async fn already_logged(
     tx: &mut impl ImageStatements,
     images: &[StoredImage],
@@ -198,8 +199,8 @@ fn image_of_undated_report(notification: &Notification) -> Option<&CloudflareId>
     }
 }
 
-/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or a row-level security policy suppressed a row.
-/// Otherwise the response 200 would be wrong.
+/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or a row-level security policy suppressed a row,
+/// because the response 200 would then be wrong.
 async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,

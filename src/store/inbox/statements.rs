@@ -106,7 +106,7 @@ pub(in crate::store) struct WriteResult {
     pub(in crate::store) entry_ids: Vec<i64>,
 }
 
-/// An undated report: it states no time. Its image has a row.
+/// A report without a time. Its image has a row.
 pub(in crate::store) struct UndatedReport<'a> {
     pub(in crate::store) image_id: Uuid,
     pub(in crate::store) cloudflare_id: &'a CloudflareId,

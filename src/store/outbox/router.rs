@@ -204,7 +204,7 @@ impl EventRouter {
     }
 }
 
-/// Returns the id of each image's last event. It describes the state that readers see after the commit.
+/// Returns the id of each image's last event. The last event describes the state that readers see after the commit.
 fn last_event_ids(events: &[NewEvent]) -> HashSet<&str> {
     let mut images = HashSet::new();
     let image_events = events.iter().rev().filter(|event| event.is_image_event());

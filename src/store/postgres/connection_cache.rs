@@ -15,7 +15,8 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 /// A cache of connections whose last use succeeded.
 pub(super) struct ConnectionCache {
     capacity: usize,
-    /// The longest idle time of a cached connection. Then it returns to the pool, which pings it before its next use.
+    /// The longest idle time of a cached connection. [`ConnectionCache::take`] returns a connection that was idle for longer to
+    /// the pool, which pings it.
     max_idle: Duration,
     cached: Mutex<Vec<CacheEntry>>,
 }

@@ -13,7 +13,8 @@ use crate::store::inbox::statements::{ColumnSet, ImageStatements, UndatedReport,
 use crate::store::session::OperationError;
 
 /// The statement that writes a batch. It inserts the arrays `$13` to `$17` into the audit log, in order, so the row ids ascend.
-/// It updates the images `$1` with `$2` to `$12`. The arguments add a `RETURNING` clause to the insertion and to the update.
+/// It updates the images `$1` with `$2` to `$12`. `$after_insert` and `$after_update` are the SQL after the `INSERT` and after the
+/// `UPDATE`. They close the `WITH` clause, and can add `RETURNING`.
 ///
 /// `UNNEST` is in the `SELECT` list, where the arrays advance together, row by row. In `FROM`, Postgres would first copy each
 /// array into a table. The `INSERT` in the `WITH` runs even if the main query does not read it.

@@ -108,11 +108,13 @@ fn read_leased(row: &PgRow) -> Result<LeasedDelivery, OperationError> {
     })
 }
 
+/// Records the results of leased deliveries. Returns the number of settled deliveries: those whose lease was not lost.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
-    let attempt = |settlement: &Settlement| settlement.attempt().map(|attempt| attempt.number);
+    let attempt_number =
+        |settlement: &Settlement| settlement.attempt().map(|attempt| attempt.number);
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
@@ -133,7 +135,7 @@ pub(super) async fn settle(
     .bind(column(settlements, |settlement| settlement.status().name()))
     .bind(column(settlements, |settlement| settlement.due_at().map(bind_time)))
     .bind(column(settlements, |settlement| settlement.completed_at().map(bind_time)))
-    .bind(column(settlements, |settlement| attempt(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
+    .bind(column(settlements, |settlement| attempt_number(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
     .bind(column(settlements, |settlement| settlement.sent_payload()))

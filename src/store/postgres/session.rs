@@ -294,7 +294,10 @@ fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
     };
     if TRANSIENT.contains(&error.code()) {
         ErrorClass::Transient
-    } else if SYSTEMIC.iter().any(|class| error.code().starts_with(class)) {
+    } else if SYSTEMIC
+        .iter()
+        .any(|prefix| error.code().starts_with(prefix))
+    {
         ErrorClass::Systemic
     } else {
         ErrorClass::Statement

@@ -12,8 +12,8 @@ use crate::store::outbox::{
 };
 use crate::store::session::OperationError;
 
-/// The statement that selects the newest deliveries. `$id` is the condition on the id. It differs for a single delivery, because
-/// a condition on an id that may be NULL reads the whole table.
+/// The statement that selects the newest deliveries. `$id` is the condition on the id: one form for a single delivery, another for
+/// a list. The condition `$1 IS NULL OR id = $1` would fit both, but reads the whole table.
 macro_rules! newest_deliveries {
     ($id:literal) => {
         concat!(

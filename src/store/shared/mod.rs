@@ -8,7 +8,7 @@ mod deliveries;
 mod inbox;
 mod outbox;
 mod rejection_catalog;
-mod rejection_states;
+mod rejections;
 mod retention;
 mod schema;
 

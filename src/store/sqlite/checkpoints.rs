@@ -87,7 +87,7 @@ async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
 /// Copies pages into the file without waiting for readers or the writer (PASSIVE). Returns the number of pages in the WAL.
 async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
     let mut guard = GuardedConnection::<Sqlite>::acquire(pool).await?;
-    let (_busy, pages, _moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
+    let (_busy, pages, _copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
         .fetch_one(&mut *guard.connection)
         .await?;
     guard.release();

@@ -101,7 +101,7 @@ pub(super) fn parse_time(
     Ok(Some(time))
 }
 
-/// Returns rows as a JSON array. The statement splits it with `json_each`.
+/// Returns rows as a JSON array. The statement splits the array with `json_each` or `jsonb_each`.
 pub(super) fn json<T: Serialize + ?Sized>(rows: &T) -> String {
     serde_json::to_string(rows).expect("texts, numbers and booleans serialize to JSON")
 }

@@ -1,5 +1,5 @@
-//! Recording notifications in SQLite. Rows are bound as one JSON array, which the statement splits with `json_each`. One
-//! statement for all rows is faster, because each statement is a round trip to SQLite's thread.
+//! Recording notifications in SQLite. Rows are bound as one JSON array, which the statement splits with `json_each` or
+//! `jsonb_each`. One statement for all rows is faster, because each statement is a round trip to SQLite's thread.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

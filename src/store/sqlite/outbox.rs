@@ -50,17 +50,17 @@ impl EventStatements for SqliteConnection {
     /// Sends no announcements: SQLite has no channels, and the configuration rejects a channel.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
         // Payloads inside the JSON of the rows would be escaped and parsed again, which would take most of the time here. So all
-        // payloads are one blob, and each row has the offset and length of its payload.
+        // payloads are one blob, and each row has the offset and length of its payload. `substr` counts offsets from 1.
         let mut payloads = Vec::new();
         let rows = json_rows(&batch.events, |event| {
-            let begin = payloads.len() + 1;
+            let offset = payloads.len() + 1;
             payloads.extend_from_slice(event.payload.as_bytes());
             (
                 &event.id,
                 event.event,
                 event.model_label,
                 event.image.as_ref().map(CloudflareId::as_str),
-                begin,
+                offset,
                 event.payload.len(),
                 event.at.to_string(),
             )
@@ -163,6 +163,7 @@ fn read_leased(row: &SqliteRow) -> Result<LeasedDelivery, OperationError> {
     })
 }
 
+/// Records the results of leased deliveries. Returns the number of settled deliveries: those whose lease was not lost.
 pub(super) async fn settle(
     connection: &mut SqliteConnection,
     settlements: &[Settlement],

@@ -196,8 +196,8 @@ fn pool(connections: u32, acquire_timeout: Duration) -> SqlitePoolOptions {
         .max_lifetime(None)
 }
 
-/// Opens the writer. Retries while another process locks the file: SQLite fails at once if another process uses a file that it
-/// must switch to WAL mode.
+/// Opens the writer. Retries while another process locks the file: to switch a file to WAL mode, SQLite needs the lock, and does
+/// not wait for the lock.
 async fn open_writer(
     options: &SqliteConnectOptions,
     acquire_timeout: Duration,

@@ -96,9 +96,9 @@ async fn sets_durable_pragmas_and_busy_timeout() {
 #[tokio::test]
 async fn claim_and_settle_restore_fsync() {
     let (_folder, database) = migrated().await;
-    let due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
+    let insert_due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
         INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', '2024', '2024');";
-    let filled = sqlx::raw_sql(due).execute(&database.writer).await;
+    let filled = sqlx::raw_sql(insert_due).execute(&database.writer).await;
     filled.expect("a delivery");
     let now = Timestamp::parse_rfc3339("2024-01-01T13:00:00Z").expect("a time");
     let claim = Claim {
@@ -186,14 +186,14 @@ async fn checkpoints_run_without_the_writer() {
             .fetch_one(&mut copy)
             .await
     };
-    let moved = async {
+    let copied = async {
         // A copy made during a checkpoint may be inconsistent.
         while !entries_in_file().await.is_ok_and(|entries| entries > 0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let moved = tokio::time::timeout(Duration::from_secs(30), moved).await;
-    moved.expect("a checkpoint copies the entries into the file");
+    let copied = tokio::time::timeout(Duration::from_secs(30), copied).await;
+    copied.expect("a checkpoint copies the entries into the file");
 
     database.close().await;
 }
