@@ -1,4 +1,4 @@
-//! `send`: acts as Cloudflare. Signs a sample webhook, sends it to a running service, and prints the response.
+//! `send`: acts as Cloudflare. Sends a sample webhook with the secret or a signature to a running service, and prints the response.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,6 +1,7 @@
-//! The SQL condition that selects this service's entries in the audit log.
+//! The SQL condition that selects the entries about webhooks in the audit log.
 
-/// The SQL condition for entries that this service wrote. Other programs write entries with other types.
+/// The SQL condition for entries about webhooks. Another program can have written such an entry: the Django toolkit also uses
+/// `webhook_received`.
 macro_rules! is_webhook_event {
     () => {
         "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"

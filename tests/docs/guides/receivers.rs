@@ -1,7 +1,8 @@
-//! The receivers of a guide. Each gets messages of a real service, and some that it must refuse.
+//! The receivers of a guide. Each gets messages of a real service, and some that it must refuse or
+//! survive.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,9 @@ const PAGE: &str = "docs/src/guides/receive-changes.md";
 /// The id of an event that a test signs itself.
 const EVENT_ID: &str = "evt_00000000000000000000000000000001";
 
+/// The secret that replaces [`RELAY_SECRET`] during a rotation.
+const NEXT_SECRET: &str = "whsec_dGhlIG5leHQgc2VjcmV0IG9mIGFuIGVuZHBvaW50";
+
 /// A running receiver.
 struct Receiver {
     /// Its files.
@@ -40,6 +44,7 @@ impl Receiver {
             .command()
             .env("PORT", port.to_string())
             .env("APP_WEBHOOK_SECRET", RELAY_SECRET)
+            .env("APP_WEBHOOK_SECRET_NEXT", NEXT_SECRET)
             .stdout(Stdio::piped())
             .stderr(File::create(&errors).expect("a file"))
             .spawn()
@@ -85,6 +90,17 @@ impl Receiver {
     /// Posts a message whose timestamp is shifted by these seconds. Returns the status of the
     /// response.
     async fn post(&self, signed: &str, sent: &str, seconds_from_now: i64) -> u16 {
+        self.post_with_secret(RELAY_SECRET, signed, sent, seconds_from_now)
+            .await
+    }
+
+    async fn post_with_secret(
+        &self,
+        secret: &str,
+        signed: &str,
+        sent: &str,
+        seconds_from_now: i64,
+    ) -> u16 {
         let timestamp = now() + seconds_from_now;
         let request = client()
             .post(self.url())
@@ -93,17 +109,24 @@ impl Receiver {
             .header("x-webhook-timestamp", timestamp)
             .header(
                 "x-webhook-signature",
-                timestamped(RELAY_SECRET, timestamp, signed.as_bytes()),
+                timestamped(secret, timestamp, signed.as_bytes()),
             )
             .header("webhook-id", EVENT_ID)
             .header("webhook-timestamp", timestamp)
             .header(
                 "webhook-signature",
-                standard(RELAY_SECRET, EVENT_ID, timestamp, signed.as_bytes()),
+                standard(secret, EVENT_ID, timestamp, signed.as_bytes()),
             );
         let response = request.body(sent.to_owned()).send().await;
         response.expect("an answer").status().as_u16()
     }
+}
+
+/// Sends the start of a request, and disconnects within the body.
+fn disconnect_within_body(receiver: &Receiver) {
+    let mut client = TcpStream::connect(("127.0.0.1", receiver.port)).expect("it listens");
+    let request = "POST /webhooks/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{\"i";
+    client.write_all(request.as_bytes()).expect("a request");
 }
 
 impl Drop for Receiver {
@@ -190,18 +213,56 @@ async fn refuses_invalid_messages(receiver: &Receiver) {
     assert_eq!(receiver.lines_with(&[EVENT_ID, "updated", "ünïcode"]), 1);
 }
 
+/// Posts an alert. It has no `object`.
+async fn accepts_alerts(receiver: &Receiver) {
+    let id = EVENT_ID.replace('1', "2");
+    let alert = json!({
+        "id": id, "event": "endpoint_failing", "timestamp": "2024-01-01T12:00:00.000000Z",
+        "endpoint": "app", "consecutive_failures": 5, "error": "answered 500 Internal Server Error",
+    });
+    let alert = alert.to_string();
+
+    let status = receiver.post(&alert, &alert, 0).await;
+
+    assert_eq!(status, 204);
+    wait::until("the receiver prints the alert", || {
+        receiver.lines_with(&[&id, "endpoint_failing"]) == 1
+    });
+}
+
+/// Posts a message that is signed with the next secret.
+async fn accepts_next_secret(receiver: &Receiver) {
+    let message = json!({"id": EVENT_ID.replace('1', "3"), "event": "test"}).to_string();
+
+    let status = receiver
+        .post_with_secret(NEXT_SECRET, &message, &message, 0)
+        .await;
+
+    assert_eq!(status, 204);
+}
+
+/// Sends everything that a receiver must handle. It must run until the last message.
+async fn handles_requests(receiver: &mut Receiver) {
+    disconnect_within_body(receiver);
+    refuses_invalid_messages(receiver).await;
+    accepts_alerts(receiver).await;
+    accepts_next_secret(receiver).await;
+    receives_changes(receiver).await;
+
+    let ended = receiver.process.try_wait().expect("a process");
+    assert!(ended.is_none(), "the receiver ended: {ended:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_receives_changes() {
-    let receiver = Receiver::start("receive-python");
+    let mut receiver = Receiver::start("receive-python");
 
-    receives_changes(&receiver).await;
-    refuses_invalid_messages(&receiver).await;
+    handles_requests(&mut receiver).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_receives_changes() {
-    let receiver = Receiver::start("receive-node");
+    let mut receiver = Receiver::start("receive-node");
 
-    receives_changes(&receiver).await;
-    refuses_invalid_messages(&receiver).await;
+    handles_requests(&mut receiver).await;
 }
