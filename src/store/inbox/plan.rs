@@ -63,7 +63,7 @@ pub(in crate::store) fn decide(
         match &notification.content {
             Content::TestMessage => plan.add_without_image(notification, Outcome::Test, at, wanted),
             Content::OtherAlert => {
-                plan.add_without_image(notification, Outcome::Ignored, at, wanted)
+                plan.add_without_image(notification, Outcome::Ignored, at, wanted);
             }
             Content::Invalid(invalid) => {
                 plan.reject(
