@@ -248,7 +248,10 @@ fn names_after(code: &str, prefix: &str) -> Vec<String> {
         .flat_map(|(at, _)| {
             let remaining = &code[at + prefix.len()..];
             match remaining.strip_prefix('{') {
-                Some(group) => first_names(group).iter().map(|text| name(text)).collect(),
+                Some(group) => items_of_group(group)
+                    .iter()
+                    .map(|text| name(text))
+                    .collect(),
                 None => vec![name(remaining)],
             }
         })
@@ -256,7 +259,7 @@ fn names_after(code: &str, prefix: &str) -> Vec<String> {
 }
 
 /// Returns the items of a group in braces, without nested groups.
-fn first_names(group: &str) -> Vec<&str> {
+fn items_of_group(group: &str) -> Vec<&str> {
     let (mut depth, mut from, mut parts) = (0, 0, Vec::new());
     for (at, character) in group.char_indices() {
         match character {
@@ -277,8 +280,8 @@ fn first_names(group: &str) -> Vec<&str> {
     parts
 }
 
-/// Returns whether the code uses a crate in a path or an attribute.
-fn names_crate(code: &str, name: &str) -> bool {
+/// Returns whether the code uses a crate in a path such as `serde::Serialize`.
+fn uses_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
     code.match_indices(&path).any(|(at, _)| {
         let before = code[..at].chars().next_back();
@@ -369,7 +372,7 @@ fn confined_crates_stay_in_their_modules() {
     for source in sources() {
         for (name, modules) in CONFINED_CRATES {
             assert!(
-                !names_crate(&source.code, name) || modules.contains(&source.module.as_str()),
+                !uses_crate(&source.code, name) || modules.contains(&source.module.as_str()),
                 "{} uses {name}, which only {modules:?} may use",
                 source.path.display()
             );

@@ -88,7 +88,7 @@ fn slug(heading: &str) -> String {
     kept.collect()
 }
 
-/// The files of a repository. A test can have its own.
+/// The files of this repository, or of one that a test makes.
 struct Files {
     root: PathBuf,
     pages: BTreeMap<PathBuf, Page>,

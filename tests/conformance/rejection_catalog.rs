@@ -64,7 +64,7 @@ async fn lists_unapplied_with_bodies_page_by_page(fixture: &Fixture) {
     let first = unapplied(&store, &all, 0, 2).await;
     let second = unapplied(&store, &all, 3, 2).await;
 
-    // The second rejection is applied. The fourth is a count and has no body.
+    // The second rejection is applied. The fourth counts refused requests and has no body.
     assert_eq!(ids(&first), [1, 3]);
     assert_eq!(ids(&second), [5]);
     let body = first[0].body.as_ref().expect("a body");
@@ -77,7 +77,7 @@ async fn filters_unapplied_by_reason_state_and_time(fixture: &Fixture) {
     for (filter, mut expected) in filters() {
         let listed = unapplied(&store, &filter, 0, 10).await;
 
-        // The fourth rejection is a count and has no body.
+        // The fourth rejection counts refused requests and has no body.
         expected.retain(|id| *id != 4);
         expected.reverse();
         assert_eq!(ids(&listed), expected, "{filter:?}");

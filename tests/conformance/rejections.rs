@@ -310,7 +310,7 @@ async fn records_no_failure_of_stored_rejection(fixture: &Fixture) {
     assert_eq!(stored.settled_at, None);
 }
 
-/// Creates a stored rejection at 10, parked ones at 20 and 30, and a count at 40.
+/// Creates a stored rejection at 10, parked ones at 20 and 30, and a counted one at 40.
 pub(crate) async fn rejections_of_every_kind(fixture: &Fixture) -> Store {
     let store = fixture.open().await;
     record(

@@ -63,7 +63,8 @@ async fn run_all(backend: Backend) {
     schema::run_all(backend).await;
 }
 
-/// Returns the start of each named statement of a backend: its first literal, with single spaces.
+/// Returns the start of each statement of a backend: its first string literal, with single spaces.
+/// Each statement begins with a SQL comment that names it.
 fn statements_of_sources(backend: Backend) -> Vec<String> {
     let backend_folder = match backend {
         Backend::Sqlite => "sqlite",

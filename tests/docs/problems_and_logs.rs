@@ -14,10 +14,12 @@ use crate::pages::read;
 
 const PAGE: &str = "docs/src/reference/problems-and-logs.md";
 
-/// Returns the rows of the table on the page whose first column has this heading. Every other cell
-/// must have a text.
-fn rows(heading: &str, second: &str) -> Vec<Vec<String>> {
-    let rows = rows_of_table(&read(PAGE), &[heading, second, "cause", "remedy"]);
+/// Returns the rows of the table that begins with these two headings. No cell may be empty.
+fn rows(first_heading: &str, second_heading: &str) -> Vec<Vec<String>> {
+    let rows = rows_of_table(
+        &read(PAGE),
+        &[first_heading, second_heading, "cause", "remedy"],
+    );
     for row in &rows {
         assert!(
             row.len() == 4 && row.iter().all(|cell| !cell.is_empty()),

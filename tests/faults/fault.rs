@@ -122,13 +122,13 @@ impl Fault {
             }
             Self::ServiceKilled => {
                 for _ in 0..KILLS {
-                    random_lifetime().await;
+                    wait_random_time().await;
                     scenario.kill_and_restart(0..1);
                 }
             }
             Self::EveryServiceKilled => {
                 for _ in 0..KILLS {
-                    random_lifetime().await;
+                    wait_random_time().await;
                     scenario.kill_and_restart(0..scenario.replicas.len());
                 }
             }
@@ -139,7 +139,7 @@ impl Fault {
                     .as_ref()
                     .expect("the scenario has its own server");
                 for _ in 0..KILLS {
-                    random_lifetime().await;
+                    wait_random_time().await;
                     tokio::task::block_in_place(|| {
                         cluster.kill();
                         cluster.restart();
@@ -178,9 +178,9 @@ impl Fault {
                 wait_for_progress(load, self, "requests succeed on the slow network").await;
                 set_network_condition(scenario, NetworkCondition::Normal);
             }
-            Self::DiskFull => disk_full(scenario, load).await,
-            Self::FilesExhausted => files_exhausted(scenario).await,
-            Self::PoolExhausted => pool_exhausted(scenario, load).await,
+            Self::DiskFull => fill_disk(scenario, load).await,
+            Self::FilesExhausted => exhaust_files(scenario).await,
+            Self::PoolExhausted => exhaust_pool(scenario, load).await,
             Self::ClientsSlow => {
                 for replica in &scenario.replicas {
                     let slow = clients::open_slow(replica.service.port, FAULT_DURATION).await;
@@ -198,7 +198,7 @@ impl Fault {
 }
 
 /// Waits for a random time, because a kill must not always hit the same moment.
-async fn random_lifetime() {
+async fn wait_random_time() {
     let micros =
         Prng::from_entropy().below(usize::try_from(MAX_LIFETIME.as_micros()).expect("small"));
     tokio::time::sleep(Duration::from_micros(u64::try_from(micros).expect("small"))).await;
@@ -234,7 +234,7 @@ async fn inject_network_condition(
 }
 
 /// Limits the file size. Only the first pages of each file can still be written.
-async fn disk_full(scenario: &Scenario, load: &Load) {
+async fn fill_disk(scenario: &Scenario, load: &Load) {
     let service = &scenario.replicas[0].service;
     service.set_limit(&format!("--fsize={WRITABLE_BYTES}:"));
     wait_until_failing(load, Fault::DiskFull).await;
@@ -242,7 +242,7 @@ async fn disk_full(scenario: &Scenario, load: &Load) {
 }
 
 /// Limits the open files. The service can neither accept clients nor open database connections.
-async fn files_exhausted(scenario: &Scenario) {
+async fn exhaust_files(scenario: &Scenario) {
     for replica in &scenario.replicas {
         let service = &replica.service;
         let limit_before = open_files_limit(&service.id().to_string());
@@ -270,7 +270,7 @@ async fn files_exhausted(scenario: &Scenario) {
 }
 
 /// Locks the tables as another program would, and sends readiness probes.
-async fn pool_exhausted(scenario: &Scenario, load: &Load) {
+async fn exhaust_pool(scenario: &Scenario, load: &Load) {
     let lock = scenario.database.lock_tables().await;
     let mut probes = tokio::task::JoinSet::new();
     for number in 0..PROBES {

@@ -134,6 +134,7 @@ impl Sender {
                 // Parked notifications are not sent again: the service must apply them.
                 let unsent = image.sent.iter_mut().filter(|sent| !sent.is_parked());
                 join_all(unsent.map(|sent| self.deliver(sent))).await;
+                // Cloudflare may send an acknowledged notification again.
                 if let Some(repeated) = image.sent.iter_mut().find(|sent| !sent.is_parked()) {
                     self.deliver(repeated).await;
                 }

@@ -20,7 +20,7 @@ pub(crate) struct Row {
     /// The number of restarts after a deliberate kill or stop.
     pub(crate) restarts: u64,
     pub(crate) peak_memory_kib: u64,
-    /// The number before the first load.
+    /// The number of open files before the first load.
     pub(crate) files_at_start: usize,
     pub(crate) files_at_end: usize,
     pub(crate) tasks_at_start: usize,

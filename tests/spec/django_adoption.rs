@@ -128,13 +128,13 @@ async fn adopted_schema_matches_new_schema() {
     const COLUMNS: &str = "SELECT table_name || '.' || column_name || ' ' || is_nullable || ' ' || coalesce(column_default, 'no default')
         FROM information_schema.columns WHERE table_name IN ('cloudflare_images', 'cloudflare_image_logs')
          AND column_name <> 'user_id' ORDER BY 1";
-    let (start_on_django_tables, new) = (
+    let (adopted, new) = (
         start_on_django_tables().await,
         App::start(Database::postgres().await).await,
     );
 
     assert_eq!(
-        start_on_django_tables.database.texts(COLUMNS).await,
+        adopted.database.texts(COLUMNS).await,
         new.database.texts(COLUMNS).await
     );
 }

@@ -168,7 +168,7 @@ fn rejects_invalid_endpoints() {
 }
 
 #[test]
-fn rejects_invalid_authentication() {
+fn rejects_invalid_authentication_and_repeated_names() {
     let folder = TempDir::new().expect("a folder");
     let required = "name = \"crm\"\nurl = \"https://crm.example/SECRET\"\n";
     for (settings, expected) in [

@@ -131,7 +131,7 @@ async fn raises_no_alerts_about_alerts(database: Database) {
 
     upload(&app, "image").await;
 
-    wait::until_async("both deliveries were attempted", async || {
+    wait::until_async("both alerts were attempted", async || {
         app.database
             .count("SELECT count(*) FROM relay_deliveries WHERE status = 'retrying'")
             .await
@@ -140,7 +140,7 @@ async fn raises_no_alerts_about_alerts(database: Database) {
     .await;
     // The events that an attempt causes are stored before the next attempt starts.
     app.clock.advance(Duration::from_secs(75));
-    wait::until_async("both deliveries were attempted again", async || {
+    wait::until_async("both alerts were attempted again", async || {
         app.database.attempts().await.len() == 5
     })
     .await;

@@ -323,7 +323,7 @@ async fn client_disconnect_leaves_batch_intact(database: Database) {
     );
 }
 
-/// Returns a notification that its audit log entry identifies.
+/// Returns a notification whose audit log entry has the numbers of the sender and the turn.
 fn numbered(sender: usize, turn: usize) -> Arc<Notification> {
     let at = Timestamp::from_unix_seconds(NOW).expect("a time");
     Arc::new(Notification {

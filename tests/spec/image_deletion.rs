@@ -154,7 +154,7 @@ async fn publishes_deletion_with_last_state(database: Database) {
         .iter()
         .map(Received::json)
         .collect();
-    let events: Vec<&Value> = payloads.iter().map(|payloads| &payloads["event"]).collect();
+    let events: Vec<&Value> = payloads.iter().map(|payload| &payload["event"]).collect();
     assert_eq!(events, ["created", "updated", "deleted"]);
     let last = &payloads[2];
     assert_eq!(

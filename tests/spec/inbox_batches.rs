@@ -119,7 +119,7 @@ fn failed(id: &str, seconds: i64) -> Notification {
     )
 }
 
-fn other(content: Content) -> Notification {
+fn without_image(content: Content) -> Notification {
     Notification {
         content,
         payload: Json::empty_object(),
@@ -128,7 +128,7 @@ fn other(content: Content) -> Notification {
     }
 }
 
-fn image(effect: Effect, status: Status) -> Outcome {
+fn outcome_of_image(effect: Effect, status: Status) -> Outcome {
     Outcome::of_image(effect, status)
 }
 
@@ -151,10 +151,10 @@ async fn returns_one_result_per_notification_in_order(database: Database, mode: 
     let recorded = inbox
         .record([
             uploaded("b", 10),
-            other(Content::TestMessage),
+            without_image(Content::TestMessage),
             uploaded("nobody", 10),
             failed("a", 10),
-            other(Content::OtherAlert),
+            without_image(Content::OtherAlert),
         ])
         .await
         .expect("the batch is recorded");
@@ -162,10 +162,10 @@ async fn returns_one_result_per_notification_in_order(database: Database, mode: 
     assert_eq!(
         recorded,
         [
-            image(Effect::Applied, Status::Uploaded),
+            outcome_of_image(Effect::Applied, Status::Uploaded),
             Outcome::Test,
             Outcome::Rejected(RejectionReason::UnknownImage),
-            image(Effect::Applied, Status::Failed),
+            outcome_of_image(Effect::Applied, Status::Failed),
             Outcome::Ignored,
         ]
     );
@@ -199,12 +199,12 @@ async fn applies_notifications_for_one_image_in_order(database: Database, mode: 
     assert_eq!(
         recorded,
         [
-            image(Effect::Applied, Status::Draft),
-            image(Effect::Applied, Status::Uploaded),
-            image(Effect::Duplicate, Status::Uploaded),
-            image(Effect::Stale, Status::Uploaded),
-            image(Effect::Applied, Status::Failed),
-            image(Effect::Applied, Status::Uploaded),
+            outcome_of_image(Effect::Applied, Status::Draft),
+            outcome_of_image(Effect::Applied, Status::Uploaded),
+            outcome_of_image(Effect::Duplicate, Status::Uploaded),
+            outcome_of_image(Effect::Stale, Status::Uploaded),
+            outcome_of_image(Effect::Applied, Status::Failed),
+            outcome_of_image(Effect::Applied, Status::Uploaded),
         ]
     );
     assert_eq!(
@@ -257,9 +257,9 @@ async fn creates_each_unknown_image_once(database: Database, mode: CommitMode) {
     assert_eq!(
         recorded,
         [
-            image(Effect::Applied, Status::Uploaded),
-            image(Effect::Applied, Status::Uploaded),
-            image(Effect::Duplicate, Status::Uploaded)
+            outcome_of_image(Effect::Applied, Status::Uploaded),
+            outcome_of_image(Effect::Applied, Status::Uploaded),
+            outcome_of_image(Effect::Duplicate, Status::Uploaded)
         ]
     );
     assert_eq!(
@@ -285,7 +285,7 @@ async fn records_thousand_notifications_in_one_batch(database: Database, mode: C
     assert!(
         recorded
             .iter()
-            .all(|recorded| *recorded == image(Effect::Applied, Status::Uploaded))
+            .all(|recorded| *recorded == outcome_of_image(Effect::Applied, Status::Uploaded))
     );
     assert_eq!(
         database

@@ -25,7 +25,7 @@ fn lines(mut service: Service) -> Vec<Value> {
         .collect()
 }
 
-/// Returns the lines of requests, without the request that waits for the start.
+/// Returns the lines of requests, without those that check whether the service has started.
 fn requests(lines: &[Value]) -> Vec<&Value> {
     lines
         .iter()

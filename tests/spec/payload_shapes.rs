@@ -1,4 +1,4 @@
-//! The payload shapes: a test message, Cloudflare's notification, an event and a flat report.
+//! The payload shapes: a test message, Cloudflare's envelope, an event and a flat report.
 
 use serde_json::json;
 
@@ -15,9 +15,9 @@ on_both_databases!(
     details_only_report_leaves_status_unchanged,
     event_marks_image_uploaded,
     rejects_other_events,
-    notification_status_word_sets_status,
-    notification_id_is_found_at_each_pointer,
-    notification_failure_stores_its_error,
+    envelope_status_word_sets_status,
+    envelope_id_is_found_at_each_pointer,
+    envelope_failure_stores_its_error,
     pointers_are_configurable,
     ignores_other_alert_types,
     accepts_any_test_message,
@@ -159,7 +159,7 @@ async fn rejects_other_events(database: Database) {
     assert_eq!(answer.body["field"], "event");
 }
 
-async fn notification_status_word_sets_status(database: Database) {
+async fn envelope_status_word_sets_status(database: Database) {
     let app = App::start(database).await;
     for (word, status) in [
         ("success", "uploaded"),
@@ -191,7 +191,7 @@ async fn notification_status_word_sets_status(database: Database) {
     );
 }
 
-async fn notification_id_is_found_at_each_pointer(database: Database) {
+async fn envelope_id_is_found_at_each_pointer(database: Database) {
     let app = App::start(database).await;
     for (number, data) in [
         json!({"image": {"id": "image-0", "status": "success"}}),
@@ -215,7 +215,7 @@ async fn notification_id_is_found_at_each_pointer(database: Database) {
     }
 }
 
-async fn notification_failure_stores_its_error(database: Database) {
+async fn envelope_failure_stores_its_error(database: Database) {
     let app = App::start(database).await;
     for (id, data, error) in [
         (

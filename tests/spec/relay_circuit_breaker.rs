@@ -14,7 +14,7 @@ use crate::support::wait;
 on_both_databases!(
     opens_after_failures_then_delivers_all,
     opening_releases_leased_deliveries,
-    filtered_events_need_no_cooldown,
+    filtered_events_need_no_further_cooldown,
 );
 
 async fn opens_after_failures_then_delivers_all(database: Database) {
@@ -86,7 +86,7 @@ async fn opening_releases_leased_deliveries(database: Database) {
     wait_for_statuses(&app.database, &["delivered"; 20]).await;
 }
 
-async fn filtered_events_need_no_cooldown(database: Database) {
+async fn filtered_events_need_no_further_cooldown(database: Database) {
     let subscriber = Subscriber::start().await;
     subscriber.respond_with(SubscriberResponse::Status(500));
     let app = start(database, &subscriber, json!({

@@ -62,7 +62,7 @@ on_both_databases!(
     builds_subject_from_payload,
     stores_each_event_once_across_restart,
     stores_unacknowledged_event_once,
-    missing_stream_fails_delivery,
+    missing_stream_fails_attempts,
     replays_with_same_id,
 );
 
@@ -180,7 +180,7 @@ async fn stores_unacknowledged_event_once(database: Database) {
     );
 }
 
-async fn missing_stream_fails_delivery(database: Database) {
+async fn missing_stream_fails_attempts(database: Database) {
     let nats = NatsServer::start().await;
     let app = start(database, &nats.url(), json!({"subject": "images.{event}"})).await;
 
@@ -337,8 +337,8 @@ async fn verifies_server_name_over_tls() {
         let request = client()
             .post(service.url())
             .header("cf-webhook-auth", SECRET);
-        let outcome = response_to(request.body(uploaded("image"))).await;
-        assert_eq!(outcome.outcome(), (200, "applied"));
+        let response = response_to(request.body(uploaded("image"))).await;
+        assert_eq!(response.outcome(), (200, "applied"));
         if accepted {
             wait_until_all_delivered(&database).await;
         } else {

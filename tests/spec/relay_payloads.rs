@@ -92,22 +92,22 @@ async fn publishes_audit_entries(database: Database) {
         .collect();
     let mut types: Vec<&Value> = payloads
         .iter()
-        .map(|payloads| &payloads["object"]["event_type"])
+        .map(|payload| &payload["object"]["event_type"])
         .collect();
     types.sort_by_key(ToString::to_string);
     assert_eq!(types, ["webhook_duplicate", "webhook_received"]);
-    for payloads in &payloads {
+    for payload in &payloads {
         assert_eq!(
             (
-                &payloads["event"],
-                &payloads["model"]["label"],
-                &payloads["changes"]
+                &payload["event"],
+                &payload["model"]["label"],
+                &payload["changes"]
             ),
             (&json!("created"), &json!(LOGS), &Value::Null)
         );
-        assert_eq!(payloads["object"]["data"]["payload"]["id"], "image");
+        assert_eq!(payload["object"]["data"]["payload"]["id"], "image");
         assert_eq!(
-            payloads["object"]["image_id"],
+            payload["object"]["image_id"],
             app.database.image("image").await["id"]
         );
     }
@@ -150,13 +150,13 @@ async fn audit_payloads_match_rows(database: Database) {
         .collect();
     let mut payloads: Vec<&Value> = payloads
         .iter()
-        .filter(|payloads| payloads["model"]["label"] == LOGS)
+        .filter(|payload| payload["model"]["label"] == LOGS)
         .collect();
-    payloads.sort_by_key(|payloads| payloads["id"].to_string());
+    payloads.sort_by_key(|payload| payload["id"].to_string());
     let rows = app.database.logs().await;
     assert_eq!((payloads.len(), rows.len()), (5, 5));
-    for (payloads, row) in payloads.iter().zip(&rows) {
-        let mut object = payloads["object"].clone();
+    for (payload, row) in payloads.iter().zip(&rows) {
+        let mut object = payload["object"].clone();
         let cloudflare_id = object
             .as_object_mut()
             .expect("an object")

@@ -71,6 +71,7 @@ async fn fails_after_last_attempt_until_replay(database: Database) {
     wait_for_statuses(&app.database, &["failed"]).await;
 
     subscriber.respond_with(SubscriberResponse::Status(204));
+    // The same change as by `deliveries replay`, but due on the service's clock.
     app.database
         .execute(
             "UPDATE relay_deliveries SET status = 'pending', \

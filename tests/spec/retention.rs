@@ -41,7 +41,8 @@ async fn database_with_old_rows(database: Database) -> Database {
     database
 }
 
-/// Returns the number of webhook entries in the audit log, and of rejections.
+/// Returns the number of webhook entries in the audit log, and of rejections. Checks that the entries
+/// of other programs are unchanged.
 async fn rows(database: &Database) -> (i64, i64) {
     let other_entries =
         "SELECT count(*) FROM cloudflare_image_logs WHERE event_type = 'upload_url_created'";
@@ -129,7 +130,7 @@ async fn parking_again_extends_retention(database: Database) {
 async fn command_previews_and_deletes_old_rows(database: Database) {
     let database = database_with_old_rows(database).await;
     let folder = TempDir::new().expect("a folder");
-    // Relative to the real clock. Rows that are recent on the tests' clock stay.
+    // The command uses the real clock. It deletes the rows of 1999, and those of 2023 stay.
     let variables = [
         ("DATABASE_URL", database.url.as_str()),
         ("APP__RETENTION__LOGS_DAYS", "7000"),

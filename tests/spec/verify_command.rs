@@ -10,7 +10,7 @@ use crate::support::program::{run, stderr, stdout};
 use crate::support::signing::{SECRET, hex_hmac, standard, timestamped};
 
 const BODY: &str = "{\"test\": 2432232314}";
-const AT: i64 = 1_614_265_330;
+const SIGNED_AT: i64 = 1_614_265_330;
 
 /// The first test vector of Standard Webhooks.
 const STANDARD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -45,10 +45,10 @@ fn header(name: &str, value: &str) -> String {
 
 #[test]
 fn accepts_valid_signatures() {
-    let time = header("X-Webhook-Timestamp", &AT.to_string());
+    let time = header("X-Webhook-Timestamp", &SIGNED_AT.to_string());
     let signature = header(
         "X-Webhook-Signature",
-        &timestamped(SECRET, AT, BODY.as_bytes()),
+        &timestamped(SECRET, SIGNED_AT, BODY.as_bytes()),
     );
     let plain = header("X-Signature", &hex_hmac(SECRET, BODY.as_bytes()));
     let secret = header("cf-webhook-auth", SECRET);
@@ -76,14 +76,14 @@ fn accepts_valid_signatures() {
 
 #[test]
 fn explains_invalid_signatures() {
-    let time = header("x-webhook-timestamp", &AT.to_string());
+    let time = header("x-webhook-timestamp", &SIGNED_AT.to_string());
     let valid = header(
         "x-webhook-signature",
-        &timestamped(SECRET, AT, BODY.as_bytes()),
+        &timestamped(SECRET, SIGNED_AT, BODY.as_bytes()),
     );
     let base64_as_text = header(
         "x-webhook-signature",
-        &timestamped(STANDARD_SECRET, AT, BODY.as_bytes()),
+        &timestamped(STANDARD_SECRET, SIGNED_AT, BODY.as_bytes()),
     );
     for (secret, headers, body, expected) in [
         (
@@ -158,12 +158,12 @@ fn explains_invalid_signatures() {
 
 #[test]
 fn explains_invalid_standard_signatures() {
-    let text_as_base64 = header(
+    let for_other_body = header(
         "webhook-signature",
         &standard(
             STANDARD_SECRET,
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
-            AT,
+            SIGNED_AT,
             b"other bytes",
         ),
     );
@@ -184,7 +184,7 @@ fn explains_invalid_standard_signatures() {
         ),
         (
             STANDARD_SECRET,
-            vec![STANDARD_ID, standard_time, &text_as_base64],
+            vec![STANDARD_ID, standard_time, &for_other_body],
             BODY,
             "standard: the signature does not match this secret and these bytes\n",
         ),
@@ -201,23 +201,23 @@ fn detects_secret_encoding_mistakes() {
     let key_text = "a key of thirty-two letters, yes";
     let encoded = format!("whsec_{}", STANDARD.encode(key_text));
     let as_base64 = [
-        header("x-webhook-timestamp", &AT.to_string()),
+        header("x-webhook-timestamp", &SIGNED_AT.to_string()),
         header(
             "x-webhook-signature",
-            &timestamped(key_text, AT, BODY.as_bytes()),
+            &timestamped(key_text, SIGNED_AT, BODY.as_bytes()),
         ),
     ];
-    // The key of this secret is the text of the other one.
+    // The decoded key of this secret is the text of `encoded`.
     let text_as_key = format!("whsec_{}", STANDARD.encode(&encoded));
     let as_text = [
         STANDARD_ID.to_owned(),
-        header("webhook-timestamp", &AT.to_string()),
+        header("webhook-timestamp", &SIGNED_AT.to_string()),
         header(
             "webhook-signature",
             &standard(
                 &text_as_key,
                 "msg_p5jXN8AQM9LWM0D4loKWxJek",
-                AT,
+                SIGNED_AT,
                 BODY.as_bytes(),
             ),
         ),

@@ -39,7 +39,7 @@ pub(crate) struct App {
     client: Client,
 }
 
-/// A response to the test.
+/// A response of the service, with its whole body.
 #[derive(Debug)]
 pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,

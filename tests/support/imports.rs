@@ -1,7 +1,7 @@
 //! The imports between the source files, read from the text.
 //!
-//! Each path is resolved to the deepest module that has a file. It handles `super::`, `self::` and
-//! `crate::` paths, groups in braces, and paths that start with a child module. It skips test
+//! Each path is resolved to the deepest module that has a file. The search handles `super::`, `self::` and
+//! `crate::` paths, groups in braces, and paths that start with a child module. The search skips test
 //! modules.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +60,7 @@ impl Imports {
         }
         let mut finished = BTreeSet::new();
         edges.keys().find_map(|start| {
-            let cycle = visit(start, &edges, &mut Vec::new(), &mut finished)?;
+            let cycle = find_cycle_from(start, &edges, &mut Vec::new(), &mut finished)?;
             Some(cycle.iter().map(|module| module.join("::")).collect())
         })
     }
@@ -188,7 +188,7 @@ fn deepest(path: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
 }
 
 /// Searches for a cycle, depth first. `path` holds the files from the start to this one.
-fn visit<'a>(
+fn find_cycle_from<'a>(
     module: &'a Module,
     edges: &BTreeMap<&'a Module, Vec<&'a Module>>,
     path: &mut Vec<&'a Module>,
@@ -202,7 +202,7 @@ fn visit<'a>(
     }
     path.push(module);
     for imported in edges.get(module).into_iter().flatten() {
-        let cycle = visit(imported, edges, path, finished);
+        let cycle = find_cycle_from(imported, edges, path, finished);
         if cycle.is_some() {
             return cycle;
         }

@@ -1,4 +1,4 @@
-//! The program, run as a process by an operator or a container engine.
+//! The program, run as a process, as an operator or a container engine runs it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -34,14 +34,14 @@ pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)])
         .spawn()
         .expect("the program runs");
     let id = child.id().to_string();
-    let (has_ended, ended) = mpsc::channel::<()>();
+    let (end_sender, ended) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if ended.recv_timeout(wait::WAIT_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
             let _ended_just_now = Command::new("kill").args(["-KILL", &id]).status();
         }
     });
     let output = child.wait_with_output().expect("it ends");
-    drop(has_ended);
+    drop(end_sender);
     output
 }
 

@@ -88,7 +88,7 @@ async fn issue(
             "SECRET of the server".to_owned(),
         );
     }
-    // `me:` and a secret with a colon and a space, form-encoded.
+    // `me:` and a secret with a space, a colon and a plus sign, form-encoded.
     let basic = text("authorization") == Some("Basic bWU6YStzZWNyZXQlM0ElMkI=");
     let form = std::str::from_utf8(&body).expect("a form is text");
     let in_body =

@@ -1,6 +1,6 @@
 //! Alerts: events about failed deliveries and failing endpoints.
 //!
-//! An alert is written in the transaction that settles its cause, and is delivered like any other event. No alerts are created about
+//! The transaction that settles an attempt also writes the alerts that the attempt causes. An alert is then delivered like any other event. No alerts are created about
 //! endpoints that receive alerts. Otherwise one failure could cause alerts without end.
 
 use serde::Serialize;
@@ -63,7 +63,7 @@ impl Alerts {
     }
 
     /// Returns the alert that an attempt causes about the health of its endpoint, if one is due. An endpoint is failing
-    /// when it reaches the configured number of failures, and recovers with the next success.
+    /// when it reaches the configured number of consecutive failures, and recovers with the next success.
     pub(super) fn on_health_change(
         self,
         change: BreakerChange,

@@ -34,8 +34,8 @@ pub(super) struct AttemptRunner {
     pub(super) main_runtime: Handle,
 }
 
-/// A finished call. If its message could not be built, the endpoint was not called.
-struct FinishedCall {
+/// The result of an attempt's call. If the message could not be built, there was no call, and the outcome has the error of the build.
+struct CallResult {
     event_id: String,
     /// The number of the attempt, from 1.
     attempt: u32,
@@ -107,11 +107,11 @@ impl AttemptRunner {
         event_id: String,
         attempt: u32,
         body: Result<Bytes, BuildError>,
-    ) -> FinishedCall {
+    ) -> CallResult {
         let body = match body {
             Ok(body) => body,
             Err(error) => {
-                return FinishedCall {
+                return CallResult {
                     event_id,
                     attempt,
                     body: None,
@@ -125,7 +125,7 @@ impl AttemptRunner {
             body,
         };
         let outcome = self.endpoint.send(&message).await;
-        FinishedCall {
+        CallResult {
             event_id: message.event_id,
             attempt,
             body: Some(message.body),
@@ -134,7 +134,7 @@ impl AttemptRunner {
     }
 
     /// Decides about the delivery after a call. Returns its next state and the alerts that are due.
-    async fn conclude(&self, call: &FinishedCall, now: Timestamp) -> (NextState, Vec<Alert>) {
+    async fn conclude(&self, call: &CallResult, now: Timestamp) -> (NextState, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
@@ -168,7 +168,7 @@ impl AttemptRunner {
     /// called.
     fn record_in_breaker(
         &self,
-        call: &FinishedCall,
+        call: &CallResult,
         decision: RetryDecision,
     ) -> Option<BreakerChange> {
         call.body.as_ref()?;
@@ -180,7 +180,7 @@ impl AttemptRunner {
         })
     }
 
-    fn log_retry(&self, call: &FinishedCall, wait: Duration) {
+    fn log_retry(&self, call: &CallResult, wait: Duration) {
         tracing::info!(
             endpoint = self.endpoint.name,
             event = call.event_id,
@@ -193,7 +193,7 @@ impl AttemptRunner {
     }
 
     /// Pauses the endpoint. If that fails, the next attempt gets the same response and tries again.
-    async fn pause(&self, call: &FinishedCall, now: Timestamp) {
+    async fn pause(&self, call: &CallResult, now: Timestamp) {
         tracing::warn!(
             endpoint = self.endpoint.name,
             event = call.event_id,
@@ -217,7 +217,7 @@ impl AttemptRunner {
     }
 
     /// Logs a failed delivery and returns the alert about it.
-    fn log_failed_delivery(&self, call: &FinishedCall, now: Timestamp) -> Option<Alert> {
+    fn log_failed_delivery(&self, call: &CallResult, now: Timestamp) -> Option<Alert> {
         let (endpoint, outcome) = (&self.endpoint.name, &call.outcome);
         tracing::error!(
             endpoint,

@@ -22,7 +22,7 @@ const MAX_COOLDOWN: Duration = Duration::from_secs(30);
 pub(super) struct CircuitBreaker {
     failures: AtomicU32,
     /// The number of failures when the last cooldown ended.
-    failures_at_cooldown: AtomicU32,
+    failures_at_cooldown_end: AtomicU32,
     /// Wakes waiters when the breaker opens.
     opened: Notify,
 }
@@ -42,7 +42,7 @@ impl CircuitBreaker {
     pub(super) fn cooldown(&self) -> Option<Duration> {
         let failures = self.failures.load(Ordering::Relaxed);
         let doublings = failures.checked_sub(OPEN_AFTER_FAILURES)?;
-        if failures == self.failures_at_cooldown.load(Ordering::Relaxed) {
+        if failures == self.failures_at_cooldown_end.load(Ordering::Relaxed) {
             return Some(Duration::ZERO);
         }
         let cooldown = 2_u32
@@ -55,7 +55,8 @@ impl CircuitBreaker {
     /// needs no further cooldown.
     pub(super) fn mark_cooled_down(&self) {
         let failures = self.failures.load(Ordering::Relaxed);
-        self.failures_at_cooldown.store(failures, Ordering::Relaxed);
+        self.failures_at_cooldown_end
+            .store(failures, Ordering::Relaxed);
     }
 
     /// Waits until the breaker is open.
@@ -71,7 +72,7 @@ impl CircuitBreaker {
 
     /// Records a successful attempt. Closes the breaker.
     pub(super) fn record_success(&self) -> BreakerChange {
-        self.failures_at_cooldown.store(0, Ordering::Relaxed);
+        self.failures_at_cooldown_end.store(0, Ordering::Relaxed);
         BreakerChange::Succeeded(self.failures.swap(0, Ordering::Relaxed))
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Lease {
     pub(super) purpose: Purpose,
 }
 
-/// The purpose of a claim.
+/// The purpose of a claim and of its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Normal delivery while the circuit breaker is closed.

@@ -1,8 +1,8 @@
 //! A runtime with low-priority threads for calls to endpoints.
 //!
 //! Receiving has priority on a busy machine, because Cloudflare waits for a response and the
-//! endpoints do not. Claims and settlements run on the main runtime. A low-priority thread with a
-//! database lock would block all other threads (priority inversion).
+//! endpoints do not. Claims and settlements run on the main runtime, because a low-priority thread
+//! that holds a database lock would delay all threads that wait for the lock (priority inversion).
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -42,7 +42,7 @@ impl LowPriorityRuntime {
 }
 
 impl Drop for LowPriorityRuntime {
-    /// Does not wait for the threads, because a thread of another runtime must not block. All deliveries have ended by then.
+    /// Does not wait for the threads, because the drop runs on a thread of the main runtime, which must not block. All deliveries have ended before the drop.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

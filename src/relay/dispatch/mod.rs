@@ -2,12 +2,13 @@
 //!
 //! One worker per endpoint claims deliveries under a lease and passes them to its deliverer. The
 //! deliverer waits for a call slot, attempts or releases the delivery, and sends the result to the
-//! settler. One settler records the results of all endpoints.
+//! settler. One settler records the results of all endpoints. An arrow leads from a module to one that
+//! it uses.
 //!
 //! ```text
 //! worker ──► delivery ──► attempt ──► alerts
 //!    │           │           │
-//!    │           └───────────┴──► circuit_breaker
+//!    ├───────────┴───────────┴──► circuit_breaker
 //!    └──► throttle ◄── settler ◄── delivery
 //! ```
 

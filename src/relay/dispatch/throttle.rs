@@ -16,10 +16,10 @@ const MAX_BACKOFF_FACTOR: u32 = 19;
 /// The number of waiting webhooks at which the full backoff applies. With fewer, the backoff is proportionally shorter.
 const FULL_BACKOFF_AT: u32 = 4;
 
-/// The longest backoff, for any number of endpoints.
+/// The limit of the backoff that the operations of all endpoints add up to.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Runs the relay's database operations, with a backoff after each while webhooks wait.
+/// Runs the relay's database operations. While webhooks wait, a backoff follows each operation.
 pub(in crate::relay) struct RelayThrottle {
     inbox: InboxMetrics,
     /// Ends every backoff.

@@ -199,7 +199,7 @@ impl Worker {
             tracing::warn!(
                 endpoint = name,
                 error = chain(error),
-                "pause of the endpoint could not be recorded, retrying"
+                "configured pause of the endpoint could not be recorded or removed, retrying"
             );
         }
         synced

@@ -1,7 +1,8 @@
 //! jq programs from the settings, run on a message with limits for time and output size.
 //!
 //! A jq program may run forever, and a run cannot be interrupted. The caller stops waiting after
-//! the time limit. While too many runs of a program have not ended, further runs are refused.
+//! the time limit. While too many runs of a program have not ended, further
+//! runs wait, and fail after the same limit.
 
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,8 +24,8 @@ const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 /// The limit of concurrent runs of one program, including abandoned ones.
 const MAX_CONCURRENT_RUNS: usize = 4;
 
-/// The filters that programs cannot use. They would make a message depend on more than its event.
-const DENIED_FILTERS: [&str; 1] = ["env"];
+/// The jq functions that programs cannot use. They would make a message depend on more than its event.
+const DENIED_FUNCTIONS: [&str; 1] = ["env"];
 
 type Filter = compile::Filter<Native<data::JustLut<Val>>>;
 
@@ -91,7 +92,7 @@ fn compile(code: &str) -> Result<Filter, String> {
     let funs = jaq_core::funs()
         .chain(jaq_std::funs())
         .chain(jaq_json::funs())
-        .filter(|(name, ..)| !DENIED_FILTERS.contains(name));
+        .filter(|(name, ..)| !DENIED_FUNCTIONS.contains(name));
     let arena = Arena::default();
     let modules = Loader::new(defs)
         .load(&arena, File { code, path: () })
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn abandons_endless_runs_and_refuses_more() {
+    fn abandons_endless_runs_and_skips_more() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let code = "reduce range(1000000000) as $i (0; . + 1)";
         let program = JqProgram::compile(code).expect("a valid program");

@@ -12,7 +12,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use crate::config_types::Networks;
 
 /// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway over IPv6, Alibaba, Azure and
-/// Oracle. The last network is for local translation (RFC 8215) and may translate to any of the others.
+/// Oracle. The last network holds IPv4 addresses behind a local NAT64 gateway (RFC 8215), so it may lead to any of the others.
 const METADATA_NETWORKS: [&str; 9] = [
     "169.254.0.0/16",
     "fe80::/10",
@@ -25,7 +25,7 @@ const METADATA_NETWORKS: [&str; 9] = [
     "64:ff9b:1::/48",
 ];
 
-/// The addresses of this machine and of private networks (RFC 6890).
+/// The addresses of this machine, of private networks, for multicast and for reserved uses (RFC 6890).
 const PRIVATE_NETWORKS: [&str; 14] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -43,7 +43,7 @@ const PRIVATE_NETWORKS: [&str; 14] = [
     "ff00::/8",
 ];
 
-/// The part of a configuration error about a URL with a denied address. The URL's setting precedes it.
+/// The end of the error message if a URL has a denied address. The key of the URL precedes it.
 pub(super) const HAS_DENIED_ADDRESS: &str = "has a denied address: a cloud metadata service, or a private address while \
                                              relay.deny_private is true";
 

@@ -54,6 +54,7 @@ pub(super) struct NatsSink {
 #[derive(Clone)]
 struct Connection {
     jetstream: Context,
+    /// Is cancelled when the library reports that the connection is lost.
     lost: CancellationToken,
 }
 

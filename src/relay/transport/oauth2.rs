@@ -26,7 +26,7 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// The lifetime of a token if the server does not state one.
 const DEFAULT_TTL: Duration = Duration::from_mins(5);
 
-/// The time before its expiry at which a token is replaced. A tenth of its lifetime, if that is shorter.
+/// A token is replaced this long before it expires. A token with a short lifetime is replaced after nine tenths of the lifetime.
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 
 /// The service's account at the token server.

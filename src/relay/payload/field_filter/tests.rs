@@ -113,7 +113,7 @@ fn rejects_unknown_fields() {
     let problem = problem_of(IMAGE, "creatorr").expect("a problem");
     let begins = "exclude_fields: unknown field \"creatorr\" of \"cloudflare_images.CloudflareImage\". Use id, cloudflare_id, status, ";
     assert!(problem.starts_with(begins), "{problem}");
-    for (label, name, is_known) in [
+    for (label, name, is_allowed) in [
         (IMAGE, "creator", true),
         (IMAGE, "metadata.any.thing", true),
         (IMAGE, "upload_url", true),
@@ -125,7 +125,7 @@ fn rejects_unknown_fields() {
     ] {
         assert_eq!(
             problem_of(label, name).is_none(),
-            is_known,
+            is_allowed,
             "{label} {name}"
         );
     }
