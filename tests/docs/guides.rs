@@ -67,7 +67,7 @@ async fn registers_and_reads(name: &str, database: Database) {
     let registered = app.database.image("my-image").await;
     let before = program.run(&["status", "my-image"], url).await;
     let webhook = r#"{"id":"my-image","uploaded":"2024-01-01T12:00:00Z"}"#;
-    let answer = app.deliver(webhook).await;
+    let answer = app.post_webhook(webhook).await;
     let after = program.run(&["status", "my-image"], url).await;
 
     assert_eq!(registered["status"], "pending");

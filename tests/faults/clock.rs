@@ -25,28 +25,30 @@ async fn loses_nothing_when_clock_moves_back(database: Database) {
     let uploaded = json!({"uploaded": "2024-01-01T11:59:00Z"});
     let undated_failure = json!({"error": "too big"});
     assert_eq!(
-        app.deliver(body("image", &uploaded)).await.outcome(),
+        app.post_webhook(body("image", &uploaded)).await.outcome(),
         (200, "applied")
     );
     assert_eq!(
-        app.deliver(body("early", &uploaded)).await.outcome(),
+        app.post_webhook(body("early", &uploaded)).await.outcome(),
         (404, "unknown-image")
     );
 
     app.clock.set_back(DAY);
 
     assert_eq!(
-        app.deliver(body("image", &uploaded)).await.outcome(),
+        app.post_webhook(body("image", &uploaded)).await.outcome(),
         (200, "duplicate")
     );
     assert_eq!(
-        app.deliver(body("image", &undated_failure)).await.outcome(),
+        app.post_webhook(body("image", &undated_failure))
+            .await
+            .outcome(),
         (200, "stale"),
         "its time is its receipt, a day before the upload"
     );
     assert_eq!(app.database.image("image").await["status"], "uploaded");
     assert_eq!(
-        app.deliver(body("later", &uploaded)).await.outcome(),
+        app.post_webhook(body("later", &uploaded)).await.outcome(),
         (404, "unknown-image")
     );
     app.database.register("early").await;
@@ -62,7 +64,7 @@ async fn loses_nothing_when_clock_moves_back(database: Database) {
 
     app.clock.advance(DAY);
     assert_eq!(
-        app.deliver(body(
+        app.post_webhook(body(
             "image",
             &json!({"error": "too big", "timestamp": "2024-01-01T12:00:00Z"})
         ))

@@ -126,17 +126,17 @@ impl Sender {
                 let (late, others) = block.split_at_mut(IMAGES_AT_ONCE / IMAGES_PER_LATE_IMAGE);
                 register(registrar, others).await;
                 for image in &mut *late {
-                    self.deliver(&mut image.sent[0]).await;
+                    self.post_webhook(&mut image.sent[0]).await;
                 }
                 register(registrar, late).await;
             }
             for image in block {
                 // Parked notifications are not sent again: the service must apply them.
                 let unsent = image.sent.iter_mut().filter(|sent| !sent.is_parked());
-                join_all(unsent.map(|sent| self.deliver(sent))).await;
+                join_all(unsent.map(|sent| self.post_webhook(sent))).await;
                 // Cloudflare may send an acknowledged notification again.
                 if let Some(repeated) = image.sent.iter_mut().find(|sent| !sent.is_parked()) {
-                    self.deliver(repeated).await;
+                    self.post_webhook(repeated).await;
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Sender {
     }
 
     /// Sends the notification until it is acknowledged.
-    async fn deliver(&self, sent: &mut Sent) {
+    async fn post_webhook(&self, sent: &mut Sent) {
         loop {
             // Uses another replica each time, like a load balancer.
             let url = self.counts.next_url.fetch_add(1, Ordering::Relaxed) % self.urls.len();

@@ -21,7 +21,7 @@ pub(crate) fn names_setting(answer: &TestResponse, setting: &str) -> bool {
 }
 
 /// Posts a webhook as a local proxy does for a client with this address.
-pub(crate) async fn deliver_for(app: &App, header: &str, client: &str) -> TestResponse {
+pub(crate) async fn post_webhook_for(app: &App, header: &str, client: &str) -> TestResponse {
     let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
     response_to(request.header(header, client)).await
 }
@@ -38,7 +38,7 @@ async fn rejects_and_counts_disallowed_addresses(database: Database) {
     )
     .await;
 
-    let refused = app.deliver(TEST_MESSAGE).await;
+    let refused = app.post_webhook(TEST_MESSAGE).await;
 
     assert_eq!(refused.outcome(), (403, "address-not-allowed"));
     assert!(names_setting(&refused, "allowed_addresses"), "{refused:?}");
@@ -83,13 +83,15 @@ async fn uses_client_address_from_trusted_proxy(database: Database) {
         ("203.0.113.7, 198.51.100.1", 403),
     ] {
         assert_eq!(
-            deliver_for(&app, "x-forwarded-for", client).await.status,
+            post_webhook_for(&app, "x-forwarded-for", client)
+                .await
+                .status,
             status,
             "{client}"
         );
     }
     assert_eq!(
-        deliver_for(&app, "cf-connecting-ip", "203.0.113.7")
+        post_webhook_for(&app, "cf-connecting-ip", "203.0.113.7")
             .await
             .status,
         403,
@@ -123,7 +125,7 @@ async fn ignores_address_headers_without_proxy() {
         "forwarded",
         "x-real-ip",
     ] {
-        let response = deliver_for(&app, header, "203.0.113.7").await;
+        let response = post_webhook_for(&app, header, "203.0.113.7").await;
         assert_eq!(response.outcome(), (403, "address-not-allowed"), "{header}");
     }
 }
@@ -150,19 +152,19 @@ async fn file_replaces_cloudflare_networks() {
     {
         let app = App::start_with(Database::sqlite(), variables).await;
         assert_eq!(
-            deliver_for(&app, "cf-connecting-ip", "104.16.1.1")
+            post_webhook_for(&app, "cf-connecting-ip", "104.16.1.1")
                 .await
                 .status,
             cloudflare_status
         );
         assert_eq!(
-            deliver_for(&app, "cf-connecting-ip", "2606:4700::1")
+            post_webhook_for(&app, "cf-connecting-ip", "2606:4700::1")
                 .await
                 .status,
             cloudflare_status
         );
         assert_eq!(
-            deliver_for(&app, "cf-connecting-ip", "198.51.100.1")
+            post_webhook_for(&app, "cf-connecting-ip", "198.51.100.1")
                 .await
                 .status,
             other_status

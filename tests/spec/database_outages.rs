@@ -30,7 +30,7 @@ async fn stopped_postgres_causes_500_until_restart() {
 
     cluster.stop();
     let (response, readiness, liveness) = (
-        app.deliver(BODY).await,
+        app.post_webhook(BODY).await,
         app.get_ops("/readyz").await,
         app.get_ops("/livez").await,
     );
@@ -57,7 +57,7 @@ async fn stopped_postgres_causes_500_until_restart() {
 
     cluster.restart();
     wait::until_async("the service recovers", async || {
-        app.deliver(BODY).await.status == 200
+        app.post_webhook(BODY).await.status == 200
     })
     .await;
     assert_eq!(app.get_ops("/readyz").await.status, 200);
@@ -82,7 +82,7 @@ async fn waits_for_postgres_restart_within_timeout() {
         .expect("the database has its own server");
     cluster.stop();
 
-    let (response, ()) = tokio::join!(app.deliver(BODY), async {
+    let (response, ()) = tokio::join!(app.post_webhook(BODY), async {
         tokio::task::block_in_place(|| cluster.restart());
     });
 
@@ -100,14 +100,14 @@ async fn frozen_postgres_causes_500_within_deadline() {
         .expect("the database has its own server");
 
     cluster.freeze();
-    let (response, readiness) = (app.deliver(BODY).await, app.get_ops("/readyz").await);
+    let (response, readiness) = (app.post_webhook(BODY).await, app.get_ops("/readyz").await);
     cluster.thaw();
 
     assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(readiness.status, 503);
     // The first notification may have been committed although its response was lost.
     wait::until_async("the service recovers", async || {
-        app.deliver(BODY).await.status == 200
+        app.post_webhook(BODY).await.status == 200
     })
     .await;
     assert_eq!(app.database.image("image").await["status"], "uploaded");
@@ -122,11 +122,11 @@ async fn locked_sqlite_causes_500_until_unlock() {
         .expect("the file opens");
 
     other.execute("BEGIN EXCLUSIVE").await.expect("a lock");
-    let response = app.deliver(BODY).await;
+    let response = app.post_webhook(BODY).await;
     other.execute("ROLLBACK").await.expect("no lock");
 
     assert_eq!(response.outcome(), (500, "internal-error"));
-    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
@@ -143,10 +143,10 @@ async fn moved_sqlite_file_causes_500() {
     let away = format!("{file}.away");
 
     std::fs::rename(&file, &away).expect("the file is moved");
-    let response = app.deliver(BODY).await;
+    let response = app.post_webhook(BODY).await;
     let readiness = app.get_ops("/readyz").await;
     std::fs::write(&file, "").expect("another file");
-    let replaced = app.deliver(BODY).await;
+    let replaced = app.post_webhook(BODY).await;
     std::fs::rename(&away, &file).expect("the file is moved back");
 
     assert_eq!(response.outcome(), (500, "internal-error"));
@@ -159,7 +159,7 @@ async fn moved_sqlite_file_causes_500() {
         "{}",
         readiness.body
     );
-    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
@@ -178,10 +178,10 @@ async fn invalid_row_fails_only_its_image() {
     let notification = json!({"id": "broken", "uploaded": "2024-01-01T12:00:00Z", "variants": ["https://a.example/1"]});
 
     assert_eq!(
-        app.deliver(notification.to_string()).await.outcome(),
+        app.post_webhook(notification.to_string()).await.outcome(),
         (500, "internal-error")
     );
-    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,13 +193,13 @@ async fn locked_postgres_row_causes_500() {
         .hold_lock_of("UPDATE cloudflare_images SET user_id = 1")
         .await;
 
-    let response = app.deliver(BODY).await;
+    let response = app.post_webhook(BODY).await;
     let still_waiting = app.database.lock_waiters().await;
     lock.release().await;
 
     assert_eq!(response.outcome(), (500, "internal-error"));
     assert_eq!(still_waiting, 0, "the statement was cancelled");
-    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
 }
 
@@ -234,11 +234,11 @@ async fn replaces_dead_connections() {
     let app = App::start_with(database, &SHORT_TIMEOUTS).await;
     app.database.register("image").await;
     // The pool now has open connections, and none is known to be dead.
-    assert_eq!(app.deliver(BODY).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
 
     proxy.blackhole();
     wait::until_async("a webhook is recorded", async || {
-        app.deliver(BODY).await.outcome() == (200, "duplicate")
+        app.post_webhook(BODY).await.outcome() == (200, "duplicate")
     })
     .await;
 
@@ -271,7 +271,7 @@ async fn reconnects_after_postgres_restart() {
     });
 
     for _ in 0..8 {
-        assert_eq!(app.deliver(BODY).await.outcome(), (200, "duplicate"));
+        assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "duplicate"));
     }
 }
 

@@ -46,7 +46,10 @@ impl RelayingService {
     async fn upload(&self, id: &str) {
         self.app.database.register(id).await;
         let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
-        assert_eq!(self.app.deliver(body).await.outcome(), (200, "applied"));
+        assert_eq!(
+            self.app.post_webhook(body).await.outcome(),
+            (200, "applied")
+        );
         self.wait_until_none_due().await;
     }
 
@@ -253,7 +256,7 @@ async fn pauses_and_resumes_endpoint(database: Database) {
     assert_eq!(
         relay
             .app
-            .deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
+            .post_webhook(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
             .await
             .outcome(),
         (200, "applied")
@@ -331,7 +334,7 @@ async fn prunes_only_completed_deliveries(database: Database) {
     assert_eq!(
         relay
             .app
-            .deliver(r#"{"id":"waits","uploaded":"2024-01-01T12:00:00Z"}"#)
+            .post_webhook(r#"{"id":"waits","uploaded":"2024-01-01T12:00:00Z"}"#)
             .await
             .outcome(),
         (200, "applied")

@@ -47,13 +47,17 @@ async fn continues_transitions_of_adopted_images() {
     let app = start_on_django_tables().await;
 
     let pending = app
-        .deliver(r#"{"id":"django-pending","uploaded":"2024-01-01T12:00:00Z"}"#)
+        .post_webhook(r#"{"id":"django-pending","uploaded":"2024-01-01T12:00:00Z"}"#)
         .await;
     let earlier = app
-        .deliver(r#"{"id":"django-uploaded","error":"late","timestamp":"2020-01-01T00:00:00Z"}"#)
+        .post_webhook(
+            r#"{"id":"django-uploaded","error":"late","timestamp":"2020-01-01T00:00:00Z"}"#,
+        )
         .await;
     let later = app
-        .deliver(r#"{"id":"django-uploaded","error":"later","timestamp":"2024-01-01T00:00:00Z"}"#)
+        .post_webhook(
+            r#"{"id":"django-uploaded","error":"later","timestamp":"2024-01-01T00:00:00Z"}"#,
+        )
         .await;
 
     assert_eq!(
@@ -78,7 +82,7 @@ async fn accepts_minimal_insert_with_long_id() {
     app.database.register(&long).await;
 
     assert_eq!(
-        app.deliver(json!({"id": long, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+        app.post_webhook(json!({"id": long, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
             .await
             .body["outcome"],
         "applied"
@@ -103,7 +107,7 @@ async fn accepts_insert_of_every_column() {
     ).await;
 
     assert_eq!(
-        app.deliver(r#"{"id":"django-new","draft":true}"#)
+        app.post_webhook(r#"{"id":"django-new","draft":true}"#)
             .await
             .body["status"],
         "draft"

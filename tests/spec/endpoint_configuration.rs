@@ -327,7 +327,7 @@ async fn denies_names_with_private_addresses(database: Database) {
     app.database.register("image").await;
 
     assert_eq!(
-        app.deliver(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
+        app.post_webhook(r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#)
             .await
             .outcome(),
         (200, "applied")

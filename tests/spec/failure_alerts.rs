@@ -25,7 +25,7 @@ async fn upload(app: &App, id: &str) {
     app.database.register(id).await;
     let body =
         json!({"id": id, "uploaded": "2024-01-01T12:00:00Z", "filename": "cat.jpg"}).to_string();
-    assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
 }
 
 /// Returns the payloads without ids and timestamps.

@@ -36,7 +36,7 @@ fn uploaded(id: &str, second: usize) -> String {
 }
 
 /// Sends a webhook in a task.
-fn deliver(app: &App, tasks: &mut JoinSet<(String, TestResponse)>, id: &str, second: usize) {
+fn post_webhook(app: &App, tasks: &mut JoinSet<(String, TestResponse)>, id: &str, second: usize) {
     let request = app
         .request(uploaded(id, second))
         .header("cf-webhook-auth", SECRET);
@@ -63,12 +63,12 @@ async fn wait_until_taken(app: &App, write_attempts: i64) {
 /// Records these bodies in one transaction, in order. Needs [`ONE_WRITER`] and [`LONG_TIMEOUT`]. A
 /// webhook for the locked image `held` blocks the writer until all bodies are queued. Returns the
 /// responses.
-pub(crate) async fn deliver_together(app: &App, bodies: Vec<String>) -> Vec<TestResponse> {
+pub(crate) async fn post_together(app: &App, bodies: Vec<String>) -> Vec<TestResponse> {
     app.database.register("held").await;
     let lock = app.database.lock_image("held").await;
     let write_attempts = app.metric("inbox_write_attempts_total").await;
     let mut tasks = JoinSet::new();
-    deliver(app, &mut tasks, "held", 0);
+    post_webhook(app, &mut tasks, "held", 0);
     wait_until_taken(app, write_attempts + 1).await;
     let mut answers = Vec::new();
     for body in bodies {
@@ -101,10 +101,10 @@ async fn unreadable_sqlite_row_fails_alone() {
         .await;
     let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
-    deliver(&app, &mut tasks, "held", 0);
+    post_webhook(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
-    deliver(&app, &mut tasks, "blob", 0);
-    deliver(&app, &mut tasks, "good", 0);
+    post_webhook(&app, &mut tasks, "blob", 0);
+    post_webhook(&app, &mut tasks, "good", 0);
     wait_until_queued(&app, 2).await;
 
     lock.release().await;
@@ -139,7 +139,7 @@ async fn records_every_webhook_of_concurrent_senders(database: Database) {
         senders.spawn(async move {
             for turn in 0..WEBHOOKS_PER_SENDER {
                 let answer = app
-                    .deliver(uploaded(
+                    .post_webhook(uploaded(
                         &format!("image-{}", sender % IMAGES),
                         turn * SENDERS + sender,
                     ))
@@ -237,12 +237,12 @@ async fn invalid_row_fails_alone(database: Database) {
         .await;
     let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
-    deliver(&app, &mut tasks, "held", 0);
+    post_webhook(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
     for number in 0..10 {
-        deliver(&app, &mut tasks, &format!("good-{number}"), 0);
+        post_webhook(&app, &mut tasks, &format!("good-{number}"), 0);
     }
-    deliver(&app, &mut tasks, "broken", 0);
+    post_webhook(&app, &mut tasks, "broken", 0);
     wait_until_queued(&app, 11).await;
 
     lock.release().await;
@@ -271,16 +271,16 @@ async fn rejects_over_queue_limit_with_503(database: Database) {
     }
     let lock = app.database.lock_image("held").await;
     let mut tasks = JoinSet::new();
-    deliver(&app, &mut tasks, "held", 0);
+    post_webhook(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
-    deliver(&app, &mut tasks, "a", 0);
-    deliver(&app, &mut tasks, "b", 0);
+    post_webhook(&app, &mut tasks, "a", 0);
+    post_webhook(&app, &mut tasks, "b", 0);
     wait_until_queued(&app, 2).await;
 
-    let refused = app.deliver(uploaded("c", 0)).await;
+    let refused = app.post_webhook(uploaded("c", 0)).await;
     lock.release().await;
     let queued = tasks.join_all().await;
-    let retried = app.deliver(uploaded("c", 0)).await;
+    let retried = app.post_webhook(uploaded("c", 0)).await;
 
     assert_eq!(refused.outcome(), (503, "busy"));
     assert_eq!(refused.headers["retry-after"], "1");
@@ -299,10 +299,10 @@ async fn client_disconnect_leaves_batch_intact(database: Database) {
     }
     let lock = app.database.lock_image("held").await;
     let (mut tasks, mut gone) = (JoinSet::new(), JoinSet::new());
-    deliver(&app, &mut tasks, "held", 0);
+    post_webhook(&app, &mut tasks, "held", 0);
     wait_until_taken(&app, 1).await;
-    deliver(&app, &mut gone, "gone", 0);
-    deliver(&app, &mut tasks, "stays", 0);
+    post_webhook(&app, &mut gone, "gone", 0);
+    post_webhook(&app, &mut tasks, "stays", 0);
     wait_until_queued(&app, 2).await;
 
     gone.shutdown().await;
@@ -355,10 +355,10 @@ async fn locked_row_fails_alone() {
         app.database.lock_image("locked").await,
     );
     let mut tasks = JoinSet::new();
-    deliver(&app, &mut tasks, "first", 0);
+    post_webhook(&app, &mut tasks, "first", 0);
     wait_until_taken(&app, 1).await;
     for id in ["a", "locked", "b"] {
-        deliver(&app, &mut tasks, id, 0);
+        post_webhook(&app, &mut tasks, id, 0);
     }
     first.release().await;
 
@@ -373,7 +373,7 @@ async fn locked_row_fails_alone() {
     locked.release().await;
 
     assert_eq!(
-        app.deliver(uploaded("locked", 0)).await.outcome(),
+        app.post_webhook(uploaded("locked", 0)).await.outcome(),
         (200, "applied"),
         "the redelivery is recorded"
     );
@@ -387,7 +387,7 @@ async fn one_connection_serves_writer_and_probes() {
 
     for second in 0..3 {
         assert_eq!(
-            app.deliver(uploaded("a", second)).await.outcome(),
+            app.post_webhook(uploaded("a", second)).await.outcome(),
             (200, "applied")
         );
         assert_eq!(
@@ -425,7 +425,7 @@ async fn replicas_neither_deadlock_nor_lose_updates() {
                     WEBHOOKS_PER_SENDER - 1 - turn
                 } % IMAGES;
                 let answer = app
-                    .deliver(uploaded(&format!("image-{image}"), turn * SENDERS + sender))
+                    .post_webhook(uploaded(&format!("image-{image}"), turn * SENDERS + sender))
                     .await;
                 assert!(
                     matches!(answer.outcome(), (200, "applied" | "stale")),

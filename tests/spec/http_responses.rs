@@ -85,7 +85,7 @@ async fn problems_have_type_title_and_status(database: Database) {
     let app = App::start(database).await;
 
     let answer = app
-        .deliver(r#"{"id":"nobody","uploaded":"2024-01-01T12:00:00Z"}"#)
+        .post_webhook(r#"{"id":"nobody","uploaded":"2024-01-01T12:00:00Z"}"#)
         .await;
 
     assert_eq!(answer.headers["content-type"], "application/problem+json");
@@ -100,7 +100,7 @@ async fn problems_have_type_title_and_status(database: Database) {
 async fn success_is_json(database: Database) {
     let app = App::start(database).await;
 
-    let answer = app.deliver(TEST_MESSAGE).await;
+    let answer = app.post_webhook(TEST_MESSAGE).await;
 
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.body, json!({"outcome": "test"}));
@@ -142,8 +142,8 @@ async fn request_ids_are_unique(database: Database) {
     let app = App::start(database).await;
 
     let (first, second) = (
-        app.deliver(TEST_MESSAGE).await,
-        app.deliver(TEST_MESSAGE).await,
+        app.post_webhook(TEST_MESSAGE).await,
+        app.post_webhook(TEST_MESSAGE).await,
     );
 
     assert_ne!(

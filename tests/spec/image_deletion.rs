@@ -102,14 +102,14 @@ async fn parks_notification_for_deleted_image(database: Database) {
     images(folder.path(), &["delete", "image"], &settings);
 
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (404, "unknown-image")
     );
     app.database.register("image").await;
     let later = json!({"id": "image", "error": "too large", "timestamp": "2024-01-01T12:00:01Z"})
         .to_string();
     assert_eq!(
-        app.deliver(later).await.outcome(),
+        app.post_webhook(later).await.outcome(),
         (200, "applied"),
         "the notification applies to the new image"
     );

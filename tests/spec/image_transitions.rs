@@ -57,10 +57,10 @@ on_both_databases!(
 async fn redelivery_is_duplicate_and_changes_nothing(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
-    app.deliver(uploaded(0)).await;
+    app.post_webhook(uploaded(0)).await;
     let before = app.database.image("image").await;
 
-    let answer = app.deliver(uploaded(0)).await;
+    let answer = app.post_webhook(uploaded(0)).await;
 
     assert_eq!(
         answer.body,
@@ -76,10 +76,10 @@ async fn redelivery_is_duplicate_and_changes_nothing(database: Database) {
 async fn late_draft_is_stale(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
-    app.deliver(uploaded(0)).await;
+    app.post_webhook(uploaded(0)).await;
     let before = app.database.image("image").await;
 
-    let answer = app.deliver(draft(1)).await;
+    let answer = app.post_webhook(draft(1)).await;
 
     assert_eq!(
         answer.body,
@@ -104,7 +104,7 @@ async fn later_status_wins_and_upload_wins_ties(database: Database) {
         (failed(6), "applied", "failed"),
         (uploaded(7), "applied", "uploaded"),
     ] {
-        let answer = app.deliver(body).await;
+        let answer = app.post_webhook(body).await;
 
         assert_eq!(
             answer.body,
@@ -128,8 +128,11 @@ async fn expired_image_accepts_upload_but_not_draft(database: Database) {
         )
         .await;
 
-    assert_eq!(app.deliver(draft(0)).await.body["outcome"], "stale");
-    assert_eq!(app.deliver(uploaded(0)).await.body["status"], "uploaded");
+    assert_eq!(app.post_webhook(draft(0)).await.body["outcome"], "stale");
+    assert_eq!(
+        app.post_webhook(uploaded(0)).await.body["status"],
+        "uploaded"
+    );
 }
 
 async fn final_row_is_independent_of_order(database: Database) {
@@ -148,7 +151,7 @@ async fn final_row_is_independent_of_order(database: Database) {
             .await;
         app.database.register("image").await;
         for body in order {
-            assert_eq!(app.deliver(bodies[body].to_string()).await.status, 200);
+            assert_eq!(app.post_webhook(bodies[body].to_string()).await.status, 200);
         }
         last_rows.push(state(&app).await);
     }
@@ -173,7 +176,7 @@ async fn undated_notification_takes_time_of_receipt(database: Database) {
     app.database.register("image").await;
 
     let answer = app
-        .deliver(json!({"id": "image", "error": "too big"}).to_string())
+        .post_webhook(json!({"id": "image", "error": "too big"}).to_string())
         .await;
 
     assert_eq!(answer.body["outcome"], "applied");
@@ -184,7 +187,7 @@ async fn undated_notification_takes_time_of_receipt(database: Database) {
 
     app.clock.advance(std::time::Duration::from_mins(1));
     assert_eq!(
-        app.deliver(json!({"id": "image", "error": "too big"}).to_string())
+        app.post_webhook(json!({"id": "image", "error": "too big"}).to_string())
             .await
             .body["outcome"],
         "duplicate"
@@ -198,8 +201,8 @@ async fn duplicate_is_found_despite_jsonb_rewriting(database: Database) {
             "big":123456789012345678901234567890,"e17":1e17,"minus":-1e17,"e19":1e19,"max":18446744073709551615,
             "over":18446744073709551616.0,"e16":1e16,"e15":1e15,"text":"\u00e9\ud83e\udd80","nested":{"b":[1,2.0,null],"a":true}}}"#;
 
-    assert_eq!(app.deliver(body).await.body["outcome"], "applied");
-    assert_eq!(app.deliver(body).await.body["outcome"], "duplicate");
+    assert_eq!(app.post_webhook(body).await.body["outcome"], "applied");
+    assert_eq!(app.post_webhook(body).await.body["outcome"], "duplicate");
 }
 
 async fn repeated_undated_notification_is_duplicate(database: Database) {
@@ -208,15 +211,21 @@ async fn repeated_undated_notification_is_duplicate(database: Database) {
     app.database.register("other").await;
     let undated = json!({"id": "image", "error": "boom"}).to_string();
 
-    assert_eq!(app.deliver(undated.clone()).await.body["status"], "failed");
-    assert_eq!(app.deliver(uploaded(1)).await.body["status"], "uploaded");
+    assert_eq!(
+        app.post_webhook(undated.clone()).await.body["status"],
+        "failed"
+    );
+    assert_eq!(
+        app.post_webhook(uploaded(1)).await.body["status"],
+        "uploaded"
+    );
     app.clock.advance(std::time::Duration::from_mins(5));
-    let repeated = app.deliver(undated).await;
+    let repeated = app.post_webhook(undated).await;
     let for_other_image = app
-        .deliver(json!({"id": "other", "error": "boom"}).to_string())
+        .post_webhook(json!({"id": "other", "error": "boom"}).to_string())
         .await;
     let with_other_error = app
-        .deliver(json!({"id": "image", "error": "boom again"}).to_string())
+        .post_webhook(json!({"id": "image", "error": "boom again"}).to_string())
         .await;
 
     assert_eq!(
@@ -237,13 +246,16 @@ async fn late_draft_preserves_uploaded_details(database: Database) {
         "id": "image", "uploaded": "2024-01-01T12:00:00Z", "variants": ["https://a.example/1"],
         "metadata": {"k": 1}, "filename": "cat.jpg",
     });
-    app.deliver(notification.to_string()).await;
+    app.post_webhook(notification.to_string()).await;
     let before = app.database.image("image").await;
 
     for time in [json!("2024-01-01T13:00:00Z"), json!(null)] {
         let late = json!({"id": "image", "draft": true, "variants": [], "metadata": {}, "filename": "", "timestamp": time});
 
-        assert_eq!(app.deliver(late.to_string()).await.body["outcome"], "stale");
+        assert_eq!(
+            app.post_webhook(late.to_string()).await.body["outcome"],
+            "stale"
+        );
     }
     assert_eq!(app.database.image("image").await, before);
 }
@@ -261,7 +273,10 @@ async fn leaves_unreported_json_byte_identical(database: Database) {
         )
         .await;
 
-    assert_eq!(app.deliver(uploaded(0)).await.body["outcome"], "applied");
+    assert_eq!(
+        app.post_webhook(uploaded(0)).await.body["outcome"],
+        "applied"
+    );
 
     let text = if app.database.is_postgres() {
         "cloudflare_metadata::text"
@@ -279,7 +294,7 @@ async fn leaves_unreported_json_byte_identical(database: Database) {
 async fn stale_json_leaves_column_byte_identical(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
-    app.deliver(
+    app.post_webhook(
         json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "metadata": {"a": 1}})
             .to_string(),
     )
@@ -295,7 +310,7 @@ async fn stale_json_leaves_column_byte_identical(database: Database) {
 
     let late = json!({"id": "image", "uploaded": "2024-01-01T11:00:00Z", "metadata": {"a": 2}, "filename": "late.jpg"});
     assert_eq!(
-        app.deliver(late.to_string()).await.body["outcome"],
+        app.post_webhook(late.to_string()).await.body["outcome"],
         "applied",
         "only this notification reports the file name"
     );
@@ -327,7 +342,7 @@ async fn replaces_unreadable_json(database: Database) {
     let notification =
         json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "metadata": {"a": 1}});
     assert_eq!(
-        app.deliver(notification.to_string()).await.outcome(),
+        app.post_webhook(notification.to_string()).await.outcome(),
         (200, "applied")
     );
 
@@ -342,7 +357,7 @@ async fn empty_error_with_upload_is_success(database: Database) {
     app.database.register("image").await;
 
     assert_eq!(
-        app.deliver(
+        app.post_webhook(
             json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "error": ""}).to_string()
         )
         .await
@@ -350,7 +365,7 @@ async fn empty_error_with_upload_is_success(database: Database) {
         "uploaded"
     );
     assert_eq!(
-        app.deliver(
+        app.post_webhook(
             json!({"id": "image", "timestamp": "2024-01-01T12:01:00Z", "error": ""}).to_string()
         )
         .await
@@ -362,7 +377,7 @@ async fn empty_error_with_upload_is_success(database: Database) {
 async fn unknown_image_gets_404(database: Database) {
     let app = App::start(database).await;
 
-    let answer = app.deliver(uploaded(0)).await;
+    let answer = app.post_webhook(uploaded(0)).await;
 
     assert_eq!(answer.outcome(), (404, "unknown-image"));
     assert!(app.database.images_and_logs().await.is_empty());
@@ -371,7 +386,7 @@ async fn unknown_image_gets_404(database: Database) {
 async fn creates_unknown_image_if_configured(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__UNKNOWN_IMAGES", "create")]).await;
 
-    let answer = app.deliver(uploaded(0)).await;
+    let answer = app.post_webhook(uploaded(0)).await;
 
     assert_eq!(
         answer.body,
@@ -386,10 +401,10 @@ async fn creation_alone_counts_as_applied(database: Database) {
     let body = json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z"}).to_string();
 
     assert_eq!(
-        app.deliver(body.clone()).await.body,
+        app.post_webhook(body.clone()).await.body,
         json!({"outcome": "applied", "id": "image", "status": "pending"})
     );
-    assert_eq!(app.deliver(body).await.body["outcome"], "duplicate");
+    assert_eq!(app.post_webhook(body).await.body["outcome"], "duplicate");
 }
 
 async fn id_too_long_for_index_is_unknown(database: Database) {
@@ -404,7 +419,7 @@ async fn id_too_long_for_index_is_unknown(database: Database) {
     .collect();
 
     let answer = app
-        .deliver(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+        .post_webhook(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
         .await;
 
     assert_eq!(answer.outcome(), (404, "unknown-image"));
@@ -422,7 +437,7 @@ async fn leaves_app_columns_unchanged(database: Database) {
         )
         .await;
 
-    app.deliver(
+    app.post_webhook(
         json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "metadata": {"theirs": true}})
             .to_string(),
     )
@@ -447,7 +462,7 @@ async fn audit_entry_has_payload_time_and_image(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
-    app.deliver(uploaded(0)).await;
+    app.post_webhook(uploaded(0)).await;
 
     let (image, logs) = (app.database.image("image").await, app.database.logs().await);
     assert_eq!(logs[0]["image_id"], image["id"]);
@@ -465,7 +480,7 @@ async fn audit_entry_has_payload_time_and_image(database: Database) {
 async fn audit_entry_outlives_image(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
-    app.deliver(uploaded(0)).await;
+    app.post_webhook(uploaded(0)).await;
 
     app.database
         .execute(
@@ -481,7 +496,7 @@ async fn answers_and_logs_concurrent_notifications(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
 
-    let answers = (0..32).map(|minute| app.deliver(uploaded(minute)));
+    let answers = (0..32).map(|minute| app.post_webhook(uploaded(minute)));
     let answers = join_all(answers).await;
 
     assert!(answers.iter().all(|answer| answer.status == 200));
@@ -550,7 +565,7 @@ async fn accepts_sqlite_uuid_in_any_spelling() {
             .await;
 
         let answer = app
-            .deliver(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+            .post_webhook(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
             .await;
 
         assert_eq!(answer.body["outcome"], "applied");
@@ -575,12 +590,12 @@ async fn infinite_time_fails_without_panic() {
         .await;
 
     assert_eq!(
-        app.deliver(uploaded(0)).await.outcome(),
+        app.post_webhook(uploaded(0)).await.outcome(),
         (500, "internal-error")
     );
     app.database.register("another").await;
     assert_eq!(
-        app.deliver(uploaded(0).replace("image", "another"))
+        app.post_webhook(uploaded(0).replace("image", "another"))
             .await
             .outcome(),
         (200, "applied")

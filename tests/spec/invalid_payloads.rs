@@ -19,7 +19,7 @@ async fn assert_all_refused(app: &App, bodies: impl IntoIterator<Item = (Vec<u8>
     for (body, field) in bodies {
         let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
 
-        let answer = app.deliver(body).await;
+        let answer = app.post_webhook(body).await;
 
         assert_refused(&answer, field, &shown);
     }
@@ -361,6 +361,6 @@ async fn accepts_unusual_but_valid_payloads(database: Database) {
     );
 
     for body in [exponent.to_owned(), wide.to_string(), deep] {
-        assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+        assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
     }
 }

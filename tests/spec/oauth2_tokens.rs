@@ -35,7 +35,7 @@ async fn start(
 async fn upload(app: &App, id: &str) {
     app.database.register(id).await;
     let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
-    assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
 }
 
 async fn wait_until_error_is(app: &App, error: &str) {

@@ -18,9 +18,9 @@ fn uploaded(id: &str) -> String {
 }
 
 /// Posts the body and asserts that the response is 404.
-async fn deliver_unknown(app: &App, body: &str) {
+async fn post_unknown_image(app: &App, body: &str) {
     assert_eq!(
-        app.deliver(body.to_owned()).await.outcome(),
+        app.post_webhook(body.to_owned()).await.outcome(),
         (404, "unknown-image"),
         "{body}"
     );
@@ -55,7 +55,7 @@ on_both_databases!(
 
 async fn applies_after_app_inserts_row(database: Database) {
     let app = App::start(database).await;
-    deliver_unknown(&app, &uploaded("image")).await;
+    post_unknown_image(&app, &uploaded("image")).await;
     let parked = app.database.rejections().await;
     assert_eq!(
         (
@@ -97,10 +97,10 @@ async fn applies_several_in_order_exactly_once(database: Database) {
     let named = |name: &str| json!({"id": "image", "filename": name}).to_string();
     // They have no time of their own, so the service uses the times of their receipt.
     for name in ["first.jpg", "second.jpg", "first.jpg", "last.jpg"] {
-        deliver_unknown(&app, &named(name)).await;
+        post_unknown_image(&app, &named(name)).await;
         app.clock.advance(Duration::from_secs(1));
     }
-    deliver_unknown(&app, &uploaded("another")).await;
+    post_unknown_image(&app, &uploaded("another")).await;
 
     app.database.register("image").await;
 
@@ -126,7 +126,7 @@ async fn applies_several_in_order_exactly_once(database: Database) {
     );
     // A redelivery of an applied notification is a duplicate.
     assert_eq!(
-        app.deliver(named("last.jpg")).await.outcome(),
+        app.post_webhook(named("last.jpg")).await.outcome(),
         (200, "duplicate")
     );
 }
@@ -134,7 +134,7 @@ async fn applies_several_in_order_exactly_once(database: Database) {
 async fn applies_many_notifications(database: Database) {
     let app = App::start(database).await;
     for number in 0..250 {
-        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
+        post_unknown_image(&app, &uploaded(&format!("image-{number}"))).await;
     }
 
     let rows: Vec<String> = (0..250)
@@ -159,7 +159,7 @@ async fn applies_many_notifications(database: Database) {
 
 async fn images_add_applies_without_service(database: Database) {
     let app = App::start(database).await;
-    deliver_unknown(&app, &uploaded("image")).await;
+    post_unknown_image(&app, &uploaded("image")).await;
     let (_, database) = app.stop().await;
     let folder = TempDir::new().expect("a folder");
     // The command uses the real clock, and the service's clock is in 2024.
@@ -180,9 +180,9 @@ async fn images_add_applies_without_service(database: Database) {
 
 async fn expires_after_ttl(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "7")]).await;
-    deliver_unknown(&app, &uploaded("old")).await;
+    post_unknown_image(&app, &uploaded("old")).await;
     app.clock.advance(Duration::from_hours(7 * 24 + 1));
-    deliver_unknown(&app, &uploaded("new")).await;
+    post_unknown_image(&app, &uploaded("new")).await;
 
     for id in ["old", "new"] {
         app.database.register(id).await;
@@ -216,7 +216,7 @@ async fn skips_unauthenticated_after_secret_is_set(database: Database) {
 
     let app = App::start(database).await;
     app.database.register("after").await;
-    deliver_unknown(&app, &uploaded("authenticated")).await;
+    post_unknown_image(&app, &uploaded("authenticated")).await;
     app.database.register("authenticated").await;
 
     wait_until_applied(&app.database, 2).await;
@@ -248,7 +248,7 @@ async fn skips_unauthenticated_after_secret_is_set(database: Database) {
 
 async fn zero_ttl_disables_parking(database: Database) {
     let app = App::start_with(database, &[("APP__WEBHOOK__PARKED_TTL_DAYS", "0")]).await;
-    deliver_unknown(&app, &uploaded("image")).await;
+    post_unknown_image(&app, &uploaded("image")).await;
 
     app.database.register("image").await;
 
@@ -262,11 +262,11 @@ async fn zero_ttl_disables_parking(database: Database) {
 async fn applies_in_order_despite_many_others(database: Database) {
     let app = App::start(database).await;
     let broken = "broken";
-    deliver_unknown(&app, &uploaded(broken)).await;
+    post_unknown_image(&app, &uploaded(broken)).await;
     for number in 0..150 {
-        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
+        post_unknown_image(&app, &uploaded(&format!("image-{number}"))).await;
     }
-    deliver_unknown(
+    post_unknown_image(
         &app,
         &json!({"id": broken, "filename": "later.jpg"}).to_string(),
     )
@@ -304,9 +304,9 @@ async fn applies_in_order_despite_many_others(database: Database) {
 async fn many_failures_do_not_block_others(database: Database) {
     let app = App::start(database).await;
     for number in 0..120 {
-        deliver_unknown(&app, &uploaded(&format!("broken-{number}"))).await;
+        post_unknown_image(&app, &uploaded(&format!("broken-{number}"))).await;
     }
-    deliver_unknown(&app, &uploaded("good")).await;
+    post_unknown_image(&app, &uploaded("good")).await;
     let rows: Vec<String> = (0..120)
         .map(|number| format!("('broken-{number}', 'nonsense')"))
         .collect();
@@ -326,7 +326,7 @@ async fn many_failures_do_not_block_others(database: Database) {
 async fn invalid_row_does_not_block_others(database: Database) {
     let app = App::start(database).await;
     for id in ["broken", "good"] {
-        deliver_unknown(&app, &uploaded(id)).await;
+        post_unknown_image(&app, &uploaded(id)).await;
     }
     app.database
         .execute_script(
@@ -361,7 +361,7 @@ async fn slow_row_does_not_block_others() {
     )
     .await;
     for id in ["slow", "good"] {
-        deliver_unknown(&app, &uploaded(id)).await;
+        post_unknown_image(&app, &uploaded(id)).await;
     }
 
     app.database
@@ -384,7 +384,7 @@ async fn replicas_apply_each_once() {
     let replica = App::start(database.for_replica()).await;
     let app = App::start(database).await;
     for number in 0..150 {
-        deliver_unknown(&app, &uploaded(&format!("image-{number}"))).await;
+        post_unknown_image(&app, &uploaded(&format!("image-{number}"))).await;
     }
 
     app.database

@@ -31,7 +31,7 @@ async fn flat_upload_stores_details(database: Database) {
     app.database.register(ID).await;
 
     let answer = app
-        .deliver(
+        .post_webhook(
             json!({
                 "id": ID,
                 "uploaded": "2024-01-01T12:00:00.000Z",
@@ -63,7 +63,7 @@ async fn flat_error_marks_image_failed(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
-    let answer = app.deliver(json!({
+    let answer = app.post_webhook(json!({
         "id": ID, "error": "Image processing failed", "timestamp": "2024-01-01T12:00:00.000Z",
     }).to_string()).await;
 
@@ -83,7 +83,9 @@ async fn draft_wins_over_uploaded_field(database: Database) {
     app.database.register(ID).await;
 
     let answer = app
-        .deliver(json!({"id": ID, "draft": true, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+        .post_webhook(
+            json!({"id": ID, "draft": true, "uploaded": "2024-01-01T12:00:00Z"}).to_string(),
+        )
         .await;
 
     assert_eq!(
@@ -98,7 +100,7 @@ async fn details_only_report_leaves_status_unchanged(database: Database) {
     app.database.register(ID).await;
 
     let answer = app
-        .deliver(
+        .post_webhook(
             json!({"id": ID, "meta": {"a": 1}, "filename": "cat.jpg", "creator": "ann"})
                 .to_string(),
         )
@@ -120,7 +122,7 @@ async fn event_marks_image_uploaded(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
-    let answer = app.deliver(json!({
+    let answer = app.post_webhook(json!({
             "event": "image.uploaded",
             "timestamp": "2025-01-15T10:30:45.123Z",
             "accountId": "abc123",
@@ -152,7 +154,7 @@ async fn rejects_other_events(database: Database) {
     let app = App::start(database).await;
 
     let answer = app
-        .deliver(json!({"event": "image.deleted", "image": {"id": ID}}).to_string())
+        .post_webhook(json!({"event": "image.deleted", "image": {"id": ID}}).to_string())
         .await;
 
     assert_eq!(answer.outcome(), (400, "invalid-payload"));
@@ -172,7 +174,7 @@ async fn envelope_status_word_sets_status(database: Database) {
         app.database.register(word).await;
 
         let answer = app
-            .deliver(envelope(&json!({"image": {"id": word, "status": word}})).to_string())
+            .post_webhook(envelope(&json!({"image": {"id": word, "status": word}})).to_string())
             .await;
 
         assert_eq!(
@@ -206,7 +208,7 @@ async fn envelope_id_is_found_at_each_pointer(database: Database) {
         let id = format!("image-{number}");
         app.database.register(&id).await;
 
-        let answer = app.deliver(envelope(&data).to_string()).await;
+        let answer = app.post_webhook(envelope(&data).to_string()).await;
 
         assert_eq!(
             answer.body,
@@ -236,7 +238,7 @@ async fn envelope_failure_stores_its_error(database: Database) {
     ] {
         app.database.register(id).await;
 
-        let answer = app.deliver(envelope(&data).to_string()).await;
+        let answer = app.post_webhook(envelope(&data).to_string()).await;
 
         assert_eq!(
             answer.body,
@@ -261,7 +263,7 @@ async fn pointers_are_configurable(database: Database) {
     app.database.register("deep").await;
 
     let answer = app
-        .deliver(envelope(&json!({"asset": {"key": "deep", "state": "ready"}})).to_string())
+        .post_webhook(envelope(&json!({"asset": {"key": "deep", "state": "ready"}})).to_string())
         .await;
 
     assert_eq!(
@@ -276,7 +278,7 @@ async fn ignores_other_alert_types(database: Database) {
         json!({"name": "n", "text": "t", "data": {"zone": "z"}, "ts": 1, "alert_type": "dos_attack_l7"}),
         json!({"name": "n", "text": "t", "data": null, "alert_type": "billing_usage_alert"}),
     ] {
-        let answer = app.deliver(body.to_string()).await;
+        let answer = app.post_webhook(body.to_string()).await;
 
         assert_eq!(
             (answer.status.as_u16(), answer.body),
@@ -296,7 +298,7 @@ async fn accepts_any_test_message(database: Database) {
         "x\n",
         "",
     ] {
-        let answer = app.deliver(json!({"text": text}).to_string()).await;
+        let answer = app.post_webhook(json!({"text": text}).to_string()).await;
 
         assert_eq!(
             (answer.status.as_u16(), answer.body),
@@ -310,7 +312,7 @@ async fn ignores_unknown_fields_and_null(database: Database) {
     let app = App::start(database).await;
     app.database.register(ID).await;
 
-    let answer = app.deliver(json!({
+    let answer = app.post_webhook(json!({
             "id": ID, "uploaded": "2024-01-01T12:00:00Z", "error": null, "draft": null, "metadata": null, "variants": null,
             "filename": null, "new": {"field": [1, 2]}
         }).to_string()).await;
@@ -333,7 +335,7 @@ async fn ids_are_opaque_text(database: Database) {
         app.database.register(id).await;
 
         let answer = app
-            .deliver(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+            .post_webhook(json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string())
             .await;
 
         assert_eq!(

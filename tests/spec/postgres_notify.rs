@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use tempfile::TempDir;
 
-use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, deliver_together};
+use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, post_together};
 use crate::relay_delivery::{upload, uploaded};
 use crate::support::app::App;
 use crate::support::database::Database;
@@ -89,11 +89,11 @@ async fn skips_unchanged_images() {
     assert_eq!(payloads(&mut listener, &app.database).await.len(), 1);
 
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "duplicate")
     );
     assert_eq!(
-        app.deliver(uploaded("nobody's")).await.outcome(),
+        app.post_webhook(uploaded("nobody's")).await.outcome(),
         (404, "unknown-image")
     );
 
@@ -115,7 +115,7 @@ async fn notifies_final_status_per_transaction() {
         uploaded("image"),
         uploaded("other"),
     ];
-    for answer in deliver_together(&app, bodies).await {
+    for answer in post_together(&app, bodies).await {
         assert_eq!(answer.status, 200);
     }
 
@@ -146,7 +146,7 @@ async fn skips_rolled_back_changes() {
             FOR EACH ROW EXECUTE FUNCTION refuse();";
     app.database.execute_script(fail_on_commit).await;
 
-    assert_eq!(app.deliver(uploaded("image")).await.status, 500);
+    assert_eq!(app.post_webhook(uploaded("image")).await.status, 500);
 
     assert_eq!(
         payloads(&mut listener, &app.database).await,

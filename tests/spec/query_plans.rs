@@ -32,8 +32,8 @@ async fn postgres_never_scans_whole_tables() {
 
     // The tables are empty, so a sequential scan is the cheapest plan.
     for _ in 0..10 {
-        assert_eq!(app.deliver(dated("first")).await.status, 200);
-        assert_eq!(app.deliver(undated("first")).await.status, 200);
+        assert_eq!(app.post_webhook(dated("first")).await.status, 200);
+        assert_eq!(app.post_webhook(undated("first")).await.status, 200);
     }
     // The statistics do not yet include these rows when the next webhooks arrive.
     app.database
@@ -52,11 +52,11 @@ async fn postgres_never_scans_whole_tables() {
                  SELECT now(), 400, 'made-up' FROM generate_series(1, 5000)",
         )
         .await;
-    assert_eq!(app.deliver("{").await.status, 400);
+    assert_eq!(app.post_webhook("{").await.status, 400);
     for number in 1..=10 {
         let id = format!("image-{number}");
-        assert_eq!(app.deliver(dated(&id)).await.status, 200);
-        assert_eq!(app.deliver(undated(&id)).await.status, 200);
+        assert_eq!(app.post_webhook(dated(&id)).await.status, 200);
+        assert_eq!(app.post_webhook(undated(&id)).await.status, 200);
     }
 
     app.wait_for_sweep().await;

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::client_addresses::{TEST_MESSAGE, deliver_for, names_setting};
+use crate::client_addresses::{TEST_MESSAGE, names_setting, post_webhook_for};
 use crate::support::app::{App, TestResponse, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
@@ -18,7 +18,8 @@ async fn start_behind_proxy(variables: &[(&str, &str)]) -> App {
 /// Posts webhooks concurrently for a client. Returns the number of accepted ones, and a refused
 /// response if there is one.
 async fn flood(app: &App, client: &str, count: usize) -> (usize, Option<TestResponse>) {
-    let answers = join_all((0..count).map(|_| deliver_for(app, "x-forwarded-for", client))).await;
+    let answers =
+        join_all((0..count).map(|_| post_webhook_for(app, "x-forwarded-for", client))).await;
     let (admitted, refused): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.status == 200);
     (admitted.len(), refused.into_iter().next())
@@ -39,7 +40,7 @@ async fn limits_each_client_separately() {
     );
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(
-        deliver_for(&app, "x-forwarded-for", "203.0.113.8")
+        post_webhook_for(&app, "x-forwarded-for", "203.0.113.8")
             .await
             .status,
         200
@@ -47,12 +48,16 @@ async fn limits_each_client_separately() {
     // The addresses of one IPv6 network count as one client.
     let ipv6_statuses = join_all((0..60).map(|number| {
         let (app, client) = (&app, format!("2001:db8::{number:x}"));
-        async move { deliver_for(app, "x-forwarded-for", &client).await.status }
+        async move {
+            post_webhook_for(app, "x-forwarded-for", &client)
+                .await
+                .status
+        }
     }))
     .await;
     assert!(ipv6_statuses.iter().any(|status| *status == 429));
     wait::until_async("the client is accepted again", async || {
-        deliver_for(&app, "x-forwarded-for", "203.0.113.7")
+        post_webhook_for(&app, "x-forwarded-for", "203.0.113.7")
             .await
             .status
             == 200
@@ -66,7 +71,7 @@ async fn limits_all_clients_together() {
 
     let answers = join_all((0..60).map(|number| {
         let (app, client) = (&app, format!("203.0.113.{number}"));
-        async move { deliver_for(app, "x-forwarded-for", &client).await }
+        async move { post_webhook_for(app, "x-forwarded-for", &client).await }
     }))
     .await;
 
@@ -102,14 +107,14 @@ async fn limits_concurrent_webhooks() {
     let first = tokio::spawn(response_to(first));
     app.database.wait_for_lock_waiter().await;
 
-    let second = app.deliver(TEST_MESSAGE).await;
+    let second = app.post_webhook(TEST_MESSAGE).await;
     lock.release().await;
 
     assert_eq!(second.outcome(), (503, "busy"));
     assert_eq!(second.headers["retry-after"], "1");
     assert_eq!(first.await.expect("no panic").outcome(), (200, "applied"));
     assert_eq!(
-        app.deliver(TEST_MESSAGE).await.status,
+        app.post_webhook(TEST_MESSAGE).await.status,
         200,
         "a finished webhook frees its slot"
     );

@@ -66,7 +66,7 @@ async fn stores_rejections_outside_audit_log(database: Database) {
 
     for body in ["", "{", "[]", r#"{"id":""}"#, "{"] {
         assert_eq!(
-            app.deliver(body).await.outcome(),
+            app.post_webhook(body).await.outcome(),
             (400, "invalid-payload"),
             "{body}"
         );
@@ -81,7 +81,7 @@ async fn truncates_long_bodies(database: Database) {
     let body = "x".repeat(3 * STORED_BYTES);
 
     assert_eq!(
-        app.deliver(body.clone()).await.outcome(),
+        app.post_webhook(body.clone()).await.outcome(),
         (400, "invalid-payload")
     );
 
@@ -186,7 +186,7 @@ async fn rejects_even_if_storing_fails() {
         .expect("the database has its own server")
         .stop();
 
-    let refused = app.deliver("{").await;
+    let refused = app.post_webhook("{").await;
 
     assert_eq!(refused.outcome(), (400, "invalid-payload"));
 }

@@ -97,7 +97,7 @@ async fn filtered_events_need_no_further_cooldown(database: Database) {
         app.database.register(&id).await;
         let failed = json!({"id": id, "error": "too large", "timestamp": "2024-01-01T12:00:00Z"})
             .to_string();
-        assert_eq!(app.deliver(failed).await.outcome(), (200, "applied"));
+        assert_eq!(app.post_webhook(failed).await.outcome(), (200, "applied"));
     }
     subscriber.wait_for(5).await;
 

@@ -41,7 +41,10 @@ pub(crate) fn uploaded(id: &str) -> String {
 /// Registers an image and delivers the notification of its upload.
 pub(crate) async fn upload(app: &App, id: &str) {
     app.database.register(id).await;
-    assert_eq!(app.deliver(uploaded(id)).await.outcome(), (200, "applied"));
+    assert_eq!(
+        app.post_webhook(uploaded(id)).await.outcome(),
+        (200, "applied")
+    );
 }
 
 /// Returns the statuses of all deliveries, in order.
@@ -111,9 +114,9 @@ async fn publishes_nothing_without_change(database: Database) {
     let app = start(database, &subscriber, json!({})).await;
     upload(&app, "image").await;
 
-    let duplicate = app.deliver(uploaded("image")).await;
+    let duplicate = app.post_webhook(uploaded("image")).await;
     let stale = app
-        .deliver(
+        .post_webhook(
             json!({"id": "image", "draft": true, "timestamp": "2024-01-01T11:00:00Z"}).to_string(),
         )
         .await;
@@ -250,10 +253,10 @@ async fn delivers_in_order_if_configured(database: Database) {
     let draft =
         json!({"id": "image", "draft": true, "timestamp": "2024-01-01T11:00:00Z"}).to_string();
 
-    assert_eq!(app.deliver(draft).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(draft).await.outcome(), (200, "applied"));
     subscriber.wait_for(1).await;
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "applied")
     );
     upload(&app, "another").await;
@@ -306,7 +309,7 @@ async fn two_replicas_deliver_each_event_once() {
     for (number, id) in ids.iter().enumerate() {
         let app = if number % 2 == 0 { &first } else { &second };
         let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
-        assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+        assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
     }
 
     subscriber.wait_for(ids.len()).await;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, deliver_together};
+use crate::group_commit::{LONG_TIMEOUT, ONE_WRITER, post_together};
 use crate::on_both_databases;
 use crate::relay_delivery::{IMAGES, LOGS, start, upload, uploaded, wait_for_statuses};
 use crate::support::app::App;
@@ -33,7 +33,7 @@ async fn payload_has_changes_and_current_row(database: Database) {
         .await;
 
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "applied")
     );
 
@@ -82,7 +82,7 @@ async fn publishes_audit_entries(database: Database) {
     let app = start(database, &subscriber, json!({"include_models": [LOGS]})).await;
 
     upload(&app, "image").await;
-    let _duplicate = app.deliver(uploaded("image")).await;
+    let _duplicate = app.post_webhook(uploaded("image")).await;
 
     let payloads: Vec<Value> = subscriber
         .wait_for(2)
@@ -133,7 +133,7 @@ async fn audit_payloads_match_rows(database: Database) {
     let test =
         json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."})
             .to_string();
-    let answers = deliver_together(
+    let answers = post_together(
         &app,
         vec![uploaded("two"), uploaded("one"), uploaded("two"), test],
     )
@@ -190,7 +190,7 @@ async fn audit_payload_matches_row_despite_triggers(database: Database) {
         .await;
 
     upload(&app, "image").await;
-    let _duplicate = app.deliver(uploaded("image")).await;
+    let _duplicate = app.post_webhook(uploaded("image")).await;
 
     for payload in subscriber.wait_for(2).await.iter().map(Received::json) {
         let rows = app.database.logs().await;
@@ -215,7 +215,7 @@ async fn publishes_inserted_image_as_created(database: Database) {
     .await;
 
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "applied")
     );
 
@@ -252,7 +252,7 @@ async fn applies_field_filters(database: Database) {
         .await;
 
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "applied")
     );
 
@@ -290,9 +290,9 @@ async fn when_condition_filters_events(database: Database) {
 
     let draft =
         json!({"id": "image", "draft": true, "timestamp": "2024-01-01T11:00:00Z"}).to_string();
-    assert_eq!(app.deliver(draft).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(draft).await.outcome(), (200, "applied"));
     assert_eq!(
-        app.deliver(uploaded("image")).await.outcome(),
+        app.post_webhook(uploaded("image")).await.outcome(),
         (200, "applied")
     );
 

@@ -30,7 +30,7 @@ async fn receive(
     app.database.register("ünïcode").await;
     let body = json!({"id": "ünïcode", "uploaded": "2024-01-01T12:00:00Z", "filename": "日本.jpg"});
     assert_eq!(
-        app.deliver(body.to_string()).await.outcome(),
+        app.post_webhook(body.to_string()).await.outcome(),
         (200, "applied")
     );
     subscriber.wait_for(1).await.remove(0)

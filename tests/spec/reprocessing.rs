@@ -21,7 +21,7 @@ fn with_other_pointer(id: &str) -> String {
 async fn rejected_bodies(database: Database, bodies: &[&str]) -> Database {
     let app = App::start(database).await;
     for body in bodies {
-        let response = app.deliver((*body).to_owned()).await;
+        let response = app.post_webhook((*body).to_owned()).await;
         assert_eq!(response.outcome(), (400, "invalid-payload"), "{body}");
     }
     app.stop().await.1
@@ -165,7 +165,10 @@ async fn parks_again_under_corrected_id(database: Database) {
     })
     .to_string();
     let app = App::start(database).await;
-    assert_eq!(app.deliver(both).await.outcome(), (404, "unknown-image"));
+    assert_eq!(
+        app.post_webhook(both).await.outcome(),
+        (404, "unknown-image")
+    );
     // The command uses the real clock, and the service's clock is in 2024.
     let (_, database) = app.stop().await;
 
@@ -223,7 +226,10 @@ async fn reprocesses_more_than_one_page(database: Database) {
 async fn explains_failures(database: Database) {
     let app = App::start(database).await;
     let long = format!("[\"{}\"]", "x".repeat(70_000));
-    assert_eq!(app.deliver(long).await.outcome(), (400, "invalid-payload"));
+    assert_eq!(
+        app.post_webhook(long).await.outcome(),
+        (400, "invalid-payload")
+    );
     response_to(app.request("{")).await;
     let (_, database) = app.stop().await;
 
@@ -271,8 +277,8 @@ async fn lists_and_shows_rejections(database: Database) {
             "no rejections (unauthenticated requests are counted once a minute)\n".to_owned()
         )
     );
-    app.deliver("{\u{1b}[2J").await;
-    app.deliver(json!({"id": "early", "uploaded": "2024-01-01T12:00:00Z"}).to_string())
+    app.post_webhook("{\u{1b}[2J").await;
+    app.post_webhook(json!({"id": "early", "uploaded": "2024-01-01T12:00:00Z"}).to_string())
         .await;
     let (_, database) = app.stop().await;
 

@@ -96,19 +96,19 @@ async fn accepts_body_at_limit_and_rejects_above(database: Database) {
     let app = app(database).await;
 
     assert_eq!(
-        app.deliver(test_message(LIMIT - 1)).await.outcome(),
+        app.post_webhook(test_message(LIMIT - 1)).await.outcome(),
         (200, "test")
     );
     assert_eq!(
-        app.deliver(test_message(LIMIT)).await.outcome(),
+        app.post_webhook(test_message(LIMIT)).await.outcome(),
         (200, "test")
     );
     assert_eq!(
-        app.deliver(test_message(LIMIT + 1)).await.outcome(),
+        app.post_webhook(test_message(LIMIT + 1)).await.outcome(),
         (413, "body-too-large")
     );
     assert_eq!(
-        app.deliver(test_message(3 * LIMIT)).await.outcome(),
+        app.post_webhook(test_message(3 * LIMIT)).await.outcome(),
         (413, "body-too-large")
     );
 }
@@ -222,7 +222,7 @@ async fn closes_connection_without_complete_head(database: Database) {
         assert_eq!(answer, "", "{sent:?}");
     }
     assert_eq!(
-        app.deliver(test_message(100)).await.outcome(),
+        app.post_webhook(test_message(100)).await.outcome(),
         (200, "test"),
         "the service still serves requests"
     );
@@ -246,7 +246,7 @@ async fn survives_disconnecting_clients(database: Database) {
             .expect("the bytes are sent");
     }
 
-    assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+    assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
 }
 
 async fn unread_responses_do_not_block_other_clients(database: Database) {
@@ -286,7 +286,7 @@ async fn unread_responses_do_not_block_other_clients(database: Database) {
         .collect();
 
     assert_eq!(
-        app.deliver(test_message(100)).await.outcome(),
+        app.post_webhook(test_message(100)).await.outcome(),
         (200, "test")
     );
     drop(unread);
@@ -413,7 +413,7 @@ async fn rejects_malformed_http(database: Database) {
         assert!(answer.starts_with("HTTP/1.1 4"), "{sent:.40}: {answer}");
     }
     assert_eq!(
-        app.deliver(test_message(100)).await.outcome(),
+        app.post_webhook(test_message(100)).await.outcome(),
         (200, "test")
     );
 }

@@ -185,7 +185,7 @@ async fn deletes_every_type_of_webhook_entry(database: Database) {
             "ignored",
         ),
     ] {
-        assert_eq!(app.deliver(body).await.outcome(), (200, outcome));
+        assert_eq!(app.post_webhook(body).await.outcome(), (200, outcome));
     }
     let (_, database) = app.stop().await;
     let folder = TempDir::new().expect("a folder");
@@ -218,7 +218,7 @@ async fn records_webhooks_while_pruning(database: Database) {
     for number in 0..20 {
         app.clock.advance(Duration::from_secs(1));
         let body = format!(r#"{{"id":"image","filename":"{number}.jpg"}}"#);
-        assert_eq!(app.deliver(body).await.outcome(), (200, "applied"));
+        assert_eq!(app.post_webhook(body).await.outcome(), (200, "applied"));
     }
 
     wait::until_async("all old rows are deleted", async || {

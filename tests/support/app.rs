@@ -106,7 +106,7 @@ impl App {
     }
 
     /// Posts a webhook with the secret in a header, as Cloudflare does.
-    pub(crate) async fn deliver(&self, body: impl Into<reqwest::Body>) -> TestResponse {
+    pub(crate) async fn post_webhook(&self, body: impl Into<reqwest::Body>) -> TestResponse {
         response_to(self.request(body).header("cf-webhook-auth", SECRET)).await
     }
 
