@@ -25,7 +25,7 @@ const MIN_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after a long sweep, as a multiple of its duration. A sweep is long when many notifications are parked.
 const PAUSE_FACTOR: u32 = 10;
 
-/// The number of parked notifications in one page. Each has up to 64 KiB.
+/// The number of parked notifications in one page. The body of each notification has up to 64 KiB.
 const PAGE_SIZE: u32 = 500;
 
 /// The number of notifications in one transaction.
@@ -48,8 +48,8 @@ pub(crate) struct ParkedApplier {
 }
 
 impl ParkedApplier {
-    /// Creates an applier for notifications within `webhook.parked_ttl_days`. If a secret is configured, it applies only
-    /// authenticated notifications.
+    /// Creates an applier. Its sweeps apply only notifications that were parked in the last `webhook.parked_ttl_days`. If a
+    /// secret is configured, it applies only authenticated notifications.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &Settings,

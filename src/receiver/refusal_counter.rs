@@ -17,8 +17,8 @@ use crate::signing::Scheme;
 use crate::store::{RefusalCount, Rejections};
 use crate::telemetry::chain;
 
-/// The maximum number of rows that one process writes for a minute. Requests from further networks are counted under the network
-/// [`OTHER_NETWORKS`].
+/// The maximum number of rows that one process writes for a minute, as at the start of a flood. Further requests are counted
+/// under the network [`OTHER_NETWORKS`].
 const MAX_ROWS: usize = 1000;
 
 /// The number of rows per minute during a long flood. In the default retention period of 90 days, these are 2.6 million rows, or
@@ -28,14 +28,14 @@ const ROWS_PER_MINUTE: usize = 20;
 /// The number of rows per minute with the network [`OTHER_NETWORKS`]: one for each reason.
 const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
-/// The maximum number of networks that are counted separately in a minute. Memory contains at most this many counts, plus those
-/// of [`OTHER_NETWORKS`].
+/// The maximum number of rows for single networks in a minute. A network has one row for each of its reasons and schemes. Memory
+/// contains at most this many counts, plus those of [`OTHER_NETWORKS`].
 const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
-/// The number of networks that each new minute adds to [`Counts::network_budget`], up to [`MAX_NETWORKS`].
+/// The number of rows for single networks that each new minute adds to [`Counts::network_budget`], up to [`MAX_NETWORKS`].
 const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
-/// The network in the rows that count all networks over the budget.
+/// The network in the rows that count requests over the budget.
 const OTHER_NETWORKS: &str = "*";
 
 /// The interval between two checks for finished minutes.
@@ -48,7 +48,7 @@ pub(super) struct RefusalCounter {
 
 struct Counts {
     by_key: HashMap<CounterKey, i64>,
-    /// The number of further networks that get their own row.
+    /// The number of further rows for single networks.
     network_budget: usize,
     /// The minute of the latest count.
     latest_minute: i64,

@@ -51,13 +51,14 @@ fn with_log_fields(
     response
 }
 
-/// Returns the problem of a refused webhook, with an explanation.
+/// Returns the problem of a rejection, with an explanation.
 pub(super) fn refusal_problem(reason: RejectionReason) -> Problem {
     let problem = Problem::rejected(reason);
     match reason {
         RejectionReason::UnknownImage => problem.detail(
-            "No row of cloudflare_images has this cloudflare_id. Insert the row within webhook.parked_ttl_days (for bodies up to \
-             64 KiB), or set webhook.unknown_images to \"create\".",
+            "No row of cloudflare_images has this cloudflare_id. If the row is inserted within webhook.parked_ttl_days, the \
+             service applies this webhook, unless its body is over 64 KiB. To create missing rows, set \
+             webhook.unknown_images to \"create\".",
         ),
         RejectionReason::Unauthenticated => problem.detail(
             "The request has no valid credential. The sender must use a secret in webhook.secrets and a scheme in \

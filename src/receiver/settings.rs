@@ -152,7 +152,7 @@ impl TryFrom<String> for WebhookPath {
             Ok(Self(path.trim_end_matches('/').to_owned()))
         } else {
             Err(
-                "must be a path that begins with a slash and contains only letters, digits and - . _ ~ /",
+                "must be a path that begins with a slash, has no double slash, and contains only letters, digits and - . _ ~ /",
             )
         }
     }

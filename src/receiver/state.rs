@@ -32,7 +32,7 @@ impl Receiver {
     /// Creates a receiver that records in this inbox. Fails on an invalid setting.
     ///
     /// The inbox must complete a call even if the future of the call is dropped, as [`GroupCommit`](crate::store::GroupCommit)
-    /// does. The receiver spawns tasks that may outlive their connection on `request_tasks`.
+    /// does. On `request_tasks`, the receiver spawns tasks that may outlive their connection.
     pub fn new(
         settings: &Settings,
         server: &web::Settings,

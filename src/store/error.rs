@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The location of a database, as messages show it: host and port, or a file path. Never a password.
 pub type DatabaseLabel = Arc<str>;
 
-/// The error of a failed operation. Nothing was written, unless the connection broke after the server had received the commit.
+/// The error of a failed operation. Nothing was written, unless the connection broke or the deadline ended during the commit.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database reported an error, or could not be reached.

@@ -1,11 +1,12 @@
 //! The database: one trait for each use, and two backends that implement all of them. No other module uses sqlx.
 //!
 //! ```text
-//! receiver ──► inbox::group_commit ──► Inbox       ┐
-//! receiver ──────────────────────────► Rejections  │
-//! relay    ──────────────────────────► Outbox      ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
-//! commands ──────────────────────────► catalogs    │       └── shared/: statements that are the same on both
-//! app, ops ──────────────────────────► Schema      ┘
+//! receiver    ──► inbox::group_commit ──► Inbox       ┐
+//! receiver    ──────────────────────────► Rejections  │
+//! relay       ──────────────────────────► Outbox      │
+//! application ──────────────────────────► catalogs    ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
+//! retention   ──────────────────────────► Retention   │       └── shared/: statements that are the same on both
+//! app, ops    ──────────────────────────► Schema      ┘
 //! ```
 //!
 //! Each method is one operation with one deadline. The exception is SQLite's claim: it is two operations, because it reads before

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::error::StoreError;
 use crate::domain::timestamp::Timestamp;
 
-/// The retention: deletes old rows. In the audit log, it deletes only the entries that this service wrote.
+/// The retention: deletes old rows. In the audit log, it deletes only the entries about webhooks.
 #[async_trait]
 pub trait Retention: Send + Sync {
     /// Reads one page of rows, and deletes or counts its rows that are older than `before`. The age of a rejection that was parked
@@ -68,7 +68,7 @@ impl PrunableTable {
 pub struct PrunedPage {
     /// The id of its last row.
     pub last_id: i64,
-    /// True if the page has old rows. Some of them may be kept, such as the audit log entries of other programs.
+    /// True if the page has old rows. Some of them may be kept, such as audit log entries that are not about webhooks.
     pub has_old_rows: bool,
     /// The number of rows that were deleted or counted.
     pub pruned: u64,

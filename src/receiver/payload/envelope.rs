@@ -27,10 +27,10 @@ pub struct Pointers {
 /// service ignores such an alert, and does not refuse it: Cloudflare would send a refused alert again.
 pub(super) fn is_envelope(fields: &Fields<'_>) -> bool {
     let has_data = fields.get("data").is_some_and(Value::is_object);
-    let is_notification = ["ts", "alert_type", "policy_id", "name"]
+    let has_envelope_field = ["ts", "alert_type", "policy_id", "name"]
         .into_iter()
         .any(|name| fields.has(name));
-    (has_data && is_notification) || is_other_alert(fields)
+    (has_data && has_envelope_field) || is_other_alert(fields)
 }
 
 pub(super) fn parse(

@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
             variants: self.variants("variants")?,
             cloudflare_metadata: match self.metadata("metadata")? {
                 Some(metadata) => Some(metadata),
-                // Cloudflare's API uses this name.
+                // Cloudflare's API names it `meta`.
                 None => self.metadata("meta")?,
             },
         })

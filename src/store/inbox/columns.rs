@@ -178,7 +178,7 @@ impl Visitor<'_> for DetailPositionVisitor {
     }
 }
 
-/// The time of a notification in microseconds since 1970. The time of a draft is `{"draft": …}`.
+/// The time of a notification, in microseconds since 1970. If the notification reported a draft, it is `{"draft": …}`.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum DetailTime {

@@ -143,7 +143,7 @@ impl Writer {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                // An idle writer stops at once, a busy writer between two batches.
+                // An idle writer notices `stop` at once. A busy writer notices it between two batches.
                 biased;
                 () = stop.cancelled(), if !self.calls.is_closed() => self.calls.close(),
                 first = self.calls.recv() => match first {

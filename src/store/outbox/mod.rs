@@ -51,7 +51,7 @@ pub trait DeliveryCatalog: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Makes completed deliveries due again, with no attempts counted. Returns their number.
+    /// Makes completed deliveries due again, and counts their attempts from 0. Returns the number of deliveries.
     async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Returns the endpoints that are paused or have waiting or failed deliveries, in the order of their names.

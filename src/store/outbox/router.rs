@@ -22,7 +22,7 @@ pub(in crate::store) struct EventRouter {
     wakeups: HashMap<String, Arc<Notify>>,
 }
 
-/// The events that at least one endpoint wants. The store creates no other events.
+/// The events that at least one endpoint wants. The channel of Postgres counts as an endpoint. The store creates no other events.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::store) struct WantedEvents {
     by_model_and_kind: [[bool; EventKind::ALL.len()]; Model::ALL.len()],

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::store::session::GuardedConnection;
 
-/// The longest time that a connection stays out of the pool. Only the pool replaces connections that reach their lifetime.
+/// The longest time that a connection stays out of the pool. Then it returns, because only the pool closes connections that are
+/// older than the pool's maximum lifetime.
 const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// A cache of connections whose last use succeeded.

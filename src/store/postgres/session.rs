@@ -1,4 +1,4 @@
-//! The Postgres session: the pool, and its methods `read`, `write` and `transaction`.
+//! The Postgres session: the pool, and the methods `read`, `write` and `transaction`.
 
 use std::time::Duration;
 

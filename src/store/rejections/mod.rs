@@ -159,7 +159,8 @@ pub struct RefusalCount {
     pub reason: RejectionReason,
     /// The scheme that the requests tried; empty for none.
     pub scheme: &'static str,
-    /// The client network, as `ADDRESS/BITS`.
+    /// The client network: `ADDRESS/BITS`, or `*` for all networks without a row of their own; empty if the client address is
+    /// unknown.
     pub network: String,
     /// The number of requests.
     pub count: i64,

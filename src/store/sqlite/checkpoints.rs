@@ -72,7 +72,7 @@ async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
         match checkpoint(&pool).await {
             Ok(pages) if pages >= LONG_WAL_PAGES => {
                 // Discard an earlier request. The next one shows that the writer has committed since.
-                let _earlier_wakeup = due.notified().now_or_never();
+                let _earlier_request = due.notified().now_or_never();
                 stop.run_until_cancelled(due.notified()).await;
             }
             Ok(_) => {}

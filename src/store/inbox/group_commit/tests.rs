@@ -319,7 +319,7 @@ async fn systemic_error_fails_batch_without_retries() {
 }
 
 #[tokio::test]
-async fn systemic_error_stops_retries_one_by_one() {
+async fn systemic_error_ends_single_retries() {
     let fixture = Fixture::new(10, 10);
     let mut calls = fixture.call(&["first"]).await;
     calls.extend(fixture.call(&[POISONED, "a", UNREACHABLE, "b"]).await);
