@@ -22,7 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::admission::AdmissionError;
 use super::body::BufferedBody;
-use super::response::refusal_problem;
+use super::response::rejection_problem;
 use super::state::Receiver;
 use crate::domain::notification::RequestInfo;
 use crate::domain::outcome::RejectionReason;
@@ -120,7 +120,7 @@ async fn authenticate(
     let received_at = receiver.clock.now();
     if !is_authenticated(&receiver.verifier, headers, &body, received_at).await? {
         count_refusal(RejectionReason::Unauthenticated, received_at);
-        return Err(refusal_problem(RejectionReason::Unauthenticated));
+        return Err(rejection_problem(RejectionReason::Unauthenticated));
     }
 
     // While authentication is disabled, no scheme authenticates the request, so none is stored.
@@ -167,7 +167,7 @@ async fn is_authenticated(
 impl From<AdmissionError> for Problem {
     fn from(error: AdmissionError) -> Self {
         match error {
-            AdmissionError::AddressNotAllowed => refusal_problem(RejectionReason::AddressNotAllowed),
+            AdmissionError::AddressNotAllowed => rejection_problem(RejectionReason::AddressNotAllowed),
             AdmissionError::ClientRateLimited(wait) => Self::of(ProblemType::RateLimited)
                 .detail(
                     "This client sends more requests per second than webhook.client_rate_limit_per_second. \

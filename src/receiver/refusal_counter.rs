@@ -23,17 +23,17 @@ const MAX_ROWS: usize = 1000;
 
 /// The number of rows per minute during a long flood. In the default retention period of 90 days, these are 2.6 million rows, or
 /// some hundreds of megabytes.
-const ROWS_PER_MINUTE: usize = 20;
+const FLOOD_ROWS_PER_MINUTE: usize = 20;
 
 /// The number of rows per minute with the network [`OTHER_NETWORKS`]: one for each reason.
 const ROWS_FOR_OTHER_NETWORKS: usize = 2;
 
 /// The maximum number of rows for single networks in a minute. A network has one row for each of its reasons and schemes. Memory
 /// contains at most this many counts, plus those of [`OTHER_NETWORKS`].
-const MAX_NETWORKS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
+const MAX_NETWORK_ROWS: usize = MAX_ROWS - ROWS_FOR_OTHER_NETWORKS;
 
-/// The number of rows for single networks that each new minute adds to [`Counts::network_budget`], up to [`MAX_NETWORKS`].
-const NETWORKS_PER_MINUTE: usize = ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
+/// The number of rows for single networks that each new minute adds to [`Counts::row_budget`], up to [`MAX_NETWORK_ROWS`].
+const NETWORK_ROWS_PER_MINUTE: usize = FLOOD_ROWS_PER_MINUTE - ROWS_FOR_OTHER_NETWORKS;
 
 /// The network in the rows that count requests over the budget.
 const OTHER_NETWORKS: &str = "*";
@@ -49,7 +49,7 @@ pub(super) struct RefusalCounter {
 struct Counts {
     by_key: HashMap<CounterKey, i64>,
     /// The number of further rows for single networks.
-    network_budget: usize,
+    row_budget: usize,
     /// The minute of the latest count.
     latest_minute: i64,
 }
@@ -58,7 +58,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             by_key: HashMap::new(),
-            network_budget: MAX_NETWORKS,
+            row_budget: MAX_NETWORK_ROWS,
             latest_minute: i64::MIN,
         }
     }
@@ -163,16 +163,16 @@ impl Counts {
             self.latest_minute = key.minute;
         } else if key.minute > self.latest_minute {
             let elapsed_minutes = key.minute.saturating_sub(self.latest_minute) / 60;
-            let added = usize::try_from(elapsed_minutes).map_or(MAX_NETWORKS, |minutes| {
-                minutes.saturating_mul(NETWORKS_PER_MINUTE)
+            let added = usize::try_from(elapsed_minutes).map_or(MAX_NETWORK_ROWS, |minutes| {
+                minutes.saturating_mul(NETWORK_ROWS_PER_MINUTE)
             });
-            self.network_budget = self.network_budget.saturating_add(added).min(MAX_NETWORKS);
+            self.row_budget = self.row_budget.saturating_add(added).min(MAX_NETWORK_ROWS);
             self.latest_minute = key.minute;
         }
         if self.by_key.contains_key(&key) {
             self.add(key, 1);
-        } else if self.network_budget > 0 {
-            self.network_budget -= 1;
+        } else if self.row_budget > 0 {
+            self.row_budget -= 1;
             self.add(key, 1);
         } else {
             self.add(key.for_other_networks(), 1);
@@ -181,7 +181,7 @@ impl Counts {
 
     /// Adds to a count. If memory already contains the maximum number of counts, adds to the count of [`OTHER_NETWORKS`] instead.
     fn add(&mut self, key: CounterKey, count: i64) {
-        let has_own_row = self.by_key.len() < MAX_NETWORKS || self.by_key.contains_key(&key);
+        let has_own_row = self.by_key.len() < MAX_NETWORK_ROWS || self.by_key.contains_key(&key);
         let key = if has_own_row {
             key
         } else {

@@ -22,7 +22,7 @@ struct ResponseBody<'a> {
 /// Returns the response to a webhook with this outcome. It carries the fields for the access log.
 pub(super) fn of_outcome(outcome: Outcome, id: Option<CloudflareId>) -> Response {
     if let Outcome::Rejected(reason) = outcome {
-        return of_problem(refusal_problem(reason), id);
+        return of_problem(rejection_problem(reason), id);
     }
     let body = ResponseBody {
         outcome: outcome.name(),
@@ -52,7 +52,7 @@ fn with_log_fields(
 }
 
 /// Returns the problem of a rejection, with an explanation.
-pub(super) fn refusal_problem(reason: RejectionReason) -> Problem {
+pub(super) fn rejection_problem(reason: RejectionReason) -> Problem {
     let problem = Problem::rejected(reason);
     match reason {
         RejectionReason::UnknownImage => problem.detail(

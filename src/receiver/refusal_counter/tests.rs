@@ -63,7 +63,7 @@ fn limits_networks_without_losing_counts() {
     flood(&counter, 5, 100_000);
 
     let counts = counts(&counter);
-    assert_eq!(counts.len(), MAX_NETWORKS + 1);
+    assert_eq!(counts.len(), MAX_NETWORK_ROWS + 1);
     assert_eq!(
         counts.iter().map(|(_, _, count)| count).sum::<i64>(),
         100_000
@@ -85,9 +85,9 @@ fn long_flood_adds_few_rows_per_minute() {
             .count();
 
         let own_rows = if minute == 0 {
-            MAX_NETWORKS
+            MAX_NETWORK_ROWS
         } else {
-            NETWORKS_PER_MINUTE
+            NETWORK_ROWS_PER_MINUTE
         };
         assert_eq!(rows, own_rows + 1, "minute {minute}");
     }
@@ -102,9 +102,9 @@ fn quiet_hour_restores_network_budget() {
         let rows = counter.lock().by_key.drain().count();
 
         let own_rows = if minute == 1 {
-            NETWORKS_PER_MINUTE
+            NETWORK_ROWS_PER_MINUTE
         } else {
-            MAX_NETWORKS
+            MAX_NETWORK_ROWS
         };
         assert_eq!(rows, own_rows + 1, "minute {minute}");
     }

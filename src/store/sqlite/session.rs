@@ -29,7 +29,7 @@ const CACHE_KIB: &str = "-8192";
 pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
 
 /// The time between attempts to open a file that another process has locked.
-pub(super) const OPEN_RETRY: Duration = Duration::from_millis(20);
+pub(super) const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The statement that begins a transaction and takes the write lock. So rows that the transaction reads cannot change before its
 /// commit.
@@ -207,7 +207,7 @@ async fn open_writer(
     loop {
         match pool(1, acquire_timeout).connect_with(options.clone()).await {
             Err(error) if is_busy(&error) && Instant::now() < give_up_at => {
-                tokio::time::sleep(OPEN_RETRY).await;
+                tokio::time::sleep(OPEN_RETRY_INTERVAL).await;
             }
             opened => return Ok(opened?),
         }

@@ -9,7 +9,7 @@ use sqlx::{Connection, Row, SqliteConnection};
 use tempfile::TempDir;
 
 use super::checkpoints::WRITES_PER_CHECKPOINT;
-use super::session::{MAX_WAL_BYTES, OPEN_RETRY, Sqlite};
+use super::session::{MAX_WAL_BYTES, OPEN_RETRY_INTERVAL, Sqlite};
 use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, RequestInfo, UnknownImages};
@@ -139,7 +139,7 @@ async fn open_waits_for_lock_of_other_process() {
     let writing = writing.expect("a transaction");
 
     let opening = tokio::spawn(async move { (open(folder.path()).await, folder) });
-    tokio::time::sleep(10 * OPEN_RETRY).await;
+    tokio::time::sleep(10 * OPEN_RETRY_INTERVAL).await;
     assert!(!opening.is_finished());
     writing.rollback().await.expect("it ends");
 
