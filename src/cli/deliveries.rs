@@ -36,7 +36,7 @@ pub(super) enum Deliveries {
         #[arg(long)]
         json: bool,
     },
-    /// Send finished deliveries again with the same event id
+    /// Send deliveries again with the same event id: one by its id, or all of --endpoint with --status or --since
     Replay {
         /// Id of a single delivery, instead of the other options
         #[arg(conflicts_with_all = ["endpoint", "status", "since"], required_unless_present = "endpoint")]
@@ -48,10 +48,10 @@ pub(super) enum Deliveries {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Filter {
-    /// Name of the endpoint [default: all]
+    /// Name of the endpoint
     #[arg(long)]
     endpoint: Option<String>,
-    /// Status of the deliveries [default: all]
+    /// Status of the deliveries
     #[arg(long, value_parser = DeliveryStatus::ALL.map(DeliveryStatus::name))]
     status: Option<String>,
     /// Earliest time of the event, such as 2026-01-15T10:30:00Z [default: no limit]

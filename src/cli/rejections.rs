@@ -126,7 +126,7 @@ impl Rejections {
 
 fn print_list(rejections: Vec<RejectionView>) {
     if rejections.is_empty() {
-        return print_line("no rejections (unauthenticated requests are counted once a minute)");
+        return print_line("no rejections (refused requests are counted once a minute)");
     }
     let rows = rejections.into_iter().map(|rejection| {
         [

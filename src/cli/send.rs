@@ -137,14 +137,14 @@ impl Send {
             );
         };
         let id = format!("msg_{}", random::uuid_v4().simple());
-        Ok(scheme.sign(
-            &secret,
-            &Message {
-                id: &id,
-                sent_at: now,
-                body,
-            },
-        )?)
+        let message = Message {
+            id: &id,
+            sent_at: now,
+            body,
+        };
+        scheme
+            .sign(&secret, &message)
+            .map_err(|error| anyhow::anyhow!("the secret {error}"))
     }
 }
 

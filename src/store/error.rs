@@ -103,7 +103,7 @@ pub enum StoreError {
     #[error("the queue of notifications is full (database.queue_limit)")]
     QueueFull,
     /// A notification waited too long in the queue.
-    #[error("a notification waited in the queue for {} s (database.timeout_secs)", max_wait.as_secs())]
+    #[error("a notification waited in the queue for more than {} s (database.timeout_secs)", max_wait.as_secs())]
     QueueTimeout {
         /// The longest wait.
         max_wait: Duration,

@@ -242,6 +242,31 @@ fn accepts_renamed_key_with_warning() {
 }
 
 #[test]
+fn environment_overrides_file_despite_renamed_key() {
+    let folder = TempDir::new().expect("a folder");
+    for (in_file, variable) in [
+        ("park_days", "APP__WEBHOOK__PARKED_TTL_DAYS"),
+        ("parked_ttl_days", "APP__WEBHOOK__PARK_DAYS"),
+    ] {
+        fs::write(
+            folder.path().join("my.toml"),
+            format!("[webhook]\n{in_file} = 3\n"),
+        )
+        .expect("a file");
+
+        let output = run(
+            folder.path(),
+            &["check-config", "--config", "my.toml"],
+            &[(variable, "4")],
+        );
+
+        let expected = format!("webhook.parked_ttl_days = \"4\"  # {variable}\n");
+        assert!(stdout(&output).contains(&expected), "{}", stdout(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn rejects_key_under_old_and_new_name() {
     let output = check(&[
         ("APP__WEBHOOK__PARK_DAYS", "3"),

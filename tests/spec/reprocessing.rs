@@ -274,7 +274,7 @@ async fn lists_and_shows_rejections(database: Database) {
         rejections(&app.database, &["list"], false),
         (
             Some(0),
-            "no rejections (unauthenticated requests are counted once a minute)\n".to_owned()
+            "no rejections (refused requests are counted once a minute)\n".to_owned()
         )
     );
     app.post_webhook("{\u{1b}[2J").await;

@@ -30,9 +30,7 @@ pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Cli
 /// because the client does not resolve it.
 pub(super) fn check_url(url: &Url, setting: &str, policy: &AddressPolicy) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!(
-            "{setting} must not contain a user or password. Use headers or auth instead."
-        ));
+        return Err(format!("{setting} must not contain a user or password"));
     }
     let ip = match url.host() {
         Some(Host::Ipv4(ip)) => Some(ip.into()),

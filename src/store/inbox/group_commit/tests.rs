@@ -442,7 +442,7 @@ async fn expired_call_is_not_written() {
 
     assert_eq!(
         results(late).await,
-        ["a notification waited in the queue for 10 s (database.timeout_secs)"]
+        ["a notification waited in the queue for more than 10 s (database.timeout_secs)"]
     );
     assert_eq!(results(calls).await, [RECORDED; 2]);
     assert_eq!(
