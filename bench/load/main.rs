@@ -18,7 +18,7 @@ mod subscriber;
 mod webhooks;
 mod wrk;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::postgres::PgListener;
@@ -203,30 +203,11 @@ impl<'a> Bench<'a> {
             images,
             shape,
         } = plan;
-        let mut pgbench = Vec::new();
-        if kind == DatabaseKind::Postgres {
-            for clients in PGBENCH_CLIENTS {
-                pgbench.push(self.pgbench(clients).await);
-            }
-        }
+        let pgbench = self.pgbench_for(kind).await;
         let database = self.database(kind).await;
         let service = self.service(&database);
         register(&database, images).await;
-        let (valid, wrong) = (self.folder.join("valid"), self.folder.join("wrong"));
-        let webhooks = Webhooks {
-            count: WEBHOOKS,
-            rounds_before: 0,
-            images,
-            shape,
-            signature: Signature::Valid,
-        };
-        webhooks.write(&valid);
-        Webhooks {
-            count: CEILING_WEBHOOKS,
-            signature: Signature::Wrong,
-            ..webhooks
-        }
-        .write(&wrong);
+        let (valid, wrong) = self.write_webhooks(images, shape);
 
         let ceiling = || {
             let url = service.url();
@@ -276,6 +257,37 @@ impl<'a> Bench<'a> {
             pgbench,
             peak_memory,
         }
+    }
+
+    /// Measures pgbench, the reference of the rows on Postgres.
+    async fn pgbench_for(&self, kind: DatabaseKind) -> Vec<f64> {
+        let mut results = Vec::new();
+        if kind == DatabaseKind::Postgres {
+            for clients in PGBENCH_CLIENTS {
+                results.push(self.pgbench(clients).await);
+            }
+        }
+        results
+    }
+
+    /// Writes the row's webhooks, and requests with a wrong signature for the ceiling. Returns the two files.
+    fn write_webhooks(&self, images: usize, shape: Shape) -> (PathBuf, PathBuf) {
+        let (valid, wrong) = (self.folder.join("valid"), self.folder.join("wrong"));
+        let webhooks = Webhooks {
+            count: WEBHOOKS,
+            rounds_before: 0,
+            images,
+            shape,
+            signature: Signature::Valid,
+        };
+        webhooks.write(&valid);
+        Webhooks {
+            count: CEILING_WEBHOOKS,
+            signature: Signature::Wrong,
+            ..webhooks
+        }
+        .write(&wrong);
+        (valid, wrong)
     }
 
     async fn flood(&self, kind: DatabaseKind) -> FloodResult {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::cluster::program;
+use crate::support::cluster::postgres_program;
 
 /// Runs `event.sql` and returns the transactions per second.
 pub(crate) fn rate(url: &str, images: usize, clients: usize, duration: Duration) -> f64 {
     let threads = clients.min(2);
-    let output = program("pgbench")
+    let output = postgres_program("pgbench")
         .args(["--no-vacuum", "--protocol=prepared"])
         .args([
             "-c",
