@@ -56,9 +56,8 @@ pub(super) fn rejection_problem(reason: RejectionReason) -> Problem {
     let problem = Problem::rejected(reason);
     match reason {
         RejectionReason::UnknownImage => problem.detail(
-            "No row of cloudflare_images has this cloudflare_id. If the row is inserted within webhook.parked_ttl_days, the \
-             service applies this webhook, unless its body is over 64 KiB. To create missing rows, set \
-             webhook.unknown_images to \"create\".",
+            "No row of cloudflare_images has this cloudflare_id. Insert the row within webhook.parked_ttl_days, and the service \
+             applies this webhook if its body is at most 64 KiB.",
         ),
         RejectionReason::Unauthenticated => problem.detail(
             "The request has no valid credential. The sender must use a secret in webhook.secrets and a scheme in \

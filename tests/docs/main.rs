@@ -10,6 +10,7 @@ mod configuration;
 mod configuration_files;
 mod generated;
 mod guides;
+mod message_length;
 mod metrics;
 mod names;
 mod pages;
