@@ -97,6 +97,14 @@ impl RetryPolicy {
         RetryDecision::Retry(wait.mul_f64(1.0 + MAX_JITTER * fraction.clamp(0.0, 1.0)))
     }
 
+    /// Returns whether a delivery gets another attempt after its lease expired. The attempts include the lost one.
+    ///
+    /// A lost lease does not show that the message failed: the process may have ended for another reason, before it sent the
+    /// message. So one more attempt follows even if the policy has no retries.
+    pub(crate) fn retries_after_lost_lease(&self, attempts: u32) -> bool {
+        attempts <= self.max_retries.max(1)
+    }
+
     fn backoff(&self, attempt: u32) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.delay.as_secs_f64() * self.backoff_factor.powi(exponent);
@@ -197,6 +205,23 @@ mod tests {
             policy.next(1, AttemptResult::NoResponse, 0.0),
             RetryDecision::Retry(_)
         ));
+    }
+
+    #[test]
+    fn lost_leases_use_up_retries() {
+        let retries = |max_retries, attempts| {
+            let policy = RetryPolicy {
+                max_retries,
+                ..policy()
+            };
+            policy.retries_after_lost_lease(attempts)
+        };
+
+        assert_eq!(
+            [retries(3, 1), retries(3, 3), retries(3, 4)],
+            [true, true, false]
+        );
+        assert_eq!([retries(0, 1), retries(0, 2)], [true, false]);
     }
 
     #[test]

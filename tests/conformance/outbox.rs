@@ -7,8 +7,8 @@ use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
-    Alert, Claim, Delivery, FinishedAttempt, LeaseResult, LeasedDelivery, NewAttempt, NextState,
-    Settlement, Store,
+    Alert, Claim, Delivery, ExpiredLeases, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult,
+    LeasedDelivery, NewAttempt, NextState, Settlement, Store,
 };
 
 use crate::fixture::{Fixture, on_every_backend, subscription};
@@ -26,6 +26,9 @@ on_every_backend!(
     settles_each_result,
     released_delivery_has_last_response,
     lost_lease_stores_only_attempt,
+    counts_expired_lease_as_attempt,
+    claims_one_expired_delivery_at_a_time,
+    gives_up_without_attempt,
     publishes_alerts_of_settlements,
 );
 
@@ -215,7 +218,9 @@ async fn lost_lease_stores_only_attempt(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10), uploaded("b", 90)]).await;
     claim(&store, with_lease("lost", due("app", 50))).await;
-    claim(&store, due("app", 120)).await;
+    for _ in 0..2 {
+        claim(&store, due("app", 120)).await;
+    }
     let late = Settlement {
         lease: Arc::from("lost"),
         ..settlement(1, attempted(1, NextState::Delivered))
@@ -227,13 +232,74 @@ async fn lost_lease_stores_only_attempt(fixture: &Fixture) {
     assert_eq!(lost, 1);
     let unsettled = find(&store, 1).await;
     assert_eq!(unsettled.status, DeliveryStatus::Leased);
-    assert_eq!(unsettled.attempts, 0);
+    assert_eq!(unsettled.attempts, 1);
     assert_eq!(unsettled.completed_at, None);
     assert_eq!(find(&store, 2).await.status, DeliveryStatus::Delivered);
     let attempts = store.delivery_catalog.attempts(1, 10).await;
-    assert_eq!(attempts.expect("the query succeeds").len(), 1);
-    let repeated = settlement(1, attempted(1, NextState::Delivered));
+    assert_eq!(attempts.expect("the query succeeds").len(), 2);
+    let repeated = settlement(1, attempted(2, NextState::Delivered));
     assert_eq!(settle(&store, &[repeated]).await, 0);
+}
+
+async fn counts_expired_lease_as_attempt(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    let first = claim(&store, due("app", 100)).await.remove(0);
+    let released = LeaseResult::Released {
+        earlier_attempts: 0,
+    };
+    settle(&store, &[settlement(1, released)]).await;
+    let second = claim(&store, due("app", 300)).await.remove(0);
+
+    let third = claim(&store, with_lease("third", due("app", 360))).await;
+
+    assert_eq!((first.attempts, first.lease_expired), (0, false));
+    assert_eq!((second.attempts, second.lease_expired), (0, false));
+    assert_eq!((third[0].attempts, third[0].lease_expired), (1, true));
+    let delivery = find(&store, 1).await;
+    assert_eq!((delivery.attempts, &*delivery.error), (1, LEASE_EXPIRED));
+    let attempts = store.delivery_catalog.attempts(1, 10).await;
+    let attempts = attempts.expect("the query succeeds");
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(
+        (attempts[0].number, &*attempts[0].error),
+        (1, LEASE_EXPIRED)
+    );
+    assert_eq!(attempts[0].started_at, at(360), "the end of the lost lease");
+}
+
+async fn claims_one_expired_delivery_at_a_time(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, ["a", "b", "c"].map(|id| uploaded(id, 10))).await;
+    claim(&store, due("app", 100)).await;
+    record(&store, [uploaded("d", 110)]).await;
+    let none = Claim {
+        expired_leases: ExpiredLeases::None,
+        ..due("app", 200)
+    };
+
+    let fresh_only = claim(&store, with_lease("second", none)).await;
+    let first = claim(&store, with_lease("third", due("app", 200))).await;
+    let second = claim(&store, with_lease("fourth", due("app", 200))).await;
+
+    assert_eq!(ids(&fresh_only), [4]);
+    assert_eq!([ids(&first), ids(&second)], [[1], [2]]);
+}
+
+async fn gives_up_without_attempt(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, [uploaded("a", 10)]).await;
+    claim(&store, with_lease("lost", due("app", 50))).await;
+    claim(&store, due("app", 120)).await;
+
+    let given_up = LeaseResult::GivenUp(GivenUp { alerts: Vec::new() });
+    settle(&store, &[settlement(1, given_up)]).await;
+
+    let delivery = find(&store, 1).await;
+    assert_eq!(delivery.status, DeliveryStatus::Failed);
+    assert_eq!(delivery.completed_at, Some(at(200)));
+    assert_eq!((delivery.attempts, &*delivery.error), (1, LEASE_EXPIRED));
+    assert_eq!(fixture.database.attempts().await.len(), 1);
 }
 
 async fn publishes_alerts_of_settlements(fixture: &Fixture) {
@@ -284,6 +350,7 @@ pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
         endpoint,
         limit: 100,
         ordered: false,
+        expired_leases: ExpiredLeases::One,
         now: at(now),
         until: at(now + 60),
         lease: LEASE,

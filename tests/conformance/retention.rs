@@ -3,7 +3,8 @@
 use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
-    Claim, LeaseResult, PrunableTable, PruneMode, PruneQuery, PrunedPage, Settlement, Store,
+    Claim, ExpiredLeases, LeaseResult, PrunableTable, PruneMode, PruneQuery, PrunedPage,
+    Settlement, Store,
 };
 
 use crate::fixture::{Fixture, on_every_backend};
@@ -187,6 +188,7 @@ async fn settle_first(store: &Store, endpoint: &str) {
         endpoint,
         limit: 1,
         ordered: false,
+        expired_leases: ExpiredLeases::One,
         now: at(100),
         until: at(200),
         lease: "lease",

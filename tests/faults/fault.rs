@@ -49,6 +49,7 @@ pub(crate) enum Fault {
     PoolExhausted,
     ClientsSlow,
     ClientsDisconnecting,
+    PoisonRow,
 }
 
 impl Fault {
@@ -105,7 +106,13 @@ impl Fault {
             Self::PoolExhausted => "tables locked, pool exhausted",
             Self::ClientsSlow => "clients slow",
             Self::ClientsDisconnecting => "clients disconnect",
+            Self::PoisonRow => "poison row",
         }
+    }
+
+    /// Returns the faults for a scenario whose service inserts the images and publishes events.
+    pub(crate) fn of_publishing_service() -> &'static [Self] {
+        &[Self::ServiceStopped, Self::ServiceKilled, Self::PoisonRow]
     }
 
     /// Injects the fault under load, checks that it had an effect, and removes it.
@@ -187,6 +194,19 @@ impl Fault {
                     wait_for_progress(load, self, "other clients are served").await;
                     drop(slow);
                 }
+            }
+            Self::PoisonRow => {
+                let poison = scenario.poison();
+                for kill in 0..KILLS {
+                    scenario.subscriber.stall_on(&poison);
+                    if kill == 0 {
+                        scenario.insert_poison().await;
+                    }
+                    scenario.subscriber.wait_until_stalled().await;
+                    scenario.kill_and_restart(0..scenario.replicas.len());
+                    scenario.expire_leases().await;
+                }
+                scenario.subscriber.stop_stalling();
             }
             Self::ClientsDisconnecting => {
                 for replica in &scenario.replicas {

@@ -10,7 +10,7 @@ use super::expectations::{Image, compare};
 use super::fault::Fault;
 use super::load::{Load, Registration};
 use super::report::Row;
-use crate::support::app::metric;
+use crate::support::app::{client, metric, response_to};
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
 use crate::support::program::Service;
@@ -65,7 +65,7 @@ pub(crate) struct Scenario {
     pub(crate) replicas: Vec<Replica>,
     registration: Registration,
     /// The subscriber for the images that the service inserts.
-    subscriber: Subscriber,
+    pub(crate) subscriber: Subscriber,
     folder: TempDir,
     /// The number of open files and tasks before the first load.
     baseline: (usize, usize),
@@ -275,6 +275,34 @@ impl Scenario {
     /// Stops a service gracefully and restarts it.
     pub(crate) fn stop_and_restart(&mut self, number: usize) {
         self.end_and_restart("-TERM", number..number + 1);
+    }
+
+    /// Returns the image whose event kills the services that send it.
+    pub(crate) fn poison(&self) -> String {
+        format!("poison-{}", self.rounds)
+    }
+
+    /// Sends the notification of the poison. Its event is due before all others.
+    pub(crate) async fn insert_poison(&self) {
+        let id = self.poison();
+        let url = self.replicas[0].service.url();
+        let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+        let request = client().post(url).header("cf-webhook-auth", SECRET);
+        assert_eq!(response_to(request.body(body)).await.status, 200);
+        let events = format!("SELECT id FROM relay_events WHERE image = '{id}'");
+        self.make_first_due(&format!("status = 'pending' AND event_id IN ({events})"))
+            .await;
+    }
+
+    /// Expires every lease. Its delivery is then due before all others.
+    pub(crate) async fn expire_leases(&self) {
+        self.make_first_due("status = 'leased'").await;
+    }
+
+    async fn make_first_due(&self, condition: &str) {
+        let due_at = "2000-01-01T00:00:00.000000Z";
+        let sql = format!("UPDATE relay_deliveries SET due_at = '{due_at}' WHERE {condition}");
+        self.database.execute(&sql, &[]).await;
     }
 
     /// Returns whether the service has its default timeouts. It then has no reason to fail a

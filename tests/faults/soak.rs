@@ -74,11 +74,11 @@ async fn loses_nothing_under_faults() {
 async fn loses_no_inserted_images_or_events() {
     let mut on_sqlite = Scenario::on_sqlite(Registration::ByService).await;
     let mut on_postgres = Scenario::on_postgres(Registration::ByService).await;
-    let faults = [Fault::ServiceStopped, Fault::ServiceKilled];
+    let faults = Fault::of_publishing_service();
 
     let (sqlite, postgres) = tokio::join!(
-        soak(&mut on_sqlite, &faults, Duration::ZERO),
-        soak(&mut on_postgres, &faults, Duration::ZERO)
+        soak(&mut on_sqlite, faults, Duration::ZERO),
+        soak(&mut on_postgres, faults, Duration::ZERO)
     );
 
     assert_all_good(&[sqlite, postgres].concat());

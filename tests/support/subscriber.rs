@@ -81,6 +81,13 @@ struct Inner {
     secret: Option<String>,
     received: Mutex<Vec<Received>>,
     answers: Mutex<Answers>,
+    poison: Mutex<Option<Poison>>,
+}
+
+/// An image whose events stall the subscriber.
+struct Poison {
+    image: String,
+    is_stalled: bool,
 }
 
 /// The responses: first each of `next`, then always `then`.
@@ -104,6 +111,7 @@ impl Subscriber {
                 next: VecDeque::new(),
                 then: SubscriberResponse::Status(200),
             }),
+            poison: Mutex::default(),
         });
         let router = Router::new()
             .route("/hooks/", post(receive))
@@ -129,6 +137,30 @@ impl Subscriber {
     /// Sets the responses to the next requests.
     pub(crate) fn respond_first_with(&self, answers: impl IntoIterator<Item = SubscriberResponse>) {
         self.state.answers().next.extend(answers);
+    }
+
+    /// Stalls when an event of this image arrives: from then on, no request gets a response. A second call ends the stall.
+    pub(crate) fn stall_on(&self, image: &str) {
+        *self.state.poison() = Some(Poison {
+            image: image.to_owned(),
+            is_stalled: false,
+        });
+    }
+
+    /// Answers all later requests, also those with events of the poisoned image.
+    pub(crate) fn stop_stalling(&self) {
+        *self.state.poison() = None;
+    }
+
+    /// Waits until an event of the poisoned image has arrived.
+    pub(crate) async fn wait_until_stalled(&self) {
+        wait::until_async("the subscriber stalls", async || self.is_stalled()).await;
+    }
+
+    /// Returns whether an event of the poisoned image has arrived.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let poison = self.state.poison();
+        poison.as_ref().is_some_and(|poison| poison.is_stalled)
     }
 
     /// Returns the events received so far.
@@ -165,6 +197,19 @@ impl Drop for Subscriber {
 impl Inner {
     fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
         self.answers.lock().expect("no panic")
+    }
+
+    fn poison(&self) -> std::sync::MutexGuard<'_, Option<Poison>> {
+        self.poison.lock().expect("no panic")
+    }
+
+    /// Returns whether the subscriber stalls, now or because of this event.
+    fn stalls_on(&self, received: &Received) -> bool {
+        let mut poison = self.poison();
+        poison.as_mut().is_some_and(|poison| {
+            poison.is_stalled |= received.json()["object"]["cloudflare_id"] == *poison.image;
+            poison.is_stalled
+        })
     }
 
     /// Panics if a subscriber that follows the documentation would reject this event.
@@ -221,7 +266,11 @@ async fn receive(
         // The panic is in the test's output. An invalid event does not count as received.
         return status(400);
     }
+    let stalls = state.stalls_on(&received);
     state.received.lock().expect("no panic").push(received);
+    if stalls {
+        return std::future::pending().await;
+    }
     let answer = {
         let mut answers = state.answers();
         answers

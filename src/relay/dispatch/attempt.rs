@@ -17,7 +17,8 @@ use crate::relay::endpoint::Endpoint;
 use crate::relay::payload::{BuildError, Built};
 use crate::relay::transport::{Message, SendOutcome};
 use crate::store::{
-    Alert, FinishedAttempt, LeaseResult, LeasedDelivery, NewAttempt, NextState, Outbox, Settlement,
+    Alert, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery, NewAttempt,
+    NextState, Outbox, Settlement,
 };
 use crate::telemetry::chain;
 
@@ -55,6 +56,30 @@ impl AttemptRunner {
                 earlier_attempts: leased.attempts,
             },
         }
+    }
+
+    /// Returns the settlement that gives a delivery up without a further attempt. `None` if the delivery gets an attempt.
+    ///
+    /// Handling the message may have ended the process each time a lease expired. So this neither builds nor sends the message.
+    pub(super) fn give_up(&self, leased: &LeasedDelivery, lease: &Arc<str>) -> Option<Settlement> {
+        let retry = &self.endpoint.retry;
+        if !leased.lease_expired || retry.retries_after_lost_lease(leased.attempts) {
+            return None;
+        }
+        let now = self.clock.now();
+        let call = CallResult {
+            event_id: leased.event_id.clone(),
+            attempt: leased.attempts,
+            body: None,
+            outcome: SendOutcome::no_response(LEASE_EXPIRED.to_owned()),
+        };
+        let alerts = self.log_failed_delivery(&call, now).into_iter().collect();
+        Some(Settlement {
+            delivery: leased.id,
+            lease: Arc::clone(lease),
+            now,
+            result: LeaseResult::GivenUp(GivenUp { alerts }),
+        })
     }
 
     /// Makes an attempt, unless `when` or `transform` filters out the event. Returns the settlement.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::AttemptRunner;
 use super::circuit_breaker::CircuitBreaker;
-use super::settler::SettleRequest;
+use super::settler::{ClaimPermit, SettleRequest};
 use crate::relay::endpoint::Endpoint;
 use crate::store::LeasedDelivery;
 
@@ -46,16 +46,19 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    /// Attempts or releases a delivery, and sends the result to the settler.
+    /// Attempts, releases or gives up a delivery, and sends the result to the settler.
     pub(super) async fn deliver(
         &self,
         leased: LeasedDelivery,
         lease: Lease,
-        claim_permit: OwnedSemaphorePermit,
+        claim_permit: ClaimPermit,
     ) {
-        let settlement = match self.acquire_slot(&lease).await {
-            Some(_slot) => self.runner.attempt(leased, lease.name).await,
-            None => self.runner.release(&leased, lease.name),
+        let settlement = match self.runner.give_up(&leased, &lease.name) {
+            Some(given_up) => given_up,
+            None => match self.acquire_slot(&lease).await {
+                Some(_slot) => self.runner.attempt(leased, lease.name).await,
+                None => self.runner.release(&leased, lease.name),
+            },
         };
         let request = SettleRequest {
             settlement,

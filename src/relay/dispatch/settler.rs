@@ -24,11 +24,19 @@ const QUEUE_CAPACITY: usize = 1024;
 /// delivery is settled, the delivery is sent again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// The permit to have a claimed delivery, until its settlement is recorded.
+#[expect(dead_code, reason = "permits return to their semaphores when dropped")]
+pub(super) struct ClaimPermit {
+    /// Counts against the worker's claim limit.
+    pub(super) claimed: OwnedSemaphorePermit,
+    /// Set if the lease before this one expired. The worker has one such delivery at a time.
+    pub(super) expired: Option<OwnedSemaphorePermit>,
+}
+
 /// A request to record the result of a delivery.
 pub(in crate::relay) struct SettleRequest {
     pub(super) settlement: Settlement,
-    /// Counts against the worker's claim limit until the settlement is recorded.
-    pub(super) claim_permit: OwnedSemaphorePermit,
+    pub(super) claim_permit: ClaimPermit,
 }
 
 /// The error if some settlements were not recorded.
@@ -124,6 +132,10 @@ impl Settler {
         for settlement in settlements {
             let attempted = match &settlement.result {
                 LeaseResult::Attempted(attempted) => attempted,
+                LeaseResult::GivenUp(_) => {
+                    self.count_ended(&FAILED);
+                    continue;
+                }
                 LeaseResult::Filtered | LeaseResult::Released { .. } => continue,
             };
             self.metrics.attempts.inc();

@@ -13,12 +13,12 @@ use super::alerts::Alerts;
 use super::attempt::AttemptRunner;
 use super::circuit_breaker::CircuitBreaker;
 use super::delivery::{Deliverer, Lease, Purpose};
-use super::settler::SettleRequest;
+use super::settler::{ClaimPermit, SettleRequest};
 use super::throttle::RelayThrottle;
 use crate::clock::Clock;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
-use crate::store::{Claim, LeasedDelivery, Outbox, StoreError};
+use crate::store::{Claim, ExpiredLeases, LeasedDelivery, Outbox, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
@@ -57,6 +57,8 @@ pub(in crate::relay) struct Worker {
     endpoint: Arc<Endpoint>,
     breaker: Arc<CircuitBreaker>,
     deliverer: Arc<Deliverer>,
+    /// The permit for the one delivery whose lease expired.
+    expired_permit: Arc<Semaphore>,
     /// Wakes the worker when this process has recorded events for the endpoint.
     wakeup: Arc<Notify>,
     context: WorkerContext,
@@ -90,6 +92,7 @@ impl Worker {
             endpoint,
             breaker,
             deliverer: Arc::new(deliverer),
+            expired_permit: Arc::new(Semaphore::new(1)),
             wakeup,
             context,
         }
@@ -147,7 +150,13 @@ impl Worker {
         mut permits: OwnedSemaphorePermit,
         deliveries: &TaskTracker,
     ) {
-        let (lease, leased) = match self.context.throttle.run(self.claim(limit, purpose)).await {
+        let mut expired_permit = Arc::clone(&self.expired_permit).try_acquire_owned().ok();
+        let expired_leases = match &expired_permit {
+            Some(_) => ExpiredLeases::One,
+            None => ExpiredLeases::None,
+        };
+        let claiming = self.claim(limit, purpose, expired_leases);
+        let (lease, leased) = match self.context.throttle.run(claiming).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(
@@ -160,17 +169,33 @@ impl Worker {
             }
         };
         let is_drained = leased.len() < limit;
+        let has_expired = expired_permit.is_none() || leased.iter().any(|one| one.lease_expired);
         for leased in leased {
-            let permit = permits.split(1).expect("a claim returns at most `limit`");
+            let permit = ClaimPermit {
+                claimed: permits.split(1).expect("a claim returns at most `limit`"),
+                expired: expired_permit.take_if(|_| leased.lease_expired),
+            };
             let (deliverer, lease) = (Arc::clone(&self.deliverer), lease.clone());
             let delivery = async move { deliverer.deliver(leased, lease, permit).await };
             deliveries.spawn_on(delivery, &self.context.low_priority_runtime);
         }
-        drop(permits);
+        drop((permits, expired_permit));
         if is_drained {
-            let wakeup = tokio::time::timeout(POLL_INTERVAL, self.wakeup.notified());
-            self.or_cancelled(wakeup).await;
+            self.or_cancelled(self.wait_for_due_deliveries(has_expired))
+                .await;
         }
+    }
+
+    /// Waits until deliveries may be due: until a wake-up or the next poll. If the worker has a delivery whose lease expired, at
+    /// most until that one is settled, because others may follow it.
+    async fn wait_for_due_deliveries(&self, has_expired: bool) {
+        let wakeup = async {
+            tokio::select! {
+                () = self.wakeup.notified() => {}
+                _permit = self.expired_permit.acquire(), if has_expired => {}
+            }
+        };
+        let _polls = tokio::time::timeout(POLL_INTERVAL, wakeup).await;
     }
 
     /// Waits for a future. Returns `None` if the service stops first.
@@ -210,6 +235,7 @@ impl Worker {
         &self,
         limit: usize,
         purpose: Purpose,
+        expired_leases: ExpiredLeases,
     ) -> Result<(Lease, Vec<LeasedDelivery>), StoreError> {
         // The time of one call to wait for a slot, the time of the call itself, and a margin.
         let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
@@ -223,6 +249,7 @@ impl Worker {
             endpoint: &self.endpoint.name,
             limit,
             ordered: self.endpoint.is_ordered,
+            expired_leases,
             now,
             until: now.saturating_add(duration),
             lease: &lease.name,

@@ -5,9 +5,7 @@
 
 pub(super) mod event;
 pub(super) mod router;
-
-use std::sync::Arc;
-use std::time::Duration;
+mod settlement;
 
 use async_trait::async_trait;
 
@@ -16,11 +14,18 @@ use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Model;
 use crate::domain::timestamp::Timestamp;
 
+pub use settlement::{
+    Alert, FinishedAttempt, GivenUp, LeaseResult, NewAttempt, NextState, Settlement,
+};
+
 /// The outbox: leases due deliveries, records their results, and pauses endpoints.
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// Leases due deliveries, the longest due first, and returns them in the order of their ids. Leases none while the endpoint
     /// is paused. Several processes may call this at once: each delivery is leased to only one of them.
+    ///
+    /// A delivery whose lease expired may have ended the process that had it. So the claim itself counts the lost lease as an
+    /// attempt, before anything reads the delivery again.
     async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<LeasedDelivery>, StoreError>;
 
     /// Records the results of leased deliveries in one transaction. Returns the number of lost leases. A delivery whose lease was
@@ -67,6 +72,8 @@ pub struct Claim<'a> {
     pub limit: usize,
     /// True to lease a delivery only when all earlier ones about the same image are complete.
     pub ordered: bool,
+    /// Which deliveries with an expired lease may be leased.
+    pub expired_leases: ExpiredLeases,
     /// The current time. Deliveries that are due then are leased.
     pub now: Timestamp,
     /// The end of the lease.
@@ -74,6 +81,21 @@ pub struct Claim<'a> {
     /// The unique name of the lease.
     pub lease: &'a str,
 }
+
+/// Which deliveries with an expired lease a claim may lease.
+///
+/// If such a delivery ends the process, each delivery that is leased at that moment counts an attempt. With one such delivery
+/// at a time, only the one that ends the process counts again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiredLeases {
+    /// The delivery that is due the longest, if its lease expired.
+    One,
+    /// None, because the worker still has one.
+    None,
+}
+
+/// The stored error of an attempt whose lease expired.
+pub const LEASE_EXPIRED: &str = "the lease expired before the result was stored";
 
 /// A leased delivery.
 #[derive(Debug, Clone)]
@@ -86,89 +108,10 @@ pub struct LeasedDelivery {
     pub model: Option<Model>,
     /// The number of attempts so far.
     pub attempts: u32,
+    /// Whether the lease before this one expired. The attempts include it.
+    pub lease_expired: bool,
     /// The event's payload.
     pub payload: String,
-}
-
-/// The result of a leased delivery.
-#[derive(Debug, Clone)]
-pub struct Settlement {
-    /// The delivery's id.
-    pub delivery: i64,
-    /// The name of the lease.
-    pub lease: Arc<str>,
-    /// The time of the result.
-    pub now: Timestamp,
-    /// The result.
-    pub result: LeaseResult,
-}
-
-/// The result of the work under a lease.
-#[derive(Debug, Clone)]
-pub enum LeaseResult {
-    /// An attempt was made.
-    Attempted(FinishedAttempt),
-    /// The endpoint's settings exclude the event. Final, without an attempt.
-    Filtered,
-    /// No attempt was made. The delivery is due again at once.
-    Released {
-        /// The number of attempts before this lease.
-        earlier_attempts: u32,
-    },
-}
-
-/// An attempt that has ended, with its effects.
-#[derive(Debug, Clone)]
-pub struct FinishedAttempt {
-    /// The attempt.
-    pub attempt: NewAttempt,
-    /// The state of the delivery after the attempt.
-    pub next_state: NextState,
-    /// The payload that was sent, if it differs from the event's payload.
-    pub sent_payload: Option<String>,
-    /// The alerts that are written in the same transaction.
-    pub alerts: Vec<Alert>,
-}
-
-/// The state that an attempt gives to its delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextState {
-    /// The endpoint accepted the event. Final.
-    Delivered,
-    /// The attempt failed, and the next one is due at this time.
-    RetryAt(Timestamp),
-    /// The attempt failed, and was the last. Final until the delivery is replayed.
-    Failed,
-}
-
-/// An alert about an endpoint, for another endpoint.
-#[derive(Debug, Clone)]
-pub struct Alert {
-    /// The event's id.
-    pub id: String,
-    /// The name of the alert: `delivery_failed`, `endpoint_failing` or `endpoint_recovered`.
-    pub event: &'static str,
-    /// The endpoint that receives the alert.
-    pub endpoint: &'static str,
-    /// The payload, as JSON.
-    pub payload: String,
-    /// The time of the alert.
-    pub at: Timestamp,
-}
-
-/// A new row of `relay_attempts`.
-#[derive(Debug, Clone)]
-pub struct NewAttempt {
-    /// The number of the attempt, from 1.
-    pub number: u32,
-    /// The start of the attempt.
-    pub started_at: Timestamp,
-    /// The duration.
-    pub duration: Duration,
-    /// The HTTP status of the response, if one arrived.
-    pub status_code: Option<u16>,
-    /// The error; empty if the attempt succeeded.
-    pub error: String,
 }
 
 /// A row of `relay_deliveries`, with its event.
@@ -245,80 +188,6 @@ pub struct EndpointState {
     pub waiting: i64,
     /// The number of failed deliveries.
     pub failed: i64,
-}
-
-impl Settlement {
-    /// Returns the status of the delivery after this settlement.
-    pub(super) fn status(&self) -> DeliveryStatus {
-        match &self.result {
-            LeaseResult::Attempted(attempted) => match attempted.next_state {
-                NextState::Delivered => DeliveryStatus::Delivered,
-                NextState::RetryAt(_) => DeliveryStatus::Retrying,
-                NextState::Failed => DeliveryStatus::Failed,
-            },
-            LeaseResult::Filtered => DeliveryStatus::Filtered,
-            LeaseResult::Released {
-                earlier_attempts: 0,
-            } => DeliveryStatus::Pending,
-            LeaseResult::Released { .. } => DeliveryStatus::Retrying,
-        }
-    }
-
-    /// Returns the time of the next attempt, unless the status is final.
-    pub(super) fn due_at(&self) -> Option<Timestamp> {
-        match &self.result {
-            LeaseResult::Attempted(attempted) => match attempted.next_state {
-                NextState::RetryAt(due_at) => Some(due_at),
-                NextState::Delivered | NextState::Failed => None,
-            },
-            LeaseResult::Filtered => None,
-            LeaseResult::Released { .. } => Some(self.now),
-        }
-    }
-
-    /// Returns the time of completion, if the status is final.
-    pub(super) fn completed_at(&self) -> Option<Timestamp> {
-        self.due_at().is_none().then_some(self.now)
-    }
-
-    /// Returns the attempt, if one was made.
-    pub(super) fn attempt(&self) -> Option<&NewAttempt> {
-        self.attempted().map(|attempted| &attempted.attempt)
-    }
-
-    /// Returns the HTTP status of the response, if one arrived.
-    pub(super) fn status_code(&self) -> Option<i32> {
-        self.attempt()?.status_code.map(i32::from)
-    }
-
-    /// Returns the error of the attempt; empty if there was none.
-    pub(super) fn error(&self) -> &str {
-        self.attempt().map_or("", |attempt| &attempt.error)
-    }
-
-    /// Returns the payload that was sent, if it differs from the event's payload.
-    pub(super) fn sent_payload(&self) -> Option<&str> {
-        self.attempted()?.sent_payload.as_deref()
-    }
-
-    /// Returns the alerts that are written in the same transaction.
-    pub(super) fn alerts(&self) -> &[Alert] {
-        self.attempted()
-            .map_or(&[], |attempted| attempted.alerts.as_slice())
-    }
-
-    fn attempted(&self) -> Option<&FinishedAttempt> {
-        match &self.result {
-            LeaseResult::Attempted(attempted) => Some(attempted),
-            LeaseResult::Filtered | LeaseResult::Released { .. } => None,
-        }
-    }
-}
-
-impl NewAttempt {
-    pub(super) fn duration_ms(&self) -> i64 {
-        i64::try_from(self.duration.as_millis()).unwrap_or(i64::MAX)
-    }
 }
 
 /// Parses the column `status`.

@@ -1,5 +1,6 @@
 //! The Postgres backend: its session, its own statements, and the statements that both backends share.
 
+mod claim;
 mod columns;
 mod connection_cache;
 mod inbox;

@@ -1,62 +1,13 @@
 //! The outbox statements in the Postgres dialect.
 
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use super::columns::{bind_time, column};
-use super::session::Postgres;
-use crate::domain::event::Model;
 use crate::domain::id::CloudflareId;
-use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{NewDelivery, OutboxBatch};
-use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
+use crate::store::outbox::{NewAttempt, Settlement};
 use crate::store::session::OperationError;
-
-/// Leases due deliveries. Skips locked rows, because another worker is leasing them. Does not wait for the disk: if a power
-/// failure loses a lease, its delivery is leased again.
-pub(super) async fn claim(
-    backend: &Postgres,
-    claim: &Claim<'_>,
-) -> Result<Vec<LeasedDelivery>, StoreError> {
-    let claiming = backend.write("claiming deliveries", async |connection| {
-    sqlx::query(
-            "-- outbox_claim
-             WITH due AS MATERIALIZED (
-                 SELECT id FROM relay_deliveries AS delivery
-                 WHERE endpoint = $1 AND due_at <= $2
-                     AND NOT EXISTS (SELECT FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-                     AND (NOT $3 OR NOT EXISTS (
-                         SELECT FROM relay_deliveries AS earlier
-                         WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                             AND earlier.due_at IS NOT NULL
-                     ))
-                 ORDER BY due_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
-             ), leased AS (
-                 UPDATE relay_deliveries AS delivery SET status = 'leased', lease = $5, due_at = $6
-                 FROM due WHERE delivery.id = due.id
-                 RETURNING delivery.id, delivery.event_id, delivery.attempts
-             ), redoable AS MATERIALIZED (
-                 SELECT set_config('synchronous_commit', 'off', true)
-             )
-             SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
-             FROM redoable CROSS JOIN leased JOIN relay_events AS event ON event.id = leased.event_id
-             ORDER BY leased.id",
-        )
-        .bind(claim.endpoint)
-        .bind(bind_time(claim.now))
-        .bind(claim.ordered)
-        .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
-        .bind(claim.lease)
-        .bind(bind_time(claim.until))
-        .fetch_all(connection)
-        .await?
-        .iter()
-        .map(read_leased)
-        .collect()
-    });
-    claiming.await
-}
 
 impl EventStatements for PgConnection {
     /// Also sends the announcements, which listeners receive at the commit.
@@ -95,17 +46,6 @@ impl EventStatements for PgConnection {
         .await?;
         Ok(())
     }
-}
-
-fn read_leased(row: &PgRow) -> Result<LeasedDelivery, OperationError> {
-    let attempts: i32 = row.try_get("attempts")?;
-    Ok(LeasedDelivery {
-        id: row.try_get("id")?,
-        event_id: row.try_get("event_id")?,
-        model: Model::from_label(row.try_get("model")?),
-        attempts: u32::try_from(attempts).unwrap_or_default(),
-        payload: row.try_get("payload")?,
-    })
 }
 
 /// Records the results of leased deliveries. Returns the number of settled deliveries: those whose lease was not lost.

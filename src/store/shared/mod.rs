@@ -13,6 +13,6 @@ mod retention;
 mod schema;
 
 use super::{
-    columns, outbox as outbox_statements, rejections as rejection_statements,
-    schema as schema_statements,
+    claim as claim_statements, columns, outbox as outbox_statements,
+    rejections as rejection_statements, schema as schema_statements,
 };

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 
+use super::claim_statements::claim;
 use super::columns::{Backend, bind_time};
-use super::outbox_statements::{claim, insert_attempts, settle};
+use super::outbox_statements::{insert_attempts, settle};
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;

@@ -1,50 +1,13 @@
 //! The outbox statements in the SQLite dialect.
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::columns::{bind_time, json_rows};
-use super::session::Sqlite;
-use crate::domain::event::Model;
+use super::columns::json_rows;
 use crate::domain::id::CloudflareId;
-use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
-use crate::store::outbox::router::{OutboxBatch, Wakeups};
-use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Settlement};
-use crate::store::session::{OperationError, TransactionMode};
-
-/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, only those whose image has no earlier delivery that
-/// is incomplete.
-macro_rules! due_deliveries {
-    () => {
-        "FROM relay_deliveries AS delivery
-         WHERE endpoint = $1 AND due_at <= $2
-             AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-             AND (NOT $3 OR NOT EXISTS (
-                 SELECT 1 FROM relay_deliveries AS earlier
-                 WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                     AND earlier.due_at IS NOT NULL
-             ))"
-    };
-}
-
-/// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
-pub(super) async fn claim(
-    backend: &Sqlite,
-    claim: &Claim<'_>,
-) -> Result<Vec<LeasedDelivery>, StoreError> {
-    const ACTION: &str = "claiming deliveries";
-    let checking = backend.read(ACTION, async |connection| {
-        is_any_due(connection, claim).await
-    });
-    if !checking.await? {
-        return Ok(Vec::new());
-    }
-    let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
-        Ok((lease_due(tx, claim).await?, Wakeups::default()))
-    });
-    claiming.await
-}
+use crate::store::outbox::router::OutboxBatch;
+use crate::store::outbox::{NewAttempt, Settlement};
+use crate::store::session::OperationError;
 
 impl EventStatements for SqliteConnection {
     /// Sends no announcements: SQLite has no channels, and the configuration rejects a channel.
@@ -99,68 +62,6 @@ impl EventStatements for SqliteConnection {
         .await?;
         Ok(())
     }
-}
-
-async fn is_any_due(
-    connection: &mut SqliteConnection,
-    claim: &Claim<'_>,
-) -> Result<bool, OperationError> {
-    Ok(sqlx::query_scalar(concat!(
-        "-- outbox_claim
-         SELECT EXISTS (SELECT 1 ",
-        due_deliveries!(),
-        ")"
-    ))
-    .bind(claim.endpoint)
-    .bind(bind_time(claim.now))
-    .bind(claim.ordered)
-    .fetch_one(connection)
-    .await?)
-}
-
-async fn lease_due(
-    connection: &mut SqliteConnection,
-    claim: &Claim<'_>,
-) -> Result<Vec<LeasedDelivery>, OperationError> {
-    sqlx::query(concat!(
-        "-- outbox_claim
-         UPDATE relay_deliveries SET status = 'leased', lease = $5, due_at = $6 WHERE id IN (SELECT id ",
-        due_deliveries!(),
-        " ORDER BY due_at, id LIMIT $4)",
-    ))
-    .bind(claim.endpoint)
-    .bind(bind_time(claim.now))
-    .bind(claim.ordered)
-    .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
-    .bind(claim.lease)
-    .bind(bind_time(claim.until))
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        "-- outbox_claim
-         SELECT leased.id, leased.event_id, leased.attempts, event.model, event.payload
-         FROM relay_deliveries AS leased JOIN relay_events AS event ON event.id = leased.event_id
-         WHERE leased.endpoint = $1 AND leased.due_at = $3 AND leased.lease = $2
-         ORDER BY leased.id",
-    )
-    .bind(claim.endpoint)
-    .bind(claim.lease)
-    .bind(bind_time(claim.until))
-    .fetch_all(connection)
-    .await?
-    .iter()
-    .map(read_leased)
-    .collect()
-}
-
-fn read_leased(row: &SqliteRow) -> Result<LeasedDelivery, OperationError> {
-    Ok(LeasedDelivery {
-        id: row.try_get("id")?,
-        event_id: row.try_get("event_id")?,
-        model: Model::from_label(row.try_get("model")?),
-        attempts: row.try_get("attempts")?,
-        payload: row.try_get("payload")?,
-    })
 }
 
 /// Records the results of leased deliveries. Returns the number of settled deliveries: those whose lease was not lost.

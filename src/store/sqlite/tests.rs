@@ -19,7 +19,7 @@ use crate::store::error::StoreError;
 use crate::store::inbox::Inbox;
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::EventRouter;
-use crate::store::outbox::{Claim, LeaseResult, Outbox, Settlement};
+use crate::store::outbox::{Claim, ExpiredLeases, LeaseResult, Outbox, Settlement};
 use crate::store::schema::Schema;
 use crate::store::settings::Settings;
 use crate::telemetry::chain;
@@ -105,6 +105,7 @@ async fn claim_and_settle_restore_fsync() {
         endpoint: "app",
         limit: 1,
         ordered: false,
+        expired_leases: ExpiredLeases::One,
         now,
         until: now,
         lease: "lease",

@@ -1,0 +1,174 @@
+//! The claim of due deliveries in the SQLite dialect.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::columns::{bind_time, json_rows};
+use super::session::Sqlite;
+use crate::domain::event::Model;
+use crate::store::error::StoreError;
+use crate::store::outbox::router::Wakeups;
+use crate::store::outbox::{Claim, ExpiredLeases, LEASE_EXPIRED, LeasedDelivery};
+use crate::store::session::{OperationError, TransactionMode};
+
+/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, only those whose image has no earlier delivery that
+/// is incomplete. If `$4` is true, also the delivery that is due the longest, if its lease expired.
+macro_rules! due_deliveries {
+    () => {
+        "FROM relay_deliveries AS delivery
+         CROSS JOIN relay_events AS event ON event.id = delivery.event_id
+         WHERE delivery.endpoint = $1 AND delivery.due_at <= $2
+             AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+             AND (delivery.status <> 'leased' OR $4 AND delivery.id = (
+                 SELECT id FROM relay_deliveries WHERE endpoint = $1 AND due_at <= $2 ORDER BY due_at, id LIMIT 1
+             ))
+             AND (NOT $3 OR NOT EXISTS (
+                 SELECT 1 FROM relay_deliveries AS earlier
+                 WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
+                     AND earlier.due_at IS NOT NULL
+             ))"
+    };
+}
+
+/// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
+pub(super) async fn claim(
+    backend: &Sqlite,
+    claim: &Claim<'_>,
+) -> Result<Vec<LeasedDelivery>, StoreError> {
+    const ACTION: &str = "claiming deliveries";
+    let checking = backend.read(ACTION, async |connection| {
+        is_any_due(connection, claim).await
+    });
+    if !checking.await? {
+        return Ok(Vec::new());
+    }
+    let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
+        let mut due = read_due(tx, claim).await?;
+        if due.is_empty() {
+            return Ok((Vec::new(), Wakeups::default()));
+        }
+        lease(tx, claim, &due).await?;
+        insert_lost_attempts(tx, &due).await?;
+        due.sort_unstable_by_key(|due| due.delivery.id);
+        let leased = due.into_iter().map(|due| due.delivery);
+        Ok((leased.collect(), Wakeups::default()))
+    });
+    claiming.await
+}
+
+/// A due delivery, in the state that it has after the claim.
+struct Due {
+    delivery: LeasedDelivery,
+    /// The due time before the claim. If a lease expired, it is the end of that lease.
+    due_at: String,
+}
+
+async fn is_any_due(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+) -> Result<bool, OperationError> {
+    Ok(sqlx::query_scalar(concat!(
+        "-- outbox_claim
+         SELECT EXISTS (SELECT 1 ",
+        due_deliveries!(),
+        ")"
+    ))
+    .bind(claim.endpoint)
+    .bind(bind_time(claim.now))
+    .bind(claim.ordered)
+    .bind(claim.expired_leases == ExpiredLeases::One)
+    .fetch_one(connection)
+    .await?)
+}
+
+async fn read_due(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+) -> Result<Vec<Due>, OperationError> {
+    sqlx::query(concat!(
+        "-- outbox_claim
+         SELECT delivery.id, delivery.event_id, delivery.attempts, delivery.due_at, delivery.status = 'leased' AS lease_expired,
+             event.model, event.payload ",
+        due_deliveries!(),
+        " ORDER BY delivery.due_at, delivery.id LIMIT $5",
+    ))
+    .bind(claim.endpoint)
+    .bind(bind_time(claim.now))
+    .bind(claim.ordered)
+    .bind(claim.expired_leases == ExpiredLeases::One)
+    .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?
+    .iter()
+    .map(read_one)
+    .collect()
+}
+
+fn read_one(row: &SqliteRow) -> Result<Due, OperationError> {
+    let attempts: u32 = row.try_get("attempts")?;
+    let lease_expired = row.try_get("lease_expired")?;
+    Ok(Due {
+        delivery: LeasedDelivery {
+            id: row.try_get("id")?,
+            event_id: row.try_get("event_id")?,
+            model: Model::from_label(row.try_get("model")?),
+            attempts: attempts.saturating_add(u32::from(lease_expired)),
+            lease_expired,
+            payload: row.try_get("payload")?,
+        },
+        due_at: row.try_get("due_at")?,
+    })
+}
+
+async fn lease(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+    due: &[Due],
+) -> Result<(), OperationError> {
+    let rows = json_rows(due, |due| {
+        let delivery = &due.delivery;
+        let error = delivery.lease_expired.then_some(LEASE_EXPIRED);
+        (delivery.id, delivery.attempts, error)
+    });
+    sqlx::query(
+        "-- outbox_claim
+         UPDATE relay_deliveries
+         SET status = 'leased', lease = $2, due_at = $3, attempts = due.value ->> 1, error = COALESCE(due.value ->> 2, error),
+             status_code = CASE WHEN due.value ->> 2 IS NULL THEN status_code END
+         FROM jsonb_each($1) AS due
+         WHERE relay_deliveries.id = due.value ->> 0",
+    )
+    .bind(rows)
+    .bind(claim.lease)
+    .bind(bind_time(claim.until))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Inserts the attempts whose lease expired. Their start is not known, so they have the end of the lease.
+async fn insert_lost_attempts(
+    connection: &mut SqliteConnection,
+    due: &[Due],
+) -> Result<(), OperationError> {
+    let lost: Vec<&Due> = due
+        .iter()
+        .filter(|due| due.delivery.lease_expired)
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let rows = json_rows(&lost, |due| {
+        (due.delivery.id, due.delivery.attempts, &due.due_at)
+    });
+    sqlx::query(
+        "-- outbox_insert_attempts
+         INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, error)
+         SELECT value ->> 0, value ->> 1, value ->> 2, 0, $2 FROM jsonb_each($1)",
+    )
+    .bind(rows)
+    .bind(LEASE_EXPIRED)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
