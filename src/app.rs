@@ -21,7 +21,7 @@ use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
 use crate::telemetry::metrics::Metrics;
-use crate::web::{Limits, Server, TrustedProxies, with_middleware};
+use crate::web::{Limits, LineLimiter, Server, TrustedProxies, with_middleware};
 
 use tasks::Tasks;
 
@@ -106,6 +106,7 @@ struct Service<'a> {
     writers: Vec<Writer>,
     receiver: Receiver,
     relay: Relay,
+    log_limiter: Arc<LineLimiter>,
     /// The connections of the webhook listener, and the tasks of requests that outlive their connection.
     requests: TaskTracker,
     /// Cancelled after the last request. The writers and the ops listener then stop.
@@ -142,6 +143,7 @@ impl<'a> Service<'a> {
             writers,
             receiver,
             relay: Relay::new(loaded.endpoints.clone()),
+            log_limiter: Arc::new(LineLimiter::new(settings.log.refused_lines_per_second())),
             requests,
             requests_ended: CancellationToken::new(),
         })
@@ -158,6 +160,11 @@ impl<'a> Service<'a> {
             "ops listener",
             ops_server.run(self.requests_ended.clone(), TaskTracker::new()),
         );
+        let log_limiter = Arc::clone(&self.log_limiter);
+        let log_stop = self.requests_ended.clone();
+        tasks.spawn("access log limiter", async move {
+            log_limiter.run(log_stop).await;
+        });
         if self.settings.database.migrate_on_start {
             let migrating = self.store.schema.migrate();
             match self.shutdown.graceful.run_until_cancelled(migrating).await {
@@ -215,7 +222,10 @@ impl<'a> Service<'a> {
         }
         let webhook_server = Server {
             listener: webhook,
-            router: with_middleware(self.receiver.router(&settings.path)),
+            router: with_middleware(
+                self.receiver.router(&settings.path),
+                Arc::clone(&self.log_limiter),
+            ),
             limits: server.limits(),
             proxies: server.proxies(),
         };
@@ -234,7 +244,7 @@ impl<'a> Service<'a> {
         };
         Server {
             listener,
-            router: with_middleware(ops.router()),
+            router: with_middleware(ops.router(), Arc::clone(&self.log_limiter)),
             limits: OPS_LIMITS,
             proxies: TrustedProxies::default(),
         }

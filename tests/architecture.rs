@@ -109,7 +109,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
     ("store", &["events", "telemetry", "config_types", "domain"]),
     ("web", &["telemetry", "config_types", "random", "domain"]),
     ("signing", &["domain"]),
-    ("telemetry", &[]),
+    ("telemetry", &["config_types"]),
     ("clock", &["domain"]),
     ("events", &["random", "domain"]),
     ("random", &[]),

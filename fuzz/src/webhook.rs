@@ -20,7 +20,7 @@ use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::receiver::{Receiver, payload};
 use cloudflare_images_webhook::store::{Inbox, StoreError};
-use cloudflare_images_webhook::web::with_middleware;
+use cloudflare_images_webhook::web::{LineLimiter, with_middleware};
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -236,7 +236,10 @@ static SERVICE: LazyLock<Router> = LazyLock::new(|| {
         TaskTracker::new(),
     );
     let receiver = receiver.unwrap_or_else(|problem| panic!("{} {}", problem.key, problem.rule));
-    with_middleware(receiver.router(&SETTINGS.webhook.path))
+    with_middleware(
+        receiver.router(&SETTINGS.webhook.path),
+        Arc::new(LineLimiter::new(0)),
+    )
 });
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {

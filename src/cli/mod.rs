@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Environment};
-use crate::telemetry::chain;
+use crate::telemetry::{self, chain};
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
 const EXIT_USAGE: u8 = 2;
@@ -88,6 +88,11 @@ impl Cli {
         let code = runtime.block_on(self.run_command());
         // A forced shutdown leaves tasks behind, and waiting for them could take for ever.
         runtime.shutdown_background();
+        let code = match output::failed_write() {
+            Some(error) => failed(&OutputError(error), 1),
+            None => code,
+        };
+        telemetry::flush();
         code
     }
 
@@ -100,7 +105,7 @@ impl Cli {
         // `serve` logs the warnings.
         if !matches!(command, Command::Serve) {
             for warning in loaded.warnings() {
-                output::print_error(&format!("warning: {warning}"));
+                telemetry::print_line(&format!("warning: {warning}"));
             }
         }
         let result = match command {
@@ -127,8 +132,13 @@ impl Cli {
     }
 }
 
+/// The error if a command could not print its result.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+struct OutputError(#[source] &'static std::io::Error);
+
 /// Prints an error and its causes on one line.
 fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {
-    output::print_error(&format!("error: {}", chain(error)));
+    telemetry::print_line(&format!("error: {}", chain(error)));
     ExitCode::from(code)
 }

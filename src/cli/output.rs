@@ -1,21 +1,30 @@
 //! Prints results as tables or JSON.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use comfy_table::{Table, presets};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::Serialize;
 use serde_json::value::RawValue;
 
-/// Writes a line to standard output. A reader that closes early, such as `head`, is not an error.
+/// The first error of a write to standard output.
+static FAILED_WRITE: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line to standard output. [`failed_write`] returns the error if the write fails.
 pub(super) fn print_line(text: &str) {
-    let _closed = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        // Only the first error is reported.
+        let _is_later = FAILED_WRITE.set(error);
+    }
 }
 
-/// Writes a line to standard error.
-pub(super) fn print_error(text: &str) {
-    let _closed = writeln!(std::io::stderr(), "{text}");
+/// Returns the error if standard output is incomplete, for example because a disk is full. A reader that closes early, such as
+/// `head`, is not an error.
+pub(super) fn failed_write() -> Option<&'static io::Error> {
+    let error = FAILED_WRITE.get();
+    error.filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
 }
 
 /// Prints a view as indented JSON.

@@ -9,12 +9,13 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::http::{client, local_address, read_text};
-use super::output::{print_error, print_line};
+use super::output::print_line;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 use crate::signing::{Message, Scheme};
+use crate::telemetry;
 
 /// The deadline of the request. Longer than the default `database.timeout_secs`.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -101,7 +102,7 @@ impl Send {
         print_line(&status.to_string());
         print_line(&read_text(response).await?);
         if status == StatusCode::UNAUTHORIZED && is_unsigned && self.scheme.is_none() {
-            print_error(
+            telemetry::print_line(
                 "hint: the webhook was sent without a signature, because no secret is configured. Set CLOUDFLARE_WEBHOOK_SECRET to the \
                  service's secret.",
             );

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
+
 use crate::app::{Listeners, run as run_app};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
@@ -11,7 +13,7 @@ use crate::telemetry;
 
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_profile()?;
-    telemetry::start(&loaded.settings.log);
+    telemetry::start(&loaded.settings.log).context("cannot start the log")?;
     for warning in loaded.warnings() {
         tracing::warn!(
             old = warning.old,

@@ -8,12 +8,13 @@ use anyhow::{Context, bail};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::output::{print_error, print_line};
+use super::output::print_line;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Loaded;
 use crate::config_types::read_file;
 use crate::domain::timestamp::Timestamp;
 use crate::signing::{Diagnosis, diagnose};
+use crate::telemetry;
 
 /// The largest body that is read, from a file or from standard input.
 const MAX_BODY_BYTES: u64 = 1024 * 1024;
@@ -66,7 +67,7 @@ impl Verify {
             }
         }
         if !has_credentials {
-            print_error(
+            telemetry::print_line(
                 "no --header has a signature or a secret. Use cf-webhook-auth, x-signature, x-cloudflare-signature, \
                  x-webhook-signature or webhook-signature.",
             );

@@ -1,12 +1,14 @@
 //! The metrics, for Prometheus.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use super::dropped_log_lines;
 
 /// The content type of [`Metrics::render`]: `OpenMetrics` 1.0.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -70,6 +72,7 @@ metrics! {
 pub struct Metrics {
     registry: Registry,
     tasks: Gauge<u64, AtomicU64>,
+    dropped_log_lines: Counter,
     /// The inbox.
     pub inbox: InboxMetrics,
     /// The relay.
@@ -97,9 +100,16 @@ impl Default for Metrics {
             "Tasks of the main runtime, including one for each open connection; HTTP calls to endpoints run elsewhere",
             tasks.clone(),
         );
+        let dropped_log_lines = Counter::default();
+        registry.register(
+            "log_lines_dropped",
+            "Log lines that were dropped because they could not be written",
+            dropped_log_lines.clone(),
+        );
         Self {
             registry,
             tasks,
+            dropped_log_lines,
             inbox,
             relay,
             parked,
@@ -115,8 +125,15 @@ impl Metrics {
             let tasks = runtime.metrics().num_alive_tasks();
             self.tasks.set(u64::try_from(tasks).unwrap_or(u64::MAX));
         }
+        self.update_dropped_log_lines();
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string never fails");
         text
+    }
+
+    /// Raises the counter to the current number. Concurrent calls may not add the difference twice.
+    fn update_dropped_log_lines(&self) {
+        let counter = self.dropped_log_lines.inner();
+        counter.fetch_max(dropped_log_lines(), Ordering::Relaxed);
     }
 }

@@ -1,15 +1,31 @@
 //! Logging: the format, the filter and the start of the log. The metrics are in [`metrics`].
+//!
+//! A log that cannot be written never stops or delays the service: see [`log_queue`].
 
 #[cfg(test)]
 pub(crate) mod captured_log;
+mod log_queue;
 pub mod metrics;
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+
+use crate::config_types::Bounded;
+use log_queue::LogQueue;
+
+/// The time limit for writing the rest of the log at the end of the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The queue of the log, once the log has started.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// The `log` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,6 +35,16 @@ pub struct Settings {
     pub format: Format,
     /// The filter of log lines.
     pub filter: Filter,
+    /// The maximum number of access-log lines per second for each status of a refused request. 0 means no limit.
+    pub refused_lines_per_second: Bounded<0, 1_000_000>,
+}
+
+impl Settings {
+    /// Returns the maximum number of access-log lines per second for each status of a refused request. 0 means no limit.
+    #[must_use]
+    pub fn refused_lines_per_second(&self) -> u32 {
+        u32::try_from(self.refused_lines_per_second.count()).unwrap_or(u32::MAX)
+    }
 }
 
 /// The format of a log line.
@@ -72,19 +98,27 @@ impl TryFrom<String> for Filter {
 }
 
 /// Starts logging to standard error, for the life of the process. A second call changes nothing.
-pub fn start(settings: &Settings) {
+///
+/// Fails if the system has no thread or file descriptor left.
+pub fn start(settings: &Settings) -> io::Result<()> {
+    let stderr = io::stderr();
+    let is_terminal = stderr.is_terminal();
     let is_json = match settings.format {
-        Format::Auto => !std::io::stderr().is_terminal(),
+        Format::Auto => !is_terminal,
         Format::Text => false,
         Format::Json => true,
     };
+    // The log has its own file handle. While the output is blocked, its thread must not hold the lock of `io::stderr`.
+    let output = File::from(stderr.as_fd().try_clone_to_owned()?);
+    let queue = LogQueue::start(output)?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&settings.filter.0))
         .with_span_events(FmtSpan::NONE)
-        .with_writer(std::io::stderr);
+        // Otherwise tracing-subscriber prints its own errors to standard error, and panics if that fails.
+        .log_internal_errors(false)
+        .with_writer(queue.clone());
 
-    // An error means that logging has already started, for example in tests. The log then stays as it is.
-    let _already_started = if is_json {
+    let started = if is_json {
         subscriber
             .json()
             .flatten_event(true)
@@ -92,11 +126,38 @@ pub fn start(settings: &Settings) {
             .with_span_list(false)
             .try_init()
     } else {
-        subscriber
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init()
+        subscriber.with_ansi(is_terminal).try_init()
     };
+    // An error means that logging has already started, for example in tests. The log then stays as it is.
+    if started.is_ok() {
+        let _already_set = QUEUE.set(queue);
+    }
     log_panics();
+    Ok(())
+}
+
+/// Writes the rest of the log, but waits at most one second. Call it before the process ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Writes a line to standard error, after the log if the log has started. A failed write is ignored.
+pub fn print_line(text: &str) {
+    use std::io::Write;
+
+    match QUEUE.get() {
+        Some(queue) => queue.push(format!("{text}\n").as_bytes()),
+        None => {
+            let _failed = writeln!(io::stderr(), "{text}");
+        }
+    }
+}
+
+/// Returns the number of log lines that were dropped since the log has started.
+fn dropped_log_lines() -> u64 {
+    QUEUE.get().map_or(0, LogQueue::dropped_lines)
 }
 
 /// Logs each panic as an error on one line.

@@ -1,8 +1,12 @@
-//! The access log: one line for each request.
+//! The access log: one line for each request. [`LineLimiter`] limits the lines of refused requests.
 
+mod limiter;
+
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -11,6 +15,11 @@ use tracing::Instrument;
 use super::client::ClientAddress;
 use super::problem::{Cause, LoggedProblem};
 use super::request_id::RequestId;
+
+pub use limiter::LineLimiter;
+
+/// The maximum length of a logged method or path, in bytes. A client chooses both, and they can be as long as a request's head.
+const MAX_LOGGED_BYTES: usize = 200;
 
 /// The fields that a handler adds to the line of its request. They are an extension of the response.
 #[derive(Debug, Clone, Default)]
@@ -35,13 +44,19 @@ pub(crate) enum LogLevel {
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Writes the line when the response is ready, or when the client disconnects before that.
-pub(super) async fn log(request: Request, next: Next) -> Response {
+pub(super) async fn log(
+    State(limiter): State<Arc<LineLimiter>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut line = AccessLine::begin(&request);
     // The span adds the request id to every other line that is logged for the request.
     let span = tracing::info_span!("request", request_id = line.request_id());
     let response = next.run(request).instrument(span).await;
     line.has_response = true;
-    line.write(&response);
+    if limiter.permits(response.status().as_u16()) {
+        line.write(&response);
+    }
     response
 }
 
@@ -59,8 +74,8 @@ struct LoggedResult<'a> {
 macro_rules! write_line {
     ($level:ident, $line:ident, $result:ident, $($message:tt)+) => {
         tracing::$level!(
-            method = $line.method.as_str(),
-            path = $line.uri.path(),
+            method = &*cut($line.method.as_str()),
+            path = &*cut($line.uri.path()),
             status = $result.status,
             outcome = $result.outcome,
             detail = $result.detail,
@@ -69,10 +84,7 @@ macro_rules! write_line {
             request_id = $line.request_id(),
             client = $line.client(),
             cause = $result.cause,
-            "{} {} {}",
-            $line.method,
-            $line.uri.path(),
-            format_args!($($message)+)
+            $($message)+
         )
     };
 }
@@ -161,6 +173,17 @@ impl Drop for AccessLine {
 )]
 fn monotonic_now() -> Instant {
     Instant::now()
+}
+
+/// Returns a text from the client, cut at [`MAX_LOGGED_BYTES`]. An ellipsis marks the cut.
+fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_LOGGED_BYTES {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!(
+        "{}…",
+        &text[..text.floor_char_boundary(MAX_LOGGED_BYTES)]
+    ))
 }
 
 /// Returns milliseconds, rounded to three decimals.

@@ -10,8 +10,10 @@ mod problem;
 mod request_id;
 mod serve;
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -19,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::config_types::{Bounded, ListenAddress, Networks, Seconds};
 use client::ForwardedHeader;
 
+pub use access_log::LineLimiter;
 pub(crate) use access_log::{LogFields, LogLevel};
 pub(crate) use client::{ClientAddress, TrustedProxies};
 pub(crate) use problem::{Cause, Problem, ProblemType};
@@ -65,13 +68,13 @@ impl Settings {
     }
 }
 
-/// Wraps a router in the middleware of every listener. The last layer is the outermost.
-pub fn with_middleware(router: Router) -> Router {
+/// Wraps a router in the middleware of every listener. The limiter applies to its access log. The last layer is the outermost.
+pub fn with_middleware(router: Router, log_limiter: Arc<LineLimiter>) -> Router {
     router
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(from_fn(access_log::log))
+        .layer(from_fn_with_state(log_limiter, access_log::log))
         .layer(from_fn(request_id::set))
 }
 

@@ -8,7 +8,7 @@ use super::scenario::{Scenario, wait_for_progress};
 use crate::support::app::client;
 use crate::support::database::Database;
 use crate::support::mutation::Prng;
-use crate::support::program::open_files_limit;
+use crate::support::program::{LogOutput, open_files_limit};
 use crate::support::proxy::NetworkCondition;
 use crate::support::wait;
 
@@ -47,6 +47,9 @@ pub(crate) enum Fault {
     DiskFull,
     FilesExhausted,
     PoolExhausted,
+    LogDiskFull,
+    LogPipeClosed,
+    LogPipeUnread,
     ClientsSlow,
     ClientsDisconnecting,
     PoisonRow,
@@ -70,6 +73,9 @@ impl Fault {
                 Self::NetworkSlow,
                 Self::FilesExhausted,
                 Self::PoolExhausted,
+                Self::LogDiskFull,
+                Self::LogPipeClosed,
+                Self::LogPipeUnread,
                 Self::ClientsSlow,
                 Self::ClientsDisconnecting,
             ]
@@ -81,6 +87,9 @@ impl Fault {
                 Self::DiskFull,
                 Self::FilesExhausted,
                 Self::PoolExhausted,
+                Self::LogDiskFull,
+                Self::LogPipeClosed,
+                Self::LogPipeUnread,
                 Self::ClientsSlow,
                 Self::ClientsDisconnecting,
             ]
@@ -104,6 +113,9 @@ impl Fault {
             Self::DiskFull => "disk full",
             Self::FilesExhausted => "out of file descriptors",
             Self::PoolExhausted => "tables locked, pool exhausted",
+            Self::LogDiskFull => "disk of the log full",
+            Self::LogPipeClosed => "pipe of the log closed",
+            Self::LogPipeUnread => "pipe of the log not read",
             Self::ClientsSlow => "clients slow",
             Self::ClientsDisconnecting => "clients disconnect",
             Self::PoisonRow => "poison row",
@@ -188,6 +200,9 @@ impl Fault {
             Self::DiskFull => fill_disk(scenario, load).await,
             Self::FilesExhausted => exhaust_files(scenario).await,
             Self::PoolExhausted => exhaust_pool(scenario, load).await,
+            Self::LogDiskFull => break_log(scenario, load, self, LogOutput::FullDisk).await,
+            Self::LogPipeClosed => break_log(scenario, load, self, LogOutput::ClosedPipe).await,
+            Self::LogPipeUnread => break_log(scenario, load, self, LogOutput::UnreadPipe).await,
             Self::ClientsSlow => {
                 for replica in &scenario.replicas {
                     let slow = clients::open_slow(replica.service.port, FAULT_DURATION).await;
@@ -215,6 +230,14 @@ impl Fault {
             }
         }
     }
+}
+
+/// Restarts a service with a broken log output. Afterwards the service must stop as cleanly as usual.
+async fn break_log(scenario: &mut Scenario, load: &Load, fault: Fault, output: LogOutput) {
+    scenario.stop_and_restart_logging_to(0, output);
+    tokio::time::sleep(FAULT_DURATION).await;
+    wait_for_progress(load, fault, "requests succeed without the log").await;
+    scenario.stop_and_restart(0);
 }
 
 /// Waits for a random time, because a kill must not always hit the same moment.

@@ -13,7 +13,7 @@ use super::report::Row;
 use crate::support::app::{client, metric, response_to};
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
-use crate::support::program::Service;
+use crate::support::program::{LogOutput, Service};
 use crate::support::proxy::Proxy;
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
@@ -82,7 +82,15 @@ impl Replica {
     ) -> Self {
         let ports = (free_port(), free_port());
         let endpoints = endpoints(registration, subscriber);
-        let service = launch(folder, &database_url, registration, &endpoints, ports);
+        let output = LogOutput::Captured;
+        let service = launch(
+            output,
+            folder,
+            &database_url,
+            registration,
+            &endpoints,
+            ports,
+        );
         Self {
             service,
             proxy,
@@ -106,9 +114,10 @@ impl Replica {
         );
     }
 
-    fn restart(&mut self, folder: &TempDir) {
+    fn restart(&mut self, folder: &TempDir, output: LogOutput) {
         let ports = (self.service.port, self.service.ops_port);
         self.service = launch(
+            output,
             folder,
             &self.database_url,
             self.registration,
@@ -136,6 +145,7 @@ fn endpoints(registration: Registration, subscriber: &Subscriber) -> String {
 }
 
 fn launch(
+    output: LogOutput,
     folder: &TempDir,
     database_url: &str,
     registration: Registration,
@@ -148,7 +158,15 @@ fn launch(
         ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         ("APP__DATABASE__MAX_CONNECTIONS", &max_connections),
         ("APP__RELAY__ENDPOINTS", endpoints),
-        ("RUST_LOG", "warn"),
+        // A broken output gets many lines.
+        (
+            "RUST_LOG",
+            if output == LogOutput::Captured {
+                "warn"
+            } else {
+                "debug"
+            },
+        ),
     ];
     if registration == Registration::ByService {
         variables.push(("APP__WEBHOOK__UNKNOWN_IMAGES", "create"));
@@ -160,7 +178,7 @@ fn launch(
             ("APP__SERVER__KEEP_ALIVE_SECS", "3"),
         ]);
     }
-    Service::start_on(folder.path(), &variables, port, ops_port)
+    Service::start_logging_to(output, folder.path(), &variables, (port, ops_port))
 }
 
 impl Scenario {
@@ -269,12 +287,17 @@ impl Scenario {
 
     /// Kills these services at the same time and restarts them.
     pub(crate) fn kill_and_restart(&mut self, range: std::ops::Range<usize>) {
-        self.end_and_restart("-KILL", range);
+        self.end_and_restart("-KILL", range, LogOutput::Captured);
     }
 
     /// Stops a service gracefully and restarts it.
     pub(crate) fn stop_and_restart(&mut self, number: usize) {
-        self.end_and_restart("-TERM", number..number + 1);
+        self.stop_and_restart_logging_to(number, LogOutput::Captured);
+    }
+
+    /// Stops a service gracefully and restarts it with this log output.
+    pub(crate) fn stop_and_restart_logging_to(&mut self, number: usize, output: LogOutput) {
+        self.end_and_restart("-TERM", number..number + 1, output);
     }
 
     /// Returns the image whose event kills the services that send it.
@@ -311,7 +334,7 @@ impl Scenario {
         self.registration == Registration::ByService
     }
 
-    fn end_and_restart(&mut self, signal: &str, range: std::ops::Range<usize>) {
+    fn end_and_restart(&mut self, signal: &str, range: std::ops::Range<usize>, output: LogOutput) {
         let folder = &self.folder;
         let replicas = &mut self.replicas[range];
         tokio::task::block_in_place(|| {
@@ -319,7 +342,7 @@ impl Scenario {
                 replica.end(signal);
             }
             for replica in replicas {
-                replica.restart(folder);
+                replica.restart(folder, output);
             }
         });
     }

@@ -28,6 +28,7 @@ mod image_deletion;
 mod image_transitions;
 mod inbox_batches;
 mod invalid_payloads;
+mod log_outputs;
 mod logs;
 mod migrations;
 mod oauth2_tokens;

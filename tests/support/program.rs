@@ -1,6 +1,7 @@
 //! The program, run as a process, as an operator or a container engine runs it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -65,6 +66,49 @@ pub(crate) fn open_files_limit(process: &str) -> String {
     soft.expect("a limit").to_owned()
 }
 
+/// The file of [`LogOutput::File`].
+pub(crate) const LOG_FILE: &str = "service.log";
+
+/// The standard error of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogOutput {
+    /// [`Service::log`] returns the lines.
+    Captured,
+    /// The file [`LOG_FILE`] in the service's folder.
+    File,
+    /// A full disk: every write fails.
+    FullDisk,
+    /// A pipe whose reader has closed it: every write fails.
+    ClosedPipe,
+    /// A pipe that nothing reads: every write blocks once the pipe is full.
+    UnreadPipe,
+}
+
+impl LogOutput {
+    /// The outputs that lose lines.
+    pub(crate) const BROKEN: [Self; 3] = [Self::FullDisk, Self::ClosedPipe, Self::UnreadPipe];
+
+    /// Returns the standard error of a new process, and the reader of an unread pipe.
+    fn open(self, folder: &Path) -> (Stdio, Option<PipeReader>) {
+        match self {
+            Self::Captured => (Stdio::piped(), None),
+            Self::File => {
+                let file = File::create(folder.join(LOG_FILE));
+                (file.expect("the file is created").into(), None)
+            }
+            Self::FullDisk => {
+                let full = File::options().write(true).open("/dev/full");
+                (full.expect("the device exists").into(), None)
+            }
+            Self::ClosedPipe => (pipe().expect("a pipe").1.into(), None),
+            Self::UnreadPipe => {
+                let (reader, writer) = pipe().expect("a pipe");
+                (writer.into(), Some(reader))
+            }
+        }
+    }
+}
+
 /// A running `serve` process.
 pub(crate) struct Service {
     child: Child,
@@ -74,6 +118,8 @@ pub(crate) struct Service {
     pub(crate) ops_port: u16,
     log: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
+    /// Keeps an unread pipe open.
+    _unread_pipe: Option<PipeReader>,
 }
 
 impl Service {
@@ -94,12 +140,33 @@ impl Service {
         service
     }
 
+    /// Starts it on these ports, with this log output, and waits until it answers.
+    pub(crate) fn start_logging_to(
+        output: LogOutput,
+        folder: &Path,
+        variables: &[(&str, &str)],
+        (port, ops_port): (u16, u16),
+    ) -> Self {
+        let mut service = Self::launch_logging_to(output, folder, variables, (port, ops_port));
+        service.wait_until_ready();
+        service
+    }
+
     /// Starts it on these ports without waiting.
     pub(crate) fn launch(
         folder: &Path,
         variables: &[(&str, &str)],
         port: u16,
         ops_port: u16,
+    ) -> Self {
+        Self::launch_logging_to(LogOutput::Captured, folder, variables, (port, ops_port))
+    }
+
+    fn launch_logging_to(
+        output: LogOutput,
+        folder: &Path,
+        variables: &[(&str, &str)],
+        (port, ops_port): (u16, u16),
     ) -> Self {
         let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
         // A write beyond the limit of the file size must fail, as on a full disk. Without the trap
@@ -114,27 +181,19 @@ impl Service {
             .env("APP__SERVER__LISTEN", listen)
             .env("APP__OPS__LISTEN", ops)
             .envs(variables.iter().copied());
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program runs");
+        let (stderr, unread_pipe) = output.open(folder);
+        let mut child = command.stderr(stderr).spawn().expect("the program runs");
 
         let log = Arc::new(Mutex::new(Vec::new()));
-        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let reader = std::thread::spawn({
-            let log = log.clone();
-            move || {
-                for line in stderr.lines().map_while(Result::ok) {
-                    log.lock().expect("no panic").push(line);
-                }
-            }
-        });
+        let stderr = child.stderr.take();
+        let reader = stderr.map(|stderr| read_lines(stderr, Arc::clone(&log)));
         Self {
             child,
             port,
             ops_port,
             log,
-            reader: Some(reader),
+            reader,
+            _unread_pipe: unread_pipe,
         }
     }
 
@@ -230,6 +289,15 @@ impl Service {
             && stream.read_to_string(&mut answer).is_ok()
             && answer.starts_with("HTTP/1.1 404")
     }
+}
+
+/// Appends the lines of a pipe to the log until the pipe is closed.
+fn read_lines(pipe: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            log.lock().expect("no panic").push(line);
+        }
+    })
 }
 
 impl Drop for Service {
