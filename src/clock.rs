@@ -11,6 +11,42 @@ use crate::domain::timestamp::Timestamp;
 pub trait Clock: Send + Sync {
     /// Returns the current time.
     fn now(&self) -> Timestamp;
+
+    /// Returns the current time and the kind of the clock.
+    fn read(&self) -> ClockReading {
+        ClockReading::System(self.now())
+    }
+}
+
+/// A time, and the kind of clock that it was read from.
+///
+/// Leases and due times go by the clock of the database, because the clocks of replicas may differ. SQLite has no clock of its
+/// own, and tests move theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockReading {
+    /// The clock of this process. The clock of a database replaces it.
+    System(Timestamp),
+    /// The clock of a test. It also replaces the clock of a database.
+    Manual(Timestamp),
+}
+
+impl ClockReading {
+    /// Returns the time, for a database without a clock.
+    #[must_use]
+    pub fn time(self) -> Timestamp {
+        match self {
+            Self::System(time) | Self::Manual(time) => time,
+        }
+    }
+
+    /// Returns the time that replaces the database's clock, if there is one.
+    #[must_use]
+    pub fn manual_time(self) -> Option<Timestamp> {
+        match self {
+            Self::System(_) => None,
+            Self::Manual(time) => Some(time),
+        }
+    }
 }
 
 /// The system clock.
@@ -55,5 +91,9 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         *self.0.lock().expect("no code panics while it has the lock")
+    }
+
+    fn read(&self) -> ClockReading {
+        ClockReading::Manual(self.now())
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result
     let catalog = &context.store.delivery_catalog;
     match (
         filter.id,
-        catalog.replay(filter, context.clock.now()).await?,
+        catalog.replay(filter, context.clock.read()).await?,
     ) {
         (Some(id), 0) => Err(ActionError::DeliveryNotFinished(id)),
         (_, replayed) => Ok(replayed),

@@ -43,9 +43,9 @@ pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Alert, Attempt, Claim, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, ExpiredLeases,
-    FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery, NewAttempt, NextState,
-    Outbox, Settlement,
+    Alert, Attempt, Claim, Claimed, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
+    ExpiredLeases, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery,
+    NewAttempt, NextState, Outbox, Settlement,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,

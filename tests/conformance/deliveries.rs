@@ -1,5 +1,8 @@
 //! `DeliveryCatalog`: showing and replaying deliveries.
 
+use std::time::Duration;
+
+use cloudflare_images_webhook::clock::ClockReading;
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::Model;
 use cloudflare_images_webhook::store::{
@@ -154,8 +157,8 @@ async fn lists_attempts_in_order_up_to_limit(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10), uploaded("b", 10)]).await;
     for number in 1..=3 {
-        claim(&store, due("app", 100)).await;
-        let retry = |id| settlement(id, attempted(number, NextState::RetryAt(at(50))));
+        claim(&store, due("app", 300)).await;
+        let retry = |id| settlement(id, attempted(number, NextState::RetryAfter(Duration::ZERO)));
         settle(&store, &[retry(1), retry(2)]).await;
     }
 
@@ -351,6 +354,9 @@ async fn list(store: &Store, filter: &DeliveryFilter, limit: u32) -> Vec<Deliver
 
 /// Replays deliveries at second 500.
 async fn replay(store: &Store, filter: &DeliveryFilter) -> u64 {
-    let replaying = store.delivery_catalog.replay(filter, at(500)).await;
+    let replaying = store
+        .delivery_catalog
+        .replay(filter, ClockReading::Manual(at(500)))
+        .await;
     replaying.expect("the query succeeds")
 }

@@ -35,6 +35,15 @@ impl Fixture {
         }
     }
 
+    /// Returns the kind of the database.
+    pub(crate) fn backend(&self) -> Backend {
+        if self.database.is_postgres() {
+            Backend::Postgres
+        } else {
+            Backend::Sqlite
+        }
+    }
+
     /// Opens a migrated store that rejects unknown images and publishes nothing.
     pub(crate) async fn open(&self) -> Store {
         self.open_with(UnknownImages::Reject, Subscriptions::default())

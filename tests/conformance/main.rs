@@ -9,6 +9,7 @@ mod deliveries;
 mod fixture;
 mod inbox;
 mod notifications;
+mod ordering;
 mod outbox;
 mod pauses;
 mod rejection_catalog;

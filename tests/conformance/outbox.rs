@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloudflare_images_webhook::clock::ClockReading;
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::{Model, Subscription, Subscriptions};
 use cloudflare_images_webhook::domain::notification::UnknownImages;
@@ -112,13 +113,22 @@ async fn ordered_claim_takes_one_delivery_per_image(fixture: &Fixture) {
     .await;
     let in_order = Claim {
         ordered: true,
+        duration: Duration::from_mins(5),
         ..due("app", 100)
     };
 
     let first = claim(&store, in_order).await;
     let during_lease = claim(&store, with_lease("second", in_order)).await;
-    settle(&store, &[settlement(1, attempted(1, NextState::Failed))]).await;
-    let after_failure = claim(&store, with_lease("third", in_order)).await;
+    let failed = Settlement {
+        ordered: true,
+        ..settlement(1, attempted(1, NextState::Failed))
+    };
+    settle(&store, &[failed]).await;
+    let later = Claim {
+        now: ClockReading::Manual(at(200)),
+        ..in_order
+    };
+    let after_failure = claim(&store, with_lease("third", later)).await;
 
     assert_eq!(ids(&first), [1, 2]);
     assert!(during_lease.is_empty());
@@ -162,7 +172,10 @@ async fn settles_each_result(fixture: &Fixture) {
         &store,
         &[
             settlement(1, attempted(1, NextState::Delivered)),
-            settlement(2, attempted(2, NextState::RetryAt(at(300)))),
+            settlement(
+                2,
+                attempted(2, NextState::RetryAfter(Duration::from_secs(100))),
+            ),
             settlement(3, attempted(3, NextState::Failed)),
             settlement(4, LeaseResult::Filtered),
             settlement(5, released(0)),
@@ -198,7 +211,7 @@ async fn released_delivery_has_last_response(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
     record(&store, [uploaded("a", 10)]).await;
     claim(&store, due("app", 100)).await;
-    let retry = attempted(1, NextState::RetryAt(at(300)));
+    let retry = attempted(1, NextState::RetryAfter(Duration::from_secs(100)));
     settle(&store, &[settlement(1, retry)]).await;
     let leased = claim(&store, due("app", 300)).await.remove(0);
 
@@ -330,7 +343,7 @@ async fn publishes_alerts_of_settlements(fixture: &Fixture) {
 }
 
 /// Opens a store whose endpoint `app` is ordered.
-async fn open_with_ordered_endpoint(fixture: &Fixture) -> Store {
+pub(crate) async fn open_with_ordered_endpoint(fixture: &Fixture) -> Store {
     let subscription = Subscription {
         ordered: true,
         ..subscription("app")
@@ -351,14 +364,14 @@ pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
         limit: 100,
         ordered: false,
         expired_leases: ExpiredLeases::One,
-        now: at(now),
-        until: at(now + 60),
+        now: ClockReading::Manual(at(now)),
+        duration: Duration::from_mins(1),
         lease: LEASE,
     }
 }
 
 /// Returns the claim with another lease.
-fn with_lease<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
+pub(crate) fn with_lease<'a>(lease: &'a str, claim: Claim<'a>) -> Claim<'a> {
     Claim { lease, ..claim }
 }
 
@@ -367,7 +380,8 @@ pub(crate) fn settlement(delivery: i64, result: LeaseResult) -> Settlement {
     Settlement {
         delivery,
         lease: LEASE.into(),
-        now: at(200),
+        now: ClockReading::Manual(at(200)),
+        ordered: false,
         result,
     }
 }
@@ -389,11 +403,8 @@ pub(crate) fn attempted(number: u32, next_state: NextState) -> LeaseResult {
 }
 
 pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<LeasedDelivery> {
-    store
-        .outbox
-        .claim(&claim)
-        .await
-        .expect("the query succeeds")
+    let claimed = store.outbox.claim(&claim).await;
+    claimed.expect("the query succeeds").leased
 }
 
 pub(crate) async fn settle(store: &Store, settlements: &[Settlement]) -> usize {

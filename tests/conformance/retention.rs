@@ -1,5 +1,8 @@
 //! `Retention`: counting and deleting old rows, page by page.
 
+use std::time::Duration;
+
+use cloudflare_images_webhook::clock::ClockReading;
 use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::{
@@ -189,19 +192,20 @@ async fn settle_first(store: &Store, endpoint: &str) {
         limit: 1,
         ordered: false,
         expired_leases: ExpiredLeases::One,
-        now: at(100),
-        until: at(200),
+        now: ClockReading::Manual(at(100)),
+        duration: Duration::from_secs(100),
         lease: "lease",
     };
-    let leased = store
+    let claimed = store
         .outbox
         .claim(&claim)
         .await
         .expect("the query succeeds");
     let settlement = Settlement {
-        delivery: leased[0].id,
+        delivery: claimed.leased[0].id,
         lease: "lease".into(),
-        now: at(100),
+        now: ClockReading::Manual(at(100)),
+        ordered: false,
         result: LeaseResult::Filtered,
     };
     let settling = store.outbox.settle(&[settlement]).await;

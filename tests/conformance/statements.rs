@@ -16,7 +16,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fixture::Backend;
 use crate::{
-    catalog, deliveries, inbox, outbox, pauses, rejection_catalog, rejections, retention, schema,
+    catalog, deliveries, inbox, ordering, outbox, pauses, rejection_catalog, rejections, retention,
+    schema,
 };
 
 mod every_statement_runs {
@@ -56,6 +57,7 @@ async fn run_all(backend: Backend) {
     rejections::run_all(backend).await;
     rejection_catalog::run_all(backend).await;
     outbox::run_all(backend).await;
+    ordering::run_all(backend).await;
     pauses::run_all(backend).await;
     deliveries::run_all(backend).await;
     catalog::run_all(backend).await;

@@ -45,6 +45,7 @@ mod relay_payloads;
 mod relay_restarts;
 mod relay_retries;
 mod relay_signatures;
+mod replica_clocks;
 mod reprocessing;
 mod request_limits;
 mod retention;

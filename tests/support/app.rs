@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloudflare_images_webhook::app::{Listeners, run};
-use cloudflare_images_webhook::clock::ManualClock;
+use cloudflare_images_webhook::clock::{Clock, ManualClock, SystemClock};
 use cloudflare_images_webhook::config::{Environment, load};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::shutdown::{ExitReason, Shutdown};
@@ -39,6 +39,15 @@ pub(crate) struct App {
     client: Client,
 }
 
+/// A system clock that is ahead.
+struct ClockAhead(Duration);
+
+impl Clock for ClockAhead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().saturating_add(self.0)
+    }
+}
+
 /// A response of the service, with its whole body.
 #[derive(Debug)]
 pub(crate) struct TestResponse {
@@ -55,6 +64,28 @@ impl App {
 
     /// Starts a service with additional environment variables.
     pub(crate) async fn start_with(database: Database, variables: &[(&str, &str)]) -> Self {
+        let now = Timestamp::from_unix_seconds(NOW).expect("a time");
+        let clock = Arc::new(ManualClock::at(now));
+        Self::launch(database, variables, clock.clone(), clock).await
+    }
+
+    /// Starts a service whose system clock is ahead of the database's clock by this time.
+    pub(crate) async fn start_ahead(
+        database: Database,
+        variables: &[(&str, &str)],
+        ahead: Duration,
+    ) -> Self {
+        let now = Timestamp::from_unix_seconds(NOW).expect("a time");
+        let unused = Arc::new(ManualClock::at(now));
+        Self::launch(database, variables, unused, Arc::new(ClockAhead(ahead))).await
+    }
+
+    async fn launch(
+        database: Database,
+        variables: &[(&str, &str)],
+        manual_clock: Arc<ManualClock>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let base = [
             ("DATABASE_URL", database.url.as_str()),
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
@@ -73,20 +104,17 @@ impl App {
         };
         let address = listeners.webhook.local_addr().expect("an address");
         let ops = listeners.ops.local_addr().expect("an address");
-        let clock = Arc::new(ManualClock::at(
-            Timestamp::from_unix_seconds(NOW).expect("a time"),
-        ));
         let shutdown = Shutdown::default();
 
         let running = tokio::spawn({
-            let (clock, shutdown) = (clock.clone(), shutdown.clone());
+            let shutdown = shutdown.clone();
             async move { run(&loaded, clock, listeners, shutdown).await }
         });
         let app = Self {
             database,
             address,
             ops,
-            clock,
+            clock: manual_clock,
             shutdown,
             running,
             client: client(),

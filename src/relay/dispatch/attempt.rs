@@ -51,7 +51,8 @@ impl AttemptRunner {
         Settlement {
             delivery: leased.id,
             lease,
-            now: self.clock.now(),
+            now: self.clock.read(),
+            ordered: self.endpoint.is_ordered,
             result: LeaseResult::Released {
                 earlier_attempts: leased.attempts,
             },
@@ -77,7 +78,8 @@ impl AttemptRunner {
         Some(Settlement {
             delivery: leased.id,
             lease: Arc::clone(lease),
-            now,
+            now: self.clock.read(),
+            ordered: self.endpoint.is_ordered,
             result: LeaseResult::GivenUp(GivenUp { alerts }),
         })
     }
@@ -94,7 +96,8 @@ impl AttemptRunner {
                 return Settlement {
                     delivery,
                     lease,
-                    now: self.clock.now(),
+                    now: self.clock.read(),
+                    ordered: self.endpoint.is_ordered,
                     result: LeaseResult::Filtered,
                 };
             }
@@ -104,8 +107,8 @@ impl AttemptRunner {
         };
         let call = self.call(event_id, attempt, body).await;
         let duration = started.elapsed();
-        let now = self.clock.now();
-        let (next_state, alerts) = self.conclude(&call, now).await;
+        let now = self.clock.read();
+        let (next_state, alerts) = self.conclude(&call, now.time()).await;
         let attempt = NewAttempt {
             number: call.attempt,
             started_at,
@@ -117,6 +120,7 @@ impl AttemptRunner {
             delivery,
             lease,
             now,
+            ordered: self.endpoint.is_ordered,
             result: LeaseResult::Attempted(FinishedAttempt {
                 attempt,
                 next_state,
@@ -170,11 +174,11 @@ impl AttemptRunner {
             RetryDecision::Delivered => NextState::Delivered,
             RetryDecision::Retry(wait) => {
                 self.log_retry(call, wait);
-                NextState::RetryAt(now.saturating_add(wait))
+                NextState::RetryAfter(wait)
             }
             RetryDecision::Pause => {
                 self.pause(call, now).await;
-                NextState::RetryAt(now)
+                NextState::RetryAfter(Duration::ZERO)
             }
             RetryDecision::Fail => {
                 alerts.extend(self.log_failed_delivery(call, now));

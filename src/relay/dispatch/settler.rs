@@ -142,7 +142,7 @@ impl Settler {
             match attempted.next_state {
                 NextState::Delivered => self.count_ended(&DELIVERED),
                 NextState::Failed => self.count_ended(&FAILED),
-                NextState::RetryAt(_) => {}
+                NextState::RetryAfter(_) => {}
             }
         }
     }

@@ -18,7 +18,7 @@ use super::throttle::RelayThrottle;
 use crate::clock::Clock;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
-use crate::store::{Claim, ExpiredLeases, LeasedDelivery, Outbox, StoreError};
+use crate::store::{Claim, Claimed, ExpiredLeases, Outbox, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
@@ -33,6 +33,9 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The part of a lease in addition to the time of two calls.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// The number of postponed deliveries that one statement makes due.
+const RELEASED_PER_PAGE: u32 = 1000;
 
 /// The number of claimed deliveries per concurrent call. When a call ends, the next delivery is ready.
 const CLAIMED_PER_CALL: usize = 2;
@@ -118,6 +121,9 @@ impl Worker {
         if self.endpoint.is_paused {
             return self.context.stop.cancelled().await;
         }
+        if !self.endpoint.is_ordered {
+            self.release_postponed().await;
+        }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
         let claim_permits = Arc::new(Semaphore::new(capacity));
         while let Some(permits) = self.or_cancelled(acquire_available(&claim_permits)).await {
@@ -156,7 +162,8 @@ impl Worker {
             None => ExpiredLeases::None,
         };
         let claiming = self.claim(limit, purpose, expired_leases);
-        let (lease, leased) = match self.context.throttle.run(claiming).await {
+        let (lease, Claimed { leased, postponed }) = match self.context.throttle.run(claiming).await
+        {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(
@@ -168,7 +175,7 @@ impl Worker {
                 return;
             }
         };
-        let is_drained = leased.len() < limit;
+        let is_drained = leased.len() < limit && postponed == 0;
         let has_expired = expired_permit.is_none() || leased.iter().any(|one| one.lease_expired);
         for leased in leased {
             let permit = ClaimPermit {
@@ -196,6 +203,26 @@ impl Worker {
             }
         };
         let _polls = tokio::time::timeout(POLL_INTERVAL, wakeup).await;
+    }
+
+    /// Makes postponed deliveries due, page by page. They were postponed while the endpoint was ordered.
+    async fn release_postponed(&self) {
+        let (outbox, name) = (&self.context.outbox, &self.endpoint.name);
+        while !self.context.stop.is_cancelled() {
+            let now = self.context.clock.read();
+            let releasing = outbox.release_postponed(name, now, RELEASED_PER_PAGE);
+            let error = match self.context.throttle.run(releasing).await {
+                Ok(released) if released < u64::from(RELEASED_PER_PAGE) => return,
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            tracing::warn!(
+                endpoint = name,
+                error = chain(&error),
+                "postponed deliveries could not be made due, retrying"
+            );
+            self.or_cancelled(tokio::time::sleep(RETRY_DELAY)).await;
+        }
     }
 
     /// Waits for a future. Returns `None` if the service stops first.
@@ -236,7 +263,7 @@ impl Worker {
         limit: usize,
         purpose: Purpose,
         expired_leases: ExpiredLeases,
-    ) -> Result<(Lease, Vec<LeasedDelivery>), StoreError> {
+    ) -> Result<(Lease, Claimed), StoreError> {
         // The time of one call to wait for a slot, the time of the call itself, and a margin.
         let duration = 2 * self.endpoint.timeout + LEASE_MARGIN;
         let lease = Lease {
@@ -244,19 +271,18 @@ impl Worker {
             ends_at: Instant::now() + duration,
             purpose,
         };
-        let now = self.context.clock.now();
         let claim = Claim {
             endpoint: &self.endpoint.name,
             limit,
             ordered: self.endpoint.is_ordered,
             expired_leases,
-            now,
-            until: now.saturating_add(duration),
+            now: self.context.clock.read(),
+            duration,
             lease: &lease.name,
         };
-        let leased = self.context.outbox.claim(&claim).await?;
+        let claimed = self.context.outbox.claim(&claim).await?;
         self.context.metrics.claims.inc();
-        Ok((lease, leased))
+        Ok((lease, claimed))
     }
 }
 

@@ -7,9 +7,12 @@ pub(super) mod event;
 pub(super) mod router;
 mod settlement;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::error::StoreError;
+use crate::clock::ClockReading;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::event::Model;
 use crate::domain::timestamp::Timestamp;
@@ -26,10 +29,23 @@ pub trait Outbox: Send + Sync {
     ///
     /// A delivery whose lease expired may have ended the process that had it. So the claim itself counts the lost lease as an
     /// attempt, before anything reads the delivery again.
-    async fn claim(&self, claim: &Claim<'_>) -> Result<Vec<LeasedDelivery>, StoreError>;
+    ///
+    /// An ordered claim postpones blocked deliveries: those whose image has an earlier delivery that is not complete. The
+    /// settlement of the earlier delivery makes the next one due. So no claim looks at a blocked delivery again and again.
+    async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, StoreError>;
+
+    /// Makes up to `limit` postponed deliveries of an endpoint due, and returns their number. Only an ordered endpoint postpones
+    /// deliveries, so an endpoint that is no longer ordered would deliver them late.
+    async fn release_postponed(
+        &self,
+        endpoint: &str,
+        now: ClockReading,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// Records the results of leased deliveries in one transaction. Returns the number of lost leases. A delivery whose lease was
-    /// lost stays unchanged, but its attempt is stored.
+    /// lost stays unchanged, but its attempt is stored. If a delivery of an ordered endpoint is complete, the next delivery of its
+    /// image becomes due.
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
 
     /// Pauses an endpoint: it receives no deliveries until it is resumed. A paused endpoint keeps its first reason.
@@ -57,7 +73,7 @@ pub trait DeliveryCatalog: Send + Sync {
     ) -> Result<Vec<Delivery>, StoreError>;
 
     /// Makes completed deliveries due again, and counts their attempts from 0. Returns the number of deliveries.
-    async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError>;
+    async fn replay(&self, filter: &DeliveryFilter, now: ClockReading) -> Result<u64, StoreError>;
 
     /// Returns the endpoints that are paused or have waiting or failed deliveries, in the order of their names.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
@@ -75,11 +91,40 @@ pub struct Claim<'a> {
     /// Which deliveries with an expired lease may be leased.
     pub expired_leases: ExpiredLeases,
     /// The current time. Deliveries that are due then are leased.
-    pub now: Timestamp,
-    /// The end of the lease.
-    pub until: Timestamp,
+    pub now: ClockReading,
+    /// The duration of the lease.
+    pub duration: Duration,
     /// The unique name of the lease.
     pub lease: &'a str,
+}
+
+impl Claim<'_> {
+    /// Returns the maximum number of due deliveries that the claim looks at.
+    pub(super) fn max_seen(&self) -> i64 {
+        let max_seen = if self.ordered {
+            self.limit.max(MAX_SEEN_IN_ORDER)
+        } else {
+            self.limit
+        };
+        i64::try_from(max_seen).unwrap_or(i64::MAX)
+    }
+}
+
+/// The number of due deliveries that an ordered claim looks at, even if it leases fewer. Otherwise a claim of one delivery would
+/// postpone one blocked delivery.
+const MAX_SEEN_IN_ORDER: usize = 256;
+
+/// The time after which a postponed delivery is looked at again. Normally an earlier delivery makes it due before that. An
+/// earlier delivery that an old release or another program completed does not.
+pub(super) const POSTPONEMENT: Duration = Duration::from_hours(1);
+
+/// The result of a claim.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// The leased deliveries.
+    pub leased: Vec<LeasedDelivery>,
+    /// The number of blocked deliveries that were postponed. If there are any, more deliveries may be due.
+    pub postponed: usize,
 }
 
 /// Which deliveries with an expired lease a claim may lease.

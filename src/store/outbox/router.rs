@@ -198,6 +198,13 @@ impl EventRouter {
         Wakeups(woken.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
     }
 
+    /// Returns the wake-ups of these endpoints.
+    pub(in crate::store) fn wakeups_of(&self, endpoints: &[String]) -> Wakeups {
+        let wakeups = self.wakeups.iter();
+        let woken = wakeups.filter(|(endpoint, _)| endpoints.contains(endpoint));
+        Wakeups(woken.map(|(_, wakeup)| Arc::clone(wakeup)).collect())
+    }
+
     /// Returns the wake-up of each endpoint.
     pub(in crate::store) fn wakeups(&self) -> HashMap<String, Arc<Notify>> {
         self.wakeups.clone()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::ClockReading;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 
@@ -14,7 +15,9 @@ pub struct Settlement {
     /// The name of the lease.
     pub lease: Arc<str>,
     /// The time of the result.
-    pub now: Timestamp,
+    pub now: ClockReading,
+    /// Whether the endpoint is ordered. When the delivery is complete, the next one of its image becomes due.
+    pub ordered: bool,
     /// The result.
     pub result: LeaseResult,
 }
@@ -60,8 +63,8 @@ pub struct GivenUp {
 pub enum NextState {
     /// The endpoint accepted the event. Final.
     Delivered,
-    /// The attempt failed, and the next one is due at this time.
-    RetryAt(Timestamp),
+    /// The attempt failed, and the next one is due after this wait.
+    RetryAfter(Duration),
     /// The attempt failed, and was the last. Final until the delivery is replayed.
     Failed,
 }
@@ -102,7 +105,7 @@ impl Settlement {
         match &self.result {
             LeaseResult::Attempted(attempted) => match attempted.next_state {
                 NextState::Delivered => DeliveryStatus::Delivered,
-                NextState::RetryAt(_) => DeliveryStatus::Retrying,
+                NextState::RetryAfter(_) => DeliveryStatus::Retrying,
                 NextState::Failed => DeliveryStatus::Failed,
             },
             LeaseResult::GivenUp(_) => DeliveryStatus::Failed,
@@ -114,21 +117,26 @@ impl Settlement {
         }
     }
 
-    /// Returns the time of the next attempt, unless the status is final.
-    pub(in crate::store) fn due_at(&self) -> Option<Timestamp> {
+    /// Returns the wait before the next attempt, unless the status is final.
+    pub(in crate::store) fn wait(&self) -> Option<Duration> {
         match &self.result {
             LeaseResult::Attempted(attempted) => match attempted.next_state {
-                NextState::RetryAt(due_at) => Some(due_at),
+                NextState::RetryAfter(wait) => Some(wait),
                 NextState::Delivered | NextState::Failed => None,
             },
             LeaseResult::GivenUp(_) | LeaseResult::Filtered => None,
-            LeaseResult::Released { .. } => Some(self.now),
+            LeaseResult::Released { .. } => Some(Duration::ZERO),
         }
     }
 
     /// Returns the time of completion, if the status is final.
     pub(in crate::store) fn completed_at(&self) -> Option<Timestamp> {
-        self.due_at().is_none().then_some(self.now)
+        self.wait().is_none().then_some(self.now.time())
+    }
+
+    /// Returns whether the settlement may make the next delivery of an image due.
+    pub(in crate::store) fn completes_in_order(&self) -> bool {
+        self.ordered && self.wait().is_none()
     }
 
     /// Returns the attempt, if one was made.

@@ -1,10 +1,13 @@
 //! Columns in Postgres: binding values, decoding rows, and the names that `shared` imports.
 
+use std::time::Duration;
+
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, FromRow, Postgres as Database, Row as _, Type};
 use time::OffsetDateTime;
 
+use crate::clock::ClockReading;
 use crate::domain::image::Image;
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
@@ -44,6 +47,37 @@ macro_rules! state_columns {
     };
 }
 pub(super) use state_columns;
+
+/// The current time of leases and due times: the database's clock, unless the parameter has the time of a test's clock.
+macro_rules! now {
+    ($parameter:literal) => {
+        concat!("COALESCE(", $parameter, ", now())")
+    };
+}
+pub(super) use now;
+
+/// Converts a reading for binding to the parameter of [`now`].
+pub(super) fn bind_now(now: ClockReading) -> Option<OffsetDateTime> {
+    now.manual_time().map(bind_time)
+}
+
+/// The ids in the parameter.
+macro_rules! selected_ids {
+    ($parameter:literal) => {
+        concat!("SELECT UNNEST(", $parameter, "::bigint[])")
+    };
+}
+pub(super) use selected_ids;
+
+/// Converts ids for binding to the parameter of [`selected_ids`].
+pub(super) fn bind_ids(ids: impl Iterator<Item = i64>) -> Vec<i64> {
+    ids.collect()
+}
+
+/// Converts a duration for binding, in microseconds.
+pub(super) fn bind_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
 
 /// The columns of [`ImageColumns`].
 macro_rules! image_columns {

@@ -1,8 +1,9 @@
 //! The outbox statements in the Postgres dialect.
 
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
-use super::columns::{bind_time, column};
+use super::columns::{bind_micros, bind_time, column};
 use crate::domain::id::CloudflareId;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{NewDelivery, OutboxBatch};
@@ -11,6 +12,8 @@ use crate::store::session::OperationError;
 
 impl EventStatements for PgConnection {
     /// Also sends the announcements, which listeners receive at the commit.
+    ///
+    /// A delivery is due at once. Its time is from the clock of this process, so a clock ahead of the database's would delay it.
     async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
         let (events, deliveries) = (&batch.events, &batch.deliveries);
         sqlx::query(
@@ -22,8 +25,11 @@ impl EventStatements for PgConnection {
                  ON CONFLICT (id) DO NOTHING
              ), delivery AS (
                  INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
-                 SELECT UNNEST($7::text[]), UNNEST($8::text[]), UNNEST($9::text[]), UNNEST($10::text[]), UNNEST($11::timestamptz[]),
-                     UNNEST($12::timestamptz[]), UNNEST($13::timestamptz[])
+                 SELECT event_id, endpoint, image, status, CASE WHEN due_at IS NOT NULL THEN LEAST(due_at, now()) END, completed_at,
+                     created_at
+                 FROM UNNEST($7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[],
+                     $13::timestamptz[])
+                     AS new (event_id, endpoint, image, status, due_at, completed_at, created_at)
              )
              SELECT pg_notify($14, announcement) FROM UNNEST($15::text[]) AS announcement",
         )
@@ -58,7 +64,7 @@ pub(super) async fn settle(
     let settled = sqlx::query(
         "-- outbox_settle
          UPDATE relay_deliveries AS delivery
-         SET status = result.status, due_at = result.due_at, lease = NULL, completed_at = result.completed_at,
+         SET status = result.status, due_at = COALESCE(result.due_at, now() + result.wait * interval '1 microsecond'), lease = NULL, completed_at = result.completed_at,
              attempts = COALESCE(result.number, delivery.attempts),
              status_code = CASE WHEN result.number IS NULL THEN delivery.status_code ELSE result.status_code END,
              error = CASE WHEN result.number IS NULL THEN delivery.error ELSE result.error END,
@@ -66,23 +72,31 @@ pub(super) async fn settle(
          FROM (
              SELECT UNNEST($1::bigint[]) AS id, UNNEST($2::text[]) AS lease, UNNEST($3::text[]) AS status,
                  UNNEST($4::timestamptz[]) AS due_at, UNNEST($5::timestamptz[]) AS completed_at, UNNEST($6::integer[]) AS number,
-                 UNNEST($7::integer[]) AS status_code, UNNEST($8::text[]) AS error, UNNEST($9::text[]) AS sent
+                 UNNEST($7::integer[]) AS status_code, UNNEST($8::text[]) AS error, UNNEST($9::text[]) AS sent,
+                 UNNEST($10::bigint[]) AS wait
          ) AS result
          WHERE delivery.id = result.id AND delivery.lease = result.lease",
     )
     .bind(column(settlements, |settlement| settlement.delivery))
     .bind(column(settlements, |settlement| &*settlement.lease))
     .bind(column(settlements, |settlement| settlement.status().name()))
-    .bind(column(settlements, |settlement| settlement.due_at().map(bind_time)))
+    .bind(column(settlements, manual_due_at))
     .bind(column(settlements, |settlement| settlement.completed_at().map(bind_time)))
     .bind(column(settlements, |settlement| attempt_number(settlement).map(|number| i32::try_from(number).unwrap_or(i32::MAX))))
     .bind(column(settlements, Settlement::status_code))
     .bind(column(settlements, Settlement::error))
     .bind(column(settlements, |settlement| settlement.sent_payload()))
+    .bind(column(settlements, |settlement| settlement.wait().map(bind_micros)))
     .execute(connection)
     .await?
     .rows_affected();
     Ok(usize::try_from(settled).unwrap_or(usize::MAX))
+}
+
+/// Returns the time of the next attempt by a test's clock. Otherwise the database's clock decides.
+fn manual_due_at(settlement: &Settlement) -> Option<OffsetDateTime> {
+    let (now, wait) = (settlement.now.manual_time()?, settlement.wait()?);
+    Some(bind_time(now.saturating_add(wait)))
 }
 
 pub(super) async fn insert_attempts(

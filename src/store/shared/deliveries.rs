@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use sqlx::Row as _;
 
-use super::columns::{Backend, Row, bind_time, read_time};
+use super::columns::{Backend, Row, bind_now, bind_time, now, read_time};
+use crate::clock::ClockReading;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
@@ -44,7 +45,9 @@ macro_rules! replay_deliveries {
         concat!(
             "-- deliveries_replay
              UPDATE relay_deliveries
-             SET status = 'pending', due_at = $5, lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
+             SET status = 'pending', due_at = ",
+            now!("$5"),
+            ", lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
              WHERE due_at IS NULL AND ",
             $id,
             " AND (CAST($2 AS text) IS NULL OR endpoint = $2) AND (CAST($3 AS text) IS NULL OR status = $3)
@@ -98,7 +101,7 @@ impl DeliveryCatalog for Backend {
         list(self, filter, limit, PayloadMode::Omitted).await
     }
 
-    async fn replay(&self, filter: &DeliveryFilter, now: Timestamp) -> Result<u64, StoreError> {
+    async fn replay(&self, filter: &DeliveryFilter, now: ClockReading) -> Result<u64, StoreError> {
         self.write("replaying deliveries", async |connection| {
             let replayed = sqlx::query(match filter.id {
                 Some(_) => replay_deliveries!("id = $1"),
@@ -108,7 +111,7 @@ impl DeliveryCatalog for Backend {
             .bind(filter.endpoint.as_deref())
             .bind(filter.status.map(DeliveryStatus::name))
             .bind(filter.since.map(bind_time))
-            .bind(bind_time(now))
+            .bind(bind_now(now))
             .execute(connection)
             .await?;
             Ok(replayed.rows_affected())

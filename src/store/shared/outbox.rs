@@ -3,19 +3,48 @@
 use async_trait::async_trait;
 
 use super::claim_statements::claim;
-use super::columns::{Backend, bind_time};
+use super::columns::{Backend, Connection, bind_ids, bind_now, bind_time, now, selected_ids};
 use super::outbox_statements::{insert_attempts, settle};
+use crate::clock::ClockReading;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
 use crate::store::outbox::router::{OutboxBatch, Wakeups, alert_events};
-use crate::store::outbox::{Claim, LeasedDelivery, NewAttempt, Outbox, Settlement};
-use crate::store::session::TransactionMode;
+use crate::store::outbox::{Claim, Claimed, NewAttempt, Outbox, Settlement};
+use crate::store::session::{OperationError, TransactionMode};
 
 #[async_trait]
 impl Outbox for Backend {
-    async fn claim(&self, request: &Claim<'_>) -> Result<Vec<LeasedDelivery>, StoreError> {
+    async fn claim(&self, request: &Claim<'_>) -> Result<Claimed, StoreError> {
         claim(self, request).await
+    }
+
+    async fn release_postponed(
+        &self,
+        endpoint: &str,
+        now: ClockReading,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.write("releasing postponed deliveries", async |connection| {
+            let released = sqlx::query(concat!(
+                "-- outbox_release_postponed
+                 UPDATE relay_deliveries SET due_at = ",
+                now!("$2"),
+                " WHERE id IN (
+                     SELECT id FROM relay_deliveries
+                     WHERE endpoint = $1 AND image IS NOT NULL AND status = 'pending' AND due_at > ",
+                now!("$2"),
+                " ORDER BY image, id LIMIT $3
+                 )",
+            ))
+            .bind(endpoint)
+            .bind(bind_now(now))
+            .bind(i64::from(limit))
+            .execute(connection)
+            .await?;
+            Ok(released.rows_affected())
+        })
+        .await
     }
 
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
@@ -34,7 +63,7 @@ impl Outbox for Backend {
                 let batch = OutboxBatch::alerts(&events, &endpoints);
                 tx.insert_events(&batch).await?;
             }
-            Ok((settled, Wakeups::default()))
+            Ok((settled, self.wake_next(tx, settlements).await?))
         });
         let settled = settling.await?;
         self.count_committed(settlements.len());
@@ -72,5 +101,47 @@ impl Outbox for Backend {
             Ok(resumed.rows_affected() > 0)
         })
         .await
+    }
+}
+
+impl Backend {
+    /// Makes the next delivery due after each completed one of an ordered endpoint, and returns the wake-ups of their workers.
+    ///
+    /// This is a statement of its own after the settlements, so on Postgres it sees deliveries that a claim postponed meanwhile.
+    async fn wake_next(
+        &self,
+        connection: &mut Connection,
+        settlements: &[Settlement],
+    ) -> Result<Wakeups, OperationError> {
+        let completed: Vec<&Settlement> = settlements
+            .iter()
+            .filter(|settlement| settlement.completes_in_order())
+            .collect();
+        let Some(last) = completed.last() else {
+            return Ok(Wakeups::default());
+        };
+        let endpoints: Vec<String> = sqlx::query_scalar(concat!(
+            "-- outbox_wake_next
+             UPDATE relay_deliveries SET due_at = ",
+            now!("$2"),
+            " WHERE status <> 'leased' AND due_at > ",
+            now!("$2"),
+            " AND id IN (
+                 SELECT (
+                     SELECT next.id FROM relay_deliveries AS next
+                     WHERE next.endpoint = completed.endpoint AND next.image = completed.image AND next.due_at IS NOT NULL
+                     ORDER BY next.id LIMIT 1
+                 )
+                 FROM relay_deliveries AS completed
+                 WHERE completed.id IN (",
+            selected_ids!("$1"),
+            ") AND completed.due_at IS NULL
+             ) RETURNING endpoint",
+        ))
+        .bind(bind_ids(completed.iter().map(|settlement| settlement.delivery)))
+        .bind(bind_now(last.now))
+        .fetch_all(connection)
+        .await?;
+        Ok(self.policy.router.wakeups_of(&endpoints))
     }
 }

@@ -3,55 +3,62 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::columns::{bind_time, json_rows};
+use super::columns::{bind_now, bind_time, json_rows, now};
 use super::session::Sqlite;
 use crate::domain::event::Model;
 use crate::store::error::StoreError;
 use crate::store::outbox::router::Wakeups;
-use crate::store::outbox::{Claim, ExpiredLeases, LEASE_EXPIRED, LeasedDelivery};
+use crate::store::outbox::{
+    Claim, Claimed, ExpiredLeases, LEASE_EXPIRED, LeasedDelivery, POSTPONEMENT,
+};
 use crate::store::session::{OperationError, TransactionMode};
 
-/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, only those whose image has no earlier delivery that
-/// is incomplete. If `$4` is true, also the delivery that is due the longest, if its lease expired.
+/// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, also the delivery that is due the longest, if its
+/// lease expired.
 macro_rules! due_deliveries {
     () => {
-        "FROM relay_deliveries AS delivery
-         CROSS JOIN relay_events AS event ON event.id = delivery.event_id
-         WHERE delivery.endpoint = $1 AND delivery.due_at <= $2
-             AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
-             AND (delivery.status <> 'leased' OR $4 AND delivery.id = (
-                 SELECT id FROM relay_deliveries WHERE endpoint = $1 AND due_at <= $2 ORDER BY due_at, id LIMIT 1
-             ))
-             AND (NOT $3 OR NOT EXISTS (
-                 SELECT 1 FROM relay_deliveries AS earlier
-                 WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
-                     AND earlier.due_at IS NOT NULL
+        concat!(
+            "FROM relay_deliveries AS delivery
+             CROSS JOIN relay_events AS event ON event.id = delivery.event_id
+             WHERE delivery.endpoint = $1 AND delivery.due_at <= ",
+            now!("$2"),
+            " AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+             AND (delivery.status <> 'leased' OR $3 AND delivery.id = (
+                 SELECT id FROM relay_deliveries WHERE endpoint = $1 AND due_at <= ",
+            now!("$2"),
+            " ORDER BY due_at, id LIMIT 1
              ))"
+        )
     };
 }
 
 /// Leases due deliveries. First reads without the write lock, because usually nothing is due and recording needs the lock.
-pub(super) async fn claim(
-    backend: &Sqlite,
-    claim: &Claim<'_>,
-) -> Result<Vec<LeasedDelivery>, StoreError> {
+pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
     const ACTION: &str = "claiming deliveries";
     let checking = backend.read(ACTION, async |connection| {
         is_any_due(connection, claim).await
     });
     if !checking.await? {
-        return Ok(Vec::new());
+        return Ok(Claimed::default());
     }
     let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
-        let mut due = read_due(tx, claim).await?;
-        if due.is_empty() {
-            return Ok((Vec::new(), Wakeups::default()));
+        let seen = read_due(tx, claim).await?;
+        let (blocked, mut due): (Vec<Due>, Vec<Due>) =
+            seen.into_iter().partition(|due| due.is_blocked);
+        due.truncate(claim.limit);
+        if !blocked.is_empty() {
+            postpone(tx, claim, &blocked).await?;
         }
-        lease(tx, claim, &due).await?;
-        insert_lost_attempts(tx, &due).await?;
+        if !due.is_empty() {
+            lease(tx, claim, &due).await?;
+        }
+        insert_lost_attempts(tx, blocked.iter().chain(&due)).await?;
         due.sort_unstable_by_key(|due| due.delivery.id);
-        let leased = due.into_iter().map(|due| due.delivery);
-        Ok((leased.collect(), Wakeups::default()))
+        let claimed = Claimed {
+            leased: due.into_iter().map(|due| due.delivery).collect(),
+            postponed: blocked.len(),
+        };
+        Ok((claimed, Wakeups::default()))
     });
     claiming.await
 }
@@ -60,7 +67,9 @@ pub(super) async fn claim(
 struct Due {
     delivery: LeasedDelivery,
     /// The due time before the claim. If a lease expired, it is the end of that lease.
-    due_at: String,
+    was_due_at: String,
+    /// Whether the claim is ordered, and the image has an earlier delivery that is not complete.
+    is_blocked: bool,
 }
 
 async fn is_any_due(
@@ -74,8 +83,7 @@ async fn is_any_due(
         ")"
     ))
     .bind(claim.endpoint)
-    .bind(bind_time(claim.now))
-    .bind(claim.ordered)
+    .bind(bind_now(claim.now))
     .bind(claim.expired_leases == ExpiredLeases::One)
     .fetch_one(connection)
     .await?)
@@ -88,15 +96,19 @@ async fn read_due(
     sqlx::query(concat!(
         "-- outbox_claim
          SELECT delivery.id, delivery.event_id, delivery.attempts, delivery.due_at, delivery.status = 'leased' AS lease_expired,
-             event.model, event.payload ",
+             event.model, event.payload, $4 AND EXISTS (
+                 SELECT 1 FROM relay_deliveries AS earlier
+                 WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
+                     AND earlier.due_at IS NOT NULL
+             ) AS is_blocked ",
         due_deliveries!(),
         " ORDER BY delivery.due_at, delivery.id LIMIT $5",
     ))
     .bind(claim.endpoint)
-    .bind(bind_time(claim.now))
-    .bind(claim.ordered)
+    .bind(bind_now(claim.now))
     .bind(claim.expired_leases == ExpiredLeases::One)
-    .bind(i64::try_from(claim.limit).unwrap_or(i64::MAX))
+    .bind(claim.ordered)
+    .bind(claim.max_seen())
     .fetch_all(connection)
     .await?
     .iter()
@@ -116,8 +128,35 @@ fn read_one(row: &SqliteRow) -> Result<Due, OperationError> {
             lease_expired,
             payload: row.try_get("payload")?,
         },
-        due_at: row.try_get("due_at")?,
+        was_due_at: row.try_get("due_at")?,
+        is_blocked: row.try_get("is_blocked")?,
     })
+}
+
+/// Postpones blocked deliveries. Their leases, if they had any, expired.
+async fn postpone(
+    connection: &mut SqliteConnection,
+    claim: &Claim<'_>,
+    blocked: &[Due],
+) -> Result<(), OperationError> {
+    let rows = json_rows(blocked, |due| {
+        let delivery = &due.delivery;
+        let error = delivery.lease_expired.then_some(LEASE_EXPIRED);
+        (delivery.id, delivery.attempts, error)
+    });
+    sqlx::query(
+        "-- outbox_claim
+         UPDATE relay_deliveries
+         SET due_at = $2, status = CASE WHEN status = 'leased' THEN 'retrying' ELSE status END, lease = NULL,
+             attempts = blocked.value ->> 1, error = COALESCE(blocked.value ->> 2, error)
+         FROM jsonb_each($1) AS blocked
+         WHERE relay_deliveries.id = blocked.value ->> 0",
+    )
+    .bind(rows)
+    .bind(bind_time(claim.now.time().saturating_add(POSTPONEMENT)))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn lease(
@@ -140,7 +179,7 @@ async fn lease(
     )
     .bind(rows)
     .bind(claim.lease)
-    .bind(bind_time(claim.until))
+    .bind(bind_time(claim.now.time().saturating_add(claim.duration)))
     .execute(connection)
     .await?;
     Ok(())
@@ -149,17 +188,14 @@ async fn lease(
 /// Inserts the attempts whose lease expired. Their start is not known, so they have the end of the lease.
 async fn insert_lost_attempts(
     connection: &mut SqliteConnection,
-    due: &[Due],
+    seen: impl Iterator<Item = &Due>,
 ) -> Result<(), OperationError> {
-    let lost: Vec<&Due> = due
-        .iter()
-        .filter(|due| due.delivery.lease_expired)
-        .collect();
+    let lost: Vec<&Due> = seen.filter(|due| due.delivery.lease_expired).collect();
     if lost.is_empty() {
         return Ok(());
     }
     let rows = json_rows(&lost, |due| {
-        (due.delivery.id, due.delivery.attempts, &due.due_at)
+        (due.delivery.id, due.delivery.attempts, &due.was_due_at)
     });
     sqlx::query(
         "-- outbox_insert_attempts

@@ -5,6 +5,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
+use crate::clock::ClockReading;
 use crate::domain::image::Image;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
@@ -24,6 +25,32 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
 /// The statement that deletes old deliveries. A trigger deletes their attempts, and events without other deliveries.
 pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
      DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL";
+
+/// The current time of leases and due times. SQLite has no clock of its own.
+macro_rules! now {
+    ($parameter:literal) => {
+        $parameter
+    };
+}
+pub(super) use now;
+
+/// The ids in the parameter.
+macro_rules! selected_ids {
+    ($parameter:literal) => {
+        concat!("SELECT value FROM json_each(", $parameter, ")")
+    };
+}
+pub(super) use selected_ids;
+
+/// Converts ids for binding to the parameter of [`selected_ids`].
+pub(super) fn bind_ids(ids: impl Iterator<Item = i64>) -> String {
+    json(&ids.collect::<Vec<_>>())
+}
+
+/// Converts a reading for binding to the parameter of [`now`].
+pub(super) fn bind_now(now: ClockReading) -> String {
+    bind_time(now.time())
+}
 
 /// The columns of [`ImageColumns`].
 macro_rules! image_columns {

@@ -74,7 +74,10 @@ pub(super) async fn settle(
             settlement.delivery,
             &*settlement.lease,
             settlement.status().name(),
-            settlement.due_at().map(|at| at.to_string()),
+            settlement.wait().map(|wait| {
+                let due_at = settlement.now.time().saturating_add(wait);
+                due_at.to_string()
+            }),
             settlement.completed_at().map(|at| at.to_string()),
             settlement.attempt().map(|attempt| attempt.number),
             settlement.status_code(),

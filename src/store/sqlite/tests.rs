@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::checkpoints::WRITES_PER_CHECKPOINT;
 use super::session::{MAX_WAL_BYTES, OPEN_RETRY_INTERVAL, Sqlite};
+use crate::clock::ClockReading;
 use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, RequestInfo, UnknownImages};
@@ -106,8 +107,8 @@ async fn claim_and_settle_restore_fsync() {
         limit: 1,
         ordered: false,
         expired_leases: ExpiredLeases::One,
-        now,
-        until: now,
+        now: ClockReading::Manual(now),
+        duration: Duration::ZERO,
         lease: "lease",
     };
     let synchronous = async || {
@@ -115,12 +116,18 @@ async fn claim_and_settle_restore_fsync() {
         let level: i64 = level.fetch_one(&database.writer).await.expect("a level");
         level
     };
-    let leased = database.claim(&claim).await.expect("a claim").remove(0);
+    let leased = database
+        .claim(&claim)
+        .await
+        .expect("a claim")
+        .leased
+        .remove(0);
     let after_claim = synchronous().await;
     let settlement = Settlement {
         delivery: leased.id,
         lease: "lease".into(),
-        now,
+        now: ClockReading::Manual(now),
+        ordered: false,
         result: LeaseResult::Filtered,
     };
     let lost = database.settle(&[settlement]).await.expect("a settlement");
