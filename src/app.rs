@@ -3,7 +3,7 @@
 mod tasks;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +16,7 @@ use crate::config::{Loaded, Settings};
 use crate::config_types::InvalidSetting;
 use crate::ops::Ops;
 use crate::receiver::Receiver;
-use crate::relay::Relay;
+use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
@@ -65,9 +65,10 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<ExitReason> {
     let deadline = loaded.settings.shutdown.deadline_secs.seconds();
+    let progress = Progress::default();
     let exit_reason = tokio::select! {
-        exit_reason = run_service(loaded, clock, listeners, &shutdown) => exit_reason?,
-        () = shutdown.deadline_reached(deadline) => ExitReason::Forced,
+        exit_reason = run_service(loaded, clock, listeners, &shutdown, &progress) => exit_reason?,
+        () = shutdown.deadline_reached(deadline) => progress.exit_reason_at_deadline(),
     };
     match exit_reason {
         ExitReason::Clean => tracing::info!("stopped"),
@@ -77,11 +78,35 @@ pub async fn run(
     Ok(exit_reason)
 }
 
+/// The progress of a shutdown.
+#[derive(Default)]
+struct Progress {
+    /// Cancelled after the last request. The writers and the ops listener then stop.
+    requests_ended: CancellationToken,
+    /// The reason of the shutdown.
+    exit_reason: OnceLock<ExitReason>,
+}
+
+impl Progress {
+    /// Returns the exit reason if the deadline interrupts the work in flight. After the last request, each webhook has its answer,
+    /// and all other work is repeated: leases expire, and the retention starts again.
+    fn exit_reason_at_deadline(&self) -> ExitReason {
+        if !self.requests_ended.is_cancelled() {
+            return ExitReason::Forced;
+        }
+        tracing::warn!(
+            "background work was interrupted at the end of the shutdown; it is repeated"
+        );
+        self.exit_reason.get().copied().unwrap_or(ExitReason::Clean)
+    }
+}
+
 async fn run_service(
     loaded: &Loaded,
     clock: Arc<dyn Clock>,
     listeners: Listeners,
     shutdown: &Shutdown,
+    progress: &Progress,
 ) -> anyhow::Result<ExitReason> {
     let settings = &loaded.settings;
     let unknown_images = settings.webhook.unknown_images();
@@ -89,7 +114,7 @@ async fn run_service(
     let opening = Store::open(&settings.database, unknown_images, subscriptions);
     match shutdown.graceful.run_until_cancelled(opening).await {
         Some(store) => {
-            let service = Service::build(loaded, clock, store?, shutdown)?;
+            let service = Service::build(loaded, clock, store?, shutdown, progress)?;
             service.run(listeners).await
         }
         None => Ok(ExitReason::Clean),
@@ -101,6 +126,7 @@ struct Service<'a> {
     settings: &'a Settings,
     clock: Arc<dyn Clock>,
     shutdown: &'a Shutdown,
+    progress: &'a Progress,
     store: Store,
     metrics: Arc<Metrics>,
     writers: Vec<Writer>,
@@ -109,8 +135,6 @@ struct Service<'a> {
     log_limiter: Arc<LineLimiter>,
     /// The connections of the webhook listener, and the tasks of requests that outlive their connection.
     requests: TaskTracker,
-    /// Cancelled after the last request. The writers and the ops listener then stop.
-    requests_ended: CancellationToken,
 }
 
 impl<'a> Service<'a> {
@@ -119,6 +143,7 @@ impl<'a> Service<'a> {
         clock: Arc<dyn Clock>,
         store: Store,
         shutdown: &'a Shutdown,
+        progress: &'a Progress,
     ) -> anyhow::Result<Self> {
         let settings = &loaded.settings;
         let metrics = Arc::new(Metrics::default());
@@ -138,6 +163,7 @@ impl<'a> Service<'a> {
             settings,
             clock,
             shutdown,
+            progress,
             store,
             metrics,
             writers,
@@ -145,7 +171,6 @@ impl<'a> Service<'a> {
             relay: Relay::new(loaded.endpoints.clone()),
             log_limiter: Arc::new(LineLimiter::new(settings.log.refused_lines_per_second())),
             requests,
-            requests_ended: CancellationToken::new(),
         })
     }
 
@@ -158,10 +183,10 @@ impl<'a> Service<'a> {
         let ops_server = self.ops_server(listeners.ops);
         tasks.spawn(
             "ops listener",
-            ops_server.run(self.requests_ended.clone(), TaskTracker::new()),
+            ops_server.run(self.progress.requests_ended.clone(), TaskTracker::new()),
         );
         let log_limiter = Arc::clone(&self.log_limiter);
-        let log_stop = self.requests_ended.clone();
+        let log_stop = self.progress.requests_ended.clone();
         tasks.spawn("access log limiter", async move {
             log_limiter.run(log_stop).await;
         });
@@ -174,13 +199,14 @@ impl<'a> Service<'a> {
         }
         self.log_startup(&listeners.webhook, ops_address)?;
         let (shutdown, store) = (self.shutdown, self.store.clone());
-        let (requests, requests_ended) = (self.requests.clone(), self.requests_ended.clone());
+        let (requests, progress) = (self.requests.clone(), self.progress);
         self.spawn_tasks(&mut tasks, listeners.webhook);
 
         let exit_reason = tasks.wait_for_shutdown(shutdown).await;
+        progress.exit_reason.get_or_init(|| exit_reason);
         requests.close();
         requests.wait().await;
-        requests_ended.cancel();
+        progress.requests_ended.cancel();
         let any_panicked = tasks.any_panicked().await;
         store.close().await;
         Ok(if any_panicked {
@@ -194,7 +220,7 @@ impl<'a> Service<'a> {
         let stop = &self.shutdown.graceful;
         for (number, writer) in self.writers.into_iter().enumerate() {
             let name = format!("writer {}", number + 1);
-            tasks.spawn(name, writer.run(self.requests_ended.clone()));
+            tasks.spawn(name, writer.run(self.progress.requests_ended.clone()));
         }
         let pruner = Pruner::new(
             self.store.retention.clone(),
@@ -206,7 +232,10 @@ impl<'a> Service<'a> {
             self.store.clone(),
             Arc::clone(&self.clock),
             Arc::clone(&self.metrics),
-            stop.clone(),
+            StopTokens {
+                stop: stop.clone(),
+                cutoff: self.shutdown.cutoff.clone(),
+            },
         );
         tasks.spawn("relay", relaying);
 

@@ -19,11 +19,11 @@ pub struct Settings {
 /// The reason why a run of the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// A graceful shutdown: all work in flight was finished. Exit code 0.
+    /// A graceful shutdown: every webhook in flight was finished. Other work was finished or will be repeated. Exit code 0.
     Clean,
     /// A task ended before it was asked to, or panicked. Exit code 1.
     Crashed,
-    /// A forced shutdown: a second signal or the deadline interrupted the work in flight. Exit code 3. Exit code 2 means a wrong
+    /// A forced shutdown: a second signal or the deadline interrupted webhooks in flight. Exit code 3. Exit code 2 means a wrong
     /// command line or configuration.
     Forced,
 }
@@ -40,11 +40,19 @@ impl ExitReason {
     }
 }
 
-/// The two requests to shut down, as cancellation tokens.
+/// The longest part of the deadline that is reserved for storing results and closing the database.
+const MAX_MARGIN: Duration = Duration::from_secs(2);
+
+/// The part of a short deadline that is reserved for it, as a divisor.
+const MARGIN_DIVISOR: u32 = 4;
+
+/// The requests to shut down, as cancellation tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     /// Cancelled to stop gracefully: the service accepts no new work and finishes the work in flight.
     pub graceful: CancellationToken,
+    /// Cancelled shortly before the deadline: work that can be repeated is given up.
+    pub cutoff: CancellationToken,
     /// Cancelled to stop now, even with work in flight.
     pub forced: CancellationToken,
 }
@@ -73,11 +81,18 @@ impl Shutdown {
     }
 
     /// Waits until the work in flight must be interrupted: at the forced request, or `deadline` after the graceful request.
+    /// Cancels `cutoff` a margin before that.
     pub async fn deadline_reached(&self, deadline: Duration) {
         self.graceful.cancelled().await;
+        let margin = MAX_MARGIN.min(deadline / MARGIN_DIVISOR);
+        let waiting = async {
+            tokio::time::sleep(deadline.saturating_sub(margin)).await;
+            self.cutoff.cancel();
+            tokio::time::sleep(margin).await;
+        };
         tokio::select! {
             () = self.forced.cancelled() => {}
-            () = tokio::time::sleep(deadline) => {}
+            () = waiting => {}
         }
     }
 }

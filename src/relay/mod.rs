@@ -48,6 +48,15 @@ pub(crate) use endpoint::Endpoints;
 pub(crate) use settings::Settings;
 pub(crate) use tester::{EndpointTester, Preview};
 
+/// The two steps of a stop, as cancellation tokens.
+#[derive(Clone)]
+pub(crate) struct StopTokens {
+    /// Cancelled to start no further call.
+    pub(crate) stop: CancellationToken,
+    /// Cancelled to give up the calls in progress.
+    pub(crate) cutoff: CancellationToken,
+}
+
 /// Delivers events to the endpoints.
 pub(crate) struct Relay {
     endpoints: Endpoints,
@@ -58,14 +67,14 @@ impl Relay {
         Self { endpoints }
     }
 
-    /// Delivers until the service stops. Then waits for the calls in progress and releases the
-    /// deliveries that were claimed but not attempted.
+    /// Delivers until the service stops. Then waits for the calls in progress, until the cutoff, and
+    /// releases the deliveries without a result.
     pub(crate) async fn run(
         self,
         store: Store,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
-        stop: CancellationToken,
+        StopTokens { stop, cutoff }: StopTokens,
     ) {
         if self.endpoints.event_endpoints().is_empty() {
             // A task that ends before the service stops counts as crashed.
@@ -96,6 +105,7 @@ impl Relay {
             main_runtime: Handle::current(),
             low_priority_runtime: low_priority_runtime.handle(),
             stop,
+            cutoff,
         };
         let workers = self.start_workers(&store, &context);
         // Now only the workers have senders, so the settler ends after the last worker.

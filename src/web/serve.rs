@@ -33,6 +33,9 @@ const MAX_HEAD_BYTES: u16 = u16::MAX;
 /// connections.
 const MAX_STREAMS: u32 = 16;
 
+/// The time limit for an idle connection during shutdown. Such a connection has no complete request that could get lost.
+const IDLE_TIMEOUT_WHILE_STOPPING: Duration = Duration::from_secs(2);
+
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -138,14 +141,14 @@ async fn serve_connection(
             () = context.stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
-                idle_check.as_mut().reset(Instant::now() + limits.head_timeout);
+                idle_check.as_mut().reset(Instant::now() + IDLE_TIMEOUT_WHILE_STOPPING);
             }
             // The HTTP timeouts do not cover some clients. They have not yet chosen an HTTP version, never read their responses, or
             // keep an idle connection alive.
             () = idle_check.as_mut() => match requests.started_after(last_count) {
                 Some(count) => {
                     last_count = count;
-                    let timeout = if is_stopping { limits.head_timeout } else { limits.keep_alive };
+                    let timeout = if is_stopping { IDLE_TIMEOUT_WHILE_STOPPING } else { limits.keep_alive };
                     idle_check.as_mut().reset(Instant::now() + timeout);
                 }
                 None => return,

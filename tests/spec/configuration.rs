@@ -39,7 +39,7 @@ fn shows_defaults_with_their_source() {
         "webhook.schemes = [\"cf-webhook-auth\", \"hmac\"]",
         "webhook.timestamp_tolerance_secs = 300",
         "webhook.unknown_images = \"reject\"",
-        "shutdown.deadline_secs = 25",
+        "shutdown.deadline_secs = 9",
     ] {
         assert!(
             printed.contains(&format!("{key}  # config/default.toml\n")),

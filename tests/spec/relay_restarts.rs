@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::relay_delivery::{IMAGES, start, statuses, upload, uploaded, wait_for_statuses};
-use crate::support::app::{CLAIMS_METRIC, client, response_to, wait_for_pass};
+use crate::support::app::{App, CLAIMS_METRIC, client, response_to, wait_for_pass};
 use crate::support::database::Database;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
@@ -19,6 +19,7 @@ on_both_databases!(
     kill_during_attempt_causes_redelivery,
     gives_up_delivery_that_kills_service,
     shutdown_finishes_attempts_and_releases_leases,
+    shutdown_gives_up_hanging_attempts,
     delivers_after_configured_pause_ends,
 );
 
@@ -167,6 +168,28 @@ async fn shutdown_finishes_attempts_and_releases_leases(database: Database) {
     assert_eq!(exit_reason, ExitReason::Clean);
     assert_eq!(statuses(&database).await, ["retrying", "pending"]);
     assert_eq!(subscriber.received().len(), 1);
+}
+
+async fn shutdown_gives_up_hanging_attempts(database: Database) {
+    let subscriber = Subscriber::start().await;
+    subscriber.respond_with(SubscriberResponse::NoResponse);
+    let endpoint = json!({"name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES]});
+    let endpoints = endpoints_of(&endpoint, &json!({"timeout_secs": 300, "max_in_flight": 1}));
+    let variables = [
+        ("APP__RELAY__ENDPOINTS", &*endpoints),
+        ("APP__SHUTDOWN__DEADLINE_SECS", "4"),
+    ];
+    let app = App::start_with(database, &variables).await;
+    upload(&app, "first").await;
+    subscriber.wait_for(1).await;
+    upload(&app, "second").await;
+
+    let (exit_reason, database) = app.stop().await;
+
+    assert_eq!(exit_reason, ExitReason::Clean);
+    assert_eq!(statuses(&database).await, ["pending", "pending"]);
+    let attempts = database.attempts().await;
+    assert!(attempts.is_empty(), "an orderly release is no attempt");
 }
 
 async fn delivers_after_configured_pause_ends(database: Database) {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use tempfile::TempDir;
 
-use crate::support::app::PATH;
+use crate::support::app::{CLAIMS_METRIC, PATH, wait_for_pass};
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
 use crate::support::program::Service;
@@ -193,6 +193,46 @@ async fn unresponsive_database_does_not_delay_exit() {
     cluster.thaw();
 
     assert_eq!(ended.code(), Some(3), "{:?}", service.log());
+}
+
+#[tokio::test]
+async fn unresponsive_database_without_webhooks_exits_0() {
+    let folder = TempDir::new().expect("a folder");
+    let database = Database::postgres_own_server().await;
+    let endpoints = r#"[{"name": "app", "url": "http://127.0.0.1:1/"}]"#;
+    let variables = [
+        SECRET_VARIABLE,
+        ("DATABASE_URL", database.url.as_str()),
+        ("APP__RELAY__ENDPOINTS", endpoints),
+        ("APP__SHUTDOWN__DEADLINE_SECS", "1"),
+    ];
+    let mut service = Service::start(folder.path(), &variables);
+    wait_for_pass(&service.ops_url("/metrics"), CLAIMS_METRIC).await;
+    let cluster = database
+        .cluster
+        .as_ref()
+        .expect("the database has its own server");
+
+    cluster.freeze();
+    service.signal("-TERM");
+    let ended = service.wait();
+    cluster.thaw();
+
+    assert_eq!(ended.code(), Some(0), "{:?}", service.log());
+}
+
+#[test]
+fn incomplete_head_does_not_force_exit() {
+    let folder = TempDir::new().expect("a folder");
+    let variables = [SECRET_VARIABLE, ("APP__SERVER__READ_TIMEOUT_SECS", "300")];
+    let mut service = Service::start(folder.path(), &variables);
+    let mut slow = connect(service.port);
+    slow.write_all(format!("POST {PATH} HTTP/1.1\r\nhost: ").as_bytes())
+        .expect("the bytes are sent");
+
+    service.signal("-TERM");
+
+    assert_eq!(service.wait().code(), Some(0), "{:?}", service.log());
 }
 
 #[tokio::test]

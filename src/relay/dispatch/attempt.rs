@@ -47,15 +47,18 @@ struct CallResult {
 
 impl AttemptRunner {
     /// Returns the settlement that releases a delivery without an attempt. The delivery is due again at once.
-    pub(super) fn release(&self, leased: &LeasedDelivery, lease: Arc<str>) -> Settlement {
+    pub(super) fn release(
+        &self,
+        delivery: i64,
+        earlier_attempts: u32,
+        lease: Arc<str>,
+    ) -> Settlement {
         Settlement {
-            delivery: leased.id,
+            delivery,
             lease,
             now: self.clock.read(),
             ordered: self.endpoint.is_ordered,
-            result: LeaseResult::Released {
-                earlier_attempts: leased.attempts,
-            },
+            result: LeaseResult::Released { earlier_attempts },
         }
     }
 

@@ -11,7 +11,7 @@ use super::attempt::AttemptRunner;
 use super::circuit_breaker::CircuitBreaker;
 use super::settler::{ClaimPermit, SettleRequest};
 use crate::relay::endpoint::Endpoint;
-use crate::store::LeasedDelivery;
+use crate::store::{LeasedDelivery, Settlement};
 
 /// The part of a lease that is reserved for the jq programs and for settling.
 const TIME_FOR_JQ_AND_SETTLING: Duration = Duration::from_secs(15);
@@ -43,6 +43,8 @@ pub(super) struct Deliverer {
     pub(super) slots: Semaphore,
     pub(super) settlements: mpsc::Sender<SettleRequest>,
     pub(super) stop: CancellationToken,
+    /// Ends the calls in progress.
+    pub(super) cutoff: CancellationToken,
 }
 
 impl Deliverer {
@@ -56,8 +58,8 @@ impl Deliverer {
         let settlement = match self.runner.give_up(&leased, &lease.name) {
             Some(given_up) => given_up,
             None => match self.acquire_slot(&lease).await {
-                Some(_slot) => self.runner.attempt(leased, lease.name).await,
-                None => self.runner.release(&leased, lease.name),
+                Some(_slot) => self.attempt_or_release(leased, lease.name).await,
+                None => self.runner.release(leased.id, leased.attempts, lease.name),
             },
         };
         let request = SettleRequest {
@@ -66,6 +68,17 @@ impl Deliverer {
         };
         // The settler runs until every sender is dropped, so this fails only after a panic.
         let _settler_panicked = self.settlements.send(request).await;
+    }
+
+    /// Makes an attempt. Releases the delivery if the attempt has not ended at the cutoff. The endpoint may have received the
+    /// message then, and receives it again.
+    async fn attempt_or_release(&self, leased: LeasedDelivery, lease: Arc<str>) -> Settlement {
+        let (delivery, earlier_attempts) = (leased.id, leased.attempts);
+        let attempt = self.runner.attempt(leased, Arc::clone(&lease));
+        match self.cutoff.run_until_cancelled(attempt).await {
+            Some(settlement) => settlement,
+            None => self.runner.release(delivery, earlier_attempts, lease),
+        }
     }
 
     /// Waits until the call may start. Returns `None` if it must not start: the service stops, the

@@ -53,6 +53,7 @@ pub(in crate::relay) struct WorkerContext {
     /// The runtime for calls.
     pub(in crate::relay) low_priority_runtime: Handle,
     pub(in crate::relay) stop: CancellationToken,
+    pub(in crate::relay) cutoff: CancellationToken,
 }
 
 /// The worker of one endpoint.
@@ -90,6 +91,7 @@ impl Worker {
             slots: Semaphore::new(endpoint.max_in_flight),
             settlements: context.settlements.clone(),
             stop: context.stop.clone(),
+            cutoff: context.cutoff.clone(),
         };
         Self {
             endpoint,
