@@ -7,7 +7,7 @@ use super::{ActionError, Context, raw_json};
 use crate::domain::detail::{ImageDetails, Value};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, NewImage, Status};
-use crate::domain::json::Json;
+use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS, is_deeper_than};
 use crate::events::FieldValue;
 use crate::store::{AddResult, DeleteResult};
 
@@ -51,6 +51,9 @@ pub(crate) async fn list(
 
 /// Parses the metadata that an app gives a new image.
 pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
+    if is_deeper_than(text.as_bytes(), MAX_ACCEPTED_LEVELS) {
+        return Err(InvalidMetadata::TooDeep);
+    }
     let metadata: serde_json::Value =
         serde_json::from_str(text).map_err(InvalidMetadata::NotJson)?;
     if !metadata.is_object() {
@@ -67,6 +70,8 @@ pub(crate) fn parse_metadata(text: &str) -> Result<Json, InvalidMetadata> {
 pub(crate) enum InvalidMetadata {
     #[error("must be JSON: {0}")]
     NotJson(serde_json::Error),
+    #[error("must have at most {MAX_ACCEPTED_LEVELS} levels of objects and arrays")]
+    TooDeep,
     #[error("must be a JSON object")]
     NotAnObject,
     #[error("must not contain U+0000, because Postgres cannot store it")]
@@ -150,9 +155,15 @@ mod tests {
 
     #[test]
     fn metadata_is_an_object_without_nul() {
-        let rule = |text| parse_metadata(text).err().map(|error| error.to_string());
+        let rule = |text: &str| parse_metadata(text).err().map(|error| error.to_string());
 
         assert_eq!(rule(r#"{"album": {"a": [1, null, "b"]}}"#), None);
+        let nested = |levels| format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels));
+        assert_eq!(rule(&nested(100)), None);
+        assert_eq!(
+            rule(&nested(101)).as_deref(),
+            Some("must have at most 100 levels of objects and arrays")
+        );
         assert_eq!(rule("[]").as_deref(), Some("must be a JSON object"));
         assert!(rule("nonsense").is_some_and(|rule| rule.starts_with("must be JSON: ")));
         for with_nul in [

@@ -3,6 +3,10 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+/// The limit of nested arrays and objects in JSON that the service accepts. The service nests it a few levels deeper in the audit
+/// log and in events, and many programs read at most 128 levels.
+pub const MAX_ACCEPTED_LEVELS: usize = 100;
+
 /// A JSON text.
 ///
 /// JSON from a notification is in canonical form: no white space, keys sorted, no duplicate key, no U+0000, no negative zero.
@@ -63,5 +67,60 @@ impl fmt::Debug for Json {
     /// Writes only the size, because a body must not get into a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Json({} bytes)", self.0.len())
+    }
+}
+
+/// Returns whether a JSON text has more than this number of nested arrays and objects.
+///
+/// For a text that is not JSON, a parser cannot get deeper than the result says before it finds the error.
+#[must_use]
+pub fn is_deeper_than(text: &[u8], levels: usize) -> bool {
+    let (mut depth, mut bytes) = (0_usize, text.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > levels {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => skip_string(&mut bytes),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Advances the bytes to the end of the string.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_ignores_strings() {
+        for (text, depth) in [
+            ("1", 0),
+            ("{}", 1),
+            (r#"{"a":[{}],"b":[[]]}"#, 3),
+            (r#"["[[[\"[[","\\",[1]]"#, 2),
+            ("[[1],[2],[3]]", 2),
+        ] {
+            assert!(!is_deeper_than(text.as_bytes(), depth), "{text}");
+            assert!(
+                depth == 0 || is_deeper_than(text.as_bytes(), depth - 1),
+                "{text}"
+            );
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The errors of an invalid body. Their text is for people, and never repeats the body.
 
+use crate::domain::json::MAX_ACCEPTED_LEVELS;
+
 /// The error of an invalid body.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
@@ -8,6 +10,10 @@ pub enum PayloadError {
     /// The source gives the position in the body, and does not repeat the body.
     #[error("The body is not JSON: {0}.")]
     NotJson(#[source] serde_json::Error),
+    #[error(
+        "The body is nested too deeply. Send at most {MAX_ACCEPTED_LEVELS} levels of objects and arrays."
+    )]
+    TooDeep,
     #[error("The body must be a JSON object.")]
     NotAnObject,
     #[error("A string or a key contains U+0000, which Postgres cannot store. Remove it.")]
@@ -38,7 +44,11 @@ impl PayloadError {
         match self {
             Self::Field { field, .. } => Some(field.clone()),
             Self::Nul { field } => field.clone(),
-            Self::Empty | Self::NotJson(_) | Self::NotAnObject | Self::UnknownShape { .. } => None,
+            Self::Empty
+            | Self::NotJson(_)
+            | Self::TooDeep
+            | Self::NotAnObject
+            | Self::UnknownShape { .. } => None,
         }
     }
 }

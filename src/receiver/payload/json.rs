@@ -3,36 +3,55 @@
 use serde_json::{Map, Number, Value};
 
 use super::error::PayloadError;
-use crate::domain::json::Json;
+use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS, is_deeper_than};
 
 /// The maximum length of a field name that an error repeats.
 const MAX_NAME_LENGTH: usize = 64;
 
-/// Normalizes a value in place: numbers get the form in which Postgres's `jsonb` stores them. Fails on U+0000 in a string or key.
-pub(super) fn normalize(value: &mut Value) -> Result<(), PayloadError> {
+/// Parses a body, and normalizes it: numbers get the form in which Postgres's `jsonb` stores them. Fails on U+0000 in a string or
+/// key, and on more than [`MAX_ACCEPTED_LEVELS`] levels.
+pub(super) fn parse(body: &[u8]) -> Result<Value, PayloadError> {
+    let mut value = serde_json::from_slice(body).map_err(|error| {
+        // The parser itself stops at 128 levels.
+        if is_deeper_than(body, MAX_ACCEPTED_LEVELS) {
+            PayloadError::TooDeep
+        } else {
+            PayloadError::NotJson(error)
+        }
+    })?;
+    normalize(&mut value)?;
+    Ok(value)
+}
+
+fn normalize(value: &mut Value) -> Result<(), PayloadError> {
     match value {
         Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
-        Value::Object(fields) => fields
-            .iter_mut()
-            .try_for_each(|(name, value)| normalize_value(value, Some(name))),
-        other => normalize_value(other, None),
+        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
+            normalize_value(value, Some(name), MAX_ACCEPTED_LEVELS - 1)
+        }),
+        other => normalize_value(other, None, MAX_ACCEPTED_LEVELS),
     }
 }
 
-/// Normalizes a nested value. The recursion is bounded, because the parser accepts at most 128 levels.
-fn normalize_value(value: &mut Value, field: Option<&str>) -> Result<(), PayloadError> {
+/// Normalizes a value with at most this number of levels.
+fn normalize_value(
+    value: &mut Value,
+    field: Option<&str>,
+    levels: usize,
+) -> Result<(), PayloadError> {
     let nul = || PayloadError::Nul {
         field: field.filter(|name| is_plain_name(name)).map(str::to_owned),
     };
     match value {
+        Value::Object(_) | Value::Array(_) if levels == 0 => Err(PayloadError::TooDeep),
         Value::String(text) if text.contains('\0') => Err(nul()),
         Value::Object(fields) if contains_nul_key(fields) => Err(nul()),
         Value::Object(fields) => fields
             .values_mut()
-            .try_for_each(|value| normalize_value(value, field)),
+            .try_for_each(|value| normalize_value(value, field, levels - 1)),
         Value::Array(values) => values
             .iter_mut()
-            .try_for_each(|value| normalize_value(value, field)),
+            .try_for_each(|value| normalize_value(value, field, levels - 1)),
         Value::Number(number) => {
             if let Some(stored) = number
                 .as_f64()

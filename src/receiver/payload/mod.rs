@@ -26,8 +26,7 @@ pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), Payloa
     if body.is_empty() {
         return Err(PayloadError::Empty);
     }
-    let mut value: Value = serde_json::from_slice(body).map_err(PayloadError::NotJson)?;
-    json::normalize(&mut value)?;
+    let value = json::parse(body)?;
     let payload = json::canonical(&value);
     let Value::Object(object) = &value else {
         return Err(PayloadError::NotAnObject);
