@@ -34,7 +34,7 @@ pub(crate) mod events;
 pub(crate) mod ops;
 pub mod random;
 pub mod receiver;
-pub(crate) mod relay;
+pub mod relay;
 pub mod retention;
 pub mod shutdown;
 pub mod signing;

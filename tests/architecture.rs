@@ -22,6 +22,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
             "config",
             "shutdown",
             "receiver",
+            "relay",
             "ops",
             "store",
             "telemetry",
@@ -171,7 +172,7 @@ const RELAY_LAYERS: Layers = &[
     &["dispatch", "tester"],
     &["endpoint"],
     &["payload", "transport"],
-    &["settings"],
+    &["settings", "deep_json"],
 ];
 
 const STORE_LAYERS: Layers = &[

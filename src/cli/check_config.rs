@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use super::output::print_line;
 use crate::config::{Loaded, Profile};
 
-pub(super) fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
+    loaded.check_programs().await?;
     print_line(match loaded.profile {
         Profile::Development => "# profile development (APP_PROFILE)",
         Profile::Production => "# profile production (APP_PROFILE)",

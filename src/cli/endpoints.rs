@@ -65,8 +65,14 @@ impl Endpoints {
                 })
                 .await?;
             }
-            Self::Test { name } => test(loaded, &name).await?,
-            Self::Preview { name, event } => preview(loaded, &name, event.as_deref()).await?,
+            Self::Test { name } => {
+                loaded.check_programs().await?;
+                test(loaded, &name).await?;
+            }
+            Self::Preview { name, event } => {
+                loaded.check_programs().await?;
+                preview(loaded, &name, event.as_deref()).await?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Environment};
+use crate::relay::payload::jq::run_worker;
 use crate::telemetry::{self, chain};
 
 /// The exit code for a wrong command line or configuration. clap uses the same code.
@@ -75,12 +76,19 @@ enum Command {
     CheckConfig,
     /// Check whether a running service is ready
     Healthcheck,
+    /// Run the jq programs of one endpoint on messages from the standard input
+    #[command(hide = true)]
+    JqWorker,
 }
 
 impl Cli {
     /// Runs the command on a runtime of its own.
     #[must_use]
     pub fn run(self) -> ExitCode {
+        if let Some(Command::JqWorker) = self.command {
+            // A worker needs neither the runtime nor the configuration.
+            return run_worker();
+        }
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error, 1),
@@ -118,8 +126,9 @@ impl Cli {
             Command::Retention(retention) => retention.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::Verify(verify) => verify.run(&loaded),
-            Command::CheckConfig => check_config::run(&loaded),
+            Command::CheckConfig => check_config::run(&loaded).await,
             Command::Healthcheck => healthcheck::run(&loaded).await,
+            Command::JqWorker => return run_worker(),
         };
         result.unwrap_or_else(|error| {
             let code = if error.is::<ConfigError>() {

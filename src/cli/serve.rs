@@ -13,6 +13,7 @@ use crate::telemetry;
 
 pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_profile()?;
+    loaded.check_programs().await?;
     telemetry::start(&loaded.settings.log).context("cannot start the log")?;
     for warning in loaded.warnings() {
         tracing::warn!(

@@ -1,6 +1,7 @@
 //! Environment variables as a source of settings: `APP__SECTION__KEY` for every key, and short names such as `DATABASE_URL`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use ::config::{Value, ValueKind};
 
@@ -28,11 +29,15 @@ const SHORT_NAMES: [(&str, &str); 7] = [
     ("RUST_LOG", "log.filter"),
 ];
 
-/// A copy of the environment variables. Tests make their own.
+/// The running program. It stays this program after an upgrade has replaced its file.
+const RUNNING_PROGRAM: &str = "/proc/self/exe";
+
+/// A copy of the environment variables, and the path of the program. Tests make their own.
 #[derive(Clone, Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
     not_unicode: Vec<String>,
+    executable: PathBuf,
 }
 
 impl Environment {
@@ -43,7 +48,7 @@ impl Environment {
     )]
     #[must_use]
     pub fn of_process() -> Self {
-        let mut environment = Self::default();
+        let mut environment = Self::default().with_executable(running_program());
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -54,6 +59,17 @@ impl Environment {
             }
         }
         environment
+    }
+
+    /// Replaces the path of this service's own program, which runs jq programs. A test's own program is another one.
+    #[must_use]
+    pub fn with_executable(mut self, executable: impl Into<PathBuf>) -> Self {
+        self.executable = executable.into();
+        self
+    }
+
+    pub(super) fn executable(&self) -> &Path {
+        &self.executable
     }
 
     /// Returns a variable's value. An empty variable counts as not set, as in Compose files.
@@ -122,6 +138,15 @@ impl Environment {
     }
 }
 
+/// Returns the path of the running program. An empty path if the system does not tell it: then no process can be started.
+fn running_program() -> PathBuf {
+    let path = PathBuf::from(RUNNING_PROGRAM);
+    if path.exists() {
+        return path;
+    }
+    std::env::current_exe().unwrap_or_default()
+}
+
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
         let variables = variables
@@ -130,7 +155,7 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
             .collect();
         Self {
             variables,
-            not_unicode: Vec::new(),
+            ..Self::default()
         }
     }
 }

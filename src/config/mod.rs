@@ -119,7 +119,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let effective = effective_settings::all(&merged.cache);
     let settings: Settings = serde_path_to_error::deserialize(merged)
         .map_err(|error| error::of_serde(&error, &effective))?;
-    let endpoints = build_endpoints(&settings).map_err(|invalid| {
+    let endpoints = build_endpoints(&settings, environment.executable()).map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
     })?;
     Ok(Loaded {
@@ -132,9 +132,9 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
 }
 
 /// Checks the settings and builds the endpoints from them.
-fn build_endpoints(settings: &Settings) -> Result<Endpoints, InvalidSetting> {
+fn build_endpoints(settings: &Settings, executable: &Path) -> Result<Endpoints, InvalidSetting> {
     settings.check()?;
-    Endpoints::new(&settings.relay)
+    Endpoints::new(&settings.relay, executable)
 }
 
 /// Merges the layers. Later layers win.
@@ -153,6 +153,14 @@ impl Loaded {
             Profile::Production if is_authentication_off => Err(ConfigError::SecretRequired),
             Profile::Production | Profile::Development => Ok(()),
         }
+    }
+
+    /// Compiles the jq programs of the endpoints. Fails if one is invalid, or if no process can be started for it.
+    pub async fn check_programs(&self) -> Result<(), ConfigError> {
+        let checked = self.endpoints.check_programs().await;
+        checked.map_err(|invalid| {
+            ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &self.effective)
+        })
     }
 
     /// Returns the settings that have a value under an old name.

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,25 +32,26 @@ struct EndpointSet {
 }
 
 impl Endpoints {
-    /// Builds the endpoints from the settings. Fails on the first invalid endpoint.
-    pub fn new(settings: &Settings) -> Result<Self, InvalidSetting> {
+    /// Builds the endpoints from the settings. Fails on the first invalid endpoint. Does not compile the jq programs; see
+    /// [`check_programs`](Self::check_programs). `executable` is the path of this service's own program, which runs them.
+    pub fn new(settings: &Settings, executable: &Path) -> Result<Self, InvalidSetting> {
+        let executable = Arc::from(executable);
         let policy = AddressPolicy::new(settings.deny_private);
         let mut names = HashSet::from(RESERVED_NAMES);
         let mut event_endpoints = Vec::new();
         let mut subscriptions = Vec::new();
         for endpoint in &settings.endpoints {
             let is_unique = names.insert(&endpoint.name);
-            let (built, subscription) = build_event_endpoint(endpoint, is_unique, &policy)
-                .map_err(|problem| InvalidSetting {
-                    key: "relay.endpoints",
-                    rule: format!("endpoint {:?}: {problem}", endpoint.name),
-                })?;
+            let (built, subscription) =
+                build_event_endpoint(endpoint, is_unique, (&policy, &executable))
+                    .map_err(|problem| invalid_endpoint(&endpoint.name, &problem))?;
             event_endpoints.push(Arc::new(built));
             subscriptions.push(subscription);
         }
         let mut alert_endpoints = Vec::new();
         for AlertEndpointSettings { key, endpoint } in settings.alert_endpoints() {
-            let built = Endpoint::new(&endpoint, &policy).map_err(|problem| InvalidSetting {
+            let built = Endpoint::new(&endpoint, (&policy, &executable));
+            let built = built.map_err(|problem| InvalidSetting {
                 key,
                 rule: format!("endpoint {:?}: {problem}", endpoint.name),
             })?;
@@ -64,6 +66,15 @@ impl Endpoints {
                 channel: settings.notify_channel().map(str::to_owned),
             },
         })))
+    }
+
+    /// Compiles the jq programs of every endpoint, in a process for each. Fails on the first invalid one.
+    pub(crate) async fn check_programs(&self) -> Result<(), InvalidSetting> {
+        for endpoint in self.event_endpoints() {
+            let checked = endpoint.message_builder.check_programs().await;
+            checked.map_err(|problem| invalid_endpoint(&endpoint.name, &problem))?;
+        }
+        Ok(())
     }
 
     /// Returns the subscriptions of the endpoints, and the Postgres channel.
@@ -112,14 +123,24 @@ impl fmt::Debug for Endpoints {
     }
 }
 
+fn invalid_endpoint(name: &str, problem: &str) -> InvalidSetting {
+    InvalidSetting {
+        key: "relay.endpoints",
+        rule: format!("endpoint {name:?}: {problem}"),
+    }
+}
+
+/// What endpoints share: the allowed addresses, and the path of this service's own program.
+type Shared<'a> = (&'a AddressPolicy, &'a Arc<Path>);
+
 /// Builds an endpoint from an entry of `relay.endpoints`. The error is a clause without the endpoint's name.
 fn build_event_endpoint(
     settings: &EndpointSettings,
     is_unique: bool,
-    policy: &AddressPolicy,
+    shared: Shared<'_>,
 ) -> Result<(Endpoint, Subscription), String> {
     let subscription = settings.subscription()?;
-    let endpoint = Endpoint::new(settings, policy)?;
+    let endpoint = Endpoint::new(settings, shared)?;
     if !is_unique {
         return Err("the name is used twice or reserved (on_failure, alerts, notify)".to_owned());
     }
@@ -142,11 +163,11 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Builds an endpoint. The error is a clause without the endpoint's name.
-    fn new(settings: &EndpointSettings, policy: &AddressPolicy) -> Result<Self, String> {
+    fn new(settings: &EndpointSettings, (policy, executable): Shared<'_>) -> Result<Self, String> {
         settings.check_name()?;
         Ok(Self {
             name: settings.name.clone(),
-            message_builder: MessageBuilder::new(settings)?,
+            message_builder: MessageBuilder::new(settings, executable)?,
             sink: transport::open(settings, policy)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),

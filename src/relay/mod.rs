@@ -20,12 +20,13 @@
 //! dispatch   tester      when and how often a delivery is sent; manual tests and previews
 //! endpoint               the configured endpoints, checked and built
 //! payload    transport   the message for an endpoint; the protocols that send it
-//! settings               the configuration as data
+//! settings   deep_json   the configuration as data; reading deeply nested JSON
 //! ```
 
+mod deep_json;
 mod dispatch;
 mod endpoint;
-mod payload;
+pub mod payload;
 mod settings;
 mod tester;
 mod transport;
@@ -43,9 +44,10 @@ use dispatch::{
     Alerts, LowPriorityRuntime, RelayThrottle, Settler, Worker, WorkerContext, WorkerSet,
 };
 
+pub use deep_json::{MAX_DEPTH, UnreadableJson};
 pub(crate) use dispatch::PAUSED_BY_SETTING;
-pub(crate) use endpoint::Endpoints;
-pub(crate) use settings::Settings;
+pub use endpoint::Endpoints;
+pub use settings::Settings;
 pub(crate) use tester::{EndpointTester, Preview};
 
 /// The two steps of a stop, as cancellation tokens.

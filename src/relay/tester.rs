@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::deep_json::{self, UnreadableJson};
 use super::endpoint::{Endpoint, Endpoints};
 use super::payload::Built;
 use super::transport::Message;
@@ -80,8 +81,15 @@ impl EndpointTester {
     }
 
     async fn message(&self, event: &str) -> Result<Message, TestError> {
-        // A text that is not JSON has neither a model nor an id.
-        let fields = serde_json::from_str(event).unwrap_or(Value::Null);
+        let fields = match deep_json::parse(event) {
+            Ok(fields) => fields,
+            // A text that is not JSON has neither a model nor an id.
+            Err(UnreadableJson::NotJson) => Value::Null,
+            // Without its model, the event would be shown with the fields that the endpoint must not see.
+            Err(error @ UnreadableJson::TooDeep) => {
+                return Err(TestError::NotBuilt(error.to_string()));
+            }
+        };
         let model = fields["model"]["label"]
             .as_str()
             .and_then(Model::from_label);

@@ -54,6 +54,24 @@ pub(crate) async fn statuses(database: &Database) -> Vec<String> {
         .await
 }
 
+/// Returns the image and the error of each delivery, sorted by image.
+pub(crate) async fn errors_by_image(database: &Database) -> Vec<String> {
+    database
+        .texts(
+            "SELECT relay_events.image || ': ' || relay_deliveries.error FROM relay_deliveries \
+             JOIN relay_events ON relay_events.id = relay_deliveries.event_id ORDER BY relay_events.image",
+        )
+        .await
+}
+
+pub(crate) async fn wait_until_none_due(database: &Database) {
+    wait::until_async("no delivery is due", async || {
+        let due = "SELECT count(*) FROM relay_deliveries WHERE due_at IS NOT NULL";
+        database.count(due).await == 0
+    })
+    .await;
+}
+
 pub(crate) async fn wait_for_statuses(database: &Database, expected: &[&str]) {
     wait::until_async("the deliveries have the expected statuses", async || {
         statuses(database).await == expected

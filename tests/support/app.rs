@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::database::Database;
 use super::signing::SECRET;
-use super::wait;
+use super::{program, wait};
 
 /// The default path of webhooks.
 pub(crate) const PATH: &str = "/cloudflare-images/api/webhook/";
@@ -91,6 +91,7 @@ impl App {
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
         ];
         let environment: Environment = base.into_iter().chain(variables.iter().copied()).collect();
+        let environment = environment.with_executable(program::path());
         let loaded = load(&environment, None).expect("the settings are valid");
 
         let listen = || async {

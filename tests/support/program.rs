@@ -12,7 +12,7 @@ use super::cluster::free_port;
 use super::{variable, wait};
 
 /// Returns the program's path: `TEST_PROGRAM`, or the build that belongs to the tests.
-fn path() -> String {
+pub(crate) fn path() -> String {
     variable("TEST_PROGRAM")
         .unwrap_or_else(|| env!("CARGO_BIN_EXE_cloudflare-images-webhook").to_owned())
 }

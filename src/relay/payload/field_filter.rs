@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::domain::event::Model;
+use crate::relay::deep_json::{self, UnreadableJson};
 use crate::relay::settings::{FieldNames, Redactions};
 
 /// The label that stands for every model.
@@ -23,14 +24,14 @@ pub(super) struct FieldFilter {
 
 /// The filters of one endpoint, by model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct FieldFilters {
+pub struct FieldFilters {
     image: FieldFilter,
     image_log: FieldFilter,
 }
 
 impl FieldFilters {
     /// Builds the filters. The error is a clause that names the setting.
-    pub(in crate::relay) fn new(
+    pub fn new(
         include: &FieldNames,
         exclude: &FieldNames,
         redact: &Redactions,
@@ -78,7 +79,19 @@ impl FieldFilters {
         Ok(Self { image, image_log })
     }
 
-    pub(super) fn for_model(&self, model: Model) -> &FieldFilter {
+    /// Returns the event without the fields that the endpoint must not see. `None` if the endpoint may see all of them.
+    pub fn filter(&self, event: &str, model: Model) -> Result<Option<String>, UnreadableJson> {
+        let filter = self.for_model(model);
+        if filter.changes_nothing() {
+            return Ok(None);
+        }
+        let mut event = deep_json::parse(event)?;
+        filter.apply(&mut event);
+        let filtered = serde_json::to_string(&event);
+        Ok(Some(filtered.expect("a value is JSON")))
+    }
+
+    fn for_model(&self, model: Model) -> &FieldFilter {
         match model {
             Model::Image => &self.image,
             Model::ImageLog => &self.image_log,

@@ -7,20 +7,22 @@
 //! Both programs run after the field filter, so they cannot restore a removed field.
 
 mod field_filter;
-mod jq;
+pub mod jq;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use super::deep_json::{self, UnreadableJson};
 use super::settings::EndpointSettings;
 use crate::domain::event::Model;
 
-use field_filter::FieldFilters;
-use jq::{JqError, JqProgram};
+pub use field_filter::FieldFilters;
+use jq::{JqError, JqPrograms, Verdict};
 
 /// Builds the messages for one endpoint.
-#[derive(Default)]
 pub(super) struct MessageBuilder {
     field_filters: FieldFilters,
-    when: Option<JqProgram>,
-    transform: Option<JqProgram>,
+    programs: Option<JqPrograms>,
 }
 
 /// The result of building a message.
@@ -37,26 +39,32 @@ pub(super) enum Built {
 /// The error if a message cannot be built.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BuildError {
-    #[error("the event is not JSON")]
-    NotJson,
-    #[error("`when` {0}")]
-    When(JqError),
-    #[error("`transform` {0}")]
-    Transform(JqError),
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableJson),
+    #[error(transparent)]
+    Jq(#[from] JqError),
 }
 
 impl MessageBuilder {
-    /// Compiles an endpoint's filters and programs. The error is a clause that names the setting.
-    pub(super) fn new(settings: &EndpointSettings) -> Result<Self, String> {
+    /// Builds an endpoint's filters. The error is a clause that names the setting. `executable` is the path of this service's own
+    /// program, which runs the jq programs.
+    pub(super) fn new(settings: &EndpointSettings, executable: &Arc<Path>) -> Result<Self, String> {
         Ok(Self {
             field_filters: FieldFilters::new(
                 &settings.include_fields,
                 &settings.exclude_fields,
                 &settings.redact_fields,
             )?,
-            when: compile_program("when", &settings.when)?,
-            transform: compile_program("transform", &settings.transform)?,
+            programs: JqPrograms::new(executable, &settings.when, &settings.transform)?,
         })
+    }
+
+    /// Compiles the jq programs in a process of their own. The error is a clause that names the setting.
+    pub(super) async fn check_programs(&self) -> Result<(), String> {
+        match &self.programs {
+            Some(programs) => programs.check().await,
+            None => Ok(()),
+        }
     }
 
     /// Builds the message for an event about this model.
@@ -65,16 +73,21 @@ impl MessageBuilder {
         event: String,
         model: Option<Model>,
     ) -> Result<Built, BuildError> {
-        let filtered = self.filter_fields(&event, model)?;
+        let filtered = match model {
+            Some(model) => self.field_filters.filter(&event, model)?,
+            None => None,
+        };
         let is_changed = filtered.is_some();
-        let message = filtered.unwrap_or(event);
-        if !self.is_wanted(&message).await? {
-            return Ok(Built::FilteredOut);
-        }
-        if let Some(transform) = &self.transform {
-            let output = transform.run(message).await;
-            let output = output.map_err(BuildError::Transform)?;
-            return Ok(output.map_or(Built::FilteredOut, Built::Transformed));
+        let mut message = filtered.unwrap_or(event);
+        if let Some(programs) = &self.programs {
+            // The worker process could read more levels, but then the limit would depend on the machine.
+            deep_json::check_depth(&message)?;
+            let (verdict, unchanged) = programs.run(message).await?;
+            match verdict {
+                Verdict::FilteredOut => return Ok(Built::FilteredOut),
+                Verdict::Replaced(output) => return Ok(Built::Transformed(output)),
+                Verdict::Unchanged => message = unchanged,
+            }
         }
         Ok(if is_changed {
             Built::Transformed(message)
@@ -82,39 +95,4 @@ impl MessageBuilder {
             Built::Unchanged(message)
         })
     }
-
-    /// Returns the event without the fields that the endpoint must not see. `None` if the endpoint may see all of them.
-    fn filter_fields(
-        &self,
-        event: &str,
-        model: Option<Model>,
-    ) -> Result<Option<String>, BuildError> {
-        let filter = model.map(|model| self.field_filters.for_model(model));
-        let Some(filter) = filter.filter(|filter| !filter.changes_nothing()) else {
-            return Ok(None);
-        };
-        let mut event = serde_json::from_str(event).map_err(|_| BuildError::NotJson)?;
-        filter.apply(&mut event);
-        Ok(Some(event.to_string()))
-    }
-
-    /// Returns whether `when` accepts the message. In jq, every value except `false` and `null` is true.
-    async fn is_wanted(&self, message: &str) -> Result<bool, BuildError> {
-        let Some(when) = &self.when else {
-            return Ok(true);
-        };
-        let output = when.run(message.to_owned()).await;
-        let output = output.map_err(BuildError::When)?;
-        Ok(output.is_some_and(|value| value != "false" && value != "null"))
-    }
-}
-
-fn compile_program(key: &str, code: &str) -> Result<Option<JqProgram>, String> {
-    if code.trim().is_empty() {
-        return Ok(None);
-    }
-    let program = JqProgram::compile(code);
-    program
-        .map(Some)
-        .map_err(|problem| format!("`{key}` is not a valid jq program: {problem}"))
 }

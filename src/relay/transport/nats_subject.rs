@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::relay::deep_json;
+
 /// The maximum length of a placeholder's value. Longer values, such as a long image id, are truncated in the subject only.
 const MAX_TOKEN_CHARACTERS: usize = 128;
 
@@ -57,9 +59,12 @@ impl SubjectTemplate {
             .0
             .iter()
             .any(|part| matches!(part, Part::Placeholder(_)));
-        let message = has_placeholders.then(|| serde_json::from_slice(body).ok());
+        let message = std::str::from_utf8(body)
+            .ok()
+            .filter(|_| has_placeholders)
+            .and_then(|text| deep_json::parse(text).ok());
         // A transformed message may be any JSON. Missing values become `_`.
-        self.render(&message.flatten().unwrap_or(Value::Null))
+        self.render(&message.unwrap_or(Value::Null))
     }
 
     fn render(&self, message: &Value) -> String {
