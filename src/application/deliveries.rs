@@ -5,10 +5,13 @@ use serde_json::value::RawValue;
 
 use super::endpoints::require_configured;
 use super::{ActionError, Context, raw_json};
-use crate::store::{Attempt, Delivery, DeliveryFilter};
+use crate::store::{Attempt, Delivery, DeliveryFilter, MoveTarget, StoreError, Unsent};
 
 /// The most attempts of one delivery that are shown.
 const MAX_ATTEMPTS: u32 = 1000;
+
+/// The number of deliveries that one statement moves or deletes.
+const PAGE_SIZE: u32 = 1000;
 
 /// Returns the newest deliveries that match the filter, the newest first.
 pub(crate) async fn list(
@@ -52,6 +55,79 @@ pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result
     ) {
         (Some(id), 0) => Err(ActionError::DeliveryNotFinished(id)),
         (_, replayed) => Ok(replayed),
+    }
+}
+
+/// The deliveries of an endpoint that an operator moves or deletes.
+#[derive(Debug, Clone)]
+pub(crate) struct Selection {
+    pub(crate) endpoint: String,
+    pub(crate) with_failed: bool,
+    /// Whether the endpoint may be in the configuration. Its deliveries would otherwise be sent.
+    pub(crate) allows_configured: bool,
+}
+
+/// Moves the deliveries to another endpoint, which must be in the configuration, and returns their number.
+pub(crate) async fn move_to(
+    context: &Context,
+    selection: &Selection,
+    to: &str,
+) -> Result<u64, ActionError> {
+    let Some(ordered) = context.endpoints.is_ordered(to) else {
+        return Err(ActionError::EndpointNotConfigured(to.to_owned()));
+    };
+    if selection.endpoint == to {
+        return Err(ActionError::SameEndpoint(to.to_owned()));
+    }
+    selection.check(context)?;
+    let target = MoveTarget {
+        endpoint: to.to_owned(),
+        ordered,
+    };
+    let catalog = &context.store.delivery_catalog;
+    for_each_page(async || {
+        let page = selection.page(context);
+        catalog.move_deliveries(&target, &page).await
+    })
+    .await
+}
+
+/// Deletes the deliveries, and returns their number.
+pub(crate) async fn delete(context: &Context, selection: &Selection) -> Result<u64, ActionError> {
+    selection.check(context)?;
+    let catalog = &context.store.delivery_catalog;
+    for_each_page(async || catalog.delete_deliveries(&selection.page(context)).await).await
+}
+
+/// Changes pages of deliveries until none is left, and returns the number of deliveries.
+async fn for_each_page(
+    change_page: impl AsyncFn() -> Result<u64, StoreError>,
+) -> Result<u64, ActionError> {
+    let mut changed = 0;
+    loop {
+        let of_page = change_page().await?;
+        changed += of_page;
+        if of_page == 0 {
+            return Ok(changed);
+        }
+    }
+}
+
+impl Selection {
+    fn check(&self, context: &Context) -> Result<(), ActionError> {
+        if context.endpoints.contains(&self.endpoint) && !self.allows_configured {
+            return Err(ActionError::EndpointConfigured(self.endpoint.clone()));
+        }
+        Ok(())
+    }
+
+    fn page(&self, context: &Context) -> Unsent {
+        Unsent {
+            endpoint: self.endpoint.clone(),
+            with_failed: self.with_failed,
+            now: context.clock.read(),
+            limit: PAGE_SIZE,
+        }
     }
 }
 

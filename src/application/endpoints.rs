@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{ActionError, Context};
 use crate::clock::Clock;
 use crate::relay::{EndpointTester, Endpoints, PAUSED_BY_SETTING, Preview};
-use crate::store::EndpointState;
+use crate::store::{EndpointState, Pause};
 
 /// The value of `pause_reason` when an operator paused an endpoint.
 const PAUSED_BY_OPERATOR: &str = "paused by an operator";
@@ -29,8 +29,14 @@ pub(crate) async fn list(context: &Context) -> Result<Vec<EndpointView>, ActionE
 /// Pauses an endpoint. Nothing is sent to it until it is resumed.
 pub(crate) async fn pause(context: &Context, name: &str) -> Result<(), ActionError> {
     require_configured(&context.endpoints, name)?;
-    let (outbox, now) = (&context.store.outbox, context.clock.now());
-    Ok(outbox.pause(name, PAUSED_BY_OPERATOR, now).await?)
+    let pause = Pause {
+        endpoint: name,
+        reason: PAUSED_BY_OPERATOR,
+        now: context.clock.read(),
+        alert: None,
+    };
+    context.store.outbox.pause(&pause).await?;
+    Ok(())
 }
 
 /// Resumes a paused endpoint. Fails if the setting `paused` pauses it.

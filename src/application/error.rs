@@ -36,6 +36,10 @@ pub(crate) enum ActionError {
         "there is no endpoint {0:?} in the configuration. `endpoints list` prints all endpoints."
     )]
     EndpointNotConfigured(String),
+    #[error("the endpoint {0:?} is in the configuration. Use --yes to change its deliveries.")]
+    EndpointConfigured(String),
+    #[error("the deliveries already belong to {0}. Name another endpoint with --to.")]
+    SameEndpoint(String),
     #[error("the configuration pauses {0}. Set paused = false and restart the service.")]
     PausedBySettings(String),
     /// The event does not become a message: it is invalid, or the endpoint's filter drops it.

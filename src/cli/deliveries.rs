@@ -1,4 +1,4 @@
-//! `deliveries list`, `deliveries show`, `deliveries replay`.
+//! `deliveries list`, `deliveries show`, `deliveries replay`, `deliveries move`, `deliveries delete`.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use super::arguments::parse_time;
 use super::database::{OpenMode, with_store};
 use super::output::{fields, print_fields, print_json, print_line, print_table};
 use crate::application::Context;
-use crate::application::deliveries::{self, AttemptView, DeliveryDetails, DeliveryView};
+use crate::application::deliveries::{self, AttemptView, DeliveryDetails, DeliveryView, Selection};
 use crate::config::Loaded;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
@@ -44,6 +44,45 @@ pub(super) enum Deliveries {
         #[command(flatten)]
         filter: Filter,
     },
+    /// Move waiting deliveries to another endpoint, for example after their endpoint left the configuration
+    Move {
+        /// Name of the endpoint that has the deliveries
+        #[arg(long)]
+        from: String,
+        /// Name of the configured endpoint that receives them
+        #[arg(long)]
+        to: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Delete waiting deliveries, for example after their endpoint left the configuration
+    Delete {
+        /// Name of the endpoint that has the deliveries
+        #[arg(long)]
+        endpoint: String,
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ChangeOptions {
+    /// Include failed deliveries
+    #[arg(long)]
+    with_failed: bool,
+    /// Allow an endpoint that is in the configuration
+    #[arg(long)]
+    yes: bool,
+}
+
+impl ChangeOptions {
+    fn of(self, endpoint: String) -> Selection {
+        Selection {
+            endpoint,
+            with_failed: self.with_failed,
+            allows_configured: self.yes,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -105,13 +144,28 @@ impl Deliveries {
                     id,
                     ..filter.into()
                 };
-                match deliveries::replay(context, &filter).await? {
-                    1 => print_line("1 delivery is pending again"),
-                    replayed => print_line(&format!("{replayed} deliveries are pending again")),
-                }
+                let replayed = deliveries::replay(context, &filter).await?;
+                print_count(replayed, "pending again");
+                Ok(())
+            }
+            Self::Move { from, to, options } => {
+                let moved = deliveries::move_to(context, &options.of(from), &to).await?;
+                print_count(moved, "moved");
+                Ok(())
+            }
+            Self::Delete { endpoint, options } => {
+                let deleted = deliveries::delete(context, &options.of(endpoint)).await?;
+                print_count(deleted, "deleted");
                 Ok(())
             }
         }
+    }
+}
+
+fn print_count(count: u64, state: &str) {
+    match count {
+        1 => print_line(&format!("1 delivery is {state}")),
+        _ => print_line(&format!("{count} deliveries are {state}")),
     }
 }
 

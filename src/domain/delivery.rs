@@ -63,12 +63,12 @@ pub(crate) enum RetryDecision {
     Retry(Duration),
     /// No further attempt follows.
     Fail,
-    /// The endpoint answered 410 Gone. It is paused until an operator resumes it.
+    /// The endpoint answered 410 Gone. It is paused until a probe succeeds or an operator resumes it.
     Pause,
 }
 
 /// The status 410: the resource is gone, probably permanently (RFC 9110, section 15.5.11).
-const GONE: u16 = 410;
+pub(crate) const GONE: u16 = 410;
 
 /// The largest fraction by which a wait is lengthened. Jitter spreads retries of deliveries that failed at the same time.
 const MAX_JITTER: f64 = 0.25;

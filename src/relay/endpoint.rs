@@ -92,6 +92,11 @@ impl Endpoints {
         self.names().any(|known| known == name)
     }
 
+    /// Returns whether an endpoint is ordered. `None` if it is not configured.
+    pub(crate) fn is_ordered(&self, name: &str) -> Option<bool> {
+        self.find(name).map(|endpoint| endpoint.is_ordered)
+    }
+
     pub(super) fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
         self.all().find(|endpoint| endpoint.name == name).cloned()
     }

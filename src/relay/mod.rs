@@ -41,7 +41,8 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
 use dispatch::{
-    Alerts, LowPriorityRuntime, RelayThrottle, Settler, Worker, WorkerContext, WorkerSet,
+    Alerts, BacklogWatch, LowPriorityRuntime, RelayThrottle, Settler, Worker, WorkerContext,
+    WorkerSet,
 };
 
 pub use deep_json::{MAX_DEPTH, UnreadableJson};
@@ -78,9 +79,18 @@ impl Relay {
         metrics: Arc<Metrics>,
         StopTokens { stop, cutoff }: StopTokens,
     ) {
+        let throttle = RelayThrottle::new(metrics.inbox.clone(), stop.clone());
+        let throttle = Arc::new(throttle);
+        let backlog = BacklogWatch {
+            endpoints: self.endpoints.clone(),
+            catalog: store.delivery_catalog.clone(),
+            throttle: Arc::clone(&throttle),
+            metrics: metrics.relay.clone(),
+            stop: stop.clone(),
+        };
         if self.endpoints.event_endpoints().is_empty() {
-            // A task that ends before the service stops counts as crashed.
-            return stop.cancelled().await;
+            // A task that ends before the service stops counts as crashed, so this waits for the stop.
+            return backlog.run().await;
         }
         let low_priority_runtime = match LowPriorityRuntime::start() {
             Ok(runtime) => runtime,
@@ -90,8 +100,6 @@ impl Relay {
                 return;
             }
         };
-        let throttle = RelayThrottle::new(metrics.inbox.clone(), stop.clone());
-        let throttle = Arc::new(throttle);
         let (settler, settlements) = Settler::new(
             store.outbox.clone(),
             Arc::clone(&throttle),
@@ -112,7 +120,7 @@ impl Relay {
         let workers = self.start_workers(&store, &context);
         // Now only the workers have senders, so the settler ends after the last worker.
         drop(context);
-        tokio::join!(settler.run(), workers.join());
+        tokio::join!(settler.run(), workers.join(), backlog.run());
     }
 
     fn start_workers(&self, store: &Store, context: &WorkerContext) -> WorkerSet {

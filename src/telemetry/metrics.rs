@@ -48,8 +48,12 @@ metrics! {
         claims: Counter = "relay_claims", "Database queries for due deliveries";
         attempts: Counter = "relay_attempts", "Attempts to deliver an event to an endpoint";
         deliveries: Family<DeliveryResult, Counter> = "relay_deliveries", "Deliveries that ended, by result: delivered or failed";
+        waiting: Family<EndpointLabel, Gauge> = "relay_waiting_deliveries", "Deliveries that wait for an endpoint of the configuration, by endpoint; counted once a minute";
     }
 }
+
+/// The label of a configured endpoint.
+pub(crate) type EndpointLabel = [(&'static str, String); 1];
 
 /// The label of a delivery that ended.
 pub(crate) type DeliveryResult = [(&'static str, &'static str); 1];

@@ -6,7 +6,8 @@ use cloudflare_images_webhook::clock::ClockReading;
 use cloudflare_images_webhook::domain::delivery::DeliveryStatus;
 use cloudflare_images_webhook::domain::event::Model;
 use cloudflare_images_webhook::store::{
-    Delivery, DeliveryFilter, EndpointState, LeaseResult, NextState, Store,
+    Delivery, DeliveryFilter, EndpointState, LeaseResult, MoveTarget, NextState, Pause, Store,
+    Unsent,
 };
 use serde_json::Value;
 
@@ -27,6 +28,9 @@ on_every_backend!(
     counts_deliveries_of_endpoints_by_name,
     lists_no_endpoint_with_only_successes,
     names_row_with_unknown_status,
+    moves_unsent_deliveries_by_page,
+    deletes_unsent_deliveries_by_page,
+    counts_waiting_deliveries,
 );
 
 async fn finds_delivery_with_its_event(fixture: &Fixture) {
@@ -141,7 +145,13 @@ async fn filters_by_each_field(fixture: &Fixture) {
 async fn shows_open_deliveries_as_paused(fixture: &Fixture) {
     let store = four_deliveries(fixture).await;
 
-    let pausing = store.outbox.pause("app", "operator", at(300)).await;
+    let pause = Pause {
+        endpoint: "app",
+        reason: "operator",
+        now: ClockReading::Manual(at(300)),
+        alert: None,
+    };
+    let pausing = store.outbox.pause(&pause).await;
     pausing.expect("the query succeeds");
 
     let paused = list(&store, &by_status(DeliveryStatus::Paused), 10).await;
@@ -252,7 +262,13 @@ async fn complete_again(fixture: &Fixture) {
 
 async fn counts_deliveries_of_endpoints_by_name(fixture: &Fixture) {
     let store = four_deliveries(fixture).await;
-    let pausing = store.outbox.pause("backup", "operator", at(300)).await;
+    let pause = Pause {
+        endpoint: "backup",
+        reason: "operator",
+        now: ClockReading::Manual(at(300)),
+        alert: None,
+    };
+    let pausing = store.outbox.pause(&pause).await;
     pausing.expect("the query succeeds");
     claim(&store, due("archive", 100)).await;
 
@@ -359,4 +375,95 @@ async fn replay(store: &Store, filter: &DeliveryFilter) -> u64 {
         .replay(filter, ClockReading::Manual(at(500)))
         .await;
     replaying.expect("the query succeeds")
+}
+
+/// Records deliveries 1 to 4 to `app`: one waits, one has a lease, one has failed and one is delivered.
+async fn one_in_each_state(fixture: &Fixture) -> Store {
+    let store = fixture.open_for(&["app"]).await;
+    record(&store, ["a", "b", "c", "d"].map(|id| uploaded(id, 10))).await;
+    claim(&store, due("app", 100)).await;
+    let retry = NextState::RetryAfter(Duration::ZERO);
+    settle(
+        &store,
+        &[
+            settlement(1, attempted(3, retry)),
+            settlement(3, attempted(3, NextState::Failed)),
+            settlement(4, attempted(1, NextState::Delivered)),
+        ],
+    )
+    .await;
+    store
+}
+
+/// Selects deliveries to `app`. The lease of the second delivery ends at 160.
+fn unsent(now: i64, with_failed: bool) -> Unsent {
+    Unsent {
+        endpoint: "app".to_owned(),
+        with_failed,
+        now: ClockReading::Manual(at(now)),
+        limit: 1,
+    }
+}
+
+async fn moves_unsent_deliveries_by_page(fixture: &Fixture) {
+    let store = one_in_each_state(fixture).await;
+    let to = MoveTarget {
+        endpoint: "new".to_owned(),
+        ordered: true,
+    };
+    let move_page = async |page: Unsent| {
+        let moved = store.delivery_catalog.move_deliveries(&to, &page).await;
+        moved.expect("the query succeeds")
+    };
+
+    let waiting = [
+        move_page(unsent(150, false)).await,
+        move_page(unsent(150, false)).await,
+    ];
+    let expired = move_page(unsent(160, false)).await;
+    let failed = [
+        move_page(unsent(160, true)).await,
+        move_page(unsent(160, true)).await,
+    ];
+
+    assert_eq!((waiting, expired, failed), ([1, 0], 1, [1, 0]));
+    for (id, image, due_at) in [(1, "a", 150), (2, "b", 160), (3, "c", 160)] {
+        let moved = find(&store, id).await;
+        assert_eq!(moved.endpoint, "new");
+        assert_eq!(moved.status, DeliveryStatus::Pending);
+        assert_eq!(moved.due_at, Some(at(due_at)));
+        assert_eq!((moved.attempts, &*moved.error), (0, ""));
+        let row = &fixture.database.deliveries().await[usize::try_from(id - 1).expect("small")];
+        assert_eq!(row["image"], image, "the new endpoint is ordered");
+    }
+    assert_eq!(find(&store, 4).await.endpoint, "app");
+}
+
+async fn deletes_unsent_deliveries_by_page(fixture: &Fixture) {
+    let store = one_in_each_state(fixture).await;
+    let delete_page = async |page: Unsent| {
+        let deleted = store.delivery_catalog.delete_deliveries(&page).await;
+        deleted.expect("the query succeeds")
+    };
+
+    let waiting = [
+        delete_page(unsent(150, false)).await,
+        delete_page(unsent(150, false)).await,
+    ];
+    let failed = delete_page(unsent(150, true)).await;
+
+    assert_eq!((waiting, failed), ([1, 0], 1));
+    let left = list(&store, &DeliveryFilter::default(), 10).await;
+    assert_eq!(ids(&left), [4, 2]);
+    assert_eq!(fixture.database.events().await.len(), 2);
+    assert_eq!(fixture.database.attempts().await.len(), 1);
+}
+
+async fn counts_waiting_deliveries(fixture: &Fixture) {
+    let store = one_in_each_state(fixture).await;
+
+    let waiting = store.delivery_catalog.waiting_deliveries().await;
+
+    let waiting = waiting.expect("the query succeeds");
+    assert_eq!(waiting, [("app".to_owned(), 2)]);
 }

@@ -363,6 +363,7 @@ pub(crate) fn due(endpoint: &str, now: i64) -> Claim<'_> {
         endpoint,
         limit: 100,
         ordered: false,
+        ignores_pause: false,
         expired_leases: ExpiredLeases::One,
         now: ClockReading::Manual(at(now)),
         duration: Duration::from_mins(1),

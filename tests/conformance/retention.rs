@@ -191,6 +191,7 @@ async fn settle_first(store: &Store, endpoint: &str) {
         endpoint,
         limit: 1,
         ordered: false,
+        ignores_pause: false,
         expired_leases: ExpiredLeases::One,
         now: ClockReading::Manual(at(100)),
         duration: Duration::from_secs(100),

@@ -49,7 +49,10 @@ fn metrics(text: &str) -> BTreeMap<String, Metric> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn page_lists_every_metric() {
-    let app = App::start(Database::sqlite()).await;
+    let endpoints = r#"[{"name": "app", "url": "http://127.0.0.1:1/"}]"#;
+    let variables = [("APP__RELAY__ENDPOINTS", endpoints)];
+    let app = App::start_with(Database::sqlite(), &variables).await;
+    app.wait_for_claim().await;
     let request = app.client().get(format!("http://{}/metrics", app.ops));
     let answer = response_to(request).await;
     let text = answer.body.as_str().expect("text");

@@ -88,6 +88,8 @@ on_both_databases!(
     replays_failed_deliveries_with_same_ids,
     pauses_and_resumes_endpoint,
     prunes_only_completed_deliveries,
+    moves_deliveries_of_removed_endpoint,
+    deletes_deliveries_of_removed_endpoint,
 );
 
 async fn preview_matches_sent_request(database: Database) {
@@ -366,6 +368,88 @@ async fn prunes_only_completed_deliveries(database: Database) {
         ["waits"]
     );
     assert_eq!(database.attempts().await.len(), 0);
+}
+
+/// Leaves two deliveries to `old`, which then leaves the configuration. The new configuration has `app`.
+async fn remove_endpoint(database: Database) -> RelayingService {
+    let old = json!([{"name": "old", "url": "http://127.0.0.1:1/", "include_models": [IMAGES], "paused": true}]);
+    let variables = [
+        ("APP__RELAY__ENDPOINTS", &*old.to_string()),
+        ("APP__WEBHOOK__UNKNOWN_IMAGES", "create"),
+    ];
+    let app = App::start_with(database, &variables).await;
+    for id in ["1", "2"] {
+        let body = json!({"id": id, "uploaded": "2024-01-01T12:00:00Z"}).to_string();
+        assert_eq!(app.post_webhook(body).await.status, 200);
+    }
+    let (_, database) = app.stop().await;
+    RelayingService::start(database).await
+}
+
+async fn moves_deliveries_of_removed_endpoint(database: Database) {
+    let relay = remove_endpoint(database).await;
+    // The command uses the real clock, so moved deliveries are due in the future of the service's clock.
+    relay.app.clock.advance(Duration::from_hours(24 * 365 * 30));
+    let listed = relay.json(&["endpoints", "list", "--json"]);
+    assert_eq!(
+        (
+            &listed[1]["name"],
+            &listed[1]["state"],
+            &listed[1]["waiting"]
+        ),
+        (&json!("old"), &json!("not configured"), &json!(2))
+    );
+    let of_old = relay.json(&["deliveries", "list", "--json", "--endpoint", "old"]);
+    assert_eq!(of_old.as_array().expect("an array").len(), 2);
+    assert_eq!(
+        relay
+            .run(&["deliveries", "move", "--from", "app", "--to", "old"])
+            .0,
+        Some(1),
+        "the target must be in the configuration"
+    );
+
+    let (code, printed) = relay.run(&["deliveries", "move", "--from", "old", "--to", "app"]);
+
+    assert_eq!((code, &*printed), (Some(0), "2 deliveries are moved\n"));
+    relay.subscriber.wait_for(2).await;
+    relay.wait_until_none_due().await;
+}
+
+async fn deletes_deliveries_of_removed_endpoint(database: Database) {
+    let relay = remove_endpoint(database).await;
+    let delete = |endpoint| relay.run(&["deliveries", "delete", "--endpoint", endpoint]);
+
+    let (code, printed) = delete("app");
+    let deleted = delete("old");
+
+    assert_eq!(
+        (code, &*printed),
+        (
+            Some(1),
+            "error: the endpoint \"app\" is in the configuration. Use --yes to change its deliveries.\n"
+        )
+    );
+    assert_eq!(deleted, (Some(0), "2 deliveries are deleted\n".to_owned()));
+    let yes = relay.run(&["deliveries", "delete", "--endpoint", "app", "--yes"]);
+    assert_eq!(yes, (Some(0), "0 deliveries are deleted\n".to_owned()));
+    assert_eq!(relay.app.database.deliveries().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_backlog_of_each_endpoint() {
+    let relay = remove_endpoint(Database::sqlite()).await;
+    let (_, database) = relay.app.stop().await;
+    let old = json!([{"name": "old", "url": "http://127.0.0.1:1/", "include_models": [IMAGES], "paused": true}]);
+    let variables = [("APP__RELAY__ENDPOINTS", &*old.to_string())];
+    let app = App::start_with(database, &variables).await;
+
+    wait::until_async("the backlog is counted", async || {
+        let metrics = app.get_ops("/metrics").await.body;
+        let sample = "relay_waiting_deliveries{endpoint=\"old\"} 2";
+        metrics.as_str().expect("text").contains(sample)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,7 @@ on_both_databases!(
     sends_failed_delivery_to_failure_url,
     alerts_once_on_failure_and_recovery,
     raises_no_alerts_about_alerts,
+    alerts_when_410_pauses_and_probe_resumes,
 );
 
 async fn sends_failed_delivery_to_failure_url(database: Database) {
@@ -111,6 +112,34 @@ async fn alerts_once_on_failure_and_recovery(database: Database) {
             json!({"event": "endpoint_recovered", "endpoint": "app", "consecutive_failures": 4, "error": ""}),
         ]
     );
+}
+
+async fn alerts_when_410_pauses_and_probe_resumes(database: Database) {
+    let (subscriber, alert_receiver) = (Subscriber::start().await, Subscriber::start().await);
+    subscriber.respond_first_with([SubscriberResponse::Status(410)]);
+    let app = start(
+        database,
+        &subscriber,
+        &[
+            ("APP__RELAY__MONITORING__ALERT_URL", &alert_receiver.url()),
+            ("APP__RELAY__MONITORING__ALERT_SECRET", RELAY_SECRET),
+        ],
+    )
+    .await;
+
+    upload(&app, "1").await;
+    let paused = alert_receiver.wait_for(1).await;
+    assert_eq!(
+        payloads(&paused),
+        [
+            json!({"event": "endpoint_paused", "endpoint": "app", "error": "the endpoint answered 410 Gone"})
+        ]
+    );
+    app.clock.advance(Duration::from_hours(1));
+
+    let resumed = alert_receiver.wait_for(2).await[1].json();
+    assert_eq!(resumed["event"], "endpoint_resumed");
+    assert_eq!(resumed["endpoint"], "app");
 }
 
 async fn raises_no_alerts_about_alerts(database: Database) {

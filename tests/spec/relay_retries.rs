@@ -8,6 +8,7 @@ use crate::on_both_databases;
 use crate::relay_delivery::{
     IMAGES, start, start_with_endpoints, statuses, upload, wait_for_statuses,
 };
+use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
 use crate::support::wait;
@@ -16,6 +17,8 @@ on_both_databases!(
     retries_with_same_id,
     fails_after_last_attempt_until_replay,
     pauses_endpoint_after_410,
+    successful_probe_resumes_endpoint,
+    refused_probe_leaves_endpoint_paused,
     honors_retry_after,
     fails_on_redirect,
     fails_on_incomplete_response,
@@ -100,7 +103,7 @@ async fn pauses_endpoint_after_410(database: Database) {
     wait_for_statuses(&app.database, &["retrying"]).await;
 
     upload(&app, "second").await;
-    app.clock.advance(Duration::from_hours(1));
+    app.clock.advance(Duration::from_mins(59));
     app.wait_for_claim().await;
     assert_eq!(statuses(&app.database).await, ["retrying", "pending"]);
     assert_eq!(
@@ -115,6 +118,44 @@ async fn pauses_endpoint_after_410(database: Database) {
 
     subscriber.wait_for(3).await;
     wait_for_statuses(&app.database, &["delivered", "delivered"]).await;
+}
+
+/// Starts a service whose endpoint has answered 410 to the first of two deliveries.
+async fn start_gone(database: Database, subscriber: &Subscriber) -> App {
+    subscriber.respond_with(SubscriberResponse::Status(410));
+    let app = start(database, subscriber, json!({})).await;
+    upload(&app, "first").await;
+    wait_for_statuses(&app.database, &["retrying"]).await;
+    upload(&app, "second").await;
+    app
+}
+
+async fn successful_probe_resumes_endpoint(database: Database) {
+    let subscriber = Subscriber::start().await;
+    let app = start_gone(database, &subscriber).await;
+    subscriber.respond_with(SubscriberResponse::Status(200));
+
+    app.clock.advance(Duration::from_hours(1));
+
+    subscriber.wait_for(3).await;
+    wait_for_statuses(&app.database, &["delivered", "delivered"]).await;
+}
+
+async fn refused_probe_leaves_endpoint_paused(database: Database) {
+    let subscriber = Subscriber::start().await;
+    let app = start_gone(database, &subscriber).await;
+
+    app.clock.advance(Duration::from_hours(1));
+    wait::until_async("the probe is stored", async || {
+        app.database.attempts().await.len() == 2
+    })
+    .await;
+    app.clock.advance(Duration::from_mins(59));
+    app.wait_for_claim().await;
+
+    assert_eq!(subscriber.received().len(), 2);
+    let paused = "SELECT count(*) FROM relay_endpoints WHERE paused_at IS NOT NULL";
+    assert_eq!(app.database.count(paused).await, 1);
 }
 
 async fn honors_retry_after(database: Database) {

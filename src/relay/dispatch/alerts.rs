@@ -37,6 +37,13 @@ struct HealthAlert<'a> {
     error: &'a str,
 }
 
+/// The alert about an endpoint that is paused because of its response, or resumed because of a probe.
+#[derive(Serialize)]
+struct PauseAlert<'a> {
+    endpoint: &'a str,
+    error: &'a str,
+}
+
 #[derive(Serialize)]
 struct AlertPayload<'a, T> {
     id: &'a str,
@@ -87,6 +94,32 @@ impl Alerts {
             error,
         };
         Some(new_alert(ALERT_ENDPOINT, event, &about, now))
+    }
+}
+
+impl Alerts {
+    /// Returns the alert about a pause, if the policy asks for alerts about endpoints.
+    pub(super) fn on_pause(self, endpoint: &str, error: &str, now: Timestamp) -> Option<Alert> {
+        self.on_pause_change("endpoint_paused", &PauseAlert { endpoint, error }, now)
+    }
+
+    /// Returns the alert about the end of a pause, if the policy asks for alerts about endpoints.
+    pub(super) fn on_resume(self, endpoint: &str, now: Timestamp) -> Option<Alert> {
+        let about = PauseAlert {
+            endpoint,
+            error: "",
+        };
+        self.on_pause_change("endpoint_resumed", &about, now)
+    }
+
+    fn on_pause_change(
+        self,
+        event: &'static str,
+        about: &PauseAlert<'_>,
+        now: Timestamp,
+    ) -> Option<Alert> {
+        self.policy.failure_threshold?;
+        Some(new_alert(ALERT_ENDPOINT, event, about, now))
     }
 }
 

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::alerts::{Alerts, FailedDeliveryAlert};
 use super::circuit_breaker::{BreakerChange, CircuitBreaker};
-use crate::clock::Clock;
-use crate::domain::delivery::RetryDecision;
+use super::purpose::Purpose;
+use crate::clock::{Clock, ClockReading};
+use crate::domain::delivery::{GONE, RetryDecision};
 use crate::domain::timestamp::Timestamp;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
@@ -18,12 +19,12 @@ use crate::relay::payload::{BuildError, Built};
 use crate::relay::transport::{Message, SendOutcome};
 use crate::store::{
     Alert, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery, NewAttempt,
-    NextState, Outbox, Settlement,
+    NextState, Outbox, Pause, Settlement,
 };
 use crate::telemetry::chain;
 
 /// The reason that `endpoints list` shows after a 410 response.
-const PAUSED_BY_ENDPOINT: &str = "the endpoint answered 410 Gone";
+pub(super) const PAUSED_BY_ENDPOINT: &str = "the endpoint answered 410 Gone";
 
 pub(super) struct AttemptRunner {
     pub(super) endpoint: Arc<Endpoint>,
@@ -88,7 +89,12 @@ impl AttemptRunner {
     }
 
     /// Makes an attempt, unless `when` or `transform` filters out the event. Returns the settlement.
-    pub(super) async fn attempt(&self, leased: LeasedDelivery, lease: Arc<str>) -> Settlement {
+    pub(super) async fn attempt(
+        &self,
+        leased: LeasedDelivery,
+        lease: Arc<str>,
+        purpose: Purpose,
+    ) -> Settlement {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let delivery = leased.id;
         let attempt = leased.attempts.saturating_add(1);
@@ -111,7 +117,10 @@ impl AttemptRunner {
         let call = self.call(event_id, attempt, body).await;
         let duration = started.elapsed();
         let now = self.clock.read();
-        let (next_state, alerts) = self.conclude(&call, now.time()).await;
+        let (next_state, mut alerts) = self.conclude(&call, now).await;
+        if (purpose, next_state) == (Purpose::PauseProbe, NextState::Delivered) {
+            alerts.extend(self.resume(&call, now.time()).await);
+        }
         let attempt = NewAttempt {
             number: call.attempt,
             started_at,
@@ -166,7 +175,7 @@ impl AttemptRunner {
     }
 
     /// Decides about the delivery after a call. Returns its next state and the alerts that are due.
-    async fn conclude(&self, call: &CallResult, now: Timestamp) -> (NextState, Vec<Alert>) {
+    async fn conclude(&self, call: &CallResult, now: ClockReading) -> (NextState, Vec<Alert>) {
         let (endpoint, outcome) = (&self.endpoint, &call.outcome);
         let decision = endpoint
             .retry
@@ -184,13 +193,15 @@ impl AttemptRunner {
                 NextState::RetryAfter(Duration::ZERO)
             }
             RetryDecision::Fail => {
-                alerts.extend(self.log_failed_delivery(call, now));
+                alerts.extend(self.log_failed_delivery(call, now.time()));
                 NextState::Failed
             }
         };
         if let Some(change) = change {
             let (name, error) = (&endpoint.name, &outcome.error);
-            let alert = self.alerts.on_health_change(change, name, error, now);
+            let alert = self
+                .alerts
+                .on_health_change(change, name, error, now.time());
             alerts.extend(alert);
         }
         (next_state, alerts)
@@ -225,27 +236,62 @@ impl AttemptRunner {
     }
 
     /// Pauses the endpoint. If that fails, the next attempt gets the same response and tries again.
-    async fn pause(&self, call: &CallResult, now: Timestamp) {
-        tracing::warn!(
-            endpoint = self.endpoint.name,
-            event = call.event_id,
-            attempt = call.attempt,
-            status = call.outcome.status_code,
-            "endpoint answered 410 Gone and is paused; resume it with `endpoints resume`"
-        );
+    async fn pause(&self, call: &CallResult, now: ClockReading) {
         let (outbox, name) = (Arc::clone(&self.outbox), self.endpoint.name.clone());
+        let alert = self.alerts.on_pause(&name, PAUSED_BY_ENDPOINT, now.time());
+        let (event, attempt) = (call.event_id.clone(), call.attempt);
         // A database connection that is opened on a low-priority thread would stay on that thread.
         let pausing = self.main_runtime.spawn(async move {
-            if let Err(error) = outbox.pause(&name, PAUSED_BY_ENDPOINT, now).await {
-                tracing::warn!(
+            let pause = Pause {
+                endpoint: &name,
+                reason: PAUSED_BY_ENDPOINT,
+                now,
+                alert,
+            };
+            match outbox.pause(&pause).await {
+                Ok(true) => tracing::warn!(
+                    endpoint = name,
+                    event,
+                    attempt,
+                    status = GONE,
+                    "endpoint answered 410 Gone and is paused; it is probed once an hour, and `endpoints resume` resumes it"
+                ),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(
                     endpoint = name,
                     error = chain(&error),
                     "endpoint could not be paused, retrying with the next delivery"
-                );
+                ),
             }
         });
         // The panic hook logs a panic. Here it counts as a failed pause.
         let _ended = pausing.await;
+    }
+
+    /// Resumes the endpoint after a successful probe. Returns the alert about it. If that fails, the next probe tries again.
+    async fn resume(&self, call: &CallResult, now: Timestamp) -> Option<Alert> {
+        let (outbox, name) = (Arc::clone(&self.outbox), self.endpoint.name.clone());
+        let event = call.event_id.clone();
+        let resuming = self.main_runtime.spawn(async move {
+            let resumed = outbox.resume(&name, Some(PAUSED_BY_ENDPOINT)).await;
+            match &resumed {
+                Ok(true) => tracing::info!(
+                    endpoint = name,
+                    event,
+                    "endpoint accepted a probe and is resumed"
+                ),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(
+                    endpoint = name,
+                    error = chain(error),
+                    "endpoint could not be resumed, retrying with the next probe"
+                ),
+            }
+            resumed.unwrap_or(false)
+        });
+        let is_resumed = resuming.await.unwrap_or(false);
+        let alert = is_resumed.then(|| self.alerts.on_resume(&self.endpoint.name, now));
+        alert.flatten()
     }
 
     /// Logs a failed delivery and returns the alert about it.

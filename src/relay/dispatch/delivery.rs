@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::AttemptRunner;
 use super::circuit_breaker::CircuitBreaker;
+use super::purpose::Purpose;
 use super::settler::{ClaimPermit, SettleRequest};
 use crate::relay::endpoint::Endpoint;
 use crate::store::{LeasedDelivery, Settlement};
@@ -23,15 +24,6 @@ pub(super) struct Lease {
     /// The end of the lease, on the monotonic clock.
     pub(super) ends_at: Instant,
     pub(super) purpose: Purpose,
-}
-
-/// The purpose of a claim and of its lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// Normal delivery while the circuit breaker is closed.
-    Deliver,
-    /// One delivery that tests whether the endpoint has recovered.
-    Probe,
 }
 
 /// Attempts or releases the deliveries that an endpoint's worker claimed.
@@ -58,7 +50,7 @@ impl Deliverer {
         let settlement = match self.runner.give_up(&leased, &lease.name) {
             Some(given_up) => given_up,
             None => match self.acquire_slot(&lease).await {
-                Some(_slot) => self.attempt_or_release(leased, lease.name).await,
+                Some(_slot) => self.attempt_or_release(leased, lease).await,
                 None => self.runner.release(leased.id, leased.attempts, lease.name),
             },
         };
@@ -72,13 +64,12 @@ impl Deliverer {
 
     /// Makes an attempt. Releases the delivery if the attempt has not ended at the cutoff. The endpoint may have received the
     /// message then, and receives it again.
-    async fn attempt_or_release(&self, leased: LeasedDelivery, lease: Arc<str>) -> Settlement {
+    async fn attempt_or_release(&self, leased: LeasedDelivery, lease: Lease) -> Settlement {
         let (delivery, earlier_attempts) = (leased.id, leased.attempts);
-        let attempt = self.runner.attempt(leased, Arc::clone(&lease));
-        match self.cutoff.run_until_cancelled(attempt).await {
-            Some(settlement) => settlement,
-            None => self.runner.release(delivery, earlier_attempts, lease),
-        }
+        let name = Arc::clone(&lease.name);
+        let attempt = self.runner.attempt(leased, name, lease.purpose);
+        let ended = self.cutoff.run_until_cancelled(attempt).await;
+        ended.unwrap_or_else(|| self.runner.release(delivery, earlier_attempts, lease.name))
     }
 
     /// Waits until the call may start. Returns `None` if it must not start: the service stops, the
@@ -96,7 +87,7 @@ impl Deliverer {
         let slot = tokio::time::timeout_at(latest_start, slot);
         let slot = async {
             match lease.purpose {
-                Purpose::Probe => slot.await.ok(),
+                Purpose::Probe | Purpose::PauseProbe => slot.await.ok(),
                 Purpose::Deliver => tokio::select! {
                     biased;
                     slot = slot => slot.ok().filter(|_| self.breaker.cooldown().is_none()),

@@ -10,19 +10,24 @@
 //!    │           │           │
 //!    ├───────────┴───────────┴──► circuit_breaker
 //!    └──► throttle ◄── settler ◄── delivery
+//!            ▲
+//!         backlog
 //! ```
 
 mod alerts;
 mod attempt;
+mod backlog;
 mod circuit_breaker;
 mod delivery;
 mod low_priority_runtime;
+mod purpose;
 mod settler;
 mod throttle;
 mod worker;
 mod worker_set;
 
 pub(super) use alerts::Alerts;
+pub(super) use backlog::BacklogWatch;
 pub(super) use low_priority_runtime::LowPriorityRuntime;
 pub(super) use settler::Settler;
 pub(super) use throttle::RelayThrottle;

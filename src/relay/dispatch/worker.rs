@@ -10,15 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::alerts::Alerts;
-use super::attempt::AttemptRunner;
+use super::attempt::{AttemptRunner, PAUSED_BY_ENDPOINT};
 use super::circuit_breaker::CircuitBreaker;
-use super::delivery::{Deliverer, Lease, Purpose};
+use super::delivery::{Deliverer, Lease};
+use super::purpose::Purpose;
 use super::settler::{ClaimPermit, SettleRequest};
 use super::throttle::RelayThrottle;
 use crate::clock::Clock;
 use crate::random;
 use crate::relay::endpoint::Endpoint;
-use crate::store::{Claim, Claimed, ExpiredLeases, Outbox, StoreError};
+use crate::store::{Claim, Claimed, ExpiredLeases, Outbox, Pause, PauseProbe, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::RelayMetrics;
 
@@ -30,6 +31,12 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The wait before the next try while the database is unavailable.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The time between probes of an endpoint that answered 410.
+const PAUSE_PROBE_INTERVAL: Duration = Duration::from_hours(1);
+
+/// The time between checks whether a probe is due. An endpoint that has deliveries to send needs none.
+const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The part of a lease in addition to the time of two calls.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
@@ -128,6 +135,7 @@ impl Worker {
         }
         let capacity = self.endpoint.max_in_flight * CLAIMED_PER_CALL;
         let claim_permits = Arc::new(Semaphore::new(capacity));
+        let mut pause_check = PauseCheck::default();
         while let Some(permits) = self.or_cancelled(acquire_available(&claim_permits)).await {
             let mut limit = permits.num_permits();
             let mut purpose = Purpose::Deliver;
@@ -146,7 +154,8 @@ impl Worker {
             if self.context.stop.is_cancelled() {
                 return;
             }
-            self.claim_once(limit, purpose, permits, deliveries).await;
+            self.claim_once(limit, purpose, permits, deliveries, &mut pause_check)
+                .await;
         }
     }
 
@@ -157,13 +166,20 @@ impl Worker {
         purpose: Purpose,
         mut permits: OwnedSemaphorePermit,
         deliveries: &TaskTracker,
+        pause_check: &mut PauseCheck,
     ) {
         let mut expired_permit = Arc::clone(&self.expired_permit).try_acquire_owned().ok();
         let expired_leases = match &expired_permit {
             Some(_) => ExpiredLeases::One,
             None => ExpiredLeases::None,
         };
-        let claiming = self.claim(limit, purpose, expired_leases);
+        let claiming = async {
+            let claimed = self.claim(limit, purpose, expired_leases).await?;
+            if claimed.1.leased.is_empty() && pause_check.is_due() {
+                return self.claim(1, Purpose::PauseProbe, expired_leases).await;
+            }
+            Ok(claimed)
+        };
         let (lease, Claimed { leased, postponed }) = match self.context.throttle.run(claiming).await
         {
             Ok(claimed) => claimed,
@@ -236,11 +252,13 @@ impl Worker {
     async fn sync_pause(&self) -> Result<(), StoreError> {
         let name = &self.endpoint.name;
         let synced = if self.endpoint.is_paused {
-            let now = self.context.clock.now();
-            self.context
-                .outbox
-                .pause(name, PAUSED_BY_SETTING, now)
-                .await
+            let pause = Pause {
+                endpoint: name,
+                reason: PAUSED_BY_SETTING,
+                now: self.context.clock.read(),
+                alert: None,
+            };
+            self.context.outbox.pause(&pause).await.map(drop)
         } else {
             let resumed = self
                 .context
@@ -277,14 +295,43 @@ impl Worker {
             endpoint: &self.endpoint.name,
             limit,
             ordered: self.endpoint.is_ordered,
+            ignores_pause: false,
             expired_leases,
             now: self.context.clock.read(),
             duration,
             lease: &lease.name,
         };
-        let claimed = self.context.outbox.claim(&claim).await?;
+        let outbox = &self.context.outbox;
+        let claimed = match purpose {
+            Purpose::Deliver | Purpose::Probe => outbox.claim(&claim).await?,
+            Purpose::PauseProbe => {
+                let probe = PauseProbe {
+                    reason: PAUSED_BY_ENDPOINT,
+                    interval: PAUSE_PROBE_INTERVAL,
+                };
+                let claimed = outbox.claim_probe(&probe, &claim).await?;
+                return Ok((lease, claimed));
+            }
+        };
         self.context.metrics.claims.inc();
         Ok((lease, claimed))
+    }
+}
+
+/// The time of the last check whether a probe of a paused endpoint is due.
+#[derive(Default)]
+struct PauseCheck(Option<Instant>);
+
+impl PauseCheck {
+    /// Returns whether a check is due. The next one is due after the interval.
+    fn is_due(&mut self) -> bool {
+        let is_due = self
+            .0
+            .is_none_or(|last| last.elapsed() >= PAUSE_CHECK_INTERVAL);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
     }
 }
 

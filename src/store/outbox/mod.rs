@@ -48,8 +48,17 @@ pub trait Outbox: Send + Sync {
     /// image becomes due.
     async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
 
-    /// Pauses an endpoint: it receives no deliveries until it is resumed. A paused endpoint keeps its first reason.
-    async fn pause(&self, endpoint: &str, reason: &str, now: Timestamp) -> Result<(), StoreError>;
+    /// Leases one due delivery of an endpoint that was paused for the probe's reason, if no probe was made for the probe's
+    /// interval. Several processes may call this at once: one of them makes the probe.
+    async fn claim_probe(
+        &self,
+        probe: &PauseProbe<'_>,
+        claim: &Claim<'_>,
+    ) -> Result<Claimed, StoreError>;
+
+    /// Pauses an endpoint: it receives no deliveries until it is resumed. A paused endpoint keeps its first reason. Returns whether
+    /// the endpoint was not paused before, and only then writes the alert, in the same transaction.
+    async fn pause(&self, pause: &Pause<'_>) -> Result<bool, StoreError>;
 
     /// Resumes an endpoint that was paused for this reason; `None` means any reason. Returns whether it did. Waiting deliveries
     /// keep their due times, so overdue ones are sent at once.
@@ -75,6 +84,16 @@ pub trait DeliveryCatalog: Send + Sync {
     /// Makes completed deliveries due again, and counts their attempts from 0. Returns the number of deliveries.
     async fn replay(&self, filter: &DeliveryFilter, now: ClockReading) -> Result<u64, StoreError>;
 
+    /// Moves up to `limit` deliveries to another endpoint, and returns their number. They are due at once, and their attempts are
+    /// counted from 0. Leased deliveries stay.
+    async fn move_deliveries(&self, to: &MoveTarget, page: &Unsent) -> Result<u64, StoreError>;
+
+    /// Deletes up to `limit` deliveries, and returns their number. Leased deliveries stay.
+    async fn delete_deliveries(&self, page: &Unsent) -> Result<u64, StoreError>;
+
+    /// Returns the number of waiting or leased deliveries of each endpoint that has any.
+    async fn waiting_deliveries(&self) -> Result<Vec<(String, i64)>, StoreError>;
+
     /// Returns the endpoints that are paused or have waiting or failed deliveries, in the order of their names.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
 }
@@ -88,6 +107,8 @@ pub struct Claim<'a> {
     pub limit: usize,
     /// True to lease a delivery only when all earlier ones about the same image are complete.
     pub ordered: bool,
+    /// True to lease a delivery although the endpoint is paused.
+    pub ignores_pause: bool,
     /// Which deliveries with an expired lease may be leased.
     pub expired_leases: ExpiredLeases,
     /// The current time. Deliveries that are due then are leased.
@@ -117,6 +138,50 @@ const MAX_SEEN_IN_ORDER: usize = 256;
 /// The time after which a postponed delivery is looked at again. Normally an earlier delivery makes it due before that. An
 /// earlier delivery that an old release or another program completed does not.
 pub(super) const POSTPONEMENT: Duration = Duration::from_hours(1);
+
+/// A pause of an endpoint.
+#[derive(Debug, Clone)]
+pub struct Pause<'a> {
+    /// The endpoint's name.
+    pub endpoint: &'a str,
+    /// The reason.
+    pub reason: &'a str,
+    /// The start of the pause.
+    pub now: ClockReading,
+    /// The alert about the pause.
+    pub alert: Option<Alert>,
+}
+
+/// A probe of a paused endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct PauseProbe<'a> {
+    /// The reason of pauses that are probed.
+    pub reason: &'a str,
+    /// The time between two probes.
+    pub interval: Duration,
+}
+
+/// A page of the deliveries of an endpoint that are not delivered.
+#[derive(Debug, Clone)]
+pub struct Unsent {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Whether failed deliveries are included.
+    pub with_failed: bool,
+    /// The current time, which tells expired leases.
+    pub now: ClockReading,
+    /// The maximum number of deliveries.
+    pub limit: u32,
+}
+
+/// The endpoint that receives moved deliveries.
+#[derive(Debug, Clone)]
+pub struct MoveTarget {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Whether the endpoint is ordered.
+    pub ordered: bool,
+}
 
 /// The result of a claim.
 #[derive(Debug, Clone, Default)]

@@ -74,7 +74,7 @@ pub enum NextState {
 pub struct Alert {
     /// The event's id.
     pub id: String,
-    /// The name of the alert: `delivery_failed`, `endpoint_failing` or `endpoint_recovered`.
+    /// The name of the alert, such as `delivery_failed` or `endpoint_failing`.
     pub event: &'static str,
     /// The endpoint that receives the alert.
     pub endpoint: &'static str,

@@ -13,13 +13,13 @@ use crate::store::outbox::{
 use crate::store::session::OperationError;
 
 /// The conditions of due deliveries to the endpoint `$1`, at the time `$2`. If `$3` is true, also the delivery that is due the
-/// longest, if its lease expired.
+/// longest, if its lease expired. If `$8` is true, also if the endpoint is paused.
 macro_rules! is_due {
     () => {
         concat!(
             "endpoint = $1 AND due_at <= ",
             now!("$2"),
-            " AND NOT EXISTS (SELECT FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+            " AND ($8 OR NOT EXISTS (SELECT FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL))
              AND (status <> 'leased' OR $3 AND id = (
                  SELECT id FROM relay_deliveries WHERE endpoint = $1 AND due_at <= ",
             now!("$2"),
@@ -54,7 +54,7 @@ macro_rules! leased {
     };
 }
 
-/// The due deliveries that are not blocked, and the postponed ones. `$8` is the number of deliveries to look at, and `$9` the time
+/// The due deliveries that are not blocked, and the postponed ones. `$9` is the number of deliveries to look at, and `$10` the time
 /// of the postponement.
 ///
 /// A blocked delivery is postponed only under a shared lock on an earlier, incomplete delivery of its image. The settlement of the
@@ -74,7 +74,7 @@ macro_rules! postponed {
              ) AS is_blocked
              FROM relay_deliveries AS delivery WHERE ",
         is_due!(),
-        " ORDER BY due_at, id LIMIT $8
+        " ORDER BY due_at, id LIMIT $9
          ), blocked AS MATERIALIZED (
              SELECT delivery.id, seen.due_at, seen.status = 'leased' AS lease_expired
              FROM seen
@@ -101,7 +101,7 @@ macro_rules! postponed {
              UPDATE relay_deliveries AS delivery
              SET due_at = ",
         now!("$2"),
-        " + $9 * interval '1 microsecond',
+        " + $10 * interval '1 microsecond',
                  status = CASE WHEN blocked.lease_expired THEN 'retrying' ELSE delivery.status END, lease = NULL,
                  attempts = CASE WHEN blocked.lease_expired THEN delivery.attempts + 1 ELSE delivery.attempts END,
                  error = CASE WHEN blocked.lease_expired THEN $7 ELSE delivery.error END
@@ -119,13 +119,21 @@ macro_rules! postponed {
 /// failure loses a lease, its delivery is leased again.
 pub(super) async fn claim(backend: &Postgres, claim: &Claim<'_>) -> Result<Claimed, StoreError> {
     let claiming = backend.write("claiming deliveries", async |connection| {
-        if claim.ordered {
-            claim_in_order(connection, claim).await
-        } else {
-            claim_unordered(connection, claim).await
-        }
+        claim_on(connection, claim).await
     });
     claiming.await
+}
+
+/// Leases due deliveries on this connection.
+pub(super) async fn claim_on(
+    connection: &mut PgConnection,
+    claim: &Claim<'_>,
+) -> Result<Claimed, OperationError> {
+    if claim.ordered {
+        claim_in_order(connection, claim).await
+    } else {
+        claim_unordered(connection, claim).await
+    }
 }
 
 async fn claim_unordered(
@@ -151,6 +159,7 @@ async fn claim_unordered(
     .bind(claim.lease)
     .bind(bind_micros(claim.duration))
     .bind(LEASE_EXPIRED)
+    .bind(claim.ignores_pause)
     .fetch_all(connection)
     .await?;
     let leased = rows.iter().map(read_leased).collect::<Result<_, _>>()?;
@@ -184,6 +193,7 @@ async fn claim_in_order(
     .bind(claim.lease)
     .bind(bind_micros(claim.duration))
     .bind(LEASE_EXPIRED)
+    .bind(claim.ignores_pause)
     .bind(claim.max_seen())
     .bind(bind_micros(POSTPONEMENT))
     .fetch_all(connection)

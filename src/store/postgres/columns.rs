@@ -79,6 +79,63 @@ pub(super) fn bind_micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// The ids of up to `$3` deliveries to the endpoint `$1` that are not delivered and not leased at `$2`. If `$4` is true, also of failed
+/// ones.
+macro_rules! unsent_ids {
+    () => {
+        concat!(
+            "SELECT id FROM (
+                 SELECT id FROM relay_deliveries
+                 WHERE endpoint = $1 AND due_at IS NOT NULL AND (status <> 'leased' OR due_at <= ",
+            now!("$2"),
+            ") UNION ALL
+                 SELECT id FROM relay_deliveries WHERE $4 AND endpoint = $1 AND status = 'failed'
+             ) AS unsent LIMIT $3"
+        )
+    };
+}
+pub(super) use unsent_ids;
+
+/// The time that is a duration before now: the parameter of [`now`], and the parameter of the duration.
+macro_rules! ago {
+    ($now:literal, $duration:literal) => {
+        concat!(
+            "(COALESCE(",
+            $now,
+            ", now()) - ",
+            $duration,
+            " * interval '1 microsecond')"
+        )
+    };
+}
+pub(super) use ago;
+
+/// Converts a duration for binding to the second parameter of [`ago`].
+pub(super) fn bind_ago(_now: ClockReading, duration: Duration) -> i64 {
+    bind_micros(duration)
+}
+
+/// The statement that deletes the selected deliveries, their attempts, and events without other deliveries. On SQLite, a trigger
+/// deletes the last two.
+pub(super) const DELIVERIES_DELETE: &str = concat!(
+    "-- deliveries_delete
+     WITH selected AS MATERIALIZED (
+         SELECT id, event_id FROM relay_deliveries WHERE id IN (",
+    unsent_ids!(),
+    ") AND (status <> 'leased' OR due_at <= ",
+    now!("$2"),
+    ") FOR UPDATE
+     ), attempts AS (
+         DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM selected)
+     ), events AS (
+         DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM selected) AND NOT EXISTS (
+             SELECT FROM relay_deliveries AS other
+             WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM selected)
+         )
+     )
+     DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM selected)"
+);
+
 /// The columns of [`ImageColumns`].
 macro_rules! image_columns {
     () => {

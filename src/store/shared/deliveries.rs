@@ -3,13 +3,16 @@
 use async_trait::async_trait;
 use sqlx::Row as _;
 
-use super::columns::{Backend, Row, bind_now, bind_time, now, read_time};
+use super::columns::{
+    Backend, DELIVERIES_DELETE, Row, bind_now, bind_time, now, read_time, unsent_ids,
+};
 use crate::clock::ClockReading;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::outbox::{
-    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, parse_status,
+    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, MoveTarget, Unsent,
+    parse_status,
 };
 use crate::store::session::OperationError;
 
@@ -115,6 +118,60 @@ impl DeliveryCatalog for Backend {
             .execute(connection)
             .await?;
             Ok(replayed.rows_affected())
+        })
+        .await
+    }
+
+    async fn move_deliveries(&self, to: &MoveTarget, page: &Unsent) -> Result<u64, StoreError> {
+        self.write("moving deliveries", async |connection| {
+            let moved = sqlx::query(concat!(
+                "-- deliveries_move
+                 UPDATE relay_deliveries
+                 SET endpoint = $5,
+                     image = CASE WHEN $6 THEN (SELECT event.image FROM relay_events AS event WHERE event.id = event_id) END,
+                     status = 'pending', due_at = ",
+                now!("$2"),
+                ", lease = NULL, attempts = 0, status_code = NULL, error = '', payload = NULL, completed_at = NULL
+                 WHERE id IN (",
+                unsent_ids!(),
+                ") AND (status <> 'leased' OR due_at <= ",
+                now!("$2"),
+                ")",
+            ))
+            .bind(&page.endpoint)
+            .bind(bind_now(page.now))
+            .bind(i64::from(page.limit))
+            .bind(page.with_failed)
+            .bind(&to.endpoint)
+            .bind(to.ordered)
+            .execute(connection)
+            .await?;
+            Ok(moved.rows_affected())
+        })
+        .await
+    }
+
+    async fn delete_deliveries(&self, page: &Unsent) -> Result<u64, StoreError> {
+        self.write("deleting deliveries", async |connection| {
+            let deleted = sqlx::query(DELIVERIES_DELETE)
+                .bind(&page.endpoint)
+                .bind(bind_now(page.now))
+                .bind(i64::from(page.limit))
+                .bind(page.with_failed)
+                .execute(connection)
+                .await?;
+            Ok(deleted.rows_affected())
+        })
+        .await
+    }
+
+    async fn waiting_deliveries(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        self.read("counting waiting deliveries", async |connection| {
+            let waiting = sqlx::query_as(
+                "-- deliveries_waiting
+                 SELECT endpoint, count(*) FROM relay_deliveries WHERE due_at IS NOT NULL GROUP BY endpoint ORDER BY endpoint",
+            );
+            Ok(waiting.fetch_all(connection).await?)
         })
         .await
     }

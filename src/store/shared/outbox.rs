@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 
-use super::claim_statements::claim;
-use super::columns::{Backend, Connection, bind_ids, bind_now, bind_time, now, selected_ids};
+use super::claim_statements::{claim, claim_on};
+use super::columns::{Backend, Connection, ago, bind_ago, bind_ids, bind_now, now, selected_ids};
 use super::outbox_statements::{insert_attempts, settle};
 use crate::clock::ClockReading;
-use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::statements::EventStatements;
+use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{OutboxBatch, Wakeups, alert_events};
-use crate::store::outbox::{Claim, Claimed, NewAttempt, Outbox, Settlement};
+use crate::store::outbox::{Claim, Claimed, NewAttempt, Outbox, Pause, PauseProbe, Settlement};
 use crate::store::session::{OperationError, TransactionMode};
 
 #[async_trait]
@@ -70,19 +70,85 @@ impl Outbox for Backend {
         Ok(settlements.len().saturating_sub(settled))
     }
 
-    async fn pause(&self, endpoint: &str, reason: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.write("pausing an endpoint", async |connection| {
-            sqlx::query(
+    async fn claim_probe(
+        &self,
+        probe: &PauseProbe<'_>,
+        claim: &Claim<'_>,
+    ) -> Result<Claimed, StoreError> {
+        const ACTION: &str = "claiming a probe";
+        let checking = self.read(ACTION, async |connection| {
+            let is_due = sqlx::query_scalar(concat!(
+                "-- endpoints_probe_is_due
+                 SELECT EXISTS (
+                     SELECT 1 FROM relay_endpoints
+                     WHERE name = $1 AND pause_reason = $3 AND paused_at <= ",
+                ago!("$2", "$4"),
+                " AND EXISTS (SELECT 1 FROM relay_deliveries WHERE endpoint = $1 AND due_at <= ",
+                now!("$2"),
+                "))",
+            ));
+            Ok(is_due
+                .bind(claim.endpoint)
+                .bind(bind_now(claim.now))
+                .bind(probe.reason)
+                .bind(bind_ago(claim.now, probe.interval))
+                .fetch_one(connection)
+                .await?)
+        });
+        if !checking.await? {
+            return Ok(Claimed::default());
+        }
+        let claiming = self.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
+            let begun = sqlx::query(concat!(
+                "-- endpoints_begin_probe
+                 UPDATE relay_endpoints SET paused_at = ",
+                now!("$2"),
+                " WHERE name = $1 AND pause_reason = $3 AND paused_at <= ",
+                ago!("$2", "$4"),
+            ))
+            .bind(claim.endpoint)
+            .bind(bind_now(claim.now))
+            .bind(probe.reason)
+            .bind(bind_ago(claim.now, probe.interval))
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            if begun == 0 {
+                return Ok((Claimed::default(), Wakeups::default()));
+            }
+            let one = Claim {
+                limit: 1,
+                ignores_pause: true,
+                ..*claim
+            };
+            Ok((claim_on(tx, &one).await?, Wakeups::default()))
+        });
+        claiming.await
+    }
+
+    async fn pause(&self, pause: &Pause<'_>) -> Result<bool, StoreError> {
+        let mode = TransactionMode::Durable;
+        self.transaction("pausing an endpoint", mode, async |tx| {
+            let paused = sqlx::query(concat!(
                 "-- endpoints_pause
-                 INSERT INTO relay_endpoints (name, paused_at, pause_reason) VALUES ($1, $2, $3)
-                 ON CONFLICT (name) DO UPDATE SET paused_at = $2, pause_reason = $3 WHERE relay_endpoints.paused_at IS NULL",
-            )
-            .bind(endpoint)
-            .bind(bind_time(now))
-            .bind(reason)
-            .execute(connection)
-            .await?;
-            Ok(())
+                 INSERT INTO relay_endpoints (name, paused_at, pause_reason) VALUES ($1, ",
+                now!("$2"),
+                ", $3)
+                 ON CONFLICT (name) DO UPDATE SET paused_at = excluded.paused_at, pause_reason = $3
+                     WHERE relay_endpoints.paused_at IS NULL",
+            ))
+            .bind(pause.endpoint)
+            .bind(bind_now(pause.now))
+            .bind(pause.reason)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            if let (1, Some(alert)) = (paused, &pause.alert) {
+                let events = [NewEvent::alert(alert)];
+                let batch = OutboxBatch::alerts(&events, &[alert.endpoint]);
+                tx.insert_events(&batch).await?;
+            }
+            Ok((paused > 0, Wakeups::default()))
         })
         .await
     }

@@ -14,7 +14,7 @@ use crate::store::outbox::{
 use crate::store::session::{OperationError, TransactionMode};
 
 /// The deliveries to the endpoint `$1` that are due at `$2`. If `$3` is true, also the delivery that is due the longest, if its
-/// lease expired.
+/// lease expired. If `$4` is true, also if the endpoint is paused.
 macro_rules! due_deliveries {
     () => {
         concat!(
@@ -22,7 +22,7 @@ macro_rules! due_deliveries {
              CROSS JOIN relay_events AS event ON event.id = delivery.event_id
              WHERE delivery.endpoint = $1 AND delivery.due_at <= ",
             now!("$2"),
-            " AND NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL)
+            " AND ($4 OR NOT EXISTS (SELECT 1 FROM relay_endpoints WHERE name = $1 AND paused_at IS NOT NULL))
              AND (delivery.status <> 'leased' OR $3 AND delivery.id = (
                  SELECT id FROM relay_deliveries WHERE endpoint = $1 AND due_at <= ",
             now!("$2"),
@@ -42,25 +42,31 @@ pub(super) async fn claim(backend: &Sqlite, claim: &Claim<'_>) -> Result<Claimed
         return Ok(Claimed::default());
     }
     let claiming = backend.transaction(ACTION, TransactionMode::WithoutFsync, async |tx| {
-        let seen = read_due(tx, claim).await?;
-        let (blocked, mut due): (Vec<Due>, Vec<Due>) =
-            seen.into_iter().partition(|due| due.is_blocked);
-        due.truncate(claim.limit);
-        if !blocked.is_empty() {
-            postpone(tx, claim, &blocked).await?;
-        }
-        if !due.is_empty() {
-            lease(tx, claim, &due).await?;
-        }
-        insert_lost_attempts(tx, blocked.iter().chain(&due)).await?;
-        due.sort_unstable_by_key(|due| due.delivery.id);
-        let claimed = Claimed {
-            leased: due.into_iter().map(|due| due.delivery).collect(),
-            postponed: blocked.len(),
-        };
-        Ok((claimed, Wakeups::default()))
+        Ok((claim_on(tx, claim).await?, Wakeups::default()))
     });
     claiming.await
+}
+
+/// Leases due deliveries in a transaction.
+pub(super) async fn claim_on(
+    tx: &mut SqliteConnection,
+    claim: &Claim<'_>,
+) -> Result<Claimed, OperationError> {
+    let seen = read_due(tx, claim).await?;
+    let (blocked, mut due): (Vec<Due>, Vec<Due>) = seen.into_iter().partition(|due| due.is_blocked);
+    due.truncate(claim.limit);
+    if !blocked.is_empty() {
+        postpone(tx, claim, &blocked).await?;
+    }
+    if !due.is_empty() {
+        lease(tx, claim, &due).await?;
+    }
+    insert_lost_attempts(tx, blocked.iter().chain(&due)).await?;
+    due.sort_unstable_by_key(|due| due.delivery.id);
+    Ok(Claimed {
+        leased: due.into_iter().map(|due| due.delivery).collect(),
+        postponed: blocked.len(),
+    })
 }
 
 /// A due delivery, in the state that it has after the claim.
@@ -85,6 +91,7 @@ async fn is_any_due(
     .bind(claim.endpoint)
     .bind(bind_now(claim.now))
     .bind(claim.expired_leases == ExpiredLeases::One)
+    .bind(claim.ignores_pause)
     .fetch_one(connection)
     .await?)
 }
@@ -96,17 +103,18 @@ async fn read_due(
     sqlx::query(concat!(
         "-- outbox_claim
          SELECT delivery.id, delivery.event_id, delivery.attempts, delivery.due_at, delivery.status = 'leased' AS lease_expired,
-             event.model, event.payload, $4 AND EXISTS (
+             event.model, event.payload, $5 AND EXISTS (
                  SELECT 1 FROM relay_deliveries AS earlier
                  WHERE earlier.endpoint = $1 AND earlier.image = delivery.image AND earlier.id < delivery.id
                      AND earlier.due_at IS NOT NULL
              ) AS is_blocked ",
         due_deliveries!(),
-        " ORDER BY delivery.due_at, delivery.id LIMIT $5",
+        " ORDER BY delivery.due_at, delivery.id LIMIT $6",
     ))
     .bind(claim.endpoint)
     .bind(bind_now(claim.now))
     .bind(claim.expired_leases == ExpiredLeases::One)
+    .bind(claim.ignores_pause)
     .bind(claim.ordered)
     .bind(claim.max_seen())
     .fetch_all(connection)

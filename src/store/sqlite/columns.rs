@@ -1,5 +1,7 @@
 //! Columns in SQLite: binding values, decoding rows, and the names that `shared` imports.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
@@ -51,6 +53,44 @@ pub(super) fn bind_ids(ids: impl Iterator<Item = i64>) -> String {
 pub(super) fn bind_now(now: ClockReading) -> String {
     bind_time(now.time())
 }
+
+/// The ids of up to `$3` deliveries to the endpoint `$1` that are not delivered and not leased at `$2`. If `$4` is true, also of failed
+/// ones.
+macro_rules! unsent_ids {
+    () => {
+        concat!(
+            "SELECT id FROM (
+                 SELECT id FROM relay_deliveries
+                 WHERE endpoint = $1 AND due_at IS NOT NULL AND (status <> 'leased' OR due_at <= ",
+            now!("$2"),
+            ") UNION ALL
+                 SELECT id FROM relay_deliveries WHERE $4 AND endpoint = $1 AND status = 'failed'
+             ) AS unsent LIMIT $3"
+        )
+    };
+}
+pub(super) use unsent_ids;
+
+/// The time that is a duration before now. Both parameters have times: SQLite does not calculate with them.
+macro_rules! ago {
+    ($now:literal, $duration:literal) => {
+        $duration
+    };
+}
+pub(super) use ago;
+
+/// Converts a time before now for binding to the second parameter of [`ago`].
+pub(super) fn bind_ago(now: ClockReading, duration: Duration) -> String {
+    bind_time(now.time().saturating_sub(duration))
+}
+
+/// The statement that deletes the selected deliveries. A trigger deletes their attempts, and events without other deliveries.
+pub(super) const DELIVERIES_DELETE: &str = concat!(
+    "-- deliveries_delete
+     DELETE FROM relay_deliveries WHERE id IN (",
+    unsent_ids!(),
+    ")"
+);
 
 /// The columns of [`ImageColumns`].
 macro_rules! image_columns {

@@ -106,6 +106,7 @@ async fn claim_and_settle_restore_fsync() {
         endpoint: "app",
         limit: 1,
         ordered: false,
+        ignores_pause: false,
         expired_leases: ExpiredLeases::One,
         now: ClockReading::Manual(now),
         duration: Duration::ZERO,
