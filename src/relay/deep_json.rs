@@ -28,7 +28,7 @@ pub(super) fn check_depth(text: &str) -> Result<(), UnreadableJson> {
     Ok(())
 }
 
-/// Parses a text of up to [`MAX_DEPTH`] levels.
+/// Parses a text of up to [`MAX_DEPTH`] levels. The relay's threads have enough stack for it.
 pub(super) fn parse(text: &str) -> Result<Value, UnreadableJson> {
     check_depth(text)?;
     let mut deserializer = Deserializer::from_str(text);
@@ -46,7 +46,6 @@ mod tests {
         format!("{}1{}", open.repeat(levels), close.repeat(levels))
     }
 
-    /// Runs on the stack of a test's thread, which is as large as that of a runtime's thread.
     #[test]
     fn reads_up_to_the_limit() {
         for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {

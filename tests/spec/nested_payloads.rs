@@ -23,8 +23,13 @@ on_both_databases!(
     deep_event_without_filters_is_delivered,
 );
 
+/// Returns a value within objects and arrays in turns.
 fn nested(levels: usize, inner: &str) -> String {
-    format!("{}{inner}{}", r#"{"a":"#.repeat(levels), "}".repeat(levels))
+    let brackets = [(r#"{"a":"#, '}'), ("[", ']')].iter().cycle();
+    let brackets: Vec<_> = brackets.take(levels).collect();
+    let open = brackets.iter().map(|(open, _)| *open);
+    let close = brackets.iter().rev().map(|(_, close)| *close);
+    open.collect::<String>() + inner + &close.collect::<String>()
 }
 
 /// Inserts an image whose metadata has this number of levels, as an app does.

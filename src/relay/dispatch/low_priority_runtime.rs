@@ -18,6 +18,10 @@ const NICE_INCREMENT: i32 = 10;
 #[cfg(target_os = "linux")]
 const MAX_NICE: i32 = 19;
 
+/// The stack of each thread. Functions that filter an event call themselves for each of its levels. At the limit of nesting they
+/// need up to 3 MiB in a debug build. Unused stack costs no memory.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
 /// A runtime with low-priority threads. Dropping it stops them without waiting.
 pub(in crate::relay) struct LowPriorityRuntime(Option<Runtime>);
 
@@ -28,6 +32,7 @@ impl LowPriorityRuntime {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("relay")
+            .thread_stack_size(STACK_BYTES)
             .on_thread_start(lower_priority)
             .enable_all()
             .build()?;
