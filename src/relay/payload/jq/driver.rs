@@ -118,7 +118,7 @@ impl Driver {
                     self.uncompiled = PROGRAM_KEYS.len();
                     self.passed = 0;
                 }
-                Err(error) => self.fail_oldest(JqError::NotStarted(error.kind())),
+                Err(error) => self.fail_oldest(JqError::NotStarted(error.to_string())),
             }
         }
         let Some(process) = &mut self.process else {

@@ -1,6 +1,5 @@
 //! The reasons why the programs did not run on a message, and the limits of time.
 
-use std::io;
 use std::time::Duration;
 
 use super::program::{Failure, MAX_OUTPUT_BYTES, ProgramKey};
@@ -14,7 +13,7 @@ pub(super) const RUN_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const TOTAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// A failed run. The text of jq's error is dropped, because it can quote the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::relay) enum JqError {
     /// The run failed, or its output was not JSON.
     #[error("`{}` ended with an error", .0.name())]
@@ -30,7 +29,7 @@ pub(in crate::relay) enum JqError {
     #[error("the message has more than {MAX_MESSAGE_BYTES} bytes, too many for a jq program")]
     MessageTooLarge,
     #[error("the process for the jq program cannot be started: {0}")]
-    NotStarted(io::ErrorKind),
+    NotStarted(String),
 }
 
 impl JqError {

@@ -151,3 +151,66 @@ async fn next_answer(process: &mut Process) -> Option<Answer> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the result of running a program with this executable instead of the service's own, and of checking it.
+    async fn run_with(executable: &str) -> (JqError, String) {
+        let executable = Arc::from(Path::new(executable));
+        let programs = JqPrograms::new(&executable, ".", "").expect("a short program");
+        let programs = programs.expect("a program");
+        let first = programs.run("{}".to_owned()).await;
+        let second = programs.run("{}".to_owned()).await;
+        assert_eq!(first, second);
+        let problem = programs.check().await.expect_err("a problem");
+        (first.expect_err("an error"), problem)
+    }
+
+    #[tokio::test]
+    async fn says_that_no_process_can_be_started() {
+        let (error, problem) = run_with("/nonexistent/program").await;
+
+        assert_eq!(
+            error.to_string(),
+            "the process for the jq program cannot be started: No such file or directory (os error 2)"
+        );
+        assert_eq!(
+            problem,
+            "the process for its jq programs cannot be started: No such file or directory (os error 2)"
+        );
+    }
+
+    #[tokio::test]
+    async fn distrusts_the_process() {
+        let (error, problem) = run_with("false").await;
+        assert_eq!(error, JqError::Ended);
+        assert_eq!(
+            problem,
+            "the process for its jq programs does not work: it ended with exit status: 1"
+        );
+
+        // It prints its argument without end.
+        let (error, _) = run_with("yes").await;
+        assert_eq!(error, JqError::Ended);
+    }
+
+    #[tokio::test]
+    async fn refuses_large_programs_and_messages() {
+        let executable = Arc::from(Path::new("false"));
+        let long = "1".repeat(MAX_PROGRAM_BYTES);
+        assert!(JqPrograms::new(&executable, &long, "").is_ok());
+        assert_eq!(
+            JqPrograms::new(&executable, ".", &format!("{long}1")).err(),
+            Some("`transform` is longer than 65536 bytes".to_owned())
+        );
+
+        let programs = JqPrograms::new(&executable, ".", "").expect("a short program");
+        let large = " ".repeat(MAX_MESSAGE_BYTES + 1);
+        assert_eq!(
+            programs.expect("a program").run(large).await,
+            Err(JqError::MessageTooLarge)
+        );
+    }
+}

@@ -22,6 +22,9 @@ const ALLOCATOR_SETTING: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "64MiB");
 /// The limit of waiting for a killed process. It usually ends within a millisecond.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The capacity that the buffer for messages keeps.
+const OUTPUT_BUFFER_BYTES: usize = 1024 * 1024;
+
 /// The capacity of the buffer for answers.
 const INPUT_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -111,6 +114,8 @@ impl Process {
         };
         if self.written == self.output.len() {
             self.output.clear();
+            // One large message should not keep its memory.
+            self.output.shrink_to(OUTPUT_BUFFER_BYTES);
             self.written = 0;
         }
         match transferred {
