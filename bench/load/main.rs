@@ -3,7 +3,8 @@
 //! Two references are measured next to each row, because other load on the machine changes its speed: HTTP without a database, and
 //! pgbench. After each row, the benchmark fails unless the audit log has exactly one entry per acknowledged webhook.
 //!
-//! Words on the command line select rows: `cargo bench --bench load -- postgres 256 envelope`.
+//! Words on the command line select rows: `cargo bench --bench load -- postgres 256 envelope`. `sqlite jq` selects the relay with jq
+//! programs. The variable `TEST_PROGRAM` is the path of another build, to compare two builds.
 
 #[path = "../../tests/support/mod.rs"]
 #[expect(dead_code, reason = "the specification uses the other functions")]
@@ -117,6 +118,10 @@ async fn run(filters: &[String]) {
             let relay = relay::measure(bench.folder, async || bench.database(kind).await).await;
             let cost = bench.publishing_cost(kind).await;
             report.add_relay(kind.name(), relay, cost);
+        }
+        if is_selected(&[kind.name().to_owned(), "relay".to_owned(), "jq".to_owned()]) {
+            let jq = relay::measure_jq(bench.folder, async || bench.database(kind).await).await;
+            report.add_jq(kind.name(), jq);
         }
     }
     if filters.is_empty() {

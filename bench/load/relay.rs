@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::subscriber::{Behavior, Subscriber};
 use crate::support::app::client;
@@ -44,19 +44,55 @@ pub(crate) struct RelayResult {
     pub(crate) p95: Duration,
 }
 
+/// The rates with and without jq programs: each the better one of two measurements in turns.
+#[derive(Clone, Copy)]
+pub(crate) struct JqResult {
+    pub(crate) rate: f64,
+    pub(crate) baseline_rate: f64,
+}
+
+/// Measures the cost of `when` and `transform`. `database` returns a new empty database each time.
+pub(crate) async fn measure_jq(folder: &Path, database: impl AsyncFn() -> Database) -> JqResult {
+    let programs = json!({
+        "when": ".object.cloudflare_id != null",
+        "transform": "{id: .object.cloudflare_id, name: .object.filename}",
+    });
+    let (mut rate, mut baseline_rate) = (0.0_f64, 0.0_f64);
+    for _ in 0..2 {
+        let without = delivery_rate(folder, &database().await, BACKLOG, &Others::None).await;
+        baseline_rate = baseline_rate.max(without);
+        let with = Others::Programs(&programs);
+        rate = rate.max(delivery_rate(folder, &database().await, BACKLOG, &with).await);
+    }
+    JqResult {
+        rate,
+        baseline_rate,
+    }
+}
+
+/// What a rate is measured with, besides the endpoint.
+enum Others<'a> {
+    None,
+    /// Endpoints that also have waiting deliveries.
+    BadEndpoints(&'a [(&'a str, Behavior)]),
+    /// Additional settings of the measured endpoint.
+    Programs(&'a Value),
+}
+
 /// Measures the relay. `database` returns a new empty database each time.
 pub(crate) async fn measure(folder: &Path, database: impl AsyncFn() -> Database) -> RelayResult {
-    let rate = delivery_rate(folder, &database().await, BACKLOG, &[]).await;
-    let long_backlog_rate = delivery_rate(folder, &database().await, LONG_BACKLOG, &[]).await;
-    let bad = [
+    let rate = delivery_rate(folder, &database().await, BACKLOG, &Others::None).await;
+    let long_backlog_rate =
+        delivery_rate(folder, &database().await, LONG_BACKLOG, &Others::None).await;
+    let bad = Others::BadEndpoints(&[
         ("hanging", Behavior::Hanging),
         ("failing", Behavior::Failing),
-    ];
+    ]);
     let (mut rate_with_bad, mut baseline_rate) = (0.0_f64, 0.0_f64);
     for _ in 0..2 {
         let rate = delivery_rate(folder, &database().await, BACKLOG, &bad).await;
         rate_with_bad = rate_with_bad.max(rate);
-        let rate = delivery_rate(folder, &database().await, BACKLOG, &[]).await;
+        let rate = delivery_rate(folder, &database().await, BACKLOG, &Others::None).await;
         baseline_rate = baseline_rate.max(rate);
     }
     let p95 = p95_latency(folder, &database().await).await;
@@ -71,13 +107,21 @@ pub(crate) async fn measure(folder: &Path, database: impl AsyncFn() -> Database)
 
 /// Returns the endpoints as the value of an environment variable.
 pub(crate) fn endpoints(subscribers: &[(&str, &Subscriber)]) -> String {
+    endpoints_with(subscribers, &json!({}))
+}
+
+/// Returns the endpoints with these additional settings.
+fn endpoints_with(subscribers: &[(&str, &Subscriber)], settings: &Value) -> String {
     let endpoints: Vec<_> = subscribers
         .iter()
         .map(|(name, subscriber)| {
-            json!({
+            let mut endpoint = json!({
                 "name": name, "url": subscriber.url(), "secret": SECRET, "max_in_flight": MAX_IN_FLIGHT,
                 "include_models": ["cloudflare_images.CloudflareImage"],
-            })
+            });
+            let fields = endpoint.as_object_mut().expect("an object");
+            fields.extend(settings.as_object().expect("an object").clone());
+            endpoint
         })
         .collect();
     serde_json::to_string(&endpoints).expect("JSON")
@@ -107,11 +151,17 @@ async fn delivery_rate(
     folder: &Path,
     database: &Database,
     count: usize,
-    bad: &[(&str, Behavior)],
+    others: &Others<'_>,
 ) -> f64 {
     // A service without endpoints creates the tables.
     drop(service(folder, database, "[]", ""));
     let good = Subscriber::start(Behavior::Fast);
+    let none = json!({});
+    let (bad, settings) = match others {
+        Others::None => (&[][..], &none),
+        Others::BadEndpoints(bad) => (*bad, &none),
+        Others::Programs(settings) => (&[][..], *settings),
+    };
     let bad: Vec<(&str, Subscriber)> = bad
         .iter()
         .map(|(name, behavior)| (*name, Subscriber::start(*behavior)))
@@ -123,7 +173,8 @@ async fn delivery_rate(
     }
 
     let started = now();
-    let _service = service(folder, database, &endpoints(&subscribers), "");
+    let endpoints = endpoints_with(&subscribers, settings);
+    let _service = service(folder, database, &endpoints, "");
     let delivered = format!(
         "SELECT count(*) FROM relay_deliveries WHERE endpoint = '{MEASURED_ENDPOINT}' AND status = 'delivered'"
     );

@@ -10,7 +10,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 
 use crate::PublishingCost;
 use crate::flood::FloodResult;
-use crate::relay::RelayResult;
+use crate::relay::{JqResult, RelayResult};
 use crate::webhooks::Shape;
 use crate::wrk::Sent;
 
@@ -115,6 +115,7 @@ pub(crate) struct Report {
     sequential: Vec<(&'static str, SequentialResult)>,
     floods: Vec<(&'static str, FloodResult)>,
     relays: Vec<(&'static str, RelayResult, PublishingCost)>,
+    jqs: Vec<(&'static str, JqResult)>,
 }
 
 impl Report {
@@ -154,6 +155,15 @@ impl Report {
             relay_cells(database, &relay, &cost).join(" | ")
         ));
         self.relays.push((database, relay, cost));
+    }
+
+    /// Adds the cost of jq programs and prints it.
+    pub(crate) fn add_jq(&mut self, database: &'static str, jq: JqResult) {
+        print_line(&format!(
+            "{database}, jq: {}",
+            jq_cells(database, jq).join(" | ")
+        ));
+        self.jqs.push((database, jq));
     }
 
     /// Prints the report.
@@ -202,10 +212,16 @@ impl Report {
                 .iter()
                 .map(|(database, relay, cost)| relay_cells(database, relay, cost)),
         );
+        let mut jqs = table(&JQ_HEADER);
+        jqs.add_rows(
+            self.jqs
+                .iter()
+                .map(|(database, jq)| jq_cells(database, *jq)),
+        );
         let mut goals = table(&["goal", "measured", "met"]);
         goals.add_rows(self.goals());
         format!(
-            "{EXPLANATION}\n{rows}\n\n{SEQUENTIAL_EXPLANATION}\n{sequential}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{RELAY_EXPLANATION}\n{relays}\n\n{GOALS_EXPLANATION}\n{goals}\n"
+            "{EXPLANATION}\n{rows}\n\n{SEQUENTIAL_EXPLANATION}\n{sequential}\n\n{FLOOD_EXPLANATION}\n{floods}\n\n{RELAY_EXPLANATION}\n{relays}\n\n{JQ_EXPLANATION}\n{jqs}\n\n{GOALS_EXPLANATION}\n{goals}\n"
         )
     }
 
@@ -260,6 +276,15 @@ impl Report {
         }
         for (database, relay, cost) in &self.relays {
             relay_goals(database, relay, cost, &mut goal);
+        }
+        for (database, jq) in &self.jqs {
+            goal(
+                format!(
+                    "{database}: with `when` and `transform`, at least 0.6 of the deliveries/s without"
+                ),
+                Some(jq.rate / jq.baseline_rate),
+                &|ratio| ratio >= 0.6,
+            );
         }
         let peak = self.rows.iter().map(|row| row.peak_memory).max();
         #[expect(clippy::cast_precision_loss, reason = "the bytes are below 2^52")]
@@ -414,6 +439,23 @@ const RELAY_HEADER: [&str; 8] = [
     "received",
     "with a channel",
 ];
+
+fn jq_cells(database: &str, jq: JqResult) -> Vec<String> {
+    vec![
+        database.to_owned(),
+        format!("{:.0}", jq.rate),
+        format!("{:.0}", jq.baseline_rate),
+        format!("{:.2}", jq.rate / jq.baseline_rate),
+    ]
+}
+
+const JQ_EXPLANATION: &str = "\
+## jq programs
+
+Deliveries per second as above, with `when` and `transform` and without them, in turns. Each figure is the better one of two.
+";
+
+const JQ_HEADER: [&str; 4] = ["database", "with programs", "without", "ratio"];
 
 const GOALS_EXPLANATION: &str = "\
 ## Goals on two cores
