@@ -1,6 +1,8 @@
 //! Invariants of any input. The fuzzer checks them, and so does `tests/spec/fuzz_corpus.rs`.
 
 pub mod config;
+pub mod message;
+pub mod nesting;
 pub mod webhook;
 
 #[expect(dead_code, reason = "tests/spec uses all of it")]

@@ -12,7 +12,7 @@ use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
-use crate::support::{fuzz_config, fuzz_webhook};
+use crate::support::{fuzz_config, fuzz_message, fuzz_nesting, fuzz_webhook};
 
 /// The number of requests to each database.
 const DATABASE_REQUESTS: usize = 1500;
@@ -20,6 +20,8 @@ const DATABASE_REQUESTS: usize = 1500;
 /// The number of inputs to the fuzzer's checks, which use neither a network nor a database.
 const CHECKED_REQUESTS: usize = 20_000;
 const CHECKED_SETTINGS: usize = 4000;
+const CHECKED_MESSAGES: usize = 2000;
+const CHECKED_NESTINGS: usize = 1000;
 
 const SEED: u64 = 4711;
 
@@ -143,6 +145,41 @@ fn mutated_settings_leak_no_secret() {
     for _ in 0..CHECKED_SETTINGS {
         seen.insert(fuzz_config::check(&prng.mutated(&samples)));
     }
+
+    assert_eq!(seen, BTreeSet::from([false, true]));
+}
+
+/// Checks the samples and this number of changed ones, on a stack of this size. Returns the results.
+fn check_on_stack(
+    mebibytes: usize,
+    target: &'static str,
+    count: usize,
+    check: fn(&[u8]) -> bool,
+) -> BTreeSet<bool> {
+    let check_all = move || {
+        let (samples, mut prng) = (samples(target), Prng(SEED));
+        let samples: Vec<Vec<u8>> = samples.into_values().collect();
+        let mut seen: BTreeSet<bool> = samples.iter().map(|sample| check(sample)).collect();
+        seen.extend((0..count).map(|_| check(&prng.mutated(&samples))));
+        seen
+    };
+    let thread = std::thread::Builder::new().stack_size(mebibytes * 1024 * 1024);
+    let checking = thread.spawn(check_all).expect("a thread");
+    checking.join().expect("no panic")
+}
+
+#[test]
+fn mutated_messages_keep_filters() {
+    // A worker process has this stack.
+    let seen = check_on_stack(64, "message", CHECKED_MESSAGES, fuzz_message::check);
+
+    assert_eq!(seen, BTreeSet::from([false, true]));
+}
+
+#[test]
+fn nesting_is_accepted_up_to_limits() {
+    // The relay's threads have this stack.
+    let seen = check_on_stack(8, "nesting", CHECKED_NESTINGS, fuzz_nesting::check);
 
     assert_eq!(seen, BTreeSet::from([false, true]));
 }

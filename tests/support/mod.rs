@@ -7,6 +7,12 @@ pub(crate) mod database;
 #[path = "../../fuzz/src/config.rs"]
 pub(crate) mod fuzz_config;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/message.rs"]
+pub(crate) mod fuzz_message;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/nesting.rs"]
+pub(crate) mod fuzz_nesting;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/webhook.rs"]
 pub(crate) mod fuzz_webhook;
 pub(crate) mod inbox;
