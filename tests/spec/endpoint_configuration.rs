@@ -290,6 +290,39 @@ fn example_is_valid_with_every_option() {
 }
 
 #[test]
+fn denies_metadata_addresses_in_every_notation() {
+    let folder = TempDir::new().expect("a folder");
+    let tokens = "type = \"oauth2\", client_id = \"me\", client_secret = \"SECRET\"";
+    for host in [
+        "169.254.169.254.",
+        "169.254.43518",
+        "2852039166",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "%31%36%39.254.169.254",
+        "１６９.254.169.254",
+        "[fd00:ec2::23]",
+        "[fd00:c1::a9fe:a9fe]",
+        "[fd00:100::100:200]",
+        "[fd00:a9fe:a9fe::1]",
+        "[::ffff:169.254.169.254]",
+        "[2001:0:101:101::5601:5601]",
+        "[2606:4700::5efe:169.254.169.254]",
+    ] {
+        let denied = "url has a denied address";
+        for scheme in ["http", "nats", "tls"] {
+            let settings = format!("name = \"crm\"\nurl = \"{scheme}://{host}\"\n");
+            assert_refused(&folder, &settings, denied);
+        }
+        let settings = format!(
+            "name = \"crm\"\nurl = \"https://crm.example\"\n\
+             auth = {{ {tokens}, token_url = \"http://{host}/\" }}\n"
+        );
+        assert_refused(&folder, &settings, &format!("auth.token_{denied}"));
+    }
+}
+
+#[test]
 fn deny_private_rejects_private_addresses() {
     let folder = TempDir::new().expect("a folder");
     let file = "[relay]\ndeny_private = true\n[[relay.endpoints]]\nname = \"crm\"\nurl = \"http://10.0.0.1/\"\n";

@@ -8,20 +8,39 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Host;
 
 use crate::config_types::Networks;
 
-/// The addresses of cloud metadata services: link-local ones (RFC 3927), AWS, Google and Scaleway over IPv6, Alibaba, Azure and
-/// Oracle. The last network holds IPv4 addresses behind a local NAT64 gateway (RFC 8215), so it may lead to any of the others.
-const METADATA_NETWORKS: [&str; 9] = [
+/// The addresses of cloud metadata services, and of services beside them that give out credentials.
+const METADATA_NETWORKS: [&str; 15] = [
+    // Link-local (RFC 3927): most clouds, and AWS for containers (169.254.170.2 and 169.254.170.23).
     "169.254.0.0/16",
+    // Link-local (RFC 4291): OpenStack (fe80::a9fe:a9fe).
     "fe80::/10",
+    // AWS: instances, and pods.
     "fd00:ec2::254/128",
+    "fd00:ec2::23/128",
+    // Google Cloud.
     "fd20:ce::254/128",
-    "fd00:42::42/128",
-    "100.100.100.200/32",
+    // Azure.
     "168.63.129.16/32",
+    // Oracle Cloud: classic, and IPv6.
     "192.0.0.192/32",
+    "fd00:c1::a9fe:a9fe/128",
+    // Alibaba Cloud.
+    "100.100.100.200/32",
+    "fd00:100::100:200/128",
+    // Akamai (Linode).
+    "fd00:a9fe:a9fe::1/128",
+    // Scaleway.
+    "fd00:42::42/128",
+    // Volcengine.
+    "100.96.0.96/32",
+    // UCloud.
+    "100.80.80.80/32",
+    // IPv4 addresses behind a local NAT64 gateway (RFC 8215). Each network divides this prefix in its
+    // own way, so every address here may lead to one of the others.
     "64:ff9b:1::/48",
 ];
 
@@ -61,13 +80,24 @@ impl AddressPolicy {
     }
 
     /// Returns whether the address is denied. An IPv6 address is also denied if it contains a denied
-    /// IPv4 address (RFC 4291, RFC 6052).
+    /// IPv4 address.
     pub(super) fn denies(&self, ip: IpAddr) -> bool {
-        let embedded_ip = match ip {
-            IpAddr::V6(ip) => embedded_ipv4(ip.octets()),
-            IpAddr::V4(_) => None,
+        let embeds_denied = match ip {
+            IpAddr::V6(ip) => embedded_ipv4(ip.octets()).any(|ip| self.0.contains(ip.into())),
+            IpAddr::V4(_) => false,
         };
-        self.0.contains(ip) || embedded_ip.is_some_and(|ip| self.0.contains(ip.into()))
+        embeds_denied || self.0.contains(ip)
+    }
+
+    /// Returns whether the host of a URL is a denied address, in any notation that a URL or a system
+    /// resolver accepts, such as `0xa9fea9fe`. Returns `false` for a name.
+    pub(super) fn denies_host(&self, host: &str) -> bool {
+        let ip = host.parse().ok().or_else(|| match Host::parse(host) {
+            Ok(Host::Ipv4(ip)) => Some(ip.into()),
+            Ok(Host::Ipv6(ip)) => Some(ip.into()),
+            Ok(Host::Domain(_)) | Err(_) => None,
+        });
+        ip.is_some_and(|ip| self.denies(ip))
     }
 
     /// Resolves a host name and returns the allowed addresses. Fails if there are none.
@@ -77,36 +107,66 @@ impl AddressPolicy {
         port: u16,
     ) -> io::Result<Vec<SocketAddr>> {
         let resolved = tokio::net::lookup_host((host, port)).await?;
-        let allowed: Vec<SocketAddr> = resolved
-            .filter(|address| !self.denies(address.ip()))
-            .collect();
+        let allowed = self.allowed(resolved);
         if allowed.is_empty() {
-            return Err(io::Error::other(AllDenied));
+            return Err(io::Error::other(Denied::All));
         }
         Ok(allowed)
     }
-}
 
-/// Returns the IPv4 address within an IPv6 address: behind a translating gateway (`64:ff9b::/96`),
-/// a 6to4 tunnel (`2002::/16`), or in another notation (`::/96`, `::ffff:0:0:0/96`).
-fn embedded_ipv4(octets: [u8; 16]) -> Option<Ipv4Addr> {
-    const PREFIXES: [[u8; 12]; 3] = [
-        [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0],
-        [0; 12],
-        [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0],
-    ];
-    if let [0x20, 0x02, ip @ ..] = octets {
-        return ip.first_chunk().map(|ip: &[u8; 4]| Ipv4Addr::from(*ip));
+    /// Resolves a host name. Fails if one of its addresses is denied. For a caller that cannot choose
+    /// among the addresses.
+    pub(super) async fn check_every_address(&self, host: &str, port: u16) -> io::Result<()> {
+        let resolved: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+        if self.allowed(resolved.iter().copied()).len() < resolved.len() {
+            return Err(io::Error::other(Denied::Some));
+        }
+        Ok(())
     }
-    let (prefix, ip) = octets.split_first_chunk()?;
-    let ip = <[u8; 4]>::try_from(ip).ok()?;
-    PREFIXES.contains(prefix).then(|| Ipv4Addr::from(ip))
+
+    fn allowed(&self, resolved: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        resolved
+            .filter(|address| !self.denies(address.ip()))
+            .collect()
+    }
 }
 
-/// The error if every address of a host is denied.
+/// Returns the IPv4 addresses within an IPv6 address. An address may have several: a Teredo address
+/// has two, and the last half of a 6to4 address may be an ISATAP identifier.
+fn embedded_ipv4(octets: [u8; 16]) -> impl Iterator<Item = Ipv4Addr> {
+    let [first @ .., a, b, c, d] = octets;
+    let last_ipv4 = Ipv4Addr::new(a, b, c, d);
+    let has_last = match first {
+        // IPv4-compatible, `::/96` (RFC 4291, section 2.5.5.1), IPv4-mapped, `::ffff:0:0/96` (section 2.5.5.2), and
+        // IPv4-translated, `::ffff:0:0:0/96` (RFC 2765).
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]
+        | [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0]
+        // NAT64, `64:ff9b::/96` (RFC 6052, section 2.1).
+        | [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]
+        // ISATAP, under any prefix (RFC 5214, section 6.1). The bit in 2 tells whether the IPv4 address is unique.
+        | [_, _, _, _, _, _, _, _, 0 | 2, 0, 0x5e, 0xfe] => true,
+        _ => false,
+    };
+    let (tunnel, client) = match octets {
+        // 6to4, `2002::/16` (RFC 3056, section 2).
+        [0x20, 0x02, a, b, c, d, ..] => (Some(Ipv4Addr::new(a, b, c, d)), None),
+        // Teredo, `2001::/32` (RFC 4380, section 4): the server, and the client with its bits inverted.
+        [0x20, 0x01, 0, 0, a, b, c, d, ..] => (Some(Ipv4Addr::new(a, b, c, d)), Some(!last_ipv4)),
+        _ => (None, None),
+    };
+    let last = has_last.then_some(last_ipv4);
+    [last, tunnel, client].into_iter().flatten()
+}
+
+/// The error if addresses of a host are denied.
 #[derive(Debug, thiserror::Error)]
-#[error("every address of the host is denied")]
-struct AllDenied;
+enum Denied {
+    #[error("every address of the host is denied")]
+    All,
+    #[error("an address of the host is denied")]
+    Some,
+}
 
 impl Resolve for AddressPolicy {
     /// Resolves a name for the HTTP client, which connects only to the returned addresses.
@@ -124,49 +184,126 @@ impl Resolve for AddressPolicy {
 mod tests {
     use super::*;
 
+    /// The addresses that are always denied, with their owners.
+    const METADATA: [(&str, &str); 18] = [
+        (
+            "169.254.169.254",
+            "AWS, Google Cloud, Azure and most others",
+        ),
+        ("169.254.170.2", "AWS: tasks"),
+        ("169.254.170.23", "AWS: pods"),
+        ("169.254.0.23", "Tencent Cloud"),
+        ("fe80::a9fe:a9fe", "OpenStack"),
+        ("fd00:ec2::254", "AWS"),
+        ("fd00:ec2::23", "AWS: pods"),
+        ("fd20:ce::254", "Google Cloud"),
+        ("168.63.129.16", "Azure"),
+        ("192.0.0.192", "Oracle Cloud: classic"),
+        ("fd00:c1::a9fe:a9fe", "Oracle Cloud"),
+        ("100.100.100.200", "Alibaba Cloud"),
+        ("fd00:100::100:200", "Alibaba Cloud"),
+        ("fd00:a9fe:a9fe::1", "Akamai"),
+        ("fd00:42::42", "Scaleway"),
+        ("100.96.0.96", "Volcengine"),
+        ("100.80.80.80", "UCloud"),
+        ("64:ff9b:1::1", "a local NAT64 gateway"),
+    ];
+
+    const PRIVATE: [(&str, &str); 13] = [
+        ("127.0.0.1", "this machine"),
+        ("0.0.0.0", "this machine"),
+        ("::1", "this machine"),
+        ("::", "this machine"),
+        ("10.1.2.3", "a private network"),
+        ("172.31.0.1", "a private network"),
+        ("192.168.1.1", "a private network"),
+        ("100.64.0.1", "a carrier's network"),
+        ("fd12::1", "a private network"),
+        ("fd00:ec2::1", "a private network, next to AWS's address"),
+        ("fec0::1", "a site-local network"),
+        ("ff02::1", "multicast"),
+        ("255.255.255.255", "broadcast"),
+    ];
+
+    const PUBLIC: [(&str, &str); 8] = [
+        ("203.0.113.7", "IPv4"),
+        ("1.1.1.1", "IPv4"),
+        ("2606:4700::1", "IPv6"),
+        (
+            "2606:4700::a9fe:a9fe",
+            "IPv6 that ends in an address of no tunnel",
+        ),
+        ("64:ff9b::101:101", "NAT64 to 1.1.1.1"),
+        ("2002:101:101::1", "6to4 to 1.1.1.1"),
+        (
+            "2001:0:101:101::fefe:fefe",
+            "Teredo through 1.1.1.1 to 1.1.1.1",
+        ),
+        ("2606:4700::5efe:101:101", "ISATAP to 1.1.1.1"),
+    ];
+
+    /// Returns every IPv6 address that leads to an IPv4 address.
+    fn tunnels_to(ip: Ipv4Addr) -> Vec<(&'static str, String)> {
+        let [a, b, c, d] = ip.octets();
+        let hex = format!("{a:02x}{b:02x}:{c:02x}{d:02x}");
+        let inverted = format!("{:02x}{:02x}:{:02x}{:02x}", !a, !b, !c, !d);
+        vec![
+            ("IPv4-mapped", format!("::ffff:{ip}")),
+            ("IPv4-compatible", format!("::{ip}")),
+            ("IPv4-translated", format!("::ffff:0:{ip}")),
+            ("NAT64", format!("64:ff9b::{ip}")),
+            ("6to4", format!("2002:{hex}::1")),
+            ("Teredo client", format!("2001:0:101:101::{inverted}")),
+            ("Teredo server", format!("2001:0:{hex}::fefe:fefe")),
+            ("ISATAP", format!("2606:4700::5efe:{ip}")),
+            ("ISATAP, unique", format!("2606:4700::200:5efe:{ip}")),
+            ("ISATAP in 6to4", format!("2002:101:101::5efe:{ip}")),
+        ]
+    }
+
+    fn denied(deny_private: bool, ip: &str) -> bool {
+        AddressPolicy::new(deny_private).denies(ip.parse().expect(ip))
+    }
+
     #[test]
     fn denies_metadata_always_and_private_on_request() {
-        let always = [
-            "169.254.169.254",
-            "169.254.0.1",
-            "fd00:ec2::254",
-            "fe80::1",
-            "::ffff:169.254.169.254",
-            "64:ff9b::a9fe:a9fe",
-            "64:ff9b:1::1",
-            "2002:a9fe:a9fe::1",
-            "::169.254.169.254",
-            "::ffff:0:169.254.169.254",
-            "100.100.100.200",
-            "168.63.129.16",
-        ];
-        let private = [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.31.0.1",
-            "192.168.1.1",
-            "100.64.0.1",
-            "0.0.0.0",
-            "::1",
-            "::",
-            "fd12::1",
-            "255.255.255.255",
-            "64:ff9b::7f00:1",
-            "::127.0.0.1",
-            "fec0::1",
-        ];
-        let public = ["203.0.113.7", "1.1.1.1", "2606:4700::1", "64:ff9b::101:101"];
-        let denied = |deny_private: bool, ip: &str| {
-            AddressPolicy::new(deny_private).denies(ip.parse().expect("an address"))
-        };
-        for ip in always {
-            assert!(denied(false, ip) && denied(true, ip), "{ip}");
+        for (ip, owner) in METADATA {
+            assert!(denied(false, ip) && denied(true, ip), "{ip}: {owner}");
         }
-        for ip in private {
-            assert!(!denied(false, ip) && denied(true, ip), "{ip}");
+        for (ip, owner) in PRIVATE {
+            assert!(!denied(false, ip) && denied(true, ip), "{ip}: {owner}");
         }
-        for ip in public {
-            assert!(!denied(false, ip) && !denied(true, ip), "{ip}");
+        for (ip, kind) in PUBLIC {
+            assert!(!denied(false, ip) && !denied(true, ip), "{ip}: {kind}");
         }
+    }
+
+    #[test]
+    fn denies_tunnels_to_denied_addresses() {
+        let tunnels = |ip: &str| ip.parse().map_or_else(|_| Vec::new(), tunnels_to);
+
+        for (ip, owner) in METADATA {
+            for (tunnel, ip) in tunnels(ip) {
+                assert!(denied(false, &ip), "{ip}: {tunnel} to {owner}");
+            }
+        }
+        for (ip, owner) in PRIVATE {
+            for (tunnel, ip) in tunnels(ip) {
+                assert!(denied(true, &ip), "{ip}: {tunnel} to {owner}");
+            }
+        }
+        for (tunnel, ip) in tunnels("1.1.1.1") {
+            assert!(!denied(true, &ip), "{ip}: {tunnel}");
+        }
+    }
+
+    #[test]
+    fn keeps_only_allowed_addresses_of_a_host() {
+        let resolved = ["203.0.113.7:80", "169.254.169.254:80", "[fd00:ec2::23]:80"];
+        let resolved = resolved.map(|address| address.parse().expect("an address"));
+
+        let allowed = AddressPolicy::new(false).allowed(resolved.into_iter());
+
+        assert_eq!(allowed, [resolved[0]]);
     }
 }

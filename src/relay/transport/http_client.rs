@@ -2,7 +2,7 @@
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
-use url::{Host, Url};
+use url::Url;
 
 use super::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
 
@@ -32,12 +32,7 @@ pub(super) fn check_url(url: &Url, setting: &str, policy: &AddressPolicy) -> Res
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!("{setting} must not contain a user or password"));
     }
-    let ip = match url.host() {
-        Some(Host::Ipv4(ip)) => Some(ip.into()),
-        Some(Host::Ipv6(ip)) => Some(ip.into()),
-        Some(Host::Domain(_)) | None => None,
-    };
-    if ip.is_some_and(|ip| policy.denies(ip)) {
+    if policy.denies_host(url.host_str().unwrap_or_default()) {
         return Err(format!("{setting} {HAS_DENIED_ADDRESS}"));
     }
     Ok(())

@@ -191,7 +191,7 @@ impl Server {
         // In a URL, an IPv6 address is in brackets.
         let host = url.host_str().unwrap_or_default();
         let host = decoded(host.trim_start_matches('[').trim_end_matches(']'));
-        if host.parse().is_ok_and(|ip| policy.denies(ip)) {
+        if policy.denies_host(&host) {
             return Err(format!("url {HAS_DENIED_ADDRESS}"));
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
@@ -232,19 +232,21 @@ impl Server {
         Err(error.into())
     }
 
-    /// Resolves the host and returns the allowed addresses. With TLS, the library needs the name and
-    /// resolves it again. That is safe: nothing is sent before the server's certificate is verified.
+    /// Resolves the host and returns the allowed addresses. With TLS, the library needs the name, resolves it again and tries
+    /// every address, so none may be denied. If the second answer differs, the certificate protects: nothing is sent before it
+    /// is verified.
     async fn addresses(&self) -> std::io::Result<Vec<ServerAddr>> {
-        let resolved = self.policy.resolve_allowed(&self.host, self.port).await?;
+        let (host, port) = (&self.host, self.port);
         if self.is_tls {
-            let host = &self.host;
+            self.policy.check_every_address(host, port).await?;
             let host = if host.contains(':') {
                 format!("[{host}]")
             } else {
                 host.clone()
             };
-            return Ok(vec![format!("tls://{host}:{}", self.port).parse()?]);
+            return Ok(vec![format!("tls://{host}:{port}").parse()?]);
         }
+        let resolved = self.policy.resolve_allowed(host, port).await?;
         let addresses = resolved.iter();
         addresses
             .map(|address| format!("nats://{address}").parse())
