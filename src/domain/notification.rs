@@ -43,7 +43,7 @@ pub struct RequestInfo {
     pub request_id: Option<Arc<str>>,
     /// The client address.
     pub client: Option<IpAddr>,
-    /// The name of the first scheme for which the request has a credential; `None` if authentication is disabled.
+    /// The name of the scheme that verified the request; `None` if authentication is disabled.
     pub scheme: Option<&'static str>,
 }
 

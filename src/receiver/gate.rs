@@ -27,7 +27,7 @@ use super::state::Receiver;
 use crate::domain::notification::RequestInfo;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
-use crate::signing::{Scheme, Verifier};
+use crate::signing::{Scheme, Verification, Verifier};
 use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
 
 /// Routes POST requests through the gate to a handler. Requests with other methods get 405, and do not reach the gate.
@@ -105,9 +105,12 @@ async fn authenticate(
 ) -> Result<Response, Problem> {
     let (mut head, body) = request.into_parts();
     let headers = std::mem::take(&mut head.headers);
-    let scheme = Scheme::of_request(&headers);
+    let tried_scheme = Scheme::of_request(&headers);
     let client = head.extensions.get().map(ClientAddress::ip);
-    let count_refusal = |reason, at| receiver.refusal_counter.count(reason, at, scheme, client);
+    let count_refusal = |reason, at| {
+        let counter = &receiver.refusal_counter;
+        counter.count(reason, at, tried_scheme, client);
+    };
 
     // The request is in flight until the response is ready or the client disconnects.
     let _in_flight_permit = receiver.admission.admit(client).map_err(|error| {
@@ -118,13 +121,14 @@ async fn authenticate(
     })?;
     let body = receiver.body.read(&headers, body).await?;
     let received_at = receiver.clock.now();
-    if !is_authenticated(&receiver.verifier, headers, &body, received_at).await? {
-        count_refusal(RejectionReason::Unauthenticated, received_at);
-        return Err(rejection_problem(RejectionReason::Unauthenticated));
-    }
-
-    // While authentication is disabled, no scheme authenticates the request, so none is stored.
-    let scheme = scheme.filter(|_| !receiver.verifier.is_disabled());
+    let scheme = match verify(&receiver.verifier, headers, &body, received_at).await? {
+        Verification::Disabled => None,
+        Verification::Verified(scheme) => Some(scheme),
+        Verification::Failed => {
+            count_refusal(RejectionReason::Unauthenticated, received_at);
+            return Err(rejection_problem(RejectionReason::Unauthenticated));
+        }
+    };
     let receipt = Receipt {
         received_at,
         request_info: request_info(&head, scheme, client),
@@ -143,23 +147,22 @@ fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) ->
     }
 }
 
-/// Returns whether the request is authenticated. A large body is hashed on a blocking thread, because hashing it here would delay
-/// other requests.
-async fn is_authenticated(
+/// Verifies the request. A large body is hashed on a blocking thread, because hashing it here would delay other requests.
+async fn verify(
     verifier: &Arc<Verifier>,
     headers: HeaderMap,
     body: &BufferedBody,
     now: Timestamp,
-) -> Result<bool, Problem> {
+) -> Result<Verification, Problem> {
     if verifier.is_disabled() {
-        return Ok(true);
+        return Ok(Verification::Disabled);
     }
     if body.large_body_permit.is_none() {
-        return Ok(verifier.accepts(&headers, &body.bytes, now));
+        return Ok(verifier.verify(&headers, &body.bytes, now));
     }
     let (verifier, bytes) = (Arc::clone(verifier), Bytes::clone(&body.bytes));
     let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(|| verifier.accepts(&headers, &bytes, now)))
+    tokio::task::spawn_blocking(move || span.in_scope(|| verifier.verify(&headers, &bytes, now)))
         .await
         .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }

@@ -2,7 +2,7 @@
 
 use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::key::Digest;
 use crate::domain::timestamp::Timestamp;
@@ -10,6 +10,20 @@ use crate::domain::timestamp::Timestamp;
 /// Returns whether any of the comparisons is a match. Evaluates all of them, so the duration does not depend on the results.
 pub(super) fn any_match(matches: impl Iterator<Item = Choice>) -> Choice {
     matches.fold(Choice::from(0), |any, next| any | next)
+}
+
+/// Returns the position of the first match, or [`usize::MAX`] without one. Evaluates all comparisons, and chooses without a branch,
+/// so the duration does not depend on the results.
+pub(super) fn first_match(matches: impl Iterator<Item = Choice>) -> usize {
+    let (first, _) = matches.enumerate().fold(
+        (u64::MAX, Choice::from(0)),
+        |(first, is_found), (position, is_match)| {
+            let position = u64::try_from(position).unwrap_or(u64::MAX);
+            let first = u64::conditional_select(&first, &position, is_match & !is_found);
+            (first, is_found | is_match)
+        },
+    );
+    usize::try_from(first).unwrap_or(usize::MAX)
 }
 
 /// Returns whether any of the claimed digests is the expected one.

@@ -19,7 +19,7 @@ pub(crate) use diagnosis::{Diagnosis, diagnose};
 pub use message::Message;
 pub use scheme::Scheme;
 pub(crate) use signer::Signer;
-pub use verifier::Verifier;
+pub use verifier::{Verification, Verifier};
 
 #[cfg(test)]
 mod tests;

@@ -81,6 +81,53 @@ fn accepts_standard_webhooks_vectors() {
 }
 
 #[test]
+fn returns_first_scheme_that_verifies() {
+    let (hmac, secret) = (
+        HeaderName::from_static("x-signature"),
+        HeaderName::from_static("cf-webhook-auth"),
+    );
+    let valid_hmac = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+    let verify = |schemes: &[Scheme], hmac_value: &str, secret_value: &str| {
+        let headers = headers(&[
+            (hmac.clone(), hmac_value.to_owned()),
+            (secret.clone(), secret_value.to_owned()),
+        ]);
+        verifier(schemes, &["Jefe"]).verify(&headers, b"what do ya want for nothing?", at(0))
+    };
+    let (plain, body) = (Scheme::CfWebhookAuth, Scheme::Hmac);
+
+    for (schemes, hmac_value, secret_value, expected) in [
+        (
+            &[plain, body],
+            valid_hmac,
+            "wrong",
+            Verification::Verified(body),
+        ),
+        (&[plain, body], "00", "Jefe", Verification::Verified(plain)),
+        (
+            &[plain, body],
+            valid_hmac,
+            "Jefe",
+            Verification::Verified(plain),
+        ),
+        (
+            &[body, plain],
+            valid_hmac,
+            "Jefe",
+            Verification::Verified(body),
+        ),
+        (&[body, plain], "00", "wrong", Verification::Failed),
+    ] {
+        assert_eq!(verify(schemes, hmac_value, secret_value), expected);
+    }
+    let disabled = verifier(&[plain, body], &[]);
+    assert_eq!(
+        disabled.verify(&HeaderMap::new(), b"", at(0)),
+        Verification::Disabled
+    );
+}
+
+#[test]
 fn accepts_rfc_4231_hmac_vector() {
     // RFC 4231, test case 2.
     let headers = headers(&[(

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use secrecy::SecretString;
 
-use super::header_values::any_match;
+use super::header_values::first_match;
 use super::key::{InvalidSecret, Key};
 use super::scheme::Scheme;
 use super::{body_hmac, cf_webhook_auth, standard, timestamped};
@@ -17,6 +17,17 @@ pub struct Verifier {
     pub(super) schemes: Vec<Scheme>,
     pub(super) keys: Vec<Key>,
     pub(super) tolerance: Duration,
+}
+
+/// The result of verifying a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// Authentication is disabled, because there is no secret.
+    Disabled,
+    /// The request has a valid credential of this scheme.
+    Verified(Scheme),
+    /// The request has no valid credential.
+    Failed,
 }
 
 impl Verifier {
@@ -42,9 +53,20 @@ impl Verifier {
         self.keys.is_empty()
     }
 
-    /// Returns whether a request with these headers and this body is authenticated. Returns `true` if authentication is disabled.
+    /// Returns whether a request with these headers and this body is accepted. Without a secret, every request is.
     #[must_use]
     pub fn accepts(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> bool {
+        match self.verify(headers, body, now) {
+            Verification::Disabled | Verification::Verified(_) => true,
+            Verification::Failed => false,
+        }
+    }
+
+    /// Verifies a request with these headers and this body. If several schemes verify it, the first configured one counts.
+    ///
+    /// Evaluates every scheme. The choice of the first match takes the same time, whichever scheme it is.
+    #[must_use]
+    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Verification {
         let matches = self.schemes.iter().map(|scheme| match scheme {
             Scheme::CfWebhookAuth => cf_webhook_auth::verify(&self.keys, headers),
             Scheme::Hmac => body_hmac::verify(&self.keys, headers, body),
@@ -55,7 +77,15 @@ impl Verifier {
                 self.is_recent(sent_at, now)
             }),
         });
-        self.is_disabled() || bool::from(any_match(matches))
+        let first_match = first_match(matches);
+        if self.is_disabled() {
+            return Verification::Disabled;
+        }
+        self.schemes
+            .get(first_match)
+            .map_or(Verification::Failed, |scheme| {
+                Verification::Verified(*scheme)
+            })
     }
 
     pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {

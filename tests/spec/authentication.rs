@@ -41,6 +41,7 @@ on_both_databases!(
     accepts_timestamped_signature_within_tolerance,
     accepts_standard_signature_within_tolerance,
     accepts_one_valid_signature_among_several,
+    stores_scheme_that_verified,
     accepts_both_secrets_during_rotation,
     rejects_unauthenticated_requests_before_parsing,
     hides_reason_for_401,
@@ -153,6 +154,36 @@ async fn accepts_one_valid_signature_among_several(database: Database) {
     ] {
         assert_eq!(post(&app, BODY, &headers).await, 200, "{headers:?}");
     }
+}
+
+async fn stores_scheme_that_verified(database: Database) {
+    let app = app(database, &[]).await;
+    let body = r#"{"id":"nobody","uploaded":"2024-01-01T12:00:00Z"}"#;
+    let (now, wrong) = (NOW.to_string(), hex_hmac("wrong", body.as_bytes()));
+    let hmac = hex_hmac(SECRET, body.as_bytes());
+    let timestamped = timestamped(SECRET, NOW, body.as_bytes());
+
+    for headers in [
+        [("cf-webhook-auth", "wrong"), ("x-signature", hmac.as_str())].as_slice(),
+        &[("x-signature", &wrong), ("cf-webhook-auth", SECRET)],
+        &[
+            ("cf-webhook-auth", "wrong"),
+            ("x-signature", &wrong),
+            ("x-webhook-timestamp", &now),
+            ("x-webhook-signature", &timestamped),
+        ],
+        &[("x-signature", &hmac), ("cf-webhook-auth", SECRET)],
+    ] {
+        assert_eq!(post(&app, body, headers).await, 404, "{headers:?}");
+    }
+
+    let rejections = app.database.rejections().await;
+    let schemes: Vec<_> = rejections
+        .iter()
+        .map(|row| row["scheme"].as_str())
+        .collect();
+    let expected = ["hmac", "cf-webhook-auth", "timestamped", "cf-webhook-auth"];
+    assert_eq!(schemes, expected.map(Some));
 }
 
 async fn accepts_both_secrets_during_rotation(database: Database) {
