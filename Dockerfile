@@ -5,6 +5,8 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
+# cargo-auditable writes the software bill of materials (SBOM) into the program: each crate with its version and source.
+RUN cargo install --locked cargo-auditable@0.7.7
 WORKDIR /build
 
 # The dependencies have their own layer. Docker rebuilds it only if Cargo.toml or Cargo.lock changes.
@@ -12,7 +14,7 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked \
+    && cargo auditable build --release --locked \
     && rm -r src
 
 COPY migrations migrations
@@ -20,7 +22,7 @@ COPY config config
 COPY src src
 # Cargo compares times. The sources must be newer than the empty ones above.
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked
+    && cargo auditable build --release --locked
 
 
 FROM debian:bookworm-slim

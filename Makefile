@@ -3,6 +3,7 @@
 # make test   runs all tests                          make tools  installs what `make check` and `make docs` need
 # make soak   breaks things under load                make fuzz   searches for inputs that break the service
 # make bench  measures the speed                      make ci     runs what continuous integration runs
+# make audit  looks for known vulnerabilities of the dependencies; needs the internet
 
 CARGO ?= cargo
 CARGO_DENY = 0.20.2
@@ -10,7 +11,10 @@ MDBOOK = 0.5.4
 MINUTES ?= 10
 FAULTS ?=
 
-.PHONY: run build test check docs ci tools soak fuzz bench prepare
+# The database of known vulnerabilities, which cargo-deny reads.
+ADVISORIES = https://github.com/RustSec/advisory-db
+
+.PHONY: run build test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -27,8 +31,7 @@ test: prepare
 ci: check docs test
 
 # Checks formatting, lints, rustdoc, links of the documentation, and the dependencies' licences, duplicates and sources.
-check:
-	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "cargo-deny is not installed. Install it with: make tools" >&2; exit 1; }
+check: require-cargo-deny
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -37,6 +40,18 @@ check:
 	$(CARGO) test --locked --test links
 	$(CARGO) deny --locked check bans licenses sources
 
+# Looks for known vulnerabilities of the dependencies. The database is not part of the repository, so this is no part of `make
+# check`: a build without internet must work. A workflow runs it every day.
+audit: require-cargo-deny
+	@$(CARGO) deny --locked fetch db >/dev/null 2>&1 || { \
+		echo "Nothing was audited: the advisory database at $(ADVISORIES) cannot be fetched." >&2; exit 1; }
+	$(CARGO) deny --locked check advisories
+
+# Fails unless the pinned version of cargo-deny is installed. Another version may know other checks.
+require-cargo-deny:
+	@[ "$$($(CARGO) deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" ] || { \
+		echo "cargo-deny $(CARGO_DENY) is not installed. Install it with: make tools" >&2; exit 1; }
+
 # Builds the documentation into target/book. The first page is target/book/index.html.
 docs:
 	@mdbook --version >/dev/null 2>&1 || { echo "mdbook is not installed. Install it with: make tools" >&2; exit 1; }
@@ -44,13 +59,15 @@ docs:
 
 # Installs cargo-deny and mdbook from crates.io. They are built without optimization: that takes one minute instead of several, and
 # both need only seconds for their work.
-tools: export CARGO_PROFILE_RELEASE_LTO = off
-tools: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = 16
-tools: export CARGO_PROFILE_RELEASE_OPT_LEVEL = 0
-tools:
+tools: cargo-deny mdbook
+cargo-deny mdbook: export CARGO_PROFILE_RELEASE_LTO = off
+cargo-deny mdbook: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = 16
+cargo-deny mdbook: export CARGO_PROFILE_RELEASE_OPT_LEVEL = 0
+cargo-deny:
 	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
 		$(CARGO) install --locked --force cargo-deny@$(CARGO_DENY); \
 	fi
+mdbook:
 	@if [ "$$(mdbook --version 2>/dev/null)" != "mdbook v$(MDBOOK)" ]; then \
 		$(CARGO) install --locked --force --no-default-features --features search mdbook@$(MDBOOK); \
 	fi

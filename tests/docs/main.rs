@@ -16,3 +16,4 @@ mod names;
 mod pages;
 mod problems_and_logs;
 mod shell_blocks;
+mod supply_chain;
