@@ -61,7 +61,9 @@ fn pointers() -> Pointers {
 }
 
 fn report(body: &str) -> Report {
-    let (content, _) = parse(body.as_bytes(), &pointers()).expect("the body is valid");
+    let content = parse(body.as_bytes(), &pointers())
+        .expect("the body is valid")
+        .content;
     let Content::Report(report) = content else {
         panic!("the payload is about an image");
     };

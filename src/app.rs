@@ -158,7 +158,8 @@ impl<'a> Service<'a> {
             Arc::clone(&clock),
             requests.clone(),
         )
-        .map_err(invalid)?;
+        .map_err(invalid)?
+        .with_metrics(metrics.webhook.clone());
         Ok(Self {
             settings,
             clock,

@@ -80,7 +80,7 @@ pub(crate) async fn apply_parked(context: &Context) -> Result<usize, ActionError
 pub(crate) fn is_refused(reprocessed: &Reprocessed) -> bool {
     match reprocessed {
         Reprocessed::Refused(_) => true,
-        Reprocessed::Recorded(_) | Reprocessed::Parked(_) | Reprocessed::AlreadyApplied => false,
+        Reprocessed::Recorded(..) | Reprocessed::Parked(_) | Reprocessed::AlreadyApplied => false,
     }
 }
 

@@ -158,7 +158,10 @@ fn shorten(text: &str) -> String {
 
 fn print_result(id: i64, result: Result<Reprocessed, StoreError>) {
     let result = match result {
-        Ok(Reprocessed::Recorded(outcome)) => outcome.name().to_owned(),
+        Ok(Reprocessed::Recorded(outcome, ignored)) if ignored.count() > 0 => {
+            format!("{}, ignoring fields: {ignored}", outcome.name())
+        }
+        Ok(Reprocessed::Recorded(outcome, _)) => outcome.name().to_owned(),
         Ok(Reprocessed::Parked(image)) => format!("parked until {image} has a row"),
         Ok(Reprocessed::Refused(problem)) => format!("refused again: {problem}"),
         Ok(Reprocessed::AlreadyApplied) => "already applied".to_owned(),

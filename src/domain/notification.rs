@@ -24,6 +24,27 @@ pub struct Notification {
 }
 
 impl Notification {
+    /// Returns the notification without the details of its image. `None` if it reports no details.
+    #[must_use]
+    pub fn without_details(&self) -> Option<Self> {
+        match &self.content {
+            Content::Report(report) if report.details != ReportedDetails::default() => {
+                let report = Report {
+                    details: ReportedDetails::default(),
+                    ..report.clone()
+                };
+                Some(Self {
+                    content: Content::Report(report),
+                    ..self.clone()
+                })
+            }
+            Content::Report(_)
+            | Content::TestMessage
+            | Content::OtherAlert
+            | Content::Invalid(_) => None,
+        }
+    }
+
     /// Returns the image that the notification is about, if any.
     #[must_use]
     pub fn image(&self) -> Option<&CloudflareId> {

@@ -23,7 +23,14 @@ pub(super) async fn receive(
     body: AuthenticatedBody,
 ) -> Response {
     let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
-        Ok((content, payload)) => (content, payload, None),
+        Ok(parsed) => {
+            let ignored = parsed.ignored.count();
+            if ignored > 0 {
+                receiver.metrics.details_ignored.inc_by(ignored as u64);
+                parsed.log_ignored();
+            }
+            (parsed.content, parsed.payload, None)
+        }
         Err(error) => {
             let invalid = InvalidBody {
                 body: body.bytes().into(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::payload::{self, Pointers};
+use super::payload::{self, IgnoredFields, Parsed, Pointers};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
@@ -133,14 +133,15 @@ impl ParkedApplier {
         if self.requires_authentication && !rejection.is_authenticated() {
             return Ok(Reprocessed::Refused(NOT_AUTHENTICATED.to_owned()));
         }
-        let notification = match self.parse(rejection) {
-            Ok(notification) => notification,
+        let parsed = match self.parse(rejection) {
+            Ok(parsed) => parsed,
             Err(reason) => return Ok(Reprocessed::Refused(reason)),
         };
+        let ignored = parsed.ignored.clone();
+        let notification = notification(rejection, parsed);
         let image = notification.image().cloned();
         let outcomes = self
-            .rejections
-            .apply(&[(rejection.id, Arc::new(notification))], self.clock.now())
+            .apply_one(&(rejection.id, Arc::new(notification)))
             .await?;
         match (outcomes.first(), image) {
             (None, _) => Ok(Reprocessed::AlreadyApplied),
@@ -150,7 +151,7 @@ impl ParkedApplier {
                     .await?;
                 Ok(Reprocessed::Parked(image))
             }
-            (Some((_, outcome)), _) => Ok(Reprocessed::Recorded(*outcome)),
+            (Some((_, outcome)), _) => Ok(Reprocessed::Recorded(*outcome, ignored)),
         }
     }
 
@@ -165,7 +166,8 @@ impl ParkedApplier {
                 continue;
             }
             match self.parse(parked) {
-                Ok(notification) => parsed.push((parked.id, Arc::new(notification))),
+                // The service logged the ignored fields when it received the notification.
+                Ok(body) => parsed.push((parked.id, Arc::new(notification(parked, body)))),
                 // The pointers in the settings have changed since the notification was parked.
                 Err(reason) => {
                     blocked.insert(parked.cloudflare_id.clone());
@@ -201,11 +203,7 @@ impl ParkedApplier {
             if blocked.contains(&image) {
                 continue;
             }
-            match self
-                .rejections
-                .apply(std::slice::from_ref(parked), self.clock.now())
-                .await
-            {
+            match self.apply_one(parked).await {
                 Ok(outcomes) => {
                     applied += count_applied(&outcomes);
                     consecutive_timeouts = 0;
@@ -229,6 +227,42 @@ impl ParkedApplier {
         Ok(applied)
     }
 
+    /// Applies one notification. If the database refuses it because of a detail, applies it without details.
+    async fn apply_one(
+        &self,
+        parked: &(i64, Arc<Notification>),
+    ) -> Result<Vec<(i64, Outcome)>, StoreError> {
+        let now = self.clock.now();
+        let error = match self
+            .rejections
+            .apply(std::slice::from_ref(parked), now)
+            .await
+        {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(error) if error.is_systemic() || error.is_transient() => return Err(error),
+            Err(error) => error,
+        };
+        let Some(reduced) = parked.1.without_details() else {
+            return Err(error);
+        };
+        match self
+            .rejections
+            .apply(&[(parked.0, Arc::new(reduced))], now)
+            .await
+        {
+            Ok(outcomes) => {
+                tracing::warn!(
+                    rejection = parked.0,
+                    error = chain(&error),
+                    "applied a notification without its details, because the database refused them"
+                );
+                Ok(outcomes)
+            }
+            // The details were not the reason.
+            Err(_) => Err(error),
+        }
+    }
+
     async fn record_failure(&self, id: i64, error: &str) -> Result<(), StoreError> {
         tracing::warn!(rejection = id, error, "cannot apply a parked notification");
         self.rejections
@@ -236,19 +270,22 @@ impl ParkedApplier {
             .await
     }
 
-    fn parse(&self, rejection: &Rejection) -> Result<Notification, String> {
+    fn parse(&self, rejection: &Rejection) -> Result<Parsed, String> {
         let body = rejection
             .whole_body()
             .ok_or("its body is not stored in full")?;
-        let (content, payload) =
-            payload::parse(body.as_bytes(), &self.envelope).map_err(|error| error.to_string())?;
-        Ok(Notification {
-            content,
-            payload,
-            received_at: rejection.received_at,
-            // Only a new rejection stores the request, and this one is stored already.
-            request_info: RequestInfo::default(),
-        })
+        payload::parse(body.as_bytes(), &self.envelope).map_err(|error| error.to_string())
+    }
+}
+
+/// Returns the notification of a stored rejection.
+fn notification(rejection: &Rejection, parsed: Parsed) -> Notification {
+    Notification {
+        content: parsed.content,
+        payload: parsed.payload,
+        received_at: rejection.received_at,
+        // Only a new rejection stores the request, and this one is stored already.
+        request_info: RequestInfo::default(),
     }
 }
 
@@ -266,8 +303,8 @@ fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
 /// The result of reprocessing a rejection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reprocessed {
-    /// The notification was recorded, with this outcome.
-    Recorded(Outcome),
+    /// The notification was recorded, with this outcome. The fields break a rule and were ignored.
+    Recorded(Outcome, IgnoredFields),
     /// The image has no row yet. The notification is parked.
     Parked(CloudflareId),
     /// The notification is still refused, for this reason.

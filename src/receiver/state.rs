@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config_types::InvalidSetting;
 use crate::signing::Verifier;
 use crate::store::Inbox;
+use crate::telemetry::metrics::WebhookMetrics;
 use crate::web;
 
 /// The state of the webhook route.
@@ -24,6 +25,7 @@ pub struct Receiver {
     pub(super) envelope: Pointers,
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: WebhookMetrics,
     /// The tracker of connections, and of tasks that may outlive their connection. It is empty after the last request has ended.
     pub(super) request_tasks: TaskTracker,
 }
@@ -51,7 +53,13 @@ impl Receiver {
             admission: Arc::new(Admission::new(settings)?),
             refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
             clock,
+            metrics: WebhookMetrics::default(),
             request_tasks,
         })
+    }
+
+    /// Counts in these metrics, which the service publishes.
+    pub(crate) fn with_metrics(self, metrics: WebhookMetrics) -> Self {
+        Self { metrics, ..self }
     }
 }

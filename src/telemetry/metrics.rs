@@ -38,7 +38,15 @@ metrics! {
         recorded: Counter = "inbox_recorded", "Webhooks in committed transactions";
         transactions: Counter = "inbox_transactions", "Committed transactions with webhooks";
         failed: Counter = "inbox_failed", "Webhooks that failed with a database error";
+        without_details: Counter = "inbox_without_details", "Webhooks recorded without details, because the database refused them with details";
         rejected: Counter = "inbox_rejected", "Webhooks that were rejected because the queue was full";
+    }
+}
+
+metrics! {
+    /// The metrics of received notifications.
+    WebhookMetrics {
+        details_ignored: Counter = "webhook_details_ignored", "Fields of notifications that were ignored because they break a rule";
     }
 }
 
@@ -77,6 +85,8 @@ pub struct Metrics {
     registry: Registry,
     tasks: Gauge<u64, AtomicU64>,
     dropped_log_lines: Counter,
+    /// Received notifications.
+    pub webhook: WebhookMetrics,
     /// The inbox.
     pub inbox: InboxMetrics,
     /// The relay.
@@ -88,6 +98,8 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("cloudflare_images_webhook");
+        let webhook = WebhookMetrics::default();
+        webhook.register(&mut registry);
         let inbox = InboxMetrics::default();
         inbox.register(&mut registry);
         let relay = RelayMetrics::default();
@@ -114,6 +126,7 @@ impl Default for Metrics {
             registry,
             tasks,
             dropped_log_lines,
+            webhook,
             inbox,
             relay,
             parked,

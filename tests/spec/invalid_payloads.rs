@@ -55,9 +55,9 @@ on_both_databases!(
     rejects_invalid_json,
     rejects_deeply_nested_json,
     rejects_unknown_shapes,
-    rejects_null_character_everywhere,
+    rejects_null_character_in_id_and_status,
     rejects_invalid_id_in_every_shape,
-    validates_every_other_field,
+    validates_fields_that_decide_status,
     accepts_unusual_but_valid_payloads,
 );
 
@@ -151,50 +151,34 @@ async fn rejects_unknown_shapes(database: Database) {
     .await;
 }
 
-async fn rejects_null_character_everywhere(database: Database) {
+async fn rejects_null_character_in_id_and_status(database: Database) {
     let app = app(database).await;
 
     assert_all_refused(
         &app,
         [
             (
-                br#"{"id":"a\u0000b","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(),
-                Some("id"),
+                json!({"id": "a\0b", "uploaded": "2024-01-01T12:00:00Z"}),
+                "id",
             ),
             (
-                br#"{"id":"image","variants":["https://a.example/\u0000"]}"#.to_vec(),
-                Some("variants"),
+                json!({"event": "image.uploaded", "image": {"id": "\0"}}),
+                "image.id",
             ),
             (
-                br#"{"id":"image","metadata":{"a":"\u0000"}}"#.to_vec(),
-                Some("metadata"),
+                json!({"event": "image.uploaded\0", "image": {"id": "image"}}),
+                "event",
             ),
             (
-                br#"{"id":"image","metadata":{"a\u0000":1}}"#.to_vec(),
-                Some("metadata"),
+                json!({"ts": 1, "data": {"image": {"id": "\0", "status": "success"}}}),
+                "/data/image/id",
             ),
             (
-                br#"{"id":"image","metadata":{"a":[{"b":["\u0000"]}]}}"#.to_vec(),
-                Some("metadata"),
+                json!({"ts": 1, "data": {"image": {"id": "image", "status": "success\0"}}}),
+                "/data/image/status",
             ),
-            (
-                br#"{"id":"image","error":"\u0000"}"#.to_vec(),
-                Some("error"),
-            ),
-            (
-                br#"{"id":"image","filename":"\u0000"}"#.to_vec(),
-                Some("filename"),
-            ),
-            (
-                br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","unknown":"\u0000"}"#.to_vec(),
-                Some("unknown"),
-            ),
-            (
-                br#"{"id":"image","uploaded":"2024-01-01T12:00:00Z","un\u0000known":1}"#.to_vec(),
-                None,
-            ),
-            (br#"{"text":"\u0000"}"#.to_vec(), Some("text")),
-        ],
+        ]
+        .map(|(body, field)| (body.to_string().into_bytes(), Some(field))),
     )
     .await;
 }
@@ -252,7 +236,7 @@ async fn rejects_invalid_id_in_every_shape(database: Database) {
 }
 
 /// Bodies of the nested shapes, each with its invalid field.
-fn nested() -> [(Value, &'static str); 9] {
+fn nested() -> [(Value, &'static str); 5] {
     [
         (
             json!({"ts": 1, "data": {"image": {"id": "image"}}}),
@@ -262,90 +246,32 @@ fn nested() -> [(Value, &'static str); 9] {
             json!({"ts": 1, "data": {"image": {"id": "image", "status": 1}}}),
             "/data/image/status",
         ),
-        (
-            json!({"ts": 1, "alert_type": 1, "data": {"image": {"id": "image", "status": "success"}}}),
-            "alert_type",
-        ),
         (json!({"event": 1, "image": {"id": "image"}}), "event"),
         (json!({"event": "image.uploaded"}), "image"),
         (json!({"event": "image.uploaded", "image": []}), "image"),
-        (
-            json!({"event": "image.uploaded", "timestamp": "x", "image": {"id": "image"}}),
-            "timestamp",
-        ),
-        (
-            json!({"event": "image.uploaded", "image": {"id": "image", "uploaded": "x"}}),
-            "image.uploaded",
-        ),
-        (
-            json!({"event": "image.uploaded", "image": {"id": "image", "variants": "x"}}),
-            "image.variants",
-        ),
     ]
 }
 
-async fn validates_every_other_field(database: Database) {
+async fn validates_fields_that_decide_status(database: Database) {
     let app = app(database).await;
     let flat = |field: &str, value: Value| json!({"id": "image", "timestamp": "2024-01-01T12:00:00Z", field: value});
 
     let mut bodies = Vec::new();
-    for field in ["uploaded", "timestamp"] {
-        for value in [
-            json!(""),
-            json!("yesterday"),
-            json!("2024-01-01"),
-            json!("2024-13-01T00:00:00Z"),
-            json!("2024-02-30T12:00:00Z"),
-            json!("2024-01-01T12:00:00"),
-            json!(1_704_110_400),
-            json!(true),
-            json!([]),
-            json!({}),
-        ] {
-            bodies.push((flat(field, value), field.to_owned()));
-        }
-    }
     for value in [
-        json!("https://a.example"),
-        json!({}),
-        json!([1]),
-        json!([null]),
-        json!(["ftp://a.example"]),
-        json!(["/relative"]),
-        json!([""]),
-        json!(["javascript:alert(1)"]),
-        json!(["https://"]),
-        json!(["https://a.example/ b"]),
-        json!(["https://a.example/\n"]),
-    ] {
-        bodies.push((flat("variants", value), "variants".to_owned()));
-    }
-    for field in ["metadata", "meta"] {
-        for value in [json!("text"), json!([1]), json!(1), json!(true)] {
-            bodies.push((flat(field, value), field.to_owned()));
-        }
-    }
-    for field in ["draft", "requireSignedURLs"] {
-        for value in [json!("true"), json!(1), json!([])] {
-            bodies.push((flat(field, value), field.to_owned()));
-        }
-    }
-    for field in ["error", "filename", "creator"] {
-        for value in [json!(1), json!(true), json!([]), json!({})] {
-            bodies.push((flat(field, value), field.to_owned()));
-        }
-    }
-    for ts in [
-        json!("1136214245"),
-        json!(1.5),
-        json!(-1),
-        json!(u64::MAX),
+        json!(""),
+        json!(" "),
+        json!(0),
+        json!(false),
+        json!([]),
         json!({}),
     ] {
-        bodies.push((
-            json!({"ts": ts, "name": "n", "data": {"image": {"id": "image", "status": "success"}}}),
-            "ts".to_owned(),
-        ));
+        bodies.push((flat("uploaded", value), "uploaded".to_owned()));
+    }
+    for value in [json!("true"), json!(1), json!([])] {
+        bodies.push((flat("draft", value), "draft".to_owned()));
+    }
+    for value in [json!(1), json!(true), json!([]), json!({})] {
+        bodies.push((flat("error", value), "error".to_owned()));
     }
     for (body, field) in nested() {
         bodies.push((body, field.to_owned()));

@@ -24,6 +24,7 @@ mod fuzz_corpus;
 mod group_commit;
 mod health_endpoints;
 mod http_responses;
+mod ignored_details;
 mod image_deletion;
 mod image_transitions;
 mod inbox_batches;

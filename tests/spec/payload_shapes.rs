@@ -11,6 +11,7 @@ const ID: &str = "2cdc28f0-017a-49c4-9ed7-87056c83901";
 on_both_databases!(
     flat_upload_stores_details,
     flat_error_marks_image_failed,
+    flat_error_object_marks_image_failed,
     draft_wins_over_uploaded_field,
     details_only_report_leaves_status_unchanged,
     event_marks_image_uploaded,
@@ -76,6 +77,26 @@ async fn flat_error_marks_image_failed(database: Database) {
         (&image["status"], &image["error"]),
         (&json!("failed"), &json!("Image processing failed"))
     );
+}
+
+async fn flat_error_object_marks_image_failed(database: Database) {
+    let app = App::start(database).await;
+    for (id, error) in [
+        ("object", json!({"code": 9422, "message": "bad"})),
+        ("array", json!([{"code": 9422}])),
+    ] {
+        app.database.register(id).await;
+
+        let answer = app
+            .post_webhook(json!({"id": id, "error": error}).to_string())
+            .await;
+
+        assert_eq!(
+            answer.body,
+            json!({"outcome": "applied", "id": id, "status": "failed"})
+        );
+        assert_eq!(app.database.image(id).await["error"], error.to_string());
+    }
 }
 
 async fn draft_wins_over_uploaded_field(database: Database) {

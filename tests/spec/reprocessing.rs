@@ -46,6 +46,7 @@ on_both_databases!(
     applies_rejection_once_after_correction,
     reprocesses_by_reason_in_order,
     creates_unknown_images_if_configured,
+    reprocessing_ignores_invalid_details,
     parks_again_under_corrected_id,
     reprocesses_more_than_one_page,
     explains_failures,
@@ -75,6 +76,18 @@ async fn applies_rejection_once_after_correction(database: Database) {
             &json!("invalid-payload")
         )
     );
+}
+
+async fn reprocessing_ignores_invalid_details(database: Database) {
+    let body = json!({"data": {"upload": "image", "status": "success"}, "ts": "soon", "name": "n"});
+    let database = rejected_bodies(database, &[&body.to_string()]).await;
+    database.register("image").await;
+
+    let (code, printed) = rejections(&database, &["reprocess", "1"], true);
+
+    let line = "1: applied, ignoring fields: ts must be a Unix timestamp in whole seconds\n";
+    assert_eq!((code, printed.as_str()), (Some(0), line));
+    assert_eq!(database.image("image").await["status"], "uploaded");
 }
 
 async fn reprocesses_by_reason_in_order(database: Database) {

@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use super::error::PayloadError;
 use super::field::{Fields, parse_id};
+use super::ignored::IgnoredFields;
+use super::json::replace_nul;
 use super::pointer::Pointer;
 use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
@@ -37,15 +39,16 @@ pub(super) fn parse(
     fields: &Fields<'_>,
     document: &Value,
     pointers: &Pointers,
+    ignored: &mut IgnoredFields,
 ) -> Result<Content, PayloadError> {
-    fields.text("alert_type")?;
+    fields.text("alert_type", ignored);
     if is_other_alert(fields) {
         return Ok(Content::OtherAlert);
     }
     Ok(Content::Report(Report {
         cloudflare_id: cloudflare_id(document, &pointers.id)?,
         status: Some(status(document, pointers)?),
-        reported_at: fields.unix_seconds("ts")?,
+        reported_at: fields.unix_seconds("ts", ignored),
         details: ReportedDetails::default(),
     }))
 }
@@ -74,10 +77,10 @@ fn status(document: &Value, pointers: &Pointers) -> Result<ReportedStatus, Paylo
             error.ok_or_else(|| missing(&pointers.status, "webhook.envelope.status_pointers"))?;
         return Ok(ReportedStatus::Failed { error });
     };
-    let Some(word) = value.as_str() else {
+    let Some(word) = value.as_str().filter(|word| !word.contains('\0')) else {
         return Err(PayloadError::Field {
             field: pointer.to_owned(),
-            rule: "must be a string".to_owned(),
+            rule: "must be a string without U+0000".to_owned(),
         });
     };
     // Cloudflare does not publish the words for success. These words were observed or are likely. Any other word means that the
@@ -105,10 +108,10 @@ fn first_match<'v, 'p>(
 }
 
 /// Returns the error message as text. Cloudflare does not publish its type, so any value other than a string is returned as JSON.
-fn as_text(value: &Value) -> String {
+pub(super) fn as_text(value: &Value) -> String {
     value
         .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+        .map_or_else(|| value.to_string(), replace_nul)
 }
 
 fn missing(pointers: &[Pointer], setting: &str) -> PayloadError {

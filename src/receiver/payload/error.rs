@@ -16,11 +16,6 @@ pub enum PayloadError {
     TooDeep,
     #[error("The body must be a JSON object.")]
     NotAnObject,
-    #[error("A string or a key contains U+0000, which Postgres cannot store. Remove it.")]
-    Nul {
-        /// The top-level field that contains it, if that field has a plain name.
-        field: Option<String>,
-    },
     #[error(
         "The body has an unknown shape. Use a test message (only \"text\"), a Cloudflare notification (\"data\" with \"ts\", \
          \"alert_type\", \"policy_id\" or \"name\"), an event (\"event\" with \"image\"), or a flat report (\"id\" with {flat_fields})."
@@ -43,7 +38,6 @@ impl PayloadError {
     pub(crate) fn field(&self) -> Option<String> {
         match self {
             Self::Field { field, .. } => Some(field.clone()),
-            Self::Nul { field } => field.clone(),
             Self::Empty
             | Self::NotJson(_)
             | Self::TooDeep

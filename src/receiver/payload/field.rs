@@ -1,14 +1,14 @@
 //! The fields of a JSON object, with a rule for each.
 
 use serde_json::{Map, Value};
-use url::Url;
 
 use super::error::PayloadError;
-use super::json::canonical;
+use super::ignored::IgnoredFields;
+use super::json::{canonical, contains_nul};
 use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
-use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 
 pub(super) const DETAIL_FIELDS: [&str; 6] = [
     "variants",
@@ -48,8 +48,8 @@ impl<'a> Fields<'a> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
-    /// Parses a field. Returns `None` if the field is absent or null. Fails with the rule if `parse` returns `None`.
-    fn parse<T>(
+    /// Parses a field that must follow its rule. Returns `None` if the field is absent or null.
+    pub(super) fn require<T>(
         &self,
         name: &str,
         rule: &str,
@@ -61,24 +61,44 @@ impl<'a> Fields<'a> {
         parsed.transpose()
     }
 
-    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, PayloadError> {
-        self.parse(name, "must be a string", Value::as_str)
+    /// Parses a field that is ignored if it breaks its rule. Returns `None` if the field is ignored, absent or null.
+    fn accept<T>(
+        &self,
+        name: &str,
+        rule: &str,
+        ignored: &mut IgnoredFields,
+        parse: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Option<T> {
+        let parsed = parse(self.get(name)?);
+        if parsed.is_none() {
+            ignored.add(&self.path(name), rule);
+        }
+        parsed
     }
 
-    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, PayloadError> {
-        self.parse(name, "must be true or false", Value::as_bool)
+    /// Parses a text.
+    pub(super) fn text(&self, name: &str, ignored: &mut IgnoredFields) -> Option<&'a str> {
+        self.accept(name, "must be a string without U+0000", ignored, |value| {
+            value.as_str().filter(|text| !text.contains('\0'))
+        })
     }
 
-    pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
-        let time = |value: &Value| {
-            let text = value.as_str().unwrap_or_default();
-            Timestamp::parse_rfc3339(text).map_err(|error| self.invalid(name, error.to_string()))
-        };
-        self.get(name).map(time).transpose()
+    /// Parses a time in RFC 3339.
+    pub(super) fn time(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Timestamp> {
+        let rule = InvalidTimestamp.to_string();
+        self.accept(name, &rule, ignored, |value| {
+            Timestamp::parse_rfc3339(value.as_str()?).ok()
+        })
     }
 
-    pub(super) fn unix_seconds(&self, name: &str) -> Result<Option<Timestamp>, PayloadError> {
-        self.parse(name, "must be a Unix timestamp in whole seconds", |value| {
+    /// Parses a time in Unix seconds.
+    pub(super) fn unix_seconds(
+        &self,
+        name: &str,
+        ignored: &mut IgnoredFields,
+    ) -> Option<Timestamp> {
+        let rule = "must be a Unix timestamp in whole seconds";
+        self.accept(name, rule, ignored, |value| {
             let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
             Timestamp::from_unix_seconds(seconds).ok()
         })
@@ -93,39 +113,50 @@ impl<'a> Fields<'a> {
         DETAIL_FIELDS.into_iter().any(|name| self.has(name))
     }
 
-    pub(super) fn details(&self) -> Result<ReportedDetails, PayloadError> {
-        Ok(ReportedDetails {
-            filename: self.text("filename")?.map(str::to_owned),
-            creator: self.text("creator")?.map(str::to_owned),
-            require_signed_urls: self.boolean("requireSignedURLs")?,
-            variants: self.variants("variants")?,
-            cloudflare_metadata: match self.metadata("metadata")? {
-                Some(metadata) => Some(metadata),
-                // Cloudflare's API names it `meta`.
-                None => self.metadata("meta")?,
-            },
-        })
+    /// Parses the details. A detail that breaks its rule is left out, because it must not cost the status beside it.
+    pub(super) fn details(&self, ignored: &mut IgnoredFields) -> ReportedDetails {
+        ReportedDetails {
+            filename: self.text("filename", ignored).map(str::to_owned),
+            creator: self.text("creator", ignored).map(str::to_owned),
+            require_signed_urls: self.accept(
+                "requireSignedURLs",
+                "must be true or false",
+                ignored,
+                Value::as_bool,
+            ),
+            variants: self.variants("variants", ignored),
+            // Cloudflare's API names it `meta`.
+            cloudflare_metadata: self
+                .metadata("metadata", ignored)
+                .or_else(|| self.metadata("meta", ignored)),
+        }
     }
 
-    fn variants(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        self.parse(name, "must be an array of http or https URLs", |value| {
+    fn variants(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
+        let rule = "must be an array of http or https URLs without U+0000";
+        self.accept(name, rule, ignored, |value| {
             let are_urls = value.as_array()?.iter().all(is_http_url);
             are_urls.then(|| canonical(value))
         })
     }
 
-    fn metadata(&self, name: &str) -> Result<Option<Json>, PayloadError> {
-        self.parse(name, "must be an object", |value| {
-            value.is_object().then(|| canonical(value))
+    fn metadata(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
+        self.accept(name, "must be an object without U+0000", ignored, |value| {
+            let is_metadata = value.is_object() && !contains_nul(value);
+            is_metadata.then(|| canonical(value))
         })
     }
 
     /// Returns the error of a field that breaks a rule.
     pub(super) fn invalid(&self, name: &str, rule: impl Into<String>) -> PayloadError {
         PayloadError::Field {
-            field: format!("{}{name}", self.prefix),
+            field: self.path(name),
             rule: rule.into(),
         }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 }
 
@@ -135,12 +166,13 @@ pub(super) fn parse_id(value: Option<&Value>) -> Result<CloudflareId, String> {
     CloudflareId::parse(text).map_err(|error| error.to_string())
 }
 
+/// Returns whether the value is text with the scheme of a web page. Blanks and other characters that a URL must escape are kept
+/// as reported. Another scheme such as `javascript:` could harm a page that shows the URL.
 fn is_http_url(value: &Value) -> bool {
-    let Some(text) = value.as_str() else {
-        return false;
-    };
-    let has_no_spaces = !text
-        .chars()
-        .any(|character| character.is_control() || character.is_whitespace());
-    has_no_spaces && Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+    let text = value.as_str().filter(|text| !text.contains('\0'));
+    let scheme = text.and_then(|text| text.split_once("://"));
+    scheme.is_some_and(|(scheme, rest)| {
+        !rest.is_empty()
+            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+    })
 }

@@ -5,11 +5,11 @@ use serde_json::{Map, Number, Value};
 use super::error::PayloadError;
 use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS, is_deeper_than};
 
-/// The maximum length of a field name that an error repeats.
-const MAX_NAME_LENGTH: usize = 64;
+/// The character that replaces U+0000 in stored text. Unicode has it for characters that cannot be represented.
+const REPLACEMENT: &str = "\u{fffd}";
 
-/// Parses a body, and normalizes it: numbers get the form in which Postgres's `jsonb` stores them. Fails on U+0000 in a string or
-/// key, and on more than [`MAX_ACCEPTED_LEVELS`] levels.
+/// Parses a body, and normalizes it: numbers get the form in which Postgres's `jsonb` stores them. Fails on more than
+/// [`MAX_ACCEPTED_LEVELS`] levels.
 pub(super) fn parse(body: &[u8]) -> Result<Value, PayloadError> {
     let mut value = serde_json::from_slice(body).map_err(|error| {
         // The parser itself stops at 128 levels.
@@ -19,39 +19,20 @@ pub(super) fn parse(body: &[u8]) -> Result<Value, PayloadError> {
             PayloadError::NotJson(error)
         }
     })?;
-    normalize(&mut value)?;
+    normalize(&mut value, MAX_ACCEPTED_LEVELS)?;
     Ok(value)
 }
 
-fn normalize(value: &mut Value) -> Result<(), PayloadError> {
-    match value {
-        Value::Object(fields) if contains_nul_key(fields) => Err(PayloadError::Nul { field: None }),
-        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
-            normalize_value(value, Some(name), MAX_ACCEPTED_LEVELS - 1)
-        }),
-        other => normalize_value(other, None, MAX_ACCEPTED_LEVELS),
-    }
-}
-
 /// Normalizes a value with at most this number of levels.
-fn normalize_value(
-    value: &mut Value,
-    field: Option<&str>,
-    levels: usize,
-) -> Result<(), PayloadError> {
-    let nul = || PayloadError::Nul {
-        field: field.filter(|name| is_plain_name(name)).map(str::to_owned),
-    };
+fn normalize(value: &mut Value, levels: usize) -> Result<(), PayloadError> {
     match value {
         Value::Object(_) | Value::Array(_) if levels == 0 => Err(PayloadError::TooDeep),
-        Value::String(text) if text.contains('\0') => Err(nul()),
-        Value::Object(fields) if contains_nul_key(fields) => Err(nul()),
         Value::Object(fields) => fields
             .values_mut()
-            .try_for_each(|value| normalize_value(value, field, levels - 1)),
+            .try_for_each(|value| normalize(value, levels - 1)),
         Value::Array(values) => values
             .iter_mut()
-            .try_for_each(|value| normalize_value(value, field, levels - 1)),
+            .try_for_each(|value| normalize(value, levels - 1)),
         Value::Number(number) => {
             if let Some(stored) = number
                 .as_f64()
@@ -63,6 +44,49 @@ fn normalize_value(
             Ok(())
         }
         Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
+    }
+}
+
+/// Returns the canonical text of a normalized body. A U+0000 becomes U+FFFD, because Postgres cannot store it.
+pub(super) fn canonical_body(value: &mut Value) -> Json {
+    let text = canonical(value);
+    // An escaped backslash before `u0000` matches too. The replacement then changes nothing.
+    if !text.as_str().contains("\\u0000") {
+        return text;
+    }
+    replace_nul_in(value);
+    canonical(value)
+}
+
+/// Replaces U+0000 in a text.
+pub(super) fn replace_nul(text: &str) -> String {
+    text.replace('\0', REPLACEMENT)
+}
+
+fn replace_nul_in(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *text = replace_nul(text),
+        Value::Array(values) => values.iter_mut().for_each(replace_nul_in),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(replace_nul_in);
+            if contains_nul_key(fields) {
+                let renamed = std::mem::take(fields).into_iter();
+                *fields = renamed
+                    .map(|(name, value)| (replace_nul(&name), value))
+                    .collect();
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Returns whether a string or a key contains U+0000.
+pub(super) fn contains_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(contains_nul),
+        Value::Object(fields) => contains_nul_key(fields) || fields.values().any(contains_nul),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -99,11 +123,4 @@ pub(super) fn canonical(value: &Value) -> Json {
 
 fn contains_nul_key(fields: &Map<String, Value>) -> bool {
     fields.keys().any(|key| key.contains('\0'))
-}
-
-fn is_plain_name(name: &str) -> bool {
-    name.len() <= MAX_NAME_LENGTH
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

@@ -1,13 +1,15 @@
 //! Parses the body of an authenticated request into the content of a notification.
 //!
-//! A body has one of four shapes: a test message, an envelope, an event or a flat report. Its fields must follow rules.
-//! Unknown fields are ignored. A field with `null` counts as absent.
+//! A body has one of four shapes: a test message, an envelope, an event or a flat report. The fields that identify the image and
+//! its status must follow rules. A detail that breaks a rule is ignored, and so is an unknown field. A field with `null` counts
+//! as absent.
 
 mod envelope;
 mod error;
 mod event;
 mod field;
 mod flat;
+mod ignored;
 mod json;
 mod pointer;
 
@@ -19,36 +21,68 @@ use field::Fields;
 
 pub use envelope::Pointers;
 pub(crate) use error::PayloadError;
+pub use ignored::IgnoredFields;
 pub use pointer::Pointer;
 
-/// Returns the content of a body and its JSON in canonical form. Fails with the field and the rule that it breaks.
-pub fn parse(body: &[u8], pointers: &Pointers) -> Result<(Content, Json), PayloadError> {
+/// A parsed body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// The content.
+    pub content: Content,
+    /// The body in canonical form.
+    pub payload: Json,
+    /// The fields that break a rule and were ignored.
+    pub ignored: IgnoredFields,
+}
+
+impl Parsed {
+    /// Writes one log line about the ignored fields: their names and rules, never their values.
+    pub(super) fn log_ignored(&self) {
+        let image = match &self.content {
+            Content::Report(report) => report.cloudflare_id.as_str(),
+            Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => "",
+        };
+        tracing::warn!(
+            image,
+            fields = %self.ignored,
+            "ignored fields of a notification that break a rule"
+        );
+    }
+}
+
+/// Parses a body. Fails with the field and the rule that it breaks.
+pub fn parse(body: &[u8], pointers: &Pointers) -> Result<Parsed, PayloadError> {
     if body.is_empty() {
         return Err(PayloadError::Empty);
     }
-    let value = json::parse(body)?;
-    let payload = json::canonical(&value);
+    let mut value = json::parse(body)?;
     let Value::Object(object) = &value else {
         return Err(PayloadError::NotAnObject);
     };
-
-    Ok((content(object, &value, pointers)?, payload))
+    let mut ignored = IgnoredFields::default();
+    let content = content(object, &value, pointers, &mut ignored)?;
+    Ok(Parsed {
+        content,
+        payload: json::canonical_body(&mut value),
+        ignored,
+    })
 }
 
 fn content(
     object: &Map<String, Value>,
     document: &Value,
     pointers: &Pointers,
+    ignored: &mut IgnoredFields,
 ) -> Result<Content, PayloadError> {
     let fields = Fields::new(object);
     if is_test_message(object) {
         Ok(Content::TestMessage)
     } else if envelope::is_envelope(&fields) {
-        envelope::parse(&fields, document, pointers)
+        envelope::parse(&fields, document, pointers, ignored)
     } else if fields.has("event") {
-        event::parse(&fields).map(Content::Report)
+        event::parse(&fields, ignored).map(Content::Report)
     } else if flat::is_flat(&fields) {
-        flat::parse(&fields).map(Content::Report)
+        flat::parse(&fields, ignored).map(Content::Report)
     } else {
         Err(PayloadError::UnknownShape {
             flat_fields: flat::report_field_list(),

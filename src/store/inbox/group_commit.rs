@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Inbox;
+use crate::domain::id::CloudflareId;
 use crate::domain::notification::{Content, Notification};
 use crate::domain::outcome::Outcome;
 use crate::store::error::StoreError;
@@ -204,6 +205,11 @@ impl Writer {
                 );
                 self.write_one_by_one(batch).await;
             }
+            Err(error) if !error.is_systemic() => {
+                if let Some(call) = batch.pop() {
+                    self.retry_or_fail(call, error).await;
+                }
+            }
             Err(error) => {
                 if error.is_timeout() {
                     // A batch of the same size would time out again.
@@ -225,9 +231,50 @@ impl Writer {
                 Err(error) if error.is_systemic() => {
                     return self.fail_calls(iter::once(call).chain(batch), error);
                 }
-                Err(error) => self.fail_calls([call], error),
+                Err(error) => self.retry_or_fail(call, error).await,
             }
         }
+    }
+
+    /// Records a failed call without details. If that does not help, fails the call with its first error.
+    async fn retry_or_fail(&self, call: Call, error: StoreError) {
+        match self.record_without_details(&call, &error).await {
+            Some(recorded) => call.complete(Ok(recorded)),
+            None => self.fail_calls([call], error),
+        }
+    }
+
+    /// Records a failed call without the details of its images. For example, an app made a column too narrow for a detail, and
+    /// the detail must not cost the status. Returns `None` if the details were not the reason.
+    async fn record_without_details(
+        &self,
+        call: &Call,
+        error: &StoreError,
+    ) -> Option<Vec<Outcome>> {
+        let mut has_details = false;
+        let without_details: Vec<_> = call
+            .notifications
+            .iter()
+            .map(|notification| match notification.without_details() {
+                Some(reduced) => {
+                    has_details = true;
+                    Arc::new(reduced)
+                }
+                None => Arc::clone(notification),
+            })
+            .collect();
+        if !has_details || error.is_transient() {
+            return None;
+        }
+        let recorded = self.record(&without_details).await.ok()?;
+        self.metrics.without_details.inc();
+        let image = call.notifications.first().and_then(|first| first.image());
+        tracing::warn!(
+            image = image.map(CloudflareId::as_str),
+            error = chain(error),
+            "recorded a webhook without its details, because the database refused them"
+        );
+        Some(recorded)
     }
 
     fn queue_timeout(&self) -> StoreError {
