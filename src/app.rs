@@ -1,5 +1,6 @@
 //! The composition root: builds the parts of the service from the settings, and runs each as a named task.
 
+mod file_limit;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ use tasks::Tasks;
 /// The limits of the ops listener. Probes are few and fast.
 const OPS_LIMITS: Limits = Limits {
     max_connections: 64,
+    max_connections_per_client: None,
     head_timeout: Duration::from_secs(5),
     keep_alive: Duration::from_secs(5),
 };
@@ -109,6 +111,11 @@ async fn run_service(
     progress: &Progress,
 ) -> anyhow::Result<ExitReason> {
     let settings = &loaded.settings;
+    file_limit::raise(
+        settings.server.max_connections.count()
+            + OPS_LIMITS.max_connections
+            + settings.database.max_connections.count(),
+    );
     let unknown_images = settings.webhook.unknown_images();
     let subscriptions = loaded.endpoints.subscriptions().clone();
     let opening = Store::open(&settings.database, unknown_images, subscriptions);
@@ -157,9 +164,9 @@ impl<'a> Service<'a> {
             Arc::new(inbox),
             Arc::clone(&clock),
             requests.clone(),
+            metrics.webhook.clone(),
         )
-        .map_err(invalid)?
-        .with_metrics(metrics.webhook.clone());
+        .map_err(invalid)?;
         Ok(Self {
             settings,
             clock,
@@ -250,14 +257,23 @@ impl<'a> Service<'a> {
         for (name, task) in background_tasks {
             tasks.spawn(name, task);
         }
+        let proxies = server.proxies();
+        // Behind a proxy, the address of a client is known only from the headers of its requests.
+        let address_filter = proxies
+            .trusted
+            .is_empty()
+            .then(|| self.receiver.address_filter());
         let webhook_server = Server {
             listener: webhook,
+            address_filter,
+            log_limiter: Arc::clone(&self.log_limiter),
+            metrics: self.metrics.web.clone(),
             router: with_middleware(
                 self.receiver.router(&settings.path),
                 Arc::clone(&self.log_limiter),
             ),
             limits: server.limits(),
-            proxies: server.proxies(),
+            proxies,
         };
         tasks.spawn(
             "webhook listener",
@@ -274,6 +290,9 @@ impl<'a> Service<'a> {
         };
         Server {
             listener,
+            address_filter: None,
+            log_limiter: Arc::clone(&self.log_limiter),
+            metrics: self.metrics.web.clone(),
             router: with_middleware(ops.router(), Arc::clone(&self.log_limiter)),
             limits: OPS_LIMITS,
             proxies: TrustedProxies::default(),

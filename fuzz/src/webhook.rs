@@ -20,6 +20,7 @@ use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::receiver::{Receiver, payload};
 use cloudflare_images_webhook::store::{Inbox, StoreError};
+use cloudflare_images_webhook::telemetry::metrics::WebhookMetrics;
 use cloudflare_images_webhook::web::{LineLimiter, with_middleware};
 use http_body_util::BodyExt;
 use tokio_util::task::TaskTracker;
@@ -172,6 +173,11 @@ async fn answer(headers: HeaderMap, body: &[u8]) -> Answer {
     }
 }
 
+/// Sends a request with exactly these headers. Returns the status of the response.
+pub fn respond(headers: HeaderMap, body: &[u8]) -> u16 {
+    RUNTIME.block_on(answer(headers, body)).status
+}
+
 fn check_stored_form(body: &[u8]) {
     let pointers = SETTINGS.webhook.envelope.pointers();
     let Ok(parsed) = payload::parse(body, &pointers) else {
@@ -239,6 +245,7 @@ static SERVICE: LazyLock<Router> = LazyLock::new(|| {
         Arc::new(EveryImage),
         Arc::new(clock),
         TaskTracker::new(),
+        WebhookMetrics::default(),
     );
     let receiver = receiver.unwrap_or_else(|problem| panic!("{} {}", problem.key, problem.rule));
     with_middleware(

@@ -50,6 +50,7 @@ pub struct Settings {
 impl Settings {
     /// Checks the rules that involve several settings.
     fn check(&self) -> Result<(), InvalidSetting> {
+        self.server.check()?;
         self.webhook.check()?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {

@@ -1,4 +1,7 @@
-//! Admission: the address allow-list, the rate limits and the limit of requests in flight. It uses only the client address.
+//! Admission: the limits for one client, and the limits for all clients together.
+//!
+//! A client's own limits apply before authentication. The limits for all clients apply after it. So a client without the secret
+//! cannot use up what the genuine sender needs.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -12,9 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::settings::Settings;
 use crate::config_types::{InvalidSetting, Networks};
+use crate::web::client_key;
 
 /// The interval between two removals of idle clients. Removing them limits the memory of the rate limiter.
 const IDLE_CLIENT_REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The maximum size of a small body, which needs no permit. Webhooks from Cloudflare are far smaller.
+pub(super) const SMALL_BODY_BYTES: usize = 64 * 1024;
+
+/// The maximum number of large bodies that are parsed and recorded at the same time. Parsed JSON needs several times the memory of
+/// its text.
+const MAX_LARGE_BODIES: usize = 64;
 
 pub(super) struct Admission {
     /// The networks that may send webhooks. Empty means every network.
@@ -22,6 +33,7 @@ pub(super) struct Admission {
     per_client: Option<DefaultKeyedRateLimiter<u128>>,
     total: Option<DefaultDirectRateLimiter>,
     in_flight: Arc<Semaphore>,
+    large_bodies: Arc<Semaphore>,
     clock: DefaultClock,
 }
 
@@ -34,8 +46,17 @@ pub(super) enum AdmissionError {
     ClientRateLimited(Duration),
     /// All clients together are over the rate limit. The duration is the time until the next request is admitted.
     RateLimited(Duration),
-    /// Too many requests are in flight.
-    Overloaded,
+    /// Too many authenticated requests are in flight.
+    TooManyInFlight,
+    /// Too many large bodies of authenticated requests are in flight.
+    TooManyLargeBodies,
+}
+
+/// The permits of an authenticated request. It is in flight until they are dropped.
+pub(super) struct Permits {
+    pub(super) in_flight: OwnedSemaphorePermit,
+    /// The permit of a large body. It is held while the body or its parsed content is in memory.
+    pub(super) large_body: Option<OwnedSemaphorePermit>,
 }
 
 impl Admission {
@@ -47,18 +68,21 @@ impl Admission {
             per_client: per_client.map(RateLimiter::keyed),
             total: total.map(RateLimiter::direct),
             in_flight: Arc::new(Semaphore::new(settings.max_in_flight.count())),
+            large_bodies: Arc::new(Semaphore::new(MAX_LARGE_BODIES)),
             clock: DefaultClock::default(),
         })
     }
 
-    /// Admits a request. It is in flight until the permit is dropped. A request over the rate limit of its client does not count
-    /// towards the limit of all clients.
-    pub(super) fn admit(
-        &self,
-        client: Option<IpAddr>,
-    ) -> Result<OwnedSemaphorePermit, AdmissionError> {
-        let is_allowed = self.allowed_networks.is_empty()
-            || client.is_some_and(|client| self.allowed_networks.contains(client));
+    /// Returns whether clients with this address may send webhooks.
+    pub(super) fn allows(&self, client: IpAddr) -> bool {
+        self.allowed_networks.is_empty() || self.allowed_networks.contains(client)
+    }
+
+    /// Checks the limits of one client, before its request is authenticated.
+    pub(super) fn admit_client(&self, client: Option<IpAddr>) -> Result<(), AdmissionError> {
+        let is_allowed = client.map_or(self.allowed_networks.is_empty(), |client| {
+            self.allows(client)
+        });
         if !is_allowed {
             return Err(AdmissionError::AddressNotAllowed);
         }
@@ -67,14 +91,29 @@ impl Admission {
                 AdmissionError::ClientRateLimited(until.wait_time_from(self.clock.now()))
             })?;
         }
+        Ok(())
+    }
+
+    /// Checks the limits of all clients together, for an authenticated request with a body of this length.
+    pub(super) fn admit_authenticated(
+        &self,
+        body_length: usize,
+    ) -> Result<Permits, AdmissionError> {
         if let Some(total) = &self.total {
             total.check().map_err(|until| {
                 AdmissionError::RateLimited(until.wait_time_from(self.clock.now()))
             })?;
         }
-        Arc::clone(&self.in_flight)
-            .try_acquire_owned()
-            .map_err(|_| AdmissionError::Overloaded)
+        let permit_of = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned();
+        let in_flight = permit_of(&self.in_flight).map_err(|_| AdmissionError::TooManyInFlight)?;
+        let large_body = (body_length > SMALL_BODY_BYTES)
+            .then(|| permit_of(&self.large_bodies))
+            .transpose()
+            .map_err(|_| AdmissionError::TooManyLargeBodies)?;
+        Ok(Permits {
+            in_flight,
+            large_body,
+        })
     }
 
     /// Removes idle clients from the rate limiter once per interval, until `stop`.
@@ -97,11 +136,39 @@ fn per_second(count: usize) -> Option<Quota> {
     Some(Quota::per_second(count))
 }
 
-/// Returns the key of a client: its IPv4 address, or the /64 network of its IPv6 address. Such a network belongs to one client
-/// (RFC 6177).
-fn client_key(client: IpAddr) -> u128 {
-    match client {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
-        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns an admission with the default limits.
+    fn admission() -> Admission {
+        let defaults: toml::Table = include_str!("../../config/default.toml")
+            .parse()
+            .expect("the defaults are valid");
+        let settings = defaults["webhook"].clone().try_into();
+        let settings: Settings = settings.expect("the defaults are valid");
+        Admission::new(&settings).unwrap_or_else(|invalid| panic!("{}", invalid.rule))
+    }
+
+    #[test]
+    fn limits_large_bodies_in_memory() {
+        let admission = admission();
+        let mut admitted = Vec::new();
+        for _ in 0..MAX_LARGE_BODIES {
+            let permits = admission.admit_authenticated(SMALL_BODY_BYTES + 1);
+            admitted.push(permits.map_err(drop).expect("a permit"));
+        }
+
+        let refused = admission
+            .admit_authenticated(SMALL_BODY_BYTES + 1)
+            .map(drop);
+        let small = admission.admit_authenticated(SMALL_BODY_BYTES).map(drop);
+        admitted.pop();
+        let next = admission
+            .admit_authenticated(SMALL_BODY_BYTES + 1)
+            .map(drop);
+
+        assert_eq!(refused, Err(AdmissionError::TooManyLargeBodies));
+        assert_eq!((small, next), (Ok(()), Ok(())));
     }
 }

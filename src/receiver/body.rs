@@ -1,25 +1,18 @@
 //! Reads the body of a request into memory, within a size limit and one deadline. This module does not interpret the bytes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::memory_budget::{BudgetExceeded, Reservation};
 use crate::domain::outcome::RejectionReason;
 use crate::web::{Problem, ProblemType};
-
-/// The maximum size of a small body, which needs no permit. Webhooks from Cloudflare are far smaller.
-const SMALL_BODY_BYTES: usize = 64 * 1024;
-
-/// The maximum number of large bodies in memory. The service holds a body from the start of reading until the notification is
-/// recorded. A request over this limit gets a 500 response, and the sender may retry it.
-const MAX_LARGE_BODIES: usize = 64;
 
 /// The time limit for draining a body that is too large. Draining reads the rest of the body and discards it. Then the service
 /// responds.
@@ -33,14 +26,24 @@ const DRAIN_LIMIT_FACTOR: usize = 4;
 pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,
-    large_body_permits: Arc<Semaphore>,
 }
 
-/// A body in memory.
-pub(super) struct BufferedBody {
-    pub(super) bytes: Bytes,
-    /// The permit of a large body. It is held while the body or its parsed content is in memory.
-    pub(super) large_body_permit: Option<OwnedSemaphorePermit>,
+/// What the headers of a request say about its body.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Framing {
+    content_length: Option<usize>,
+    /// Whether the client waits for a response before it sends the body.
+    expects_continue: bool,
+}
+
+impl Framing {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let length = headers.get(CONTENT_LENGTH);
+        Self {
+            content_length: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+            expects_continue: headers.contains_key(EXPECT),
+        }
+    }
 }
 
 /// The reason why a body was not read.
@@ -50,35 +53,30 @@ enum ReadError {
     TimedOut,
     /// The connection or the stream ended before the end of the body.
     Incomplete,
-    TooManyLargeBodies,
+    OutOfMemory(BudgetExceeded),
 }
-
-/// The logged cause when no permit is free.
-#[derive(Debug, thiserror::Error)]
-#[error("{MAX_LARGE_BODIES} bodies over {SMALL_BODY_BYTES} bytes are already in flight")]
-struct TooManyLargeBodies;
 
 impl BodyReader {
     /// Creates a reader of bodies of at most `max_bytes`. Each body must be complete within `timeout`.
     pub(super) fn new(max_bytes: usize, timeout: Duration) -> Self {
-        Self {
-            max_bytes,
-            timeout,
-            large_body_permits: Arc::new(Semaphore::new(MAX_LARGE_BODIES)),
-        }
+        Self { max_bytes, timeout }
     }
 
     /// Reads a body to its end. Drains a body over the limit for a while, because most clients read the response only after they
-    /// have sent the whole body.
+    /// have sent the whole body. Reserves memory for each chunk that arrives.
     pub(super) async fn read(
         &self,
-        headers: &HeaderMap,
+        framing: Framing,
         mut body: Body,
-    ) -> Result<BufferedBody, Problem> {
-        let read = if content_length(headers).is_some_and(|length| length > self.max_bytes) {
+        memory: &mut Reservation<'_>,
+    ) -> Result<Bytes, Problem> {
+        let is_too_large = framing
+            .content_length
+            .is_some_and(|length| length > self.max_bytes);
+        let read = if is_too_large {
             Err(ReadError::TooLarge)
         } else {
-            let collected = timeout(self.timeout, self.collect(&mut body)).await;
+            let collected = timeout(self.timeout, self.collect(&mut body, memory)).await;
             collected.unwrap_or(Err(ReadError::TimedOut))
         };
         let error = match read {
@@ -86,38 +84,29 @@ impl BodyReader {
             Err(error) => error,
         };
         // A client that expects 100-continue waits for a response before it sends the body.
-        if error == ReadError::TooLarge && !headers.contains_key(EXPECT) {
+        if error == ReadError::TooLarge && !framing.expects_continue {
             drain(body, self.max_bytes.saturating_mul(DRAIN_LIMIT_FACTOR)).await;
         }
         Err(self.problem(error))
     }
 
     /// Collects the chunks. The first chunk is usually the whole body, so it is copied only if another chunk follows.
-    async fn collect(&self, body: &mut Body) -> Result<BufferedBody, ReadError> {
+    async fn collect(
+        &self,
+        body: &mut Body,
+        memory: &mut Reservation<'_>,
+    ) -> Result<Bytes, ReadError> {
         let mut body = Limited::new(body, self.max_bytes);
-        let first = next_chunk(&mut body).await?.unwrap_or_default();
-        let mut large_body_permit = self.permit_for(first.len())?;
-        let mut joined = None;
-        while let Some(chunk) = next_chunk(&mut body).await? {
+        let first = next_chunk(&mut body, memory).await?.unwrap_or_default();
+        memory.grow(first.len())?;
+        let mut joined: Option<BytesMut> = None;
+        while let Some(chunk) = next_chunk(&mut body, memory).await? {
             let joined = joined.get_or_insert_with(|| BytesMut::from(&first[..]));
+            let reserved = joined.capacity();
             joined.extend_from_slice(&chunk);
-            if large_body_permit.is_none() {
-                large_body_permit = self.permit_for(joined.len())?;
-            }
+            memory.grow(joined.capacity() - reserved)?;
         }
-        Ok(BufferedBody {
-            bytes: joined.map_or(first, BytesMut::freeze),
-            large_body_permit,
-        })
-    }
-
-    /// Takes a permit for a body that has reached this length. Returns `None` while the body is small.
-    fn permit_for(&self, length: usize) -> Result<Option<OwnedSemaphorePermit>, ReadError> {
-        if length <= SMALL_BODY_BYTES {
-            return Ok(None);
-        }
-        let permit = Arc::clone(&self.large_body_permits).try_acquire_owned();
-        permit.map(Some).map_err(|_| ReadError::TooManyLargeBodies)
+        Ok(joined.map_or(first, BytesMut::freeze))
     }
 
     fn problem(&self, error: ReadError) -> Problem {
@@ -132,20 +121,33 @@ impl BodyReader {
             )),
             ReadError::Incomplete => Problem::rejected(RejectionReason::InvalidPayload)
                 .detail("The body ended before it was complete. Send it again."),
-            ReadError::TooManyLargeBodies => {
-                Problem::of(ProblemType::Internal).caused_by(TooManyLargeBodies)
-            }
+            ReadError::OutOfMemory(exceeded) => exceeded.into(),
         }
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+impl From<BudgetExceeded> for ReadError {
+    fn from(exceeded: BudgetExceeded) -> Self {
+        Self::OutOfMemory(exceeded)
+    }
 }
 
-/// Returns the next chunk of a body, or `None` at its end. Skips trailers.
-async fn next_chunk(body: &mut Limited<&mut Body>) -> Result<Option<Bytes>, ReadError> {
-    while let Some(frame) = body.frame().await {
+/// Returns the next chunk of a body, or `None` at its end. Skips trailers. If the chunk has not arrived, the request waits.
+async fn next_chunk(
+    body: &mut Limited<&mut Body>,
+    memory: &mut Reservation<'_>,
+) -> Result<Option<Bytes>, ReadError> {
+    loop {
+        let mut next = body.frame();
+        let next = if let Some(next) = (&mut next).now_or_never() {
+            next
+        } else {
+            memory.wait()?;
+            next.await
+        };
+        let Some(frame) = next else {
+            return Ok(None);
+        };
         let frame = frame.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 ReadError::TooLarge
@@ -157,7 +159,6 @@ async fn next_chunk(body: &mut Limited<&mut Body>) -> Result<Option<Bytes>, Read
             return Ok(Some(chunk));
         }
     }
-    Ok(None)
 }
 
 /// Reads and discards up to `max_bytes` more bytes.

@@ -1,13 +1,17 @@
 //! The gate: the middleware of the webhook route. It authenticates a request before the body is parsed.
 //!
 //! ```text
-//! admission ──► body (read once) ──► signing ──► AuthenticatedBody ──► handler
+//! limits of the client ──► body (read once) ──► signing ──► limits of all clients ──► AuthenticatedBody ──► handler
 //! ```
+//!
+//! Until a request is authenticated, its head and body count towards the memory budget.
 //!
 //! The handler takes an [`AuthenticatedBody`], which only this file creates. [`protect`] is the only way to route such a handler.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRef, FromRequestParts, Request, State};
@@ -18,17 +22,28 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::admission::AdmissionError;
-use super::body::BufferedBody;
+use super::admission::{AdmissionError, SMALL_BODY_BYTES};
+use super::body::Framing;
+use super::memory_budget::Reservation;
 use super::response::rejection_problem;
 use super::state::Receiver;
 use crate::domain::notification::RequestInfo;
 use crate::domain::outcome::RejectionReason;
 use crate::domain::timestamp::Timestamp;
-use crate::signing::{Scheme, Verification, Verifier};
+use crate::signing::{Scheme, Verification};
 use crate::web::{ClientAddress, Problem, ProblemType, RequestId};
+
+/// The memory that a request needs in addition to its head and body: its task, its buffers and its entry in the log.
+const REQUEST_OVERHEAD_BYTES: usize = 4096;
+
+/// The memory that a header needs in addition to its name and value.
+const FIELD_OVERHEAD_BYTES: usize = 128;
+
+/// The longest time that a large body waits until it is hashed. A body of the maximum size is hashed in milliseconds.
+const HASHING_WAIT: Duration = Duration::from_secs(5);
 
 /// Routes POST requests through the gate to a handler. Requests with other methods get 405, and do not reach the gate.
 pub(super) fn protect<H, T>(handler: H, receiver: Arc<Receiver>) -> MethodRouter
@@ -53,7 +68,8 @@ impl FromRef<GatedReceiver> for Arc<Receiver> {
 
 /// The body of an authenticated request, or of any request while authentication is disabled.
 pub(super) struct AuthenticatedBody {
-    body: BufferedBody,
+    body: Bytes,
+    large_body_permit: Option<OwnedSemaphorePermit>,
     receipt: Receipt,
 }
 
@@ -66,12 +82,12 @@ pub(super) struct Receipt {
 
 impl AuthenticatedBody {
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.body.bytes
+        &self.body
     }
 
     /// Returns the receipt and the permit of a large body.
     pub(super) fn into_parts(self) -> (Receipt, Option<OwnedSemaphorePermit>) {
-        (self.receipt, self.body.large_body_permit)
+        (self.receipt, self.large_body_permit)
     }
 }
 
@@ -112,16 +128,18 @@ async fn authenticate(
         counter.count(reason, at, tried_scheme, client);
     };
 
-    // The request is in flight until the response is ready or the client disconnects.
-    let _in_flight_permit = receiver.admission.admit(client).map_err(|error| {
+    receiver.admission.admit_client(client).map_err(|error| {
         if error == AdmissionError::AddressNotAllowed {
             count_refusal(RejectionReason::AddressNotAllowed, receiver.clock.now());
         }
         Problem::from(error)
     })?;
-    let body = receiver.body.read(&headers, body).await?;
+    let mut memory = receiver
+        .memory_budget
+        .reserve(client, head_size(&head, &headers))?;
+    let (headers, body) = read_body(&receiver, headers, body, &mut memory).await?;
     let received_at = receiver.clock.now();
-    let scheme = match verify(&receiver.verifier, headers, &body, received_at).await? {
+    let scheme = match verify(&receiver, headers, &body, received_at).await? {
         Verification::Disabled => None,
         Verification::Verified(scheme) => Some(scheme),
         Verification::Failed => {
@@ -129,13 +147,51 @@ async fn authenticate(
             return Err(rejection_problem(RejectionReason::Unauthenticated));
         }
     };
+    drop(memory);
+    // The request is in flight until the response is ready or the client disconnects.
+    let permits = receiver.admission.admit_authenticated(body.len())?;
+    let _in_flight_permit = permits.in_flight;
+
     let receipt = Receipt {
         received_at,
         request_info: request_info(&head, scheme, client),
     };
-    let body = AuthenticatedBody { body, receipt };
+    let body = AuthenticatedBody {
+        body,
+        large_body_permit: permits.large_body,
+        receipt,
+    };
     head.extensions.insert(BodyExtension(Arc::new(body)));
     Ok(next.run(Request::from_parts(head, Body::empty())).await)
+}
+
+/// Returns the approximate memory of a request's head, in bytes.
+fn head_size(head: &Parts, headers: &HeaderMap) -> usize {
+    let path = head
+        .uri
+        .path_and_query()
+        .map_or(0, |path| path.as_str().len());
+    let fields = headers.iter();
+    let fields =
+        fields.map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES);
+    REQUEST_OVERHEAD_BYTES + path + fields.sum::<usize>()
+}
+
+/// Reads the body. If it has not arrived with the head, only copies of the credentials stay in memory.
+async fn read_body(
+    receiver: &Receiver,
+    mut headers: HeaderMap,
+    body: Body,
+    memory: &mut Reservation<'_>,
+) -> Result<(HeaderMap, Bytes), Problem> {
+    let mut reading = pin!(receiver.body.read(Framing::of(&headers), body, memory));
+    let read = if let Some(read) = reading.as_mut().now_or_never() {
+        read
+    } else {
+        headers = receiver.verifier.credentials(&headers);
+        reading.await
+    };
+    Ok((headers, read?))
 }
 
 fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) -> RequestInfo {
@@ -149,23 +205,33 @@ fn request_info(head: &Parts, scheme: Option<Scheme>, client: Option<IpAddr>) ->
 
 /// Verifies the request. A large body is hashed on a blocking thread, because hashing it here would delay other requests.
 async fn verify(
-    verifier: &Arc<Verifier>,
+    receiver: &Receiver,
     headers: HeaderMap,
-    body: &BufferedBody,
+    body: &Bytes,
     now: Timestamp,
 ) -> Result<Verification, Problem> {
-    if verifier.is_disabled() {
-        return Ok(Verification::Disabled);
+    let verifier = &receiver.verifier;
+    if body.len() <= SMALL_BODY_BYTES || verifier.is_disabled() {
+        return Ok(verifier.verify(&headers, body, now));
     }
-    if body.large_body_permit.is_none() {
-        return Ok(verifier.verify(&headers, &body.bytes, now));
-    }
-    let (verifier, bytes) = (Arc::clone(verifier), Bytes::clone(&body.bytes));
-    let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(|| verifier.verify(&headers, &bytes, now)))
+    let permit = Arc::clone(&receiver.hashing_permits).acquire_owned();
+    let permit = tokio::time::timeout(HASHING_WAIT, permit)
         .await
-        .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
+        .map_err(|_| Problem::of(ProblemType::Busy).caused_by(TooManyHashes))?;
+    let (verifier, body) = (Arc::clone(verifier), Bytes::clone(body));
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        span.in_scope(|| verifier.verify(&headers, &body, now))
+    })
+    .await
+    .map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))
 }
+
+/// The logged cause when large bodies wait too long for their verification.
+#[derive(Debug, thiserror::Error)]
+#[error("too many bodies over {SMALL_BODY_BYTES} bytes wait for verification")]
+struct TooManyHashes;
 
 impl From<AdmissionError> for Problem {
     fn from(error: AdmissionError) -> Self {
@@ -183,7 +249,10 @@ impl From<AdmissionError> for Problem {
                      Wait for the time in the header Retry-After.",
                 )
                 .retry_after(wait),
-            AdmissionError::Overloaded => Self::of(ProblemType::Busy).caused_by(TooManyInFlight),
+            AdmissionError::TooManyInFlight => Self::of(ProblemType::Busy).caused_by(TooManyInFlight),
+            AdmissionError::TooManyLargeBodies => {
+                Self::of(ProblemType::Busy).caused_by(TooManyLargeBodies)
+            }
         }
     }
 }
@@ -192,6 +261,11 @@ impl From<AdmissionError> for Problem {
 #[derive(Debug, thiserror::Error)]
 #[error("too many webhooks are in flight (webhook.max_in_flight)")]
 struct TooManyInFlight;
+
+/// The logged cause when too many large bodies are in memory.
+#[derive(Debug, thiserror::Error)]
+#[error("too many bodies over {SMALL_BODY_BYTES} bytes are in flight")]
+struct TooManyLargeBodies;
 
 #[cfg(test)]
 mod tests;

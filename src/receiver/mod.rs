@@ -13,6 +13,7 @@ mod admission;
 mod body;
 mod gate;
 mod handler;
+mod memory_budget;
 mod parking;
 pub mod payload;
 mod refusal_counter;
@@ -27,8 +28,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::outcome::RejectionReason;
 use crate::store::Rejections;
 use crate::telemetry::metrics::ParkedMetrics;
+use crate::web::AddressFilter;
 
 pub(crate) use parking::{ParkedApplier, Reprocessed};
 pub(crate) use settings::{Settings, WebhookPath};
@@ -38,6 +41,23 @@ impl Receiver {
     /// Returns whether authentication is disabled because no secret is configured.
     pub(crate) fn authentication_disabled(&self) -> bool {
         self.verifier.is_disabled()
+    }
+
+    /// Returns a filter of the addresses that may connect. It counts the connections that it refuses.
+    pub(crate) fn address_filter(&self) -> AddressFilter {
+        let (admission, counter) = (
+            Arc::clone(&self.admission),
+            Arc::clone(&self.refusal_counter),
+        );
+        let clock = Arc::clone(&self.clock);
+        Arc::new(move |client| {
+            let is_allowed = admission.allows(client);
+            if !is_allowed {
+                let reason = RejectionReason::AddressNotAllowed;
+                counter.count(reason, clock.now(), None, Some(client));
+            }
+            is_allowed
+        })
     }
 
     /// Returns the background tasks of the receiver, with their names. Two of them run until `stop`. The refusal counter runs

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
 use super::body::BodyReader;
+use super::memory_budget::MemoryBudget;
 use super::payload::Pointers;
 use super::refusal_counter::RefusalCounter;
 use super::settings::Settings;
@@ -16,10 +18,16 @@ use crate::store::Inbox;
 use crate::telemetry::metrics::WebhookMetrics;
 use crate::web;
 
+/// The maximum number of large bodies that are hashed at the same time. Further ones wait.
+const MAX_CONCURRENT_HASHES: usize = 16;
+
 /// The state of the webhook route.
 pub struct Receiver {
     pub(super) admission: Arc<Admission>,
+    pub(super) memory_budget: MemoryBudget,
     pub(super) body: BodyReader,
+    /// One permit for each large body that is hashed.
+    pub(super) hashing_permits: Arc<Semaphore>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) refusal_counter: Arc<RefusalCounter>,
     pub(super) envelope: Pointers,
@@ -41,9 +49,15 @@ impl Receiver {
         inbox: Arc<dyn Inbox>,
         clock: Arc<dyn Clock>,
         request_tasks: TaskTracker,
+        metrics: WebhookMetrics,
     ) -> Result<Self, InvalidSetting> {
         Ok(Self {
             verifier: Arc::new(settings.verifier()?),
+            memory_budget: MemoryBudget::new(
+                server.unauthenticated_memory_bytes.count(),
+                metrics.clone(),
+            ),
+            hashing_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES)),
             body: BodyReader::new(
                 server.body_limit_bytes.count(),
                 server.read_timeout_secs.seconds(),
@@ -53,13 +67,8 @@ impl Receiver {
             admission: Arc::new(Admission::new(settings)?),
             refusal_counter: Arc::new(RefusalCounter::new(Arc::clone(&clock))),
             clock,
-            metrics: WebhookMetrics::default(),
+            metrics,
             request_tasks,
         })
-    }
-
-    /// Counts in these metrics, which the service publishes.
-    pub(crate) fn with_metrics(self, metrics: WebhookMetrics) -> Self {
-        Self { metrics, ..self }
     }
 }

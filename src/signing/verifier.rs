@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
+use axum::http::{HeaderMap, HeaderValue};
 use secrecy::SecretString;
 
 use super::header_values::first_match;
@@ -88,6 +88,24 @@ impl Verifier {
             })
     }
 
+    /// Returns copies of the headers that [`accepts`](Self::accepts) reads. The copies share no memory with the request.
+    #[must_use]
+    pub fn credentials(&self, headers: &HeaderMap) -> HeaderMap {
+        let names = self
+            .schemes
+            .iter()
+            .flat_map(|scheme| scheme.credential_headers());
+        let mut copies = HeaderMap::new();
+        for name in names {
+            for value in headers.get_all(&name) {
+                if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+                    copies.append(&name, copy);
+                }
+            }
+        }
+        copies
+    }
+
     pub(super) fn is_recent(&self, sent_at: Timestamp, now: Timestamp) -> bool {
         sent_at - now <= self.tolerance
     }
@@ -107,6 +125,16 @@ impl Scheme {
     #[must_use]
     pub fn of_request(headers: &HeaderMap) -> Option<Self> {
         Self::all_of_request(headers).next()
+    }
+
+    /// Returns the headers in which a request with this scheme has its credential.
+    fn credential_headers(self) -> Vec<HeaderName> {
+        match self {
+            Self::CfWebhookAuth => vec![cf_webhook_auth::HEADER],
+            Self::Hmac => body_hmac::HEADERS.into(),
+            Self::Timestamped => vec![timestamped::SIGNATURE, timestamped::TIMESTAMP],
+            Self::Standard => vec![standard::SIGNATURE, standard::TIMESTAMP, standard::ID],
+        }
     }
 
     /// Returns every scheme that a request with these headers uses.

@@ -44,9 +44,11 @@ metrics! {
 }
 
 metrics! {
-    /// The metrics of received notifications.
+    /// The metrics of received webhooks.
     WebhookMetrics {
         details_ignored: Counter = "webhook_details_ignored", "Fields of notifications that were ignored because they break a rule";
+        out_of_memory: Counter = "unauthenticated_memory_exceeded",
+            "Webhooks that were answered with 503 because unauthenticated requests used too much memory";
     }
 }
 
@@ -79,6 +81,32 @@ metrics! {
     }
 }
 
+metrics! {
+    /// The metrics of the HTTP listeners.
+    WebMetrics {
+        closed: Family<CloseReason, Counter> = "connections_closed",
+            "Connections that the service closed, by reason: not-allowed (address), client-limit or replaced (idle while all were in use)";
+    }
+}
+
+/// The label of a connection that the service closed.
+pub(crate) type CloseReason = [(&'static str, &'static str); 1];
+
+/// The label of a connection from an address that is not allowed.
+pub(crate) const NOT_ALLOWED: CloseReason = [("reason", "not-allowed")];
+
+/// The label of a connection whose client has too many connections.
+pub(crate) const CLIENT_LIMIT: CloseReason = [("reason", "client-limit")];
+
+/// The label of an idle connection that made room for a new one.
+pub(crate) const REPLACED: CloseReason = [("reason", "replaced")];
+
+impl WebMetrics {
+    pub(crate) fn count_closed(&self, reason: CloseReason) {
+        self.closed.get_or_create(&reason).inc();
+    }
+}
+
 /// The metrics of one run of the service.
 #[derive(Debug)]
 pub struct Metrics {
@@ -93,6 +121,8 @@ pub struct Metrics {
     pub relay: RelayMetrics,
     /// Parked notifications.
     pub parked: ParkedMetrics,
+    /// The HTTP listeners.
+    pub web: WebMetrics,
 }
 
 impl Default for Metrics {
@@ -110,6 +140,11 @@ impl Default for Metrics {
         }
         let parked = ParkedMetrics::default();
         parked.register(&mut registry);
+        let web = WebMetrics::default();
+        web.register(&mut registry);
+        for reason in [NOT_ALLOWED, CLIENT_LIMIT, REPLACED] {
+            drop(web.closed.get_or_create(&reason));
+        }
         let tasks = Gauge::default();
         registry.register(
             "tokio_alive_tasks",
@@ -130,6 +165,7 @@ impl Default for Metrics {
             inbox,
             relay,
             parked,
+            web,
         }
     }
 }

@@ -112,6 +112,15 @@ impl TrustedProxies {
     }
 }
 
+/// Returns the key of a client for its limits: its IPv4 address, or the /64 network of its IPv6 address. Such a network belongs to
+/// one client (RFC 6177).
+pub(crate) fn client_key(client: IpAddr) -> u128 {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64,
+    }
+}
+
 /// Parses an IP address, with or without a port. An IPv6 address may have brackets.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let text = text.trim();

@@ -6,27 +6,25 @@
 
 mod access_log;
 mod client;
+mod connections;
+mod middleware;
 mod problem;
 mod request_id;
 mod serve;
 
-use std::sync::Arc;
-
-use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::config_types::{Bounded, ListenAddress, Networks, Seconds};
+use crate::config_types::{Bounded, InvalidSetting, ListenAddress, Networks, Seconds};
 use client::ForwardedHeader;
 
 pub use access_log::LineLimiter;
 pub(crate) use access_log::{LogFields, LogLevel};
-pub(crate) use client::{ClientAddress, TrustedProxies};
+pub(crate) use client::client_key;
+pub use client::{ClientAddress, TrustedProxies};
+pub use middleware::with_middleware;
 pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;
-pub(crate) use serve::{Limits, Server};
+pub(crate) use serve::{AddressFilter, Limits, Server};
 
 /// The `server` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,6 +40,10 @@ pub struct Settings {
     pub keep_alive_secs: Seconds<1, 3600>,
     /// The maximum number of simultaneous connections.
     pub max_connections: Bounded<1, 1_000_000>,
+    /// The maximum number of simultaneous connections of one client. 0 means no limit.
+    pub max_connections_per_client: Bounded<0, 1_000_000>,
+    /// The maximum memory for unauthenticated requests, in bytes.
+    pub unauthenticated_memory_bytes: Bounded<1_048_576, 1_099_511_627_776>,
     /// The proxies whose forwarding header is used.
     pub trusted_proxies: Networks,
     /// The header in which these proxies forward the address of their client.
@@ -53,9 +55,23 @@ impl Settings {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             max_connections: self.max_connections.count(),
+            max_connections_per_client: Some(self.max_connections_per_client.count())
+                .filter(|limit| *limit > 0),
             head_timeout: self.read_timeout_secs.seconds(),
             keep_alive: self.keep_alive_secs.seconds(),
         }
+    }
+
+    /// Checks the rules that involve several settings.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        let needed = self.body_limit_bytes.count().saturating_mul(2);
+        if self.unauthenticated_memory_bytes.count() < needed {
+            return Err(InvalidSetting {
+                key: "server.unauthenticated_memory_bytes",
+                rule: format!("must be at least twice server.body_limit_bytes, that is {needed}"),
+            });
+        }
+        Ok(())
     }
 
     /// Returns the trusted proxies.
@@ -66,27 +82,4 @@ impl Settings {
             header: self.client_address_header,
         }
     }
-}
-
-/// Wraps a router in the middleware of every listener. The limiter applies to its access log. The last layer is the outermost.
-pub fn with_middleware(router: Router, log_limiter: Arc<LineLimiter>) -> Router {
-    router
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(answer_panic))
-        .layer(from_fn_with_state(log_limiter, access_log::log))
-        .layer(from_fn(request_id::set))
-}
-
-async fn no_such_route() -> Problem {
-    Problem::of(ProblemType::NoSuchRoute)
-}
-
-async fn method_not_allowed() -> Problem {
-    Problem::of(ProblemType::MethodNotAllowed)
-}
-
-/// Returns a 500 response. The panic hook has logged the panic and its location.
-fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
-    Problem::of(ProblemType::Internal).into_response()
 }

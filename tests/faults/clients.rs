@@ -1,4 +1,4 @@
-//! Slow clients, and clients that disconnect.
+//! Slow clients, clients that disconnect, and clients that send many headers.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::app::PATH;
+use crate::support::header_flood::{flood, wait_until_read};
 use crate::support::program::open_files_limit;
 use crate::support::signing::SECRET;
 
@@ -17,6 +18,12 @@ const SENDING_CLIENTS: usize = 100;
 
 /// The number of clients that disconnect, one after another.
 const DISCONNECTING_CLIENTS: usize = 500;
+
+/// The number of clients that flood the service with headers.
+const FLOODING_CLIENTS: usize = 256;
+
+/// A number of headers that the service accepts.
+const ACCEPTED_HEADERS: usize = 90;
 
 /// Returns the parts of a request after which clients stop: none, one letter, half a head, a head,
 /// half a body.
@@ -73,6 +80,22 @@ pub(super) async fn connect_and_disconnect(port: u16) {
             client.set_zero_linger().expect("the linger time is set");
         }
     }
+}
+
+/// Opens connections with many HTTP/2 requests, each with as many headers as the service accepts. The connections stay open
+/// until the result is dropped.
+pub(super) async fn flood_with_headers(port: u16) -> Vec<TcpStream> {
+    let flood = flood(ACCEPTED_HEADERS);
+    let mut clients = Vec::with_capacity(FLOODING_CLIENTS);
+    for _ in 0..FLOODING_CLIENTS {
+        let client = TcpStream::connect(("127.0.0.1", port)).await;
+        let mut client = client.expect("the client connects");
+        // The service may close the connection before it has read everything.
+        let _closed = client.write_all(&flood).await;
+        wait_until_read(&mut client).await;
+        clients.push(client);
+    }
+    clients
 }
 
 /// Opens a connection and sends part of a request.

@@ -50,6 +50,7 @@ pub(crate) enum Fault {
     LogDiskFull,
     LogPipeClosed,
     LogPipeUnread,
+    HeadersFlooding,
     ClientsSlow,
     ClientsDisconnecting,
     PoisonRow,
@@ -76,6 +77,7 @@ impl Fault {
                 Self::LogDiskFull,
                 Self::LogPipeClosed,
                 Self::LogPipeUnread,
+                Self::HeadersFlooding,
                 Self::ClientsSlow,
                 Self::ClientsDisconnecting,
             ]
@@ -90,6 +92,7 @@ impl Fault {
                 Self::LogDiskFull,
                 Self::LogPipeClosed,
                 Self::LogPipeUnread,
+                Self::HeadersFlooding,
                 Self::ClientsSlow,
                 Self::ClientsDisconnecting,
             ]
@@ -116,6 +119,7 @@ impl Fault {
             Self::LogDiskFull => "disk of the log full",
             Self::LogPipeClosed => "pipe of the log closed",
             Self::LogPipeUnread => "pipe of the log not read",
+            Self::HeadersFlooding => "flood of headers",
             Self::ClientsSlow => "clients slow",
             Self::ClientsDisconnecting => "clients disconnect",
             Self::PoisonRow => "poison row",
@@ -203,6 +207,13 @@ impl Fault {
             Self::LogDiskFull => break_log(scenario, load, self, LogOutput::FullDisk).await,
             Self::LogPipeClosed => break_log(scenario, load, self, LogOutput::ClosedPipe).await,
             Self::LogPipeUnread => break_log(scenario, load, self, LogOutput::UnreadPipe).await,
+            Self::HeadersFlooding => {
+                for replica in &scenario.replicas {
+                    let flood = clients::flood_with_headers(replica.service.port).await;
+                    wait_for_progress(load, self, "other clients are served").await;
+                    drop(flood);
+                }
+            }
             Self::ClientsSlow => {
                 for replica in &scenario.replicas {
                     let slow = clients::open_slow(replica.service.port, FAULT_DURATION).await;

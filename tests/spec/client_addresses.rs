@@ -27,18 +27,60 @@ pub(crate) async fn post_webhook_for(app: &App, header: &str, client: &str) -> T
 }
 
 on_both_databases!(
-    rejects_and_counts_disallowed_addresses,
+    closes_and_counts_disallowed_connections,
+    rejects_and_counts_disallowed_clients_of_proxy,
     uses_client_address_from_trusted_proxy,
 );
 
-async fn rejects_and_counts_disallowed_addresses(database: Database) {
+async fn closes_and_counts_disallowed_connections(database: Database) {
     let app = App::start_with(
         database,
         &[("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")],
     )
     .await;
+    let closed = app
+        .metric("connections_closed_total{reason=\"not-allowed\"}")
+        .await;
 
-    let refused = app.post_webhook(TEST_MESSAGE).await;
+    let refused = app.request(TEST_MESSAGE).send().await;
+
+    assert!(refused.is_err(), "{refused:?}");
+    let closed_after = app
+        .metric("connections_closed_total{reason=\"not-allowed\"}")
+        .await;
+    assert_eq!(closed_after, closed + 1);
+    app.clock.advance(Duration::from_mins(1));
+    wait::until_async("the count of the minute is stored", async || {
+        app.database.rejections().await.len() == 1
+    })
+    .await;
+    let row = app.database.rejections().await.remove(0);
+    assert_eq!(
+        (&row["status"], &row["reason"], &row["count"]),
+        (
+            &json!(403),
+            &json!("address-not-allowed"),
+            &json!(closed_after)
+        )
+    );
+    assert_eq!(
+        (&row["client_address"], &row["scheme"], &row["body"]),
+        (&json!("127.0.0.0/24"), &json!(""), &json!(null))
+    );
+    assert_eq!(app.database.logs().await.len(), 0);
+}
+
+async fn rejects_and_counts_disallowed_clients_of_proxy(database: Database) {
+    let app = App::start_with(
+        database,
+        &[
+            ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+            ("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24"),
+        ],
+    )
+    .await;
+
+    let refused = post_webhook_for(&app, "x-forwarded-for", "198.51.100.1").await;
 
     assert_eq!(refused.outcome(), (403, "address-not-allowed"));
     assert!(names_setting(&refused, "allowed_addresses"), "{refused:?}");
@@ -53,14 +95,9 @@ async fn rejects_and_counts_disallowed_addresses(database: Database) {
         (&json!(403), &json!("address-not-allowed"), &json!(1))
     );
     assert_eq!(
-        (&row["client_address"], &row["scheme"], &row["body"]),
-        (
-            &json!("127.0.0.0/24"),
-            &json!("cf-webhook-auth"),
-            &json!(null)
-        )
+        (&row["client_address"], &row["scheme"]),
+        (&json!("198.51.100.0/24"), &json!("cf-webhook-auth"))
     );
-    assert_eq!(app.database.logs().await.len(), 0);
 }
 
 async fn uses_client_address_from_trusted_proxy(database: Database) {
@@ -125,8 +162,9 @@ async fn ignores_address_headers_without_proxy() {
         "forwarded",
         "x-real-ip",
     ] {
-        let response = post_webhook_for(&app, header, "203.0.113.7").await;
-        assert_eq!(response.outcome(), (403, "address-not-allowed"), "{header}");
+        let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
+        let response = request.header(header, "203.0.113.7").send().await;
+        assert!(response.is_err(), "{header}: {response:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
-use crate::support::{fuzz_config, fuzz_message, fuzz_nesting, fuzz_webhook};
+use crate::support::{fuzz_config, fuzz_headers, fuzz_message, fuzz_nesting, fuzz_webhook};
 
 /// The number of requests to each database.
 const DATABASE_REQUESTS: usize = 1500;
@@ -131,6 +131,19 @@ fn mutated_requests_cause_no_5xx_without_database() {
         .collect();
 
     assert_eq!(seen, BTreeSet::from([200, 400, 401, 403, 404]));
+}
+
+#[test]
+fn mutated_headers_forge_nothing() {
+    let samples = samples("headers");
+    let forwarded = |name: &str| fuzz_headers::check(&samples[name]);
+    assert!(forwarded("forwarded") && forwarded("mapped_proxy"));
+    assert!(!forwarded("untrusted_peer") && !forwarded("wrong_credentials"));
+    let (samples, mut prng) = (samples.into_values().collect::<Vec<_>>(), Prng(SEED));
+
+    for _ in 0..CHECKED_REQUESTS {
+        fuzz_headers::check(&prng.mutated(&samples));
+    }
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn closed_standard_output_is_no_error() {
 async fn cuts_long_methods_and_paths() {
     let folder = TempDir::new().expect("a folder");
     let mut service = Service::start(folder.path(), &[]);
-    let long = "X".repeat(10_000);
+    let long = "X".repeat(5000);
 
     let mut stream = TcpStream::connect(("127.0.0.1", service.port)).expect("it listens");
     write!(

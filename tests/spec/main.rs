@@ -15,6 +15,7 @@ mod authentication;
 mod client_addresses;
 mod command_line;
 mod configuration;
+mod connection_limits;
 mod database_outages;
 mod delivery_commands;
 mod django_adoption;

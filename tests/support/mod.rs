@@ -7,6 +7,9 @@ pub(crate) mod database;
 #[path = "../../fuzz/src/config.rs"]
 pub(crate) mod fuzz_config;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/headers.rs"]
+pub(crate) mod fuzz_headers;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/message.rs"]
 pub(crate) mod fuzz_message;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
@@ -15,6 +18,9 @@ pub(crate) mod fuzz_nesting;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/webhook.rs"]
 pub(crate) mod fuzz_webhook;
+// `fuzz_headers` uses it by its name in the fuzzer.
+use fuzz_webhook as webhook;
+pub(crate) mod header_flood;
 pub(crate) mod inbox;
 pub(crate) mod mutation;
 pub(crate) mod nats;

@@ -7,6 +7,8 @@ use futures_util::stream;
 use http_body_util::Full;
 
 use super::*;
+use crate::receiver::memory_budget::MemoryBudget;
+use crate::telemetry::metrics::WebhookMetrics;
 
 type Chunk = Result<Bytes, std::io::Error>;
 
@@ -20,22 +22,23 @@ fn body(lengths: &[usize]) -> Body {
     stream(lengths.iter().map(chunk).collect())
 }
 
-async fn read(reader: &BodyReader, body: Body) -> Result<BufferedBody, StatusCode> {
-    let read = reader.read(&HeaderMap::new(), body).await;
-    read.map_err(|problem| problem.into_response().status())
-}
+/// The memory budget of a test.
+const BUDGET: usize = 1000;
 
-fn reader() -> BodyReader {
-    BodyReader::new(2 * SMALL_BODY_BYTES, Duration::from_secs(10))
+async fn read(body: Body) -> Result<Bytes, StatusCode> {
+    let reader = BodyReader::new(2 * BUDGET, Duration::from_secs(10));
+    let budget = MemoryBudget::new(BUDGET, WebhookMetrics::default());
+    let mut memory = budget.reserve(None, 0).expect("nothing is reserved");
+    let read = reader.read(Framing::default(), body, &mut memory).await;
+    read.map_err(|problem| problem.into_response().status())
 }
 
 #[tokio::test]
 async fn joins_chunks() {
-    let read = read(&reader(), body(&[1, 2, 0, 3])).await;
+    let read = read(body(&[1, 2, 0, 3])).await;
     let read = read.expect("a body");
 
-    assert_eq!(&read.bytes[..], b"xxxxxx");
-    assert!(read.large_body_permit.is_none());
+    assert_eq!(&read[..], b"xxxxxx");
 }
 
 #[tokio::test]
@@ -43,9 +46,9 @@ async fn ignores_trailers() {
     let full = Full::new(Bytes::from_static(b"xxx"));
     let trailers = async { Some(Ok(HeaderMap::new())) };
 
-    let read = read(&reader(), Body::new(full.with_trailers(trailers))).await;
+    let read = read(Body::new(full.with_trailers(trailers))).await;
 
-    assert_eq!(&read.expect("a body").bytes[..], b"xxx");
+    assert_eq!(&read.expect("a body")[..], b"xxx");
 }
 
 #[tokio::test]
@@ -55,26 +58,17 @@ async fn rejects_truncated_body() {
         Err(std::io::ErrorKind::ConnectionReset.into()),
     ];
 
-    let read = read(&reader(), stream(chunks)).await;
+    let read = read(stream(chunks)).await;
 
     assert_eq!(read.map(drop), Err(StatusCode::BAD_REQUEST));
 }
 
 #[tokio::test]
-async fn limits_large_bodies_in_memory() {
-    let reader = reader();
-    let large = || body(&[SMALL_BODY_BYTES, 1]);
-    let small = body(&[SMALL_BODY_BYTES]);
-    let mut bodies = Vec::new();
-    for _ in 0..MAX_LARGE_BODIES {
-        bodies.push(read(&reader, large()).await.expect("a permit"));
+async fn chunks_count_towards_memory_budget() {
+    assert_eq!(read(body(&[BUDGET])).await.map(drop), Ok(()));
+    assert_eq!(read(body(&[BUDGET / 4; 2])).await.map(drop), Ok(()));
+    for lengths in [&[BUDGET + 1][..], &[BUDGET, 1]] {
+        let read = read(body(lengths)).await;
+        assert_eq!(read.map(drop), Err(StatusCode::SERVICE_UNAVAILABLE));
     }
-
-    let refused = read(&reader, large()).await.map(drop);
-    let small = read(&reader, small).await.map(drop);
-    bodies.pop();
-    let next = read(&reader, large()).await.map(drop);
-
-    assert_eq!(refused, Err(StatusCode::INTERNAL_SERVER_ERROR));
-    assert_eq!((small, next), (Ok(()), Ok(())));
 }

@@ -16,6 +16,7 @@ use crate::domain::notification::Notification;
 use crate::domain::outcome::Outcome;
 use crate::receiver::Settings;
 use crate::store::{Inbox, StoreError};
+use crate::telemetry::metrics::WebhookMetrics;
 use crate::web;
 
 /// The sections of the default configuration for a receiver.
@@ -46,6 +47,7 @@ fn receiver() -> Arc<Receiver> {
         Arc::new(Unreached),
         Arc::new(clock),
         TaskTracker::new(),
+        WebhookMetrics::default(),
     );
     Arc::new(receiver.unwrap_or_else(|invalid| panic!("{} {}", invalid.key, invalid.rule)))
 }

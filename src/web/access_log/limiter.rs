@@ -31,7 +31,7 @@ impl LineLimiter {
     }
 
     /// Returns whether the line of an answer with this status is written.
-    pub(super) fn permits(&self, status: u16) -> bool {
+    pub(in crate::web) fn permits(&self, status: u16) -> bool {
         let limited = LIMITED_STATUSES.iter().zip(&self.answers);
         let mut answers = limited.filter(|(limited, _)| **limited == status);
         answers.next().is_none_or(|(_, answers)| {
