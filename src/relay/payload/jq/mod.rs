@@ -120,7 +120,7 @@ impl JqPrograms {
                 Ok(Some(Answer::Compiled)) => continue,
                 Ok(Some(Answer::Invalid(problem))) => problem,
                 Ok(Some(Answer::Ran(_) | Answer::Failed(..)) | None) => {
-                    let status = process.kill().await;
+                    let status = process.wait_or_kill().await;
                     match status.filter(|status| status.signal().is_none()) {
                         Some(status) => {
                             return Err(format!(

@@ -129,6 +129,16 @@ impl Process {
         take_answer(&mut self.input)
     }
 
+    /// Waits for the end of a process whose streams have ended, and kills it if it does not end. Returns its status.
+    ///
+    /// A process closes its streams before its status is known. Killing it in between would hide the status.
+    pub(super) async fn wait_or_kill(mut self) -> Option<ExitStatus> {
+        match tokio::time::timeout(KILL_TIMEOUT, self.child.wait()).await {
+            Ok(ended) => ended.ok(),
+            Err(_elapsed) => self.kill().await,
+        }
+    }
+
     /// Kills the process and waits for its end. Returns its status, if it ended in time.
     pub(super) async fn kill(mut self) -> Option<ExitStatus> {
         // A process that has ended already keeps its status.
