@@ -89,6 +89,14 @@ pub enum StoreError {
         /// The file.
         database: DatabaseLabel,
     },
+    /// The write-ahead log of the SQLite file was moved, deleted or replaced while it was open.
+    #[error(
+        "the file {database}-wal was moved, deleted or replaced while it was open; restart the service"
+    )]
+    WalReplaced {
+        /// The database file.
+        database: DatabaseLabel,
+    },
     /// The text encoding of the SQLite file is not UTF-8.
     #[error(
         "the file {database} stores text as {encoding} (PRAGMA encoding), but this service needs UTF-8; set database.url to another file"
@@ -183,6 +191,7 @@ impl StoreError {
             | Self::MigrationTimeout { .. }
             | Self::ReadOnly { .. }
             | Self::FileReplaced { .. }
+            | Self::WalReplaced { .. }
             | Self::UnsupportedEncoding { .. }
             | Self::Migration(_)
             | Self::CreateFolder { .. }

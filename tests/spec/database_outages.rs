@@ -3,9 +3,11 @@
 
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
+use tempfile::TempDir;
 
-use crate::support::app::{App, response_to};
+use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
+use crate::support::program::{Service, run, stdout};
 use crate::support::proxy::Proxy;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -161,6 +163,56 @@ async fn moved_sqlite_file_causes_500() {
     );
     assert_eq!(app.post_webhook(BODY).await.outcome(), (200, "applied"));
     assert_eq!(app.database.log_types().await, ["webhook_received"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_is_not_ready_on_sqlite() {
+    let folder = TempDir::new().expect("a folder");
+    let service = Service::start(folder.path(), &[]);
+    let status = async || {
+        let readiness = response_to(client().get(service.ops_url("/readyz"))).await;
+        readiness.status.as_u16()
+    };
+
+    let before = status().await;
+    service.set_limit("--fsize=1:");
+    let full = status().await;
+    service.set_limit("--fsize=unlimited:");
+
+    assert_eq!((before, full, status().await), (200, 503, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_wal_loses_no_acknowledged_webhook() {
+    let folder = TempDir::new().expect("a folder");
+    let variables = [("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
+    run(folder.path(), &["images", "add", "image"], &[]);
+    let mut service = Service::start(folder.path(), &variables);
+    let post = async |service: &Service, body: &'static str| {
+        let webhook = client()
+            .post(service.url())
+            .header("cf-webhook-auth", SECRET);
+        response_to(webhook.body(body)).await.outcome().0
+    };
+    let acknowledged = post(&service, BODY).await;
+
+    std::fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    let after = post(&service, r#"{"text":"t"}"#).await;
+    let readiness = response_to(client().get(service.ops_url("/readyz"))).await;
+    service.signal("-TERM");
+    service.wait();
+
+    assert_eq!((acknowledged, after), (200, 500));
+    assert_eq!(readiness.status, 503);
+    let problem = readiness.body["database"]["problem"].to_string();
+    assert!(
+        problem.contains("images.db-wal was moved, deleted or replaced"),
+        "{problem}"
+    );
+    let service = Service::start(folder.path(), &variables);
+    assert_eq!(post(&service, r#"{"text":"t"}"#).await, 200);
+    let shown = run(folder.path(), &["images", "show", "image"], &[]);
+    assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The migrations of SQLite, and the check whether it is writable.
 
-use sqlx::Connection;
 use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::session::{BEGIN, Sqlite};
 use crate::store::error::StoreError;
@@ -39,11 +39,21 @@ pub(super) async fn migrate(backend: &Sqlite) -> Result<(), StoreError> {
     }
 }
 
-/// Takes and releases the write lock. Fails if that is not possible.
+/// Writes the header of the database file, with its present values. Fails if that is not possible.
+///
+/// Only a statement that writes notices a file without write permission: SQLite begins a transaction on such a file as one that
+/// reads. Only a commit notices a full disk. The commit does not wait for the disk, because it changes nothing.
 pub(super) async fn check_writable(backend: &Sqlite) -> Result<(), StoreError> {
     let action = "checking whether it is writable";
-    let locking = backend.transaction(action, TransactionMode::Durable, async |_| {
+    let writing = backend.transaction(action, TransactionMode::WithoutFsync, async |connection| {
+        let version: i64 = sqlx::query_scalar("PRAGMA user_version")
+            .fetch_one(&mut *connection)
+            .await?;
+        let write = format!("PRAGMA user_version = {version}");
+        connection.execute(AssertSqlSafe(write)).await?;
         Ok(((), Wakeups::default()))
     });
-    locking.await
+    writing.await?;
+    backend.count_committed(1);
+    Ok(())
 }

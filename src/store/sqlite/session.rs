@@ -116,6 +116,7 @@ impl Sqlite {
         let writing = async {
             let mut guard = self.acquire_writer().await?;
             let value = work(&mut guard.connection).await?;
+            self.file.check_committed(&self.runner.database)?;
             guard.release();
             Ok(value)
         };
@@ -138,6 +139,8 @@ impl Sqlite {
             let mut tx = guard.connection.begin_with(begin).await?;
             let (value, wakeups) = work(&mut tx).await?;
             tx.commit().await?;
+            // If the WAL was deleted before the commit, the commit is lost at the next start.
+            self.file.check_committed(&self.runner.database)?;
             wakeups.notify();
             match mode {
                 TransactionMode::Recording | TransactionMode::Durable => {}
@@ -163,8 +166,7 @@ impl Sqlite {
         self.writer.close().await;
     }
 
-    /// Waits for the writer. Fails if the file was moved or deleted, because programs that open its path would not find the
-    /// write.
+    /// Waits for the writer. Fails if a file was moved or deleted, because programs that open its path would not find the write.
     async fn acquire_writer(&self) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
         self.file.check(&self.runner.database)?;
         Ok(GuardedConnection::acquire(&self.writer).await?)
