@@ -24,11 +24,13 @@ pub struct Notification {
 }
 
 impl Notification {
-    /// Returns the notification without the details of its image. `None` if it reports no details.
+    /// Returns the notification without the details of its image. `None` if it reports no details, or nothing else.
     #[must_use]
     pub fn without_details(&self) -> Option<Self> {
         match &self.content {
-            Content::Report(report) if report.details != ReportedDetails::default() => {
+            Content::Report(report)
+                if report.status.is_some() && report.details != ReportedDetails::default() =>
+            {
                 let report = Report {
                     details: ReportedDetails::default(),
                     ..report.clone()

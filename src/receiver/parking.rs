@@ -239,7 +239,9 @@ impl ParkedApplier {
             .await
         {
             Ok(outcomes) => return Ok(outcomes),
-            Err(error) if error.is_systemic() || error.is_transient() => return Err(error),
+            Err(error) if error.is_systemic() || error.is_transient() || error.is_suppression() => {
+                return Err(error);
+            }
             Err(error) => error,
         };
         let Some(reduced) = parked.1.without_details() else {
@@ -250,6 +252,14 @@ impl ParkedApplier {
             .apply(&[(parked.0, Arc::new(reduced))], now)
             .await
         {
+            // Only a written row proves that the details were the reason.
+            Ok(outcomes)
+                if outcomes
+                    .iter()
+                    .any(|(_, outcome)| !matches!(outcome, Outcome::Applied(_))) =>
+            {
+                Err(error)
+            }
             Ok(outcomes) => {
                 tracing::warn!(
                     rejection = parked.0,

@@ -175,6 +175,15 @@ impl StoreError {
         self.class() == ErrorClass::Transient
     }
 
+    /// Returns whether a trigger or a policy of the database kept rows from being written.
+    #[must_use]
+    pub fn is_suppression(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.is_suppression(),
+            error => matches!(error, Self::RowsSuppressed { .. }),
+        }
+    }
+
     /// Returns whether the error affects every transaction, not just this one.
     #[must_use]
     pub fn is_systemic(&self) -> bool {

@@ -15,6 +15,7 @@ on_both_databases!(
     ignores_unreadable_times,
     unreadable_time_of_redelivery_is_duplicate,
     stores_null_character_as_replacement,
+    refused_update_is_never_acknowledged,
     status_survives_details_that_columns_refuse,
     parked_status_survives_details_that_columns_refuse,
 );
@@ -222,6 +223,24 @@ async fn refuse_long_filenames(database: &Database) {
                  BEGIN SELECT RAISE(ABORT, 'the filename is too long'); END;"
         })
         .await;
+}
+
+async fn refused_update_is_never_acknowledged(database: Database) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
+    let upload =
+        |filename: &str| app.post_webhook(upload_with("image", "filename", &json!(filename)));
+    assert_eq!(upload("a.jpg").await.outcome(), (200, "applied"));
+    refuse_long_filenames(&app.database).await;
+
+    // Without the file name, this notification would change nothing.
+    let refused = upload("a-long-filename.jpg").await;
+    let details = json!({"id": "image", "filename": "another-long-one.jpg"}).to_string();
+    let refused_details = app.post_webhook(details).await;
+
+    assert_eq!(refused.outcome(), (500, "internal-error"));
+    assert_eq!(refused_details.outcome(), (500, "internal-error"));
+    assert_eq!(app.metric("inbox_without_details_total").await, 0);
 }
 
 async fn status_survives_details_that_columns_refuse(database: Database) {

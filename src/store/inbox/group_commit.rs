@@ -263,10 +263,15 @@ impl Writer {
                 None => Arc::clone(notification),
             })
             .collect();
-        if !has_details || error.is_transient() {
+        if !has_details || error.is_transient() || error.is_suppression() {
             return None;
         }
         let recorded = self.record(&without_details).await.ok()?;
+        // Only a written row proves that the details were the reason.
+        let is_applied = |outcome: &Outcome| matches!(outcome, Outcome::Applied(_));
+        if !recorded.iter().all(is_applied) {
+            return None;
+        }
         self.metrics.without_details.inc();
         let image = call.notifications.first().and_then(|first| first.image());
         tracing::warn!(
