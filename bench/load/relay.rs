@@ -70,7 +70,7 @@ pub(crate) async fn measure_jq(folder: &Path, database: impl AsyncFn() -> Databa
     }
 }
 
-/// What a rate is measured with, besides the endpoint.
+/// The conditions of a measurement, in addition to the endpoint.
 enum Others<'a> {
     None,
     /// Endpoints that also have waiting deliveries.

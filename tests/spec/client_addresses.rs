@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
@@ -24,6 +24,16 @@ pub(crate) fn names_setting(answer: &TestResponse, setting: &str) -> bool {
 pub(crate) async fn post_webhook_for(app: &App, header: &str, client: &str) -> TestResponse {
     let request = app.request(TEST_MESSAGE).header("cf-webhook-auth", SECRET);
     response_to(request.header(header, client)).await
+}
+
+/// Waits until the only count of refused requests is stored, and returns its row.
+async fn stored_count(app: &App) -> Value {
+    app.clock.advance(Duration::from_mins(1));
+    wait::until_async("the count of the minute is stored", async || {
+        app.database.rejections().await.len() == 1
+    })
+    .await;
+    app.database.rejections().await.remove(0)
 }
 
 on_both_databases!(
@@ -49,12 +59,7 @@ async fn closes_and_counts_disallowed_connections(database: Database) {
         .metric("connections_closed_total{reason=\"not-allowed\"}")
         .await;
     assert_eq!(closed_after, closed + 1);
-    app.clock.advance(Duration::from_mins(1));
-    wait::until_async("the count of the minute is stored", async || {
-        app.database.rejections().await.len() == 1
-    })
-    .await;
-    let row = app.database.rejections().await.remove(0);
+    let row = stored_count(&app).await;
     assert_eq!(
         (&row["status"], &row["reason"], &row["count"]),
         (
@@ -84,12 +89,7 @@ async fn rejects_and_counts_disallowed_clients_of_proxy(database: Database) {
 
     assert_eq!(refused.outcome(), (403, "address-not-allowed"));
     assert!(names_setting(&refused, "allowed_addresses"), "{refused:?}");
-    app.clock.advance(Duration::from_mins(1));
-    wait::until_async("the count of the minute is stored", async || {
-        app.database.rejections().await.len() == 1
-    })
-    .await;
-    let row = app.database.rejections().await.remove(0);
+    let row = stored_count(&app).await;
     assert_eq!(
         (&row["status"], &row["reason"], &row["count"]),
         (&json!(403), &json!("address-not-allowed"), &json!(1))

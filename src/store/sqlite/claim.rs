@@ -141,17 +141,21 @@ fn read_one(row: &SqliteRow) -> Result<Due, OperationError> {
     })
 }
 
+/// Returns a row for each delivery: its id, its number of attempts, and the error of an expired lease.
+fn attempt_rows(due: &[Due]) -> String {
+    json_rows(due, |due| {
+        let delivery = &due.delivery;
+        let error = delivery.lease_expired.then_some(LEASE_EXPIRED);
+        (delivery.id, delivery.attempts, error)
+    })
+}
+
 /// Postpones blocked deliveries. Their leases, if they had any, expired.
 async fn postpone(
     connection: &mut SqliteConnection,
     claim: &Claim<'_>,
     blocked: &[Due],
 ) -> Result<(), OperationError> {
-    let rows = json_rows(blocked, |due| {
-        let delivery = &due.delivery;
-        let error = delivery.lease_expired.then_some(LEASE_EXPIRED);
-        (delivery.id, delivery.attempts, error)
-    });
     sqlx::query(
         "-- outbox_claim
          UPDATE relay_deliveries
@@ -160,7 +164,7 @@ async fn postpone(
          FROM jsonb_each($1) AS blocked
          WHERE relay_deliveries.id = blocked.value ->> 0",
     )
-    .bind(rows)
+    .bind(attempt_rows(blocked))
     .bind(bind_time(claim.now.time().saturating_add(POSTPONEMENT)))
     .execute(connection)
     .await?;
@@ -172,11 +176,6 @@ async fn lease(
     claim: &Claim<'_>,
     due: &[Due],
 ) -> Result<(), OperationError> {
-    let rows = json_rows(due, |due| {
-        let delivery = &due.delivery;
-        let error = delivery.lease_expired.then_some(LEASE_EXPIRED);
-        (delivery.id, delivery.attempts, error)
-    });
     sqlx::query(
         "-- outbox_claim
          UPDATE relay_deliveries
@@ -185,7 +184,7 @@ async fn lease(
          FROM jsonb_each($1) AS due
          WHERE relay_deliveries.id = due.value ->> 0",
     )
-    .bind(rows)
+    .bind(attempt_rows(due))
     .bind(claim.lease)
     .bind(bind_time(claim.now.time().saturating_add(claim.duration)))
     .execute(connection)
