@@ -137,7 +137,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 20] = [
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "relay"]),
-    ("rustix", &["app", "relay"]),
+    ("rustix", &["app", "relay", "store"]),
     ("rustls", &["cli", "relay"]),
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),

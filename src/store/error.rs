@@ -69,17 +69,61 @@ pub enum StoreError {
         /// The database.
         database: DatabaseLabel,
     },
+    /// The user of the database lacks a privilege.
+    #[error(
+        "user {user} of database {database} lacks a privilege; run GRANT {privilege} TO {user}"
+    )]
+    MissingPrivilege {
+        /// The database.
+        database: DatabaseLabel,
+        /// The user.
+        user: String,
+        /// The privilege and its table or sequence, as in a GRANT statement.
+        privilege: String,
+    },
     /// A migration failed, or the applied migrations differ from this release's.
     #[error("the migrations failed")]
     Migration(#[source] sqlx::migrate::MigrateError),
     /// The folder of the SQLite file could not be created.
-    #[error("cannot create the database folder {} (database.url)", folder.display())]
+    #[error("cannot create the database folder {} (database.url); {advice}", folder.display())]
     CreateFolder {
         /// The folder.
         folder: PathBuf,
+        /// The reason, and what to do.
+        advice: String,
         /// The error of the operating system.
         #[source]
         source: std::io::Error,
+    },
+    /// The SQLite file could not be opened, read or written.
+    #[error("database {database}: {action} failed; {advice}")]
+    FileUnusable {
+        /// The file.
+        database: DatabaseLabel,
+        /// The action, as a gerund phrase.
+        action: &'static str,
+        /// The reason, and what to do.
+        advice: String,
+        /// The database's own error.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The SQLite file, or a file that SQLite keeps beside it, is mounted without its folder.
+    #[error(
+        "{} is mounted without its folder; mount the whole folder, because SQLite keeps the last writes in other files there (database.url)",
+        file.display()
+    )]
+    FileMountedAlone {
+        /// The file.
+        file: PathBuf,
+    },
+    /// SQLite did not switch the file to WAL mode.
+    #[error(
+        "SQLite keeps the journal mode {mode} instead of WAL; move the database to a local disk that supports file locks and shared memory (database.url)"
+    )]
+    WalRefused {
+        /// The journal mode.
+        mode: String,
     },
     /// The SQLite file was moved, deleted or replaced while it was open.
     #[error(
@@ -89,9 +133,17 @@ pub enum StoreError {
         /// The file.
         database: DatabaseLabel,
     },
-    /// The write-ahead log of the SQLite file was moved, deleted or replaced while it was open.
+    /// The write-ahead log of the SQLite file was deleted while it was open, or the database is being opened again after that.
     #[error(
-        "the file {database}-wal was moved, deleted or replaced while it was open; restart the service"
+        "the file {database}-wal was deleted while it was open; the service opens the database again"
+    )]
+    WalDeleted {
+        /// The database file.
+        database: DatabaseLabel,
+    },
+    /// Another program has written to another write-ahead log while the service had its own open.
+    #[error(
+        "the file {database}-wal was replaced by another program while it was open; restart the service"
     )]
     WalReplaced {
         /// The database file.
@@ -199,7 +251,12 @@ impl StoreError {
             Self::OperationTimeout { .. }
             | Self::MigrationTimeout { .. }
             | Self::ReadOnly { .. }
+            | Self::MissingPrivilege { .. }
+            | Self::FileUnusable { .. }
+            | Self::FileMountedAlone { .. }
+            | Self::WalRefused { .. }
             | Self::FileReplaced { .. }
+            | Self::WalDeleted { .. }
             | Self::WalReplaced { .. }
             | Self::UnsupportedEncoding { .. }
             | Self::Migration(_)

@@ -23,7 +23,7 @@ pub trait Schema: Send + Sync {
     /// Returns the version numbers of the pending migrations. Fails if the database cannot be reached.
     async fn pending(&self) -> Result<Vec<i64>, StoreError>;
 
-    /// Checks without writing whether the database can be written, and fails if not.
+    /// Checks whether the database can be written, and fails if not. Changes no data.
     async fn check_writable(&self) -> Result<(), StoreError>;
 }
 

@@ -45,6 +45,7 @@ pub(crate) enum Fault {
     ConnectionsBlackholed,
     NetworkSlow,
     DiskFull,
+    WalDeleted,
     FilesExhausted,
     PoolExhausted,
     LogDiskFull,
@@ -87,6 +88,7 @@ impl Fault {
                 Self::ServiceStopped,
                 Self::ServiceKilled,
                 Self::DiskFull,
+                Self::WalDeleted,
                 Self::FilesExhausted,
                 Self::PoolExhausted,
                 Self::LogDiskFull,
@@ -114,6 +116,7 @@ impl Fault {
             Self::ConnectionsBlackholed => "connections open without traffic",
             Self::NetworkSlow => "network slow",
             Self::DiskFull => "disk full",
+            Self::WalDeleted => "write-ahead log deleted",
             Self::FilesExhausted => "out of file descriptors",
             Self::PoolExhausted => "tables locked, pool exhausted",
             Self::LogDiskFull => "disk of the log full",
@@ -202,6 +205,7 @@ impl Fault {
                 set_network_condition(scenario, NetworkCondition::Normal);
             }
             Self::DiskFull => fill_disk(scenario, load).await,
+            Self::WalDeleted => delete_wal(scenario, load).await,
             Self::FilesExhausted => exhaust_files(scenario).await,
             Self::PoolExhausted => exhaust_pool(scenario, load).await,
             Self::LogDiskFull => break_log(scenario, load, self, LogOutput::FullDisk).await,
@@ -293,6 +297,17 @@ async fn fill_disk(scenario: &Scenario, load: &Load) {
     service.set_limit(&format!("--fsize={WRITABLE_BYTES}:"));
     wait_until_failing(load, Fault::DiskFull).await;
     service.set_limit("--fsize=unlimited:");
+}
+
+/// Deletes SQLite's write-ahead log, with acknowledged webhooks in it.
+async fn delete_wal(scenario: &Scenario, load: &Load) {
+    for _ in 0..KILLS {
+        let file = scenario.database.url.strip_prefix("sqlite://");
+        let wal = format!("{}-wal", file.expect("a file"));
+        std::fs::remove_file(wal).expect("the file exists");
+        wait_until_failing(load, Fault::WalDeleted).await;
+        wait_for_progress(load, Fault::WalDeleted, "the database is open again").await;
+    }
 }
 
 /// Limits the open files. The service can neither accept clients nor open database connections.

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
-use crate::support::program::{Service, run, stdout};
+use crate::support::program::Service;
 use crate::support::proxy::Proxy;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -180,39 +180,6 @@ async fn full_disk_is_not_ready_on_sqlite() {
     service.set_limit("--fsize=unlimited:");
 
     assert_eq!((before, full, status().await), (200, 503, 200));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn deleted_wal_loses_no_acknowledged_webhook() {
-    let folder = TempDir::new().expect("a folder");
-    let variables = [("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
-    run(folder.path(), &["images", "add", "image"], &[]);
-    let mut service = Service::start(folder.path(), &variables);
-    let post = async |service: &Service, body: &'static str| {
-        let webhook = client()
-            .post(service.url())
-            .header("cf-webhook-auth", SECRET);
-        response_to(webhook.body(body)).await.outcome().0
-    };
-    let acknowledged = post(&service, BODY).await;
-
-    std::fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
-    let after = post(&service, r#"{"text":"t"}"#).await;
-    let readiness = response_to(client().get(service.ops_url("/readyz"))).await;
-    service.signal("-TERM");
-    service.wait();
-
-    assert_eq!((acknowledged, after), (200, 500));
-    assert_eq!(readiness.status, 503);
-    let problem = readiness.body["database"]["problem"].to_string();
-    assert!(
-        problem.contains("images.db-wal was moved, deleted or replaced"),
-        "{problem}"
-    );
-    let service = Service::start(folder.path(), &variables);
-    assert_eq!(post(&service, r#"{"text":"t"}"#).await, 200);
-    let shown = run(folder.path(), &["images", "show", "image"], &[]);
-    assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,3 +62,68 @@ async fn separates_webhook_and_ops_routes(database: Database) {
         (404, "no-such-route")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_names_missing_postgres_privilege() {
+    let owner = App::start(Database::postgres_own_server().await).await;
+    let database = &owner.database;
+    // A Django toolkit's table may have a sequence of its own.
+    database
+        .execute_script(
+            "CREATE ROLE app LOGIN;
+             GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO app;
+             ALTER TABLE cloudflare_image_logs ALTER id DROP IDENTITY;
+             CREATE SEQUENCE log_ids OWNED BY cloudflare_image_logs.id;
+             ALTER TABLE cloudflare_image_logs ALTER id SET DEFAULT nextval('log_ids');",
+        )
+        .await;
+    let mut url = url::Url::parse(&database.url).expect("a URL");
+    url.set_username("app").expect("it has a host");
+    let limited = App::start_with(
+        Database::at(url.as_str()),
+        &[("APP__DATABASE__MIGRATE_ON_START", "false")],
+    )
+    .await;
+    let problem = async || {
+        let readiness = limited.get_ops("/readyz").await;
+        let problem = readiness.body["database"]["problem"].as_str();
+        (readiness.status.as_u16(), problem.map(ToOwned::to_owned))
+    };
+
+    let (status, sequence) = problem().await;
+    assert_eq!(status, 503);
+    let sequence = sequence.expect("a problem");
+    let grant = "GRANT USAGE ON SEQUENCE public.log_ids TO app";
+    assert!(sequence.contains(grant), "{sequence}");
+    database.execute_script(grant).await;
+    assert_eq!(problem().await, (200, None));
+
+    for privilege in [
+        "UPDATE ON cloudflare_images",
+        "INSERT ON cloudflare_image_logs",
+        "INSERT ON webhook_rejections",
+        "UPDATE ON relay_deliveries",
+    ] {
+        database
+            .execute_script(&format!("REVOKE {privilege} FROM app"))
+            .await;
+        let (status, missing) = problem().await;
+        let missing = missing.expect("a problem");
+        assert_eq!(status, 503, "{privilege}");
+        assert!(
+            missing.contains(&format!("GRANT {privilege} TO app")),
+            "{missing}"
+        );
+        database
+            .execute_script(&format!("GRANT {privilege} TO app"))
+            .await;
+    }
+    // A privilege on the columns that the service writes is enough.
+    database
+        .execute_script(
+            "REVOKE INSERT ON cloudflare_image_logs FROM app;
+             GRANT INSERT (image_id, event_type, message, data, timestamp) ON cloudflare_image_logs TO app",
+        )
+        .await;
+    assert_eq!(problem().await, (200, None));
+}

@@ -54,4 +54,5 @@ mod reprocessing;
 mod request_limits;
 mod retention;
 mod shutdown;
+mod sqlite_files;
 mod verify_command;

@@ -40,6 +40,15 @@ impl Database {
         }
     }
 
+    /// Returns the database at this URL, which the caller created.
+    pub(crate) fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            _folder: None,
+            cluster: None,
+        }
+    }
+
     /// Creates a database on the shared server.
     pub(crate) async fn postgres() -> Self {
         Self {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Read, Write, pipe};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -24,11 +26,31 @@ pub(crate) fn program(folder: &Path) -> Command {
     command
 }
 
+/// A user without privileges on Debian: `nobody`.
+pub(crate) const UNPRIVILEGED_USER: u32 = 65534;
+
+/// Makes a command run as a user without privileges. A test that has no privileges itself runs it as its own user.
+pub(crate) fn drop_privileges(command: &mut Command) {
+    if is_root() {
+        command.uid(UNPRIVILEGED_USER).gid(UNPRIVILEGED_USER);
+    }
+}
+
+/// Returns whether the tests run as root.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").expect("it exists").uid() == 0
+}
+
 /// Runs the program to its end. Kills it after a timeout, for example when it serves instead of
 /// refusing to start. The assertions then fail.
 pub(crate) fn run(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program(folder);
     command.args(arguments).envs(variables.iter().copied());
+    end_of(command)
+}
+
+/// Runs a command of the program to its end. Kills it after a timeout.
+pub(crate) fn end_of(mut command: Command) -> Output {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -168,10 +190,30 @@ impl Service {
         variables: &[(&str, &str)],
         (port, ops_port): (u16, u16),
     ) -> Self {
+        let command = Command::new("sh");
+        Self::spawn(command, output, folder, variables, (port, ops_port))
+    }
+
+    /// Starts it on free ports as a user without privileges, and waits until it answers.
+    pub(crate) fn start_unprivileged(folder: &Path, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("sh");
+        drop_privileges(&mut command);
+        let ports = (free_port(), free_port());
+        let mut service = Self::spawn(command, LogOutput::Captured, folder, variables, ports);
+        service.wait_until_ready();
+        service
+    }
+
+    fn spawn(
+        mut command: Command,
+        output: LogOutput,
+        folder: &Path,
+        variables: &[(&str, &str)],
+        (port, ops_port): (u16, u16),
+    ) -> Self {
         let (listen, ops) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{ops_port}"));
         // A write beyond the limit of the file size must fail, as on a full disk. Without the trap
         // the signal would end the process.
-        let mut command = Command::new("sh");
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\""])
             .arg(path())

@@ -93,3 +93,11 @@ async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
     guard.release();
     Ok(pages)
 }
+
+/// Copies every page into the file, and waits for readers (FULL). Returns false if another program kept a page from being copied.
+pub(super) async fn checkpoint_all(pool: &SqlitePool) -> Result<bool, sqlx::Error> {
+    let (busy, _pages, _copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(FULL)")
+        .fetch_one(pool)
+        .await?;
+    Ok(busy == 0)
+}

@@ -1,6 +1,6 @@
 //! Checks of the database file and its write-ahead log: their identities and the text encoding.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use crate::store::error::{DatabaseLabel, StoreError};
 /// would not find them at the next start.
 pub(super) struct OpenedFile {
     path: PathBuf,
-    file_id: Option<FileId>,
+    file_id: FileId,
+    /// Beside the file that a symbolic link leads to, as SQLite does it.
     wal_path: PathBuf,
     /// Set after the first commit, because SQLite creates the file late. SQLite keeps the file, even if the WAL restarts, until
     /// the last connection closes.
@@ -25,30 +26,30 @@ pub(super) struct OpenedFile {
 type FileId = (u64, u64);
 
 impl OpenedFile {
-    /// Returns the identity of the file that is at this path now.
-    pub(super) fn at(path: &Path) -> Self {
-        let mut wal_path = path.as_os_str().to_owned();
-        wal_path.push("-wal");
-        let wal_path = PathBuf::from(wal_path);
-        Self {
+    /// Returns the identity of the file that is at this path now. Fails if there is none.
+    pub(super) fn at(path: &Path) -> std::io::Result<Self> {
+        Ok(Self {
             path: path.to_owned(),
-            file_id: device_and_inode(path),
+            file_id: id(&path.metadata()?),
             wal_id: OnceLock::new(),
-            wal_path,
-        }
+            wal_path: with_suffix(&path.canonicalize()?, "-wal"),
+        })
     }
 
     /// Fails if a path has no file or another file. Takes some microseconds for two `stat` calls.
     pub(super) fn check(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
         let database = database.clone();
-        if device_and_inode(&self.path) != self.file_id {
+        if device_and_inode(&self.path) != Some(self.file_id) {
             return Err(StoreError::FileReplaced { database });
         }
-        match self.wal_id.get() {
-            Some(wal_id) if device_and_inode(&self.wal_path) != Some(*wal_id) => {
-                Err(StoreError::WalReplaced { database })
-            }
-            Some(_) | None => Ok(()),
+        let Some(wal_id) = self.wal_id.get() else {
+            return Ok(());
+        };
+        match self.wal_path.metadata() {
+            Ok(metadata) if id(&metadata) == *wal_id => Ok(()),
+            // Another process has created a WAL, and has written to it.
+            Ok(metadata) if metadata.len() > 0 => Err(StoreError::WalReplaced { database }),
+            Ok(_) | Err(_) => Err(StoreError::WalDeleted { database }),
         }
     }
 
@@ -62,6 +63,22 @@ impl OpenedFile {
         }
         self.check(database)
     }
+
+    /// Returns whether this process still has the WAL open. Returns `None` if the system does not tell it (only Linux does).
+    pub(super) fn is_wal_open(&self) -> Option<bool> {
+        let wal_id = self.wal_id.get()?;
+        let descriptors = std::fs::read_dir("/proc/self/fd").ok()?;
+        let mut files =
+            descriptors.filter_map(|descriptor| device_and_inode(&descriptor.ok()?.path()));
+        Some(files.any(|file| file == *wal_id))
+    }
+}
+
+/// Returns the path of a file that SQLite keeps beside the database, such as `images.db-wal`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// Returns the text encoding of this file, if it is not UTF-8. Returns `None` for a missing file, which is created as UTF-8.
@@ -81,6 +98,9 @@ pub(super) fn non_utf8_encoding(path: &Path) -> Option<&'static str> {
 }
 
 fn device_and_inode(path: &Path) -> Option<FileId> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
+    Some(id(&path.metadata().ok()?))
+}
+
+fn id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
 }

@@ -1,12 +1,16 @@
 //! The SQLite backend: its session, its own statements, and the statements that both backends share.
 
+mod access;
 mod checkpoints;
 mod claim;
 mod columns;
+mod connections;
 mod file;
 mod inbox;
+mod mounts;
 mod outbox;
 mod rejections;
+mod result_code;
 mod schema;
 mod session;
 

@@ -17,12 +17,15 @@ pub(super) fn migrator() -> Migrator {
     configure_migrator(sqlx::migrate!("migrations/sqlite"))
 }
 
-/// Runs the pending migrations.
+/// Runs the pending migrations. Fails if the file cannot be written, even if none is pending.
 pub(super) async fn migrate(backend: &Sqlite) -> Result<(), StoreError> {
+    check_writable(backend).await?;
+    let connections = backend.connections()?;
+    let writer = &connections.writer;
     let migrating = async {
         // SQLite has no advisory locks, so the write lock serializes processes that migrate. In this transaction, the migrator's
         // own transactions are savepoints.
-        let mut guard = GuardedConnection::acquire(&backend.writer).await?;
+        let mut guard = GuardedConnection::acquire(writer).await?;
         let mut tx = guard.connection.begin_with(BEGIN).await?;
         // `run` does the same after it has acquired a connection. With `run`, this future would not be `Send`.
         migrator().run_direct(None, &mut *tx, false).await?;

@@ -1,35 +1,18 @@
-//! The SQLite session: one writer, a few readers, and the methods `read`, `write` and `transaction`.
+//! The SQLite session: the methods `read`, `write` and `transaction`.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use sqlx::error::DatabaseError;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteError, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection, Executor, SqliteConnection, SqlitePool};
-use tokio::time::Instant;
+use sqlx::{Connection, Executor, SqliteConnection};
 
-use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
-use super::file::{self, OpenedFile};
-use crate::store::error::{DatabaseLabel, ErrorClass, StoreError};
+use super::connections::{Connections, CurrentConnections, Opener};
+use super::result_code::classify;
+use super::{access, file, mounts};
+use crate::store::error::{DatabaseLabel, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
 use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::Settings;
-
-/// The maximum number of connections that read. Only commands, background tasks and health checks read. Readers see the last
-/// commit and never wait for the writer.
-const MAX_READERS: u32 = 4;
-
-/// The size of each connection's page cache. A negative number means KiB.
-const CACHE_KIB: &str = "-8192";
-
-/// The size in bytes to which SQLite truncates the WAL file when the WAL restarts.
-pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
-
-/// The time between attempts to open a file that another process has locked.
-pub(super) const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The statement that begins a transaction and takes the write lock. So rows that the transaction reads cannot change before its
 /// commit.
@@ -41,11 +24,8 @@ const RESTORE_FSYNC: &str = "PRAGMA synchronous = FULL";
 
 /// A SQLite database.
 pub(in crate::store) struct Sqlite {
-    /// The only connection that writes. SQLite allows one writer at a time, and the pool's queue is fairer than SQLite's lock.
-    pub(super) writer: SqlitePool,
-    pub(super) readers: SqlitePool,
-    checkpointer: Checkpointer,
-    file: OpenedFile,
+    path: PathBuf,
+    connections: Arc<CurrentConnections>,
     pub(super) runner: OperationRunner,
     pub(super) policy: RecordPolicy,
 }
@@ -57,36 +37,38 @@ impl Sqlite {
         settings: &Settings,
         policy: RecordPolicy,
     ) -> Result<Self, StoreError> {
+        let database: DatabaseLabel = path.display().to_string().into();
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|source| StoreError::CreateFolder {
                 folder: folder.to_owned(),
+                advice: access::advice(folder),
                 source,
             })?;
         }
-        let database: DatabaseLabel = path.display().to_string().into();
         if let Some(encoding) = file::non_utf8_encoding(path) {
             return Err(StoreError::UnsupportedEncoding { database, encoding });
         }
+        if let Some(file) = mounts::mounted_alone(path) {
+            return Err(StoreError::FileMountedAlone { file });
+        }
+        mounts::warn_of_network(path);
         let runner = OperationRunner {
             database,
             deadline: settings.timeout_secs.seconds(),
             classify,
         };
-        let acquire_timeout = settings.acquire_timeout_secs.seconds();
-        // Another process may hold the write lock. The wait for it is shorter than the deadline, so the error says that the
-        // database is locked.
-        let lock_timeout = runner.deadline.mul_f64(0.9);
-        let options = options(path, lock_timeout);
-
-        let opening = open_writer(&options, acquire_timeout, lock_timeout);
-        let writer = runner.run("opening the file", opening).await?;
-        let readers =
-            pool(MAX_READERS, acquire_timeout).connect_lazy_with(options.create_if_missing(false));
+        let opener = Opener {
+            path: path.to_owned(),
+            acquire_timeout: settings.acquire_timeout_secs.seconds(),
+            // Another process may hold the write lock. The wait for it is shorter than the deadline, so the error says that the
+            // database is locked.
+            lock_timeout: runner.deadline.mul_f64(0.9),
+        };
+        let opening = runner.run(access::OPENING, opener.open()).await;
+        let connections = opening.map_err(|error| access::explain(path, error))?;
         Ok(Self {
-            writer,
-            checkpointer: Checkpointer::start(readers.clone()),
-            readers,
-            file: OpenedFile::at(path),
+            path: path.to_owned(),
+            connections: CurrentConnections::new(connections, opener),
             runner,
             policy,
         })
@@ -99,12 +81,13 @@ impl Sqlite {
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, OperationError>,
     ) -> Result<T, StoreError> {
         let reading = async {
-            let mut guard = GuardedConnection::acquire(&self.readers).await?;
+            let connections = self.connections()?;
+            let mut guard = GuardedConnection::acquire(&connections.readers).await?;
             let value = work(&mut guard.connection).await?;
             guard.release();
             Ok(value)
         };
-        self.runner.run(action, reading).await
+        self.run(action, reading).await
     }
 
     /// Runs an operation without a transaction: each statement commits itself.
@@ -114,13 +97,14 @@ impl Sqlite {
         work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, OperationError>,
     ) -> Result<T, StoreError> {
         let writing = async {
-            let mut guard = self.acquire_writer().await?;
+            let connections = self.connections()?;
+            let mut guard = self.acquire_writer(&connections).await?;
             let value = work(&mut guard.connection).await?;
-            self.file.check_committed(&self.runner.database)?;
+            self.check_committed(&connections)?;
             guard.release();
             Ok(value)
         };
-        self.runner.run(action, writing).await
+        self.run(action, writing).await
     }
 
     /// Runs an operation in a transaction, commits, and wakes the workers.
@@ -135,12 +119,13 @@ impl Sqlite {
             TransactionMode::WithoutFsync => BEGIN_WITHOUT_FSYNC,
         };
         let transaction = async {
-            let mut guard = self.acquire_writer().await?;
+            let connections = self.connections()?;
+            let mut guard = self.acquire_writer(&connections).await?;
             let mut tx = guard.connection.begin_with(begin).await?;
             let (value, wakeups) = work(&mut tx).await?;
             tx.commit().await?;
-            // If the WAL was deleted before the commit, the commit is lost at the next start.
-            self.file.check_committed(&self.runner.database)?;
+            // If the WAL was deleted before the commit, the commit may be lost at the next start.
+            self.check_committed(&connections)?;
             wakeups.notify();
             match mode {
                 TransactionMode::Recording | TransactionMode::Durable => {}
@@ -151,101 +136,52 @@ impl Sqlite {
             guard.release();
             Ok(value)
         };
-        self.runner.run(action, transaction).await
+        self.run(action, transaction).await
+    }
+
+    /// Returns the connections. Fails while they are opened again.
+    pub(super) fn connections(&self) -> Result<Arc<Connections>, StoreError> {
+        self.connections
+            .get()
+            .ok_or_else(|| StoreError::WalDeleted {
+                database: self.runner.database.clone(),
+            })
     }
 
     /// Reports committed notifications or settlements to the checkpoint task.
     pub(super) fn count_committed(&self, writes: usize) {
-        self.checkpointer.count(writes);
+        if let Some(connections) = self.connections.get() {
+            connections.checkpointer.count(writes);
+        }
     }
 
-    /// Stops the checkpoint task, and closes every connection.
+    /// Closes every connection.
     pub(in crate::store) async fn close(&self) {
-        self.checkpointer.stop().await;
-        self.readers.close().await;
-        self.writer.close().await;
+        self.connections.close().await;
+    }
+
+    /// Runs an operation under the deadline. If the file could not be used, the error says why, and what to do.
+    async fn run<T>(
+        &self,
+        action: &'static str,
+        operation: impl Future<Output = Result<T, OperationError>>,
+    ) -> Result<T, StoreError> {
+        let result = self.runner.run(action, operation).await;
+        result.map_err(|error| access::explain(&self.path, error))
     }
 
     /// Waits for the writer. Fails if a file was moved or deleted, because programs that open its path would not find the write.
-    async fn acquire_writer(&self) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
-        self.file.check(&self.runner.database)?;
-        Ok(GuardedConnection::acquire(&self.writer).await?)
+    async fn acquire_writer(
+        &self,
+        connections: &Arc<Connections>,
+    ) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
+        let checked = connections.file.check(&self.runner.database);
+        checked.inspect_err(|error| self.connections.recover(connections, error))?;
+        Ok(GuardedConnection::acquire(&connections.writer).await?)
     }
-}
 
-fn options(path: &Path, lock_timeout: Duration) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // In WAL mode, any level below FULL can lose the last commits in a power failure.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .pragma("cache_size", CACHE_KIB)
-        // The undo data of a statement is stored in memory, not in a file.
-        .pragma("temp_store", "MEMORY")
-        .pragma("wal_autocheckpoint", LONG_WAL_PAGES.to_string())
-        .pragma("journal_size_limit", MAX_WAL_BYTES.to_string())
-        .busy_timeout(lock_timeout)
-}
-
-fn pool(connections: u32, acquire_timeout: Duration) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(acquire_timeout)
-        .test_before_acquire(false)
-        .idle_timeout(None)
-        .max_lifetime(None)
-}
-
-/// Opens the writer. Retries while another process locks the file: to switch a file to WAL mode, SQLite needs the lock, and does
-/// not wait for the lock.
-async fn open_writer(
-    options: &SqliteConnectOptions,
-    acquire_timeout: Duration,
-    lock_timeout: Duration,
-) -> Result<SqlitePool, OperationError> {
-    let give_up_at = Instant::now() + lock_timeout;
-    loop {
-        match pool(1, acquire_timeout).connect_with(options.clone()).await {
-            Err(error) if is_busy(&error) && Instant::now() < give_up_at => {
-                tokio::time::sleep(OPEN_RETRY_INTERVAL).await;
-            }
-            opened => return Ok(opened?),
-        }
+    fn check_committed(&self, connections: &Arc<Connections>) -> Result<(), StoreError> {
+        let checked = connections.file.check_committed(&self.runner.database);
+        checked.inspect_err(|error| self.connections.recover(connections, error))
     }
-}
-
-/// The result code `SQLITE_BUSY`: another process has locked the file.
-const BUSY: u32 = 5;
-
-fn is_busy(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(error) if primary_code(&**error) == Some(BUSY))
-}
-
-/// Classifies an error by its code (SQLite documentation, "Result and Error Codes"). Any other code may concern a single row: a
-/// constraint, an app's trigger, or a BLOB in a row that is converted to JSON.
-fn classify(error: &(dyn DatabaseError + 'static)) -> ErrorClass {
-    const SYSTEMIC: [u32; 9] = [
-        BUSY, // another process has the lock
-        6,    // LOCKED
-        7,    // NOMEM
-        8,    // READONLY
-        10,   // IOERR
-        13,   // FULL
-        14,   // CANTOPEN
-        15,   // PROTOCOL: a locking error
-        26,   // NOTADB
-    ];
-    if primary_code(error).is_some_and(|code| SYSTEMIC.contains(&code)) {
-        ErrorClass::Systemic
-    } else {
-        ErrorClass::Statement
-    }
-}
-
-fn primary_code(error: &(dyn DatabaseError + 'static)) -> Option<u32> {
-    let code = error.try_downcast_ref::<SqliteError>()?.code()?;
-    // The lowest byte of an extended result code is its primary code.
-    Some(code.parse::<u32>().ok()? & 0xff)
 }

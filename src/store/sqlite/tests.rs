@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::{Connection, Row, SqliteConnection, SqlitePool};
 use tempfile::TempDir;
 
 use super::checkpoints::WRITES_PER_CHECKPOINT;
-use super::session::{MAX_WAL_BYTES, OPEN_RETRY_INTERVAL, Sqlite};
+use super::connections::{MAX_WAL_BYTES, OPEN_RETRY_INTERVAL, check_journal_mode};
+use super::session::Sqlite;
 use crate::clock::ClockReading;
 use crate::domain::event::Subscriptions;
 use crate::domain::json::Json;
@@ -54,6 +55,10 @@ async fn migrated() -> (TempDir, Sqlite) {
     (folder, database)
 }
 
+fn writer(database: &Sqlite) -> SqlitePool {
+    database.connections().expect("it is open").writer.clone()
+}
+
 /// Creates a file that is not in WAL mode.
 async fn connect_without_wal(folder: &TempDir) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(folder.path().join("images.db"));
@@ -83,7 +88,7 @@ async fn sets_durable_pragmas_and_busy_timeout() {
         ("PRAGMA busy_timeout", "9000"),
     ] {
         let row = sqlx::query(pragma)
-            .fetch_one(&database.writer)
+            .fetch_one(&writer(&database))
             .await
             .expect("a value");
         let value = row
@@ -99,7 +104,7 @@ async fn claim_and_settle_restore_fsync() {
     let (_folder, database) = migrated().await;
     let insert_due = "INSERT INTO relay_events VALUES ('evt_1', 'updated', 'm', NULL, '{}', '2024-01-01T12:00:00.000000Z');
         INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', '2024', '2024');";
-    let filled = sqlx::raw_sql(insert_due).execute(&database.writer).await;
+    let filled = sqlx::raw_sql(insert_due).execute(&writer(&database)).await;
     filled.expect("a delivery");
     let now = Timestamp::parse_rfc3339("2024-01-01T13:00:00Z").expect("a time");
     let claim = Claim {
@@ -114,7 +119,7 @@ async fn claim_and_settle_restore_fsync() {
     };
     let synchronous = async || {
         let level = sqlx::query_scalar("PRAGMA synchronous");
-        let level: i64 = level.fetch_one(&database.writer).await.expect("a level");
+        let level: i64 = level.fetch_one(&writer(&database)).await.expect("a level");
         level
     };
     let leased = database
@@ -161,7 +166,7 @@ async fn writer_recovers_from_full_disk() {
     let long = Json::from_canonical(format!("\"{}\"", "x".repeat(100_000)));
     // The limit belongs to this connection. The failure discards the connection.
     sqlx::query("PRAGMA max_page_count = 1")
-        .execute(&database.writer)
+        .execute(&writer(&database))
         .await
         .expect("no more pages");
 
@@ -235,7 +240,7 @@ async fn sqlite_version_has_safe_checkpoints() {
     let database = open(folder.path()).await;
 
     let version: String = sqlx::query_scalar("SELECT sqlite_version()")
-        .fetch_one(&database.writer)
+        .fetch_one(&writer(&database))
         .await
         .expect("a version");
 
@@ -262,8 +267,27 @@ async fn has_one_writer() {
     let folder = TempDir::new().expect("a folder");
     let database = open(folder.path()).await;
 
-    let _held = database.writer.acquire().await.expect("a connection");
+    let _held = writer(&database).acquire().await.expect("a connection");
 
-    assert!(database.writer.try_acquire().is_none());
-    assert_eq!(database.writer.options().get_max_connections(), 1);
+    assert!(writer(&database).try_acquire().is_none());
+    assert_eq!(writer(&database).options().get_max_connections(), 1);
+}
+
+#[tokio::test]
+async fn refuses_a_journal_mode_other_than_wal() {
+    let folder = TempDir::new().expect("a folder");
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("images.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // Without locks, SQLite has no shared memory.
+        .vfs("unix-none");
+    let pool = SqlitePool::connect_with(options).await.expect("it opens");
+
+    let error = check_journal_mode(&pool).await.expect_err("no WAL");
+
+    assert!(
+        error.to_string().contains("keeps the journal mode delete"),
+        "{error}"
+    );
 }

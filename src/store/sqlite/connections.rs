@@ -1,0 +1,250 @@
+//! The connections to the SQLite file: one writer and a few readers. If the write-ahead log (WAL) was deleted, they are all closed
+//! and opened again.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::checkpoints::{Checkpointer, LONG_WAL_PAGES, checkpoint_all};
+use super::file::OpenedFile;
+use super::result_code::is_busy;
+use crate::store::error::StoreError;
+use crate::store::session::OperationError;
+use crate::telemetry::chain;
+
+/// The maximum number of connections that read. Only commands, background tasks and health checks read. Readers see the last
+/// commit and never wait for the writer.
+const MAX_READERS: u32 = 4;
+
+/// The size of each connection's page cache. A negative number means KiB.
+const CACHE_KIB: &str = "-8192";
+
+/// The size in bytes to which SQLite truncates the WAL file when the WAL restarts.
+pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
+
+/// The time between attempts to open a file that another process has locked.
+pub(super) const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The time between attempts to open the file again.
+const REOPEN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest time for SQLite to close a deleted WAL after its connections were closed.
+const WAL_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The time between checks whether SQLite has closed a deleted WAL.
+const WAL_CLOSE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Opens the connections.
+#[derive(Clone)]
+pub(super) struct Opener {
+    pub(super) path: PathBuf,
+    /// The longest wait for a connection of a pool.
+    pub(super) acquire_timeout: Duration,
+    /// The longest wait for the lock of another process.
+    pub(super) lock_timeout: Duration,
+}
+
+/// The connections of one opening.
+pub(super) struct Connections {
+    /// The only connection that writes. SQLite allows one writer at a time, and the pool's queue is fairer than SQLite's lock.
+    pub(super) writer: SqlitePool,
+    pub(super) readers: SqlitePool,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) file: OpenedFile,
+}
+
+/// The present connections. There are none while they are opened again.
+pub(super) struct CurrentConnections {
+    current: RwLock<Option<Arc<Connections>>>,
+    opener: Opener,
+    recovery: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Opener {
+    /// Opens the connections. Creates the file if it is missing.
+    pub(super) async fn open(&self) -> Result<Connections, OperationError> {
+        let options = options(&self.path, self.lock_timeout);
+        let writer = self.open_writer(&options).await?;
+        check_journal_mode(&writer).await?;
+        let readers = pool(MAX_READERS, self.acquire_timeout)
+            .connect_lazy_with(options.create_if_missing(false));
+        let file = OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?;
+        Ok(Connections {
+            writer,
+            checkpointer: Checkpointer::start(readers.clone()),
+            readers,
+            file,
+        })
+    }
+
+    /// Opens the writer. Retries while another process locks the file: to switch a file to WAL mode, SQLite needs the lock, and
+    /// does not wait for the lock.
+    async fn open_writer(
+        &self,
+        options: &SqliteConnectOptions,
+    ) -> Result<SqlitePool, OperationError> {
+        let give_up_at = Instant::now() + self.lock_timeout;
+        loop {
+            let pool = pool(1, self.acquire_timeout);
+            match pool.connect_with(options.clone()).await {
+                Err(error) if is_busy(&error) && Instant::now() < give_up_at => {
+                    tokio::time::sleep(OPEN_RETRY_INTERVAL).await;
+                }
+                opened => return Ok(opened?),
+            }
+        }
+    }
+}
+
+impl Connections {
+    /// Stops the checkpoint task, and closes every connection.
+    async fn close(&self) {
+        self.checkpointer.stop().await;
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+impl CurrentConnections {
+    pub(super) fn new(connections: Connections, opener: Opener) -> Arc<Self> {
+        Arc::new(Self {
+            current: RwLock::new(Some(Arc::new(connections))),
+            opener,
+            recovery: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Returns the connections. Returns `None` while they are opened again, and after they were closed.
+    pub(super) fn get(&self) -> Option<Arc<Connections>> {
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Opens the connections again in the background, if this error of a check says that their WAL was deleted.
+    pub(super) fn recover(self: &Arc<Self>, broken: &Arc<Connections>, error: &StoreError) {
+        if !matches!(error, StoreError::WalDeleted { .. }) || !self.take(broken) {
+            return;
+        }
+        tracing::error!("the write-ahead log was deleted; opening the database again");
+        let (current, broken) = (Arc::clone(self), Arc::clone(broken));
+        self.recovery
+            .spawn(async move { current.reopen(&broken).await });
+    }
+
+    /// Closes every connection.
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        self.recovery.close();
+        self.recovery.wait().await;
+        let current = self.get();
+        if let Some(connections) = current {
+            connections.close().await;
+        }
+    }
+
+    /// Removes these connections, if they are the present ones.
+    fn take(&self, connections: &Arc<Connections>) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current
+            .take_if(|current| Arc::ptr_eq(current, connections))
+            .is_some()
+    }
+
+    async fn reopen(&self, broken: &Connections) {
+        // SQLite still has the deleted file open, and can copy its pages into the database.
+        match checkpoint_all(&broken.writer).await {
+            Ok(true) => {}
+            Ok(false) => tracing::error!(
+                "not every page of the deleted write-ahead log was copied, because another program reads the database"
+            ),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the pages of the deleted write-ahead log could not be copied"
+            ),
+        }
+        broken.close().await;
+        // A new connection beside an old one would share the old one's index, which does not fit the new WAL.
+        if !wait_until_closed(&broken.file).await {
+            tracing::error!("the deleted write-ahead log is still open; restart the service");
+            return;
+        }
+        while !self.stop.is_cancelled() {
+            match self.opener.open().await {
+                Ok(opened) => {
+                    let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                    *current = Some(Arc::new(opened));
+                    tracing::info!("the database is open again");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the database could not be opened again, retrying"
+                    );
+                    let waiting = tokio::time::sleep(REOPEN_RETRY_INTERVAL);
+                    self.stop.run_until_cancelled(waiting).await;
+                }
+            }
+        }
+    }
+}
+
+/// Waits until this process has closed a deleted WAL. Returns false if it does not, or if the system does not tell it.
+async fn wait_until_closed(file: &OpenedFile) -> bool {
+    let give_up_at = Instant::now() + WAL_CLOSE_DEADLINE;
+    while Instant::now() < give_up_at {
+        match file.is_wal_open() {
+            Some(false) => return true,
+            Some(true) => tokio::time::sleep(WAL_CLOSE_INTERVAL).await,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Fails if SQLite did not switch the file to WAL mode. It then reports no error, but keeps the previous mode.
+pub(super) async fn check_journal_mode(writer: &SqlitePool) -> Result<(), OperationError> {
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(writer)
+        .await?;
+    if mode == "wal" {
+        Ok(())
+    } else {
+        Err(StoreError::WalRefused { mode }.into())
+    }
+}
+
+fn options(path: &Path, lock_timeout: Duration) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // In WAL mode, any level below FULL can lose the last commits in a power failure.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .pragma("cache_size", CACHE_KIB)
+        // The undo data of a statement is stored in memory, not in a file.
+        .pragma("temp_store", "MEMORY")
+        .pragma("wal_autocheckpoint", LONG_WAL_PAGES.to_string())
+        .pragma("journal_size_limit", MAX_WAL_BYTES.to_string())
+        .busy_timeout(lock_timeout)
+}
+
+fn pool(connections: u32, acquire_timeout: Duration) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(acquire_timeout)
+        .test_before_acquire(false)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}

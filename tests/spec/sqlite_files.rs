@@ -1,0 +1,383 @@
+//! The files of SQLite: each failure to use them says which file, which user and what to do, and no failure loses an
+//! acknowledged webhook.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::app::{TestResponse, client, response_to};
+use crate::support::program::{
+    Service, UNPRIVILEGED_USER, drop_privileges, end_of, is_root, path, program, run, stderr,
+    stdout,
+};
+use crate::support::signing::SECRET;
+use crate::support::wait;
+
+const BODY: &str = r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#;
+
+/// A webhook without an image.
+const TEST_MESSAGE: &str = r#"{"text":"t"}"#;
+
+const SERVICE_VARIABLES: [(&str, &str); 1] = [("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
+
+/// A function that makes the C library refuse file locks, as NFS does without its lock service.
+const WITHOUT_LOCKS: &str = "
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    int fcntl64(int fd, int command, ...) {
+        if (command == F_SETLK || command == F_SETLKW) { errno = ENOLCK; return -1; }
+        va_list list;
+        va_start(list, command);
+        void *argument = va_arg(list, void *);
+        va_end(list);
+        return syscall(SYS_fcntl, fd, command, argument);
+    }
+    int fcntl(int fd, int command, ...) __attribute__((alias(\"fcntl64\")));
+    int flock(int fd, int operation) { errno = ENOLCK; return -1; }
+";
+
+/// A function that makes the C library refuse shared memory of files.
+const WITHOUT_SHARED_MEMORY: &str = "
+    #include <errno.h>
+    #include <sys/mman.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    void *mmap64(void *address, size_t length, int protection, int flags, int fd, off_t offset) {
+        if (fd >= 0 && (flags & MAP_SHARED)) { errno = ENODEV; return MAP_FAILED; }
+        return (void *) syscall(SYS_mmap, address, length, protection, flags, fd, offset);
+    }
+    void *mmap(void *, size_t, int, int, int, off_t) __attribute__((alias(\"mmap64\")));
+";
+
+/// A folder with a migrated database in `data/images.db`, which any user may enter.
+fn migrated_folder() -> TempDir {
+    let folder = TempDir::new().expect("a folder");
+    set_mode(folder.path(), 0o755);
+    let migrated = run(folder.path(), &["migrate"], &[]);
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    let added = run(folder.path(), &["images", "add", "image"], &[]);
+    assert!(added.status.success(), "{}", stderr(&added));
+    folder
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).expect("the mode is set");
+}
+
+async fn post(service: &Service, body: &'static str) -> TestResponse {
+    let webhook = client()
+        .post(service.url())
+        .header("cf-webhook-auth", SECRET);
+    response_to(webhook.body(body)).await
+}
+
+async fn readiness(service: &Service) -> TestResponse {
+    response_to(client().get(service.ops_url("/readyz"))).await
+}
+
+/// Runs `serve` in a mount namespace of its own, after this shell command.
+fn serve_after(folder: &Path, mount: &str) -> Output {
+    let mut command = Command::new("unshare");
+    if !is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["--mount", "sh", "-ec"])
+        .arg(format!("{mount}; exec \"$0\" serve"))
+        .arg(path())
+        .current_dir(folder)
+        .env("APP__SERVER__LISTEN", "127.0.0.1:0")
+        .env("APP__OPS__LISTEN", "127.0.0.1:0");
+    end_of(command)
+}
+
+#[test]
+fn refuses_files_mounted_without_their_folder() {
+    for file in ["images.db", "images.db-wal"] {
+        let folder = migrated_folder();
+        fs::write(folder.path().join("data").join(file), "").expect("a file");
+        fs::write(folder.path().join("host file"), "").expect("a file");
+
+        let served = serve_after(
+            folder.path(),
+            &format!("mount --bind 'host file' data/{file}"),
+        );
+
+        let error = stderr(&served);
+        assert_eq!(served.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(&format!("data/{file} is mounted without its folder")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn refuses_link_to_mounted_file() {
+    let folder = migrated_folder();
+    let data = folder.path().join("data");
+    fs::write(folder.path().join("host file"), "").expect("a file");
+    fs::create_dir(folder.path().join("my files")).expect("a folder");
+    fs::write(folder.path().join("my files/images.db"), "").expect("a file");
+    fs::remove_file(data.join("images.db")).expect("it exists");
+    std::os::unix::fs::symlink("../my files/images.db", data.join("images.db")).expect("a link");
+
+    let served = serve_after(
+        folder.path(),
+        "mount --bind 'host file' 'my files/images.db'",
+    );
+
+    let error = stderr(&served);
+    assert_eq!(served.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains("my files/images.db is mounted without its folder"),
+        "{error}"
+    );
+}
+
+#[test]
+fn unusable_files_name_user_owner_and_remedy() {
+    type Break = fn(&Path);
+    let cases: [(&str, Break, &[&str]); 7] = [
+        (
+            "the folder cannot be created",
+            |folder| {
+                fs::remove_dir_all(folder.join("data")).expect("a folder");
+                set_mode(folder, 0o555);
+            },
+            &[
+                "cannot create the database folder data",
+                "mode 555",
+                "chown",
+            ],
+        ),
+        (
+            "the file cannot be created",
+            |folder| {
+                for file in fs::read_dir(folder.join("data")).expect("a folder") {
+                    fs::remove_file(file.expect("a file").path()).expect("it exists");
+                }
+                set_mode(&folder.join("data"), 0o555);
+            },
+            &["may not write data (owner", "mode 555", "chown"],
+        ),
+        (
+            "the folder cannot be written",
+            |folder| set_mode(&folder.join("data"), 0o555),
+            &["may not write data (owner", "mode 555", "chown"],
+        ),
+        (
+            "the file cannot be written",
+            |folder| set_mode(&folder.join("data/images.db"), 0o444),
+            &["may not write data/images.db (owner", "mode 444", "chown"],
+        ),
+        (
+            "the log cannot be written",
+            |folder| {
+                fs::write(folder.join("data/images.db-wal"), "").expect("a file");
+                set_mode(&folder.join("data/images.db-wal"), 0o400);
+            },
+            &[
+                "may not write data/images.db-wal (owner",
+                "mode 400",
+                "chown",
+            ],
+        ),
+        (
+            "the file is a folder",
+            |folder| {
+                fs::remove_file(folder.join("data/images.db")).expect("it exists");
+                fs::create_dir(folder.join("data/images.db")).expect("a folder");
+            },
+            &["data/images.db is a folder", "database.url"],
+        ),
+        (
+            "the file is no database",
+            |folder| {
+                let file = folder.join("data/images.db");
+                fs::write(&file, "text ".repeat(1000)).expect("a file");
+                set_mode(&file, 0o666);
+            },
+            &["it is no SQLite database", "database.url"],
+        ),
+    ];
+    for (name, break_files, expected) in cases {
+        let folder = migrated_folder();
+        set_mode(&folder.path().join("data"), 0o777);
+        set_mode(&folder.path().join("data/images.db"), 0o666);
+        break_files(folder.path());
+        let mut command = program(folder.path());
+        command
+            .arg("serve")
+            .env("APP__SERVER__LISTEN", "127.0.0.1:0")
+            .env("APP__OPS__LISTEN", "127.0.0.1:0");
+        drop_privileges(&mut command);
+
+        let served = end_of(command);
+
+        let error = stderr(&served);
+        assert_eq!(served.status.code(), Some(1), "{name}: {error}");
+        for text in expected {
+            assert!(error.contains(text), "{name}: {text}: {error}");
+        }
+        if is_root() && error.contains("chown") {
+            let user = format!("user {UNPRIVILEGED_USER} may not");
+            assert!(error.contains(&user), "{name}: {error}");
+        }
+        set_mode(folder.path(), 0o755);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_needs_write_permission() {
+    let folder = migrated_folder();
+    set_mode(&folder.path().join("data"), 0o777);
+    set_mode(&folder.path().join("data/images.db"), 0o444);
+    let without_migrations = [
+        SERVICE_VARIABLES[0],
+        ("APP__DATABASE__MIGRATE_ON_START", "false"),
+    ];
+    let service = Service::start_unprivileged(folder.path(), &without_migrations);
+
+    let (webhook, readiness) = (post(&service, BODY).await, readiness(&service).await);
+
+    assert_eq!(webhook.outcome(), (500, "internal-error"));
+    assert_eq!(readiness.status, 503);
+    let problem = readiness.body["database"]["problem"].to_string();
+    assert!(
+        problem.contains("may not write data/images.db (owner"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn missing_locks_and_shared_memory_are_named() {
+    for source in [WITHOUT_LOCKS, WITHOUT_SHARED_MEMORY] {
+        let folder = migrated_folder();
+        let library = compile(folder.path(), source);
+        let mut command = program(folder.path());
+        command
+            .arg("serve")
+            .env("LD_PRELOAD", library)
+            .env("APP__DATABASE__TIMEOUT_SECS", "2")
+            .env("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1")
+            .env("APP__SERVER__LISTEN", "127.0.0.1:0")
+            .env("APP__OPS__LISTEN", "127.0.0.1:0");
+
+        let served = end_of(command);
+
+        let error = stderr(&served);
+        assert_eq!(served.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains("has no working locks or no shared memory"),
+            "{error}"
+        );
+    }
+}
+
+fn compile(folder: &Path, source: &str) -> PathBuf {
+    let (file, library) = (folder.join("preload.c"), folder.join("preload.so"));
+    fs::write(&file, source).expect("a file");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &file])
+        .status();
+    assert!(compiled.expect("cc runs").success());
+    library
+}
+
+#[test]
+fn warns_of_network_file_system() {
+    let folder = migrated_folder();
+    let mounts = format!(
+        "40 22 0:50 / {} rw - nfs4 server:/export rw\n",
+        folder.path().canonicalize().expect("a folder").display()
+    );
+    fs::write(folder.path().join("mountinfo"), mounts).expect("a file");
+    // The program ends after the warning.
+    fs::write(folder.path().join("data/images.db"), "no database").expect("a file");
+
+    // The shell's process becomes the program.
+    let served = serve_after(folder.path(), "mount --bind mountinfo /proc/$$/mountinfo");
+
+    let error = stderr(&served);
+    assert!(
+        error.contains("the SQLite file is on a network file system"),
+        "{error}"
+    );
+    assert!(error.contains("nfs4"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_wal_loses_no_acknowledged_webhook() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+
+    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    let after = post(&service, TEST_MESSAGE).await.status;
+    wait::until_async("the service opens the database again", async || {
+        post(&service, TEST_MESSAGE).await.status == 200
+    })
+    .await;
+    let readiness = readiness(&service).await;
+    service.signal("-KILL");
+    service.wait();
+
+    assert_eq!((acknowledged.as_u16(), after.as_u16()), (200, 500));
+    assert_eq!(readiness.status, 200);
+    let shown = run(folder.path(), &["images", "show", "image"], &[]);
+    assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_wal_needs_a_restart() {
+    let folder = migrated_folder();
+    let wal = folder.path().join("data/images.db-wal");
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+
+    fs::rename(&wal, folder.path().join("away")).expect("the file exists");
+    fs::write(&wal, "written by another program").expect("a file");
+    let after = [
+        post(&service, TEST_MESSAGE).await.status.as_u16(),
+        post(&service, TEST_MESSAGE).await.status.as_u16(),
+    ];
+    let readiness = readiness(&service).await;
+    fs::rename(folder.path().join("away"), &wal).expect("it is moved back");
+    let restored = post(&service, TEST_MESSAGE).await.status;
+    service.signal("-TERM");
+    service.wait();
+
+    assert_eq!((acknowledged.as_u16(), after), (200, [500, 500]));
+    assert_eq!(readiness.status, 503);
+    let problem = readiness.body["database"]["problem"].to_string();
+    assert!(
+        problem.contains("images.db-wal was replaced by another program"),
+        "{problem}"
+    );
+    assert_eq!(restored, 200, "the file was moved back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn link_to_the_file_has_its_wal_checked() {
+    let folder = migrated_folder();
+    let elsewhere = folder.path().join("elsewhere");
+    fs::rename(folder.path().join("data"), &elsewhere).expect("it is moved");
+    fs::create_dir(folder.path().join("data")).expect("a folder");
+    let link = folder.path().join("data/images.db");
+    std::os::unix::fs::symlink(elsewhere.join("images.db"), link).expect("a link");
+    let service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+
+    fs::remove_file(elsewhere.join("images.db-wal")).expect("the file exists");
+
+    assert_eq!(acknowledged, 200);
+    assert_eq!(post(&service, TEST_MESSAGE).await.status, 500);
+}
