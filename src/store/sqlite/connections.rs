@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::checkpoints::{Checkpointer, LONG_WAL_PAGES, checkpoint_all};
 use super::file::OpenedFile;
 use super::result_code::is_busy;
+use super::wal_keeper::WalKeeper;
 use crate::store::error::StoreError;
 use crate::store::session::OperationError;
 use crate::telemetry::chain;
@@ -56,6 +57,7 @@ pub(super) struct Connections {
     pub(super) writer: SqlitePool,
     pub(super) readers: SqlitePool,
     pub(super) checkpointer: Checkpointer,
+    wal_keeper: WalKeeper,
     pub(super) file: OpenedFile,
 }
 
@@ -73,6 +75,7 @@ impl Opener {
         let options = options(&self.path, self.lock_timeout);
         let writer = self.open_writer(&options).await?;
         check_journal_mode(&writer).await?;
+        let wal_keeper = WalKeeper::open(&options).await?;
         let readers = pool(MAX_READERS, self.acquire_timeout)
             .connect_lazy_with(options.create_if_missing(false));
         let file = OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?;
@@ -80,6 +83,7 @@ impl Opener {
             writer,
             checkpointer: Checkpointer::start(readers.clone()),
             readers,
+            wal_keeper,
             file,
         })
     }
@@ -109,6 +113,7 @@ impl Connections {
         self.checkpointer.stop().await;
         self.readers.close().await;
         self.writer.close().await;
+        self.wal_keeper.close().await;
     }
 }
 

@@ -212,6 +212,31 @@ async fn checkpoints_run_without_the_writer() {
     database.close().await;
 }
 
+/// An error closes the connection of the writer, which can be the only one that was used.
+#[tokio::test]
+async fn writes_again_after_error() {
+    let (folder, database) = migrated().await;
+    let trigger =
+        "CREATE TRIGGER refuse BEFORE INSERT ON cloudflare_image_logs WHEN NEW.data LIKE '%bad%'
+        BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    let created = sqlx::raw_sql(trigger).execute(&writer(&database)).await;
+    created.expect("a trigger");
+    let [good, bad] =
+        ["{}", r#"{"bad":1}"#].map(|text| test_message(Json::from_canonical(text.to_owned())));
+    database
+        .record(&[Arc::clone(&good)])
+        .await
+        .expect("it is recorded");
+
+    // While the WAL is open here, another file cannot get its inode.
+    let _wal = std::fs::File::open(folder.path().join("images.db-wal")).expect("a WAL");
+    let refused = database.record(&[bad]).await;
+    let recorded = database.record(&[good]).await;
+
+    assert!(refused.is_err());
+    assert_eq!(recorded.expect("it is recorded"), [Outcome::Test]);
+}
+
 #[tokio::test]
 async fn wal_size_is_limited() {
     let (folder, database) = migrated().await;

@@ -1,0 +1,33 @@
+//! A connection that stays open and idle, so the write-ahead log (WAL) exists as long as the session.
+//!
+//! SQLite deletes the WAL when the last connection closes, and an error closes its connection. Then the next connection would
+//! create another WAL, and the check of the files could not tell it from a replaced one.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection, SqliteConnection};
+
+/// The open connection. It never reads or writes after its start.
+pub(super) struct WalKeeper(Mutex<Option<SqliteConnection>>);
+
+impl WalKeeper {
+    /// Opens the connection and the WAL.
+    pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, sqlx::Error> {
+        let mut connection = SqliteConnection::connect_with(options).await?;
+        // SQLite opens the WAL with the first statement that reads.
+        sqlx::query("SELECT count(*) FROM sqlite_schema")
+            .execute(&mut connection)
+            .await?;
+        Ok(Self(Mutex::new(Some(connection))))
+    }
+
+    /// Closes the connection.
+    pub(super) async fn close(&self) {
+        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(connection) = connection {
+            // SQLite closes the file also after an error.
+            let _closed = connection.close().await;
+        }
+    }
+}
