@@ -118,6 +118,7 @@ impl RefusalCounter {
     }
 
     /// Writes the counts of the minutes that start before `before`, in Unix seconds. If that fails, the counts stay in memory.
+    /// Suppressed counts are lost: the others are stored already.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();
@@ -143,14 +144,21 @@ impl RefusalCounter {
                 })
             })
             .collect();
-        if let Err(error) = rejections.add_refusals(&refusals).await {
-            tracing::warn!(
-                error = chain(&error),
-                "cannot write the counts of refused requests; retrying"
-            );
-            let mut counts = self.lock();
-            for (key, count) in finished {
-                counts.add(key, count);
+        match rejections.add_refusals(&refusals).await {
+            Ok(0) => {}
+            Ok(suppressed) => tracing::error!(
+                suppressed,
+                "the database suppressed counts of refused requests; check the triggers of webhook_rejections"
+            ),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot write the counts of refused requests; retrying"
+                );
+                let mut counts = self.lock();
+                for (key, count) in finished {
+                    counts.add(key, count);
+                }
             }
         }
     }

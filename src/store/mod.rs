@@ -45,7 +45,7 @@ pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
     Alert, Attempt, Claim, Claimed, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
     ExpiredLeases, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery,
-    MoveTarget, NewAttempt, NextState, Outbox, Pause, PauseProbe, Settlement, Unsent,
+    MoveTarget, NewAttempt, NextState, Outbox, Pause, PauseProbe, Settled, Settlement, Unsent,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,

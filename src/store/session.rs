@@ -33,6 +33,35 @@ pub(super) enum OperationError {
     Store(#[from] StoreError),
 }
 
+/// Fails if a statement wrote fewer rows than it was given. A trigger or a row-level security policy then suppressed the others.
+pub(super) fn check_written(
+    table: &'static str,
+    given: usize,
+    written: u64,
+) -> Result<(), OperationError> {
+    if written < given as u64 {
+        return Err(rows_suppressed(table));
+    }
+    Ok(())
+}
+
+/// Returns the error of a statement whose rows were suppressed, and passes on other errors. For rows that must not fail the
+/// transaction.
+pub(super) fn suppression(
+    result: Result<(), OperationError>,
+) -> Result<Option<StoreError>, OperationError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(OperationError::Store(error)) if error.is_suppression() => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Returns the error of a statement that wrote fewer rows than it was given.
+pub(super) fn rows_suppressed(table: &'static str) -> OperationError {
+    StoreError::RowsSuppressed { table }.into()
+}
+
 /// The runner of a database's operations. It applies the deadline, and describes errors.
 #[derive(Debug, Clone)]
 pub(super) struct OperationRunner {

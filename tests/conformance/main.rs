@@ -17,3 +17,4 @@ mod rejections;
 mod retention;
 mod schema;
 mod statements;
+mod suppression;

@@ -409,11 +409,10 @@ pub(crate) async fn claim(store: &Store, claim: Claim<'_>) -> Vec<LeasedDelivery
 }
 
 pub(crate) async fn settle(store: &Store, settlements: &[Settlement]) -> usize {
-    store
-        .outbox
-        .settle(settlements)
-        .await
-        .expect("the query succeeds")
+    let settled = store.outbox.settle(settlements).await;
+    let settled = settled.expect("the query succeeds");
+    assert!(settled.suppressed.is_none(), "{settled:?}");
+    settled.lost_leases
 }
 
 pub(crate) async fn find(store: &Store, id: i64) -> Delivery {

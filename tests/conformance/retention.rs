@@ -210,7 +210,7 @@ async fn settle_first(store: &Store, endpoint: &str) {
         result: LeaseResult::Filtered,
     };
     let settling = store.outbox.settle(&[settlement]).await;
-    assert_eq!(settling.expect("the query succeeds"), 0);
+    assert_eq!(settling.expect("the query succeeds").lost_leases, 0);
 }
 
 async fn rows(fixture: &Fixture, table: PrunableTable) -> i64 {

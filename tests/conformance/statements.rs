@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::fixture::Backend;
 use crate::{
     catalog, deliveries, inbox, ordering, outbox, pauses, rejection_catalog, rejections, retention,
-    schema,
+    schema, suppression,
 };
 
 mod every_statement_runs {
@@ -63,6 +63,7 @@ async fn run_all(backend: Backend) {
     catalog::run_all(backend).await;
     retention::run_all(backend).await;
     schema::run_all(backend).await;
+    suppression::run_all(backend).await;
 }
 
 /// Returns the start of each statement of a backend: its first string literal, with single spaces.

@@ -55,4 +55,5 @@ mod request_limits;
 mod retention;
 mod shutdown;
 mod sqlite_files;
+mod suppressed_rows;
 mod verify_command;

@@ -28,6 +28,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;
 pub(crate) mod subscriber;
+pub(crate) mod suppression;
 pub(crate) mod token_server;
 pub(crate) mod wait;
 

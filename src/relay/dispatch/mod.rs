@@ -20,6 +20,7 @@ mod backlog;
 mod circuit_breaker;
 mod delivery;
 mod low_priority_runtime;
+mod pause_check;
 mod purpose;
 mod settler;
 mod throttle;

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::throttle::RelayThrottle;
-use crate::store::{LeaseResult, NextState, Outbox, Settlement, StoreError};
+use crate::store::{LeaseResult, NextState, Outbox, Settled, Settlement, StoreError};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{DELIVERED, DeliveryResult, FAILED, RelayMetrics};
 
@@ -94,14 +94,9 @@ impl Settler {
         loop {
             let settling = self.outbox.settle(settlements);
             let error = match self.throttle.run(settling).await {
-                Ok(lost) => {
+                Ok(settled) => {
                     self.count(settlements);
-                    if lost > 0 {
-                        tracing::warn!(
-                            lost,
-                            "leases expired before their deliveries were settled; these deliveries are sent again"
-                        );
-                    }
+                    log_incomplete(&settled);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -149,6 +144,22 @@ impl Settler {
 
     fn count_ended(&self, result: &DeliveryResult) {
         self.metrics.deliveries.get_or_create(result).inc();
+    }
+}
+
+/// Logs lost leases, and attempts or alerts that the database suppressed.
+fn log_incomplete(settled: &Settled) {
+    if settled.lost_leases > 0 {
+        tracing::warn!(
+            lost = settled.lost_leases,
+            "leases expired before their deliveries were settled; these deliveries are sent again"
+        );
+    }
+    if let Some(error) = &settled.suppressed {
+        tracing::error!(
+            error = chain(error),
+            "results of deliveries were stored, but the database suppressed attempts or alerts"
+        );
     }
 }
 

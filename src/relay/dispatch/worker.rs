@@ -13,6 +13,7 @@ use super::alerts::Alerts;
 use super::attempt::{AttemptRunner, PAUSED_BY_ENDPOINT};
 use super::circuit_breaker::CircuitBreaker;
 use super::delivery::{Deliverer, Lease};
+use super::pause_check::PauseCheck;
 use super::purpose::Purpose;
 use super::settler::{ClaimPermit, SettleRequest};
 use super::throttle::RelayThrottle;
@@ -34,9 +35,6 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The time between probes of an endpoint that answered 410.
 const PAUSE_PROBE_INTERVAL: Duration = Duration::from_hours(1);
-
-/// The time between checks whether a probe is due. An endpoint that has deliveries to send needs none.
-const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The part of a lease in addition to the time of two calls.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
@@ -180,8 +178,7 @@ impl Worker {
             }
             Ok(claimed)
         };
-        let (lease, Claimed { leased, postponed }) = match self.context.throttle.run(claiming).await
-        {
+        let (lease, claimed) = match self.context.throttle.run(claiming).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 tracing::warn!(
@@ -193,7 +190,20 @@ impl Worker {
                 return;
             }
         };
-        let is_drained = leased.len() < limit && postponed == 0;
+        let Claimed {
+            leased,
+            postponed,
+            suppressed,
+        } = claimed;
+        if suppressed > 0 {
+            tracing::error!(
+                endpoint = self.endpoint.name,
+                suppressed,
+                "the database suppressed the claim of due deliveries; check the triggers of relay_deliveries"
+            );
+        }
+        // Suppressed deliveries stay due. Without a wait, the worker would claim them again and again.
+        let is_drained = suppressed > 0 || (leased.len() < limit && postponed == 0);
         let has_expired = expired_permit.is_none() || leased.iter().any(|one| one.lease_expired);
         for leased in leased {
             let permit = ClaimPermit {
@@ -315,23 +325,6 @@ impl Worker {
         };
         self.context.metrics.claims.inc();
         Ok((lease, claimed))
-    }
-}
-
-/// The time of the last check whether a probe of a paused endpoint is due.
-#[derive(Default)]
-struct PauseCheck(Option<Instant>);
-
-impl PauseCheck {
-    /// Returns whether a check is due. The next one is due after the interval.
-    fn is_due(&mut self) -> bool {
-        let is_due = self
-            .0
-            .is_none_or(|last| last.elapsed() >= PAUSE_CHECK_INTERVAL);
-        if is_due {
-            self.0 = Some(Instant::now());
-        }
-        is_due
     }
 }
 

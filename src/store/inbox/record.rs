@@ -2,6 +2,9 @@
 //!
 //! A statement handles all rows of the batch at once. The caller begins and commits the transaction, and wakes the workers after
 //! the commit.
+//!
+//! Each step compares the number of written rows with the number of given rows. If a trigger or a row-level security policy
+//! suppressed a row, the transaction fails, because the response 200 would be wrong.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,10 +22,9 @@ use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, UnknownImages};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
-use crate::store::error::StoreError;
 use crate::store::outbox::event::NewEvent;
-use crate::store::outbox::router::{EventRouter, Wakeups};
-use crate::store::session::OperationError;
+use crate::store::outbox::router::{EventRouter, OutboxBatch, Wakeups};
+use crate::store::session::{OperationError, check_written, rows_suppressed};
 
 /// The treatment of images without a row, and the router of events.
 pub(in crate::store) struct RecordPolicy {
@@ -73,7 +75,8 @@ pub(in crate::store) async fn record_rejected(
         .map(|(id, outcome)| (*id, outcome.name()))
         .collect();
     if !applied.is_empty() {
-        tx.mark_applied(&applied, now).await?;
+        let marked = tx.mark_applied(&applied, now).await?;
+        check_written("webhook_rejections", applied.len(), marked)?;
     }
     Ok((outcomes, wakeups))
 }
@@ -121,7 +124,7 @@ fn as_strs<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
     ids.iter().map(|id| id.as_str()).collect()
 }
 
-/// Inserts missing rows, and locks all. Returns the rows, and the ids of the inserted ones.
+/// Inserts missing rows, and locks all. Returns the rows, and the ids of the inserted ones. Fails if an insertion was suppressed.
 async fn insert_and_lock(
     tx: &mut impl ImageStatements,
     ids: &[&CloudflareId],
@@ -143,6 +146,9 @@ async fn insert_and_lock(
         if locked.len() >= insertable.len() {
             break;
         }
+    }
+    if locked.len() < insertable.len() {
+        return Err(rows_suppressed("cloudflare_images"));
     }
     let inserted = ids.iter().filter(|id| inserted.contains(id.as_str()));
     let inserted = inserted.map(|id| CloudflareId::clone(id)).collect();
@@ -199,8 +205,10 @@ fn image_of_undated_report(notification: &Notification) -> Option<&CloudflareId>
     }
 }
 
-/// Step 3: updates images, and inserts audit log entries. Fails if a trigger or a row-level security policy suppressed a row,
-/// because the response 200 would then be wrong.
+/// Step 3: updates images, and inserts audit log entries.
+///
+/// A suppressed entry fails its webhook too, although the status could be stored. Without the entry, a redelivery of a report
+/// without a time would count as a new report, and could move the image back.
 async fn write(
     tx: &mut impl ImageStatements,
     plan: &WritePlan,
@@ -212,18 +220,13 @@ async fn write(
     }
     let with_entry_ids = policy.router.wanted().contains_log_created();
     let written = tx.write_images(changed, entries, with_entry_ids).await?;
-    if written.updated_images != changed.len() as u64 {
-        return Err(rows_suppressed("cloudflare_images"));
-    }
-    if with_entry_ids && written.entry_ids.len() != entries.len() {
-        return Err(rows_suppressed("cloudflare_image_logs"));
-    }
+    check_written("cloudflare_images", changed.len(), written.updated_images)?;
+    check_written(
+        "cloudflare_image_logs",
+        entries.len(),
+        written.inserted_entries,
+    )?;
     Ok(written)
-}
-
-/// Returns the error of a statement that wrote fewer rows than it was given.
-pub(in crate::store) fn rows_suppressed(table: &'static str) -> OperationError {
-    StoreError::RowsSuppressed { table }.into()
 }
 
 fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {
@@ -241,9 +244,26 @@ pub(in crate::store) async fn add_to_outbox(
 ) -> Result<Wakeups, OperationError> {
     let batch = router.route(events);
     if !batch.deliveries.is_empty() {
-        tx.insert_events(&batch).await?;
+        insert_events(tx, &batch).await?;
     }
     Ok(router.wakeups_for(&batch.deliveries))
+}
+
+/// Inserts events and deliveries. Fails if one of them was suppressed.
+pub(in crate::store) async fn insert_events(
+    tx: &mut impl EventStatements,
+    batch: &OutboxBatch<'_>,
+) -> Result<(), OperationError> {
+    let (events, deliveries) = (&batch.events, &batch.deliveries);
+    let inserted = tx.insert_events(batch).await?;
+    if inserted.events < events.len() as u64 {
+        // An alert is stored already if its settlement is repeated, because the answer to the first commit was lost.
+        // Several endpoints can have the same one.
+        let ids: HashSet<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        let ids: Vec<&str> = ids.into_iter().collect();
+        check_written("relay_events", ids.len(), tx.count_events(&ids).await?)?;
+    }
+    check_written("relay_deliveries", deliveries.len(), inserted.deliveries)
 }
 
 /// Step 5: stores rejections for the notifications that cannot be applied.
@@ -251,5 +271,6 @@ async fn reject(tx: &mut impl RejectionStatements, plan: &WritePlan) -> Result<(
     if plan.rejections.is_empty() {
         return Ok(());
     }
-    tx.insert_rejections(&plan.rejections).await
+    let inserted = tx.insert_rejections(&plan.rejections).await?;
+    check_written("webhook_rejections", plan.rejections.len(), inserted)
 }

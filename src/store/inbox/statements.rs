@@ -51,22 +51,29 @@ pub(in crate::store) trait ImageStatements: Send {
     ) -> impl Future<Output = Result<u64, OperationError>> + Send;
 }
 
-/// The statement about events.
+/// The statements about events.
 pub(in crate::store) trait EventStatements: Send {
     /// Inserts events and deliveries in the given order. On Postgres, also sends the announcements, which arrive at the commit.
+    /// Skips events that are stored already.
     fn insert_events(
         &mut self,
         batch: &OutboxBatch<'_>,
-    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+    ) -> impl Future<Output = Result<InsertedEvents, OperationError>> + Send;
+
+    /// Returns the number of these events that are stored.
+    fn count_events(
+        &mut self,
+        ids: &[&str],
+    ) -> impl Future<Output = Result<u64, OperationError>> + Send;
 }
 
 /// The statements about rejections.
 pub(in crate::store) trait RejectionStatements: Send {
-    /// Inserts rejections in the given order.
+    /// Inserts rejections in the given order. Returns the number of new rows.
     fn insert_rejections(
         &mut self,
         rejections: &[NewRejection],
-    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+    ) -> impl Future<Output = Result<u64, OperationError>> + Send;
 
     /// Locks these rejections until the end of the transaction, except applied ones. Returns the locked ids.
     fn lock_unapplied(
@@ -74,12 +81,12 @@ pub(in crate::store) trait RejectionStatements: Send {
         ids: &[i64],
     ) -> impl Future<Output = Result<Vec<i64>, OperationError>> + Send;
 
-    /// Marks these rejections as applied, each with its outcome.
+    /// Marks these rejections as applied, each with its outcome. Returns the number of changed rows.
     fn mark_applied(
         &mut self,
         outcomes: &[(i64, &'static str)],
         now: Timestamp,
-    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+    ) -> impl Future<Output = Result<u64, OperationError>> + Send;
 }
 
 /// The columns of an image to read.
@@ -102,8 +109,16 @@ impl ColumnSet {
 pub(in crate::store) struct WriteResult {
     /// The number of updated images.
     pub(in crate::store) updated_images: u64,
+    /// The number of new audit log entries.
+    pub(in crate::store) inserted_entries: u64,
     /// The row ids of the new audit log entries in their order; empty if not requested.
     pub(in crate::store) entry_ids: Vec<i64>,
+}
+
+/// The number of rows that were added to the outbox.
+pub(in crate::store) struct InsertedEvents {
+    pub(in crate::store) events: u64,
+    pub(in crate::store) deliveries: u64,
 }
 
 /// A report without a time. Its image has a row.

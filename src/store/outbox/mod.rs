@@ -43,10 +43,12 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Records the results of leased deliveries in one transaction. Returns the number of lost leases. A delivery whose lease was
-    /// lost stays unchanged, but its attempt is stored. If a delivery of an ordered endpoint is complete, the next delivery of its
-    /// image becomes due.
-    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError>;
+    /// Records the results of leased deliveries in one transaction. A delivery whose lease was lost stays unchanged, but its
+    /// attempt is stored. If a delivery of an ordered endpoint is complete, the next delivery of its image becomes due.
+    ///
+    /// Fails if the database suppressed the result of a delivery. A suppressed attempt or alert does not fail the results:
+    /// otherwise each delivery would be sent again until it is given up.
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, StoreError>;
 
     /// Leases one due delivery of an endpoint that was paused for the probe's reason, if no probe was made for the probe's
     /// interval. Several processes may call this at once: one of them makes the probe.
@@ -190,6 +192,17 @@ pub struct Claimed {
     pub leased: Vec<LeasedDelivery>,
     /// The number of blocked deliveries that were postponed. If there are any, more deliveries may be due.
     pub postponed: usize,
+    /// The number of due deliveries that the database kept from being leased or postponed.
+    pub suppressed: usize,
+}
+
+/// The result of recording settlements.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// The number of lost leases.
+    pub lost_leases: usize,
+    /// The error, if the database suppressed attempts or alerts. The results of the deliveries are recorded.
+    pub suppressed: Option<StoreError>,
 }
 
 /// Which deliveries with an expired lease a claim may lease.

@@ -148,8 +148,10 @@ async fn claim_unordered(
         " ORDER BY due_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
          ), ",
         leased!(),
-        " SELECT leased.id, leased.event_id, leased.attempts, leased.lease_expired, event.model, event.payload
-         FROM redoable CROSS JOIN leased JOIN relay_events AS event ON event.id = leased.event_id
+        " SELECT leased.id, leased.event_id, leased.attempts, leased.lease_expired, event.model, event.payload,
+             CAST(0 AS bigint) AS postponed, (SELECT count(*) FROM due) - (SELECT count(*) FROM leased) AS suppressed
+         FROM redoable
+         LEFT JOIN (leased JOIN relay_events AS event ON event.id = leased.event_id) ON true
          ORDER BY leased.id",
     ))
     .bind(claim.endpoint)
@@ -162,11 +164,7 @@ async fn claim_unordered(
     .bind(claim.ignores_pause)
     .fetch_all(connection)
     .await?;
-    let leased = rows.iter().map(read_leased).collect::<Result<_, _>>()?;
-    Ok(Claimed {
-        leased,
-        postponed: 0,
-    })
+    read_claimed(&rows)
 }
 
 /// Leases the deliveries that are not blocked, and postpones the blocked ones.
@@ -181,7 +179,9 @@ async fn claim_in_order(
         ", ",
         leased!(),
         " SELECT leased.id, leased.event_id, leased.attempts, leased.lease_expired, event.model, event.payload,
-             looked_at.blocked
+             (SELECT count(*) FROM postponed) AS postponed,
+             (SELECT count(*) FROM due) - (SELECT count(*) FROM leased) + looked_at.blocked - (SELECT count(*) FROM postponed)
+                 AS suppressed
          FROM redoable CROSS JOIN looked_at
          LEFT JOIN (leased JOIN relay_events AS event ON event.id = leased.event_id) ON true
          ORDER BY leased.id",
@@ -198,10 +198,18 @@ async fn claim_in_order(
     .bind(bind_micros(POSTPONEMENT))
     .fetch_all(connection)
     .await?;
+    read_claimed(&rows)
+}
+
+/// Reads the rows of a claim. Each has the numbers of postponed and of suppressed deliveries. Without a leased delivery, there is
+/// one row with only these numbers.
+fn read_claimed(rows: &[PgRow]) -> Result<Claimed, OperationError> {
     let mut claimed = Claimed::default();
-    for row in &rows {
-        let blocked: i64 = row.try_get("blocked")?;
-        claimed.postponed = usize::try_from(blocked).unwrap_or_default();
+    for row in rows {
+        let (postponed, suppressed): (i64, i64) =
+            (row.try_get("postponed")?, row.try_get("suppressed")?);
+        claimed.postponed = usize::try_from(postponed).unwrap_or_default();
+        claimed.suppressed = usize::try_from(suppressed).unwrap_or_default();
         let id: Option<i64> = row.try_get("id")?;
         if id.is_some() {
             claimed.leased.push(read_leased(row)?);

@@ -159,6 +159,12 @@ pub(super) fn read_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, 
     time.map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
+/// Reads a number of rows.
+pub(super) fn read_count(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
+    let count: i64 = row.try_get(column)?;
+    Ok(count.unsigned_abs())
+}
+
 /// Decodes an image from a row with the [`image_columns`].
 pub(super) fn read_image(row: &PgRow) -> Result<Image, OperationError> {
     let columns = ImageColumns {

@@ -3,9 +3,9 @@
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::columns::{bind_micros, bind_time, column};
+use super::columns::{bind_micros, bind_time, column, read_count};
 use crate::domain::id::CloudflareId;
-use crate::store::inbox::statements::EventStatements;
+use crate::store::inbox::statements::{EventStatements, InsertedEvents};
 use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{NewAttempt, Settlement};
 use crate::store::session::OperationError;
@@ -14,15 +14,19 @@ impl EventStatements for PgConnection {
     /// Also sends the announcements, which listeners receive at the commit.
     ///
     /// A delivery is due at once. Its time is from the clock of this process, so a clock ahead of the database's would delay it.
-    async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
+    async fn insert_events(
+        &mut self,
+        batch: &OutboxBatch<'_>,
+    ) -> Result<InsertedEvents, OperationError> {
         let (events, deliveries) = (&batch.events, &batch.deliveries);
-        sqlx::query(
+        let row = sqlx::query(
             "-- outbox_insert
              WITH event AS (
                  INSERT INTO relay_events (id, event, model, image, payload, created_at)
                  SELECT UNNEST($1::text[]), UNNEST($2::text[]), UNNEST($3::text[]), UNNEST($4::text[]), UNNEST($5::text[]),
                      UNNEST($6::timestamptz[])
                  ON CONFLICT (id) DO NOTHING
+                 RETURNING 1
              ), delivery AS (
                  INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
                  SELECT event_id, endpoint, image, status, CASE WHEN due_at IS NOT NULL THEN LEAST(due_at, now()) END, completed_at,
@@ -30,8 +34,10 @@ impl EventStatements for PgConnection {
                  FROM UNNEST($7::text[], $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[],
                      $13::timestamptz[])
                      AS new (event_id, endpoint, image, status, due_at, completed_at, created_at)
+                 RETURNING 1
              )
-             SELECT pg_notify($14, announcement) FROM UNNEST($15::text[]) AS announcement",
+             SELECT (SELECT count(*) FROM event) AS events, (SELECT count(*) FROM delivery) AS deliveries,
+                 (SELECT count(pg_notify($14, announcement)) FROM UNNEST($15::text[]) AS announcement)",
         )
         .bind(column(events, |event| event.id.as_str()))
         .bind(column(events, |event| event.event))
@@ -48,9 +54,23 @@ impl EventStatements for PgConnection {
         .bind(column(deliveries, |delivery| bind_time(delivery.event.at)))
         .bind(batch.channel)
         .bind(&batch.announcements)
-        .execute(self)
+        .fetch_one(self)
         .await?;
-        Ok(())
+        Ok(InsertedEvents {
+            events: read_count(&row, "events")?,
+            deliveries: read_count(&row, "deliveries")?,
+        })
+    }
+
+    async fn count_events(&mut self, ids: &[&str]) -> Result<u64, OperationError> {
+        let row = sqlx::query(
+            "-- outbox_count_events
+             SELECT count(*) AS events FROM relay_events WHERE id = ANY($1)",
+        )
+        .bind(ids)
+        .fetch_one(self)
+        .await?;
+        Ok(read_count(&row, "events")?)
     }
 }
 
@@ -99,11 +119,12 @@ fn manual_due_at(settlement: &Settlement) -> Option<OffsetDateTime> {
     Some(bind_time(now.saturating_add(wait)))
 }
 
+/// Inserts attempts. Returns the number of new rows.
 pub(super) async fn insert_attempts(
     connection: &mut PgConnection,
     attempts: &[(i64, &NewAttempt)],
-) -> Result<(), OperationError> {
-    sqlx::query(
+) -> Result<u64, OperationError> {
+    let inserted = sqlx::query(
         "-- outbox_insert_attempts
          INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, status_code, error)
          SELECT UNNEST($1::bigint[]), UNNEST($2::integer[]), UNNEST($3::timestamptz[]), UNNEST($4::bigint[]),
@@ -117,5 +138,5 @@ pub(super) async fn insert_attempts(
     .bind(column(attempts, |(_, attempt)| attempt.error.as_str()))
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(inserted.rows_affected())
 }

@@ -9,25 +9,29 @@ use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
-/// Adds counts of refused requests to the stored counts. The rows are sorted, so replicas cannot deadlock. They are grouped,
-/// because one statement cannot update a row twice.
+/// Adds counts of refused requests to the stored counts. Returns the number of suppressed rows. The rows are sorted, so replicas
+/// cannot deadlock. They are grouped, because one statement cannot update a row twice.
 pub(super) async fn add_refusals(
     connection: &mut PgConnection,
     counts: &[RefusalCount],
-) -> Result<(), OperationError> {
-    sqlx::query(
-                "-- rejections_count
+) -> Result<u64, OperationError> {
+    let suppressed: i64 = sqlx::query_scalar(
+        "-- rejections_count
+         WITH counted AS MATERIALIZED (
+             SELECT minute, status, reason, scheme, network, sum(count)::bigint AS count
+             FROM (
+                 SELECT UNNEST($1::timestamptz[]) AS minute, UNNEST($2::text[]) AS scheme, UNNEST($3::text[]) AS network,
+                     UNNEST($4::bigint[]) AS count, UNNEST($5::integer[]) AS status, UNNEST($6::text[]) AS reason
+             ) AS counted
+             GROUP BY minute, status, reason, scheme, network
+         ), added AS (
          INSERT INTO webhook_rejections AS rejection (received_at, status, reason, scheme, client_address, count, state)
-         SELECT counted.minute, counted.status, counted.reason, counted.scheme, counted.network, sum(counted.count)::bigint,
-             'counted'
-         FROM (
-             SELECT UNNEST($1::timestamptz[]) AS minute, UNNEST($2::text[]) AS scheme, UNNEST($3::text[]) AS network,
-                 UNNEST($4::bigint[]) AS count, UNNEST($5::integer[]) AS status, UNNEST($6::text[]) AS reason
-         ) AS counted
-         GROUP BY counted.minute, counted.status, counted.reason, counted.scheme, counted.network
-         ORDER BY counted.minute, counted.reason, counted.scheme, counted.network
+         SELECT minute, status, reason, scheme, network, counted.count, 'counted' FROM counted ORDER BY minute, reason, scheme, network
          ON CONFLICT (received_at, reason, scheme, client_address) WHERE state = 'counted'
-         DO UPDATE SET count = rejection.count + excluded.count",
+         DO UPDATE SET count = rejection.count + excluded.count
+         RETURNING 1
+         )
+         SELECT (SELECT count(*) FROM counted) - (SELECT count(*) FROM added)",
     )
     .bind(column(counts, |count| bind_time(count.minute)))
     .bind(column(counts, |count| count.scheme))
@@ -35,17 +39,17 @@ pub(super) async fn add_refusals(
     .bind(column(counts, |count| count.count))
     .bind(column(counts, |count| i32::from(count.reason.http_status())))
     .bind(column(counts, |count| count.reason.name()))
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(suppressed.unsigned_abs())
 }
 
 impl RejectionStatements for PgConnection {
     async fn insert_rejections(
         &mut self,
         rejections: &[NewRejection],
-    ) -> Result<(), OperationError> {
-        sqlx::query(
+    ) -> Result<u64, OperationError> {
+        let inserted = sqlx::query(
             "-- rejections_insert
              INSERT INTO webhook_rejections
                  (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state, parked_at)
@@ -67,7 +71,7 @@ impl RejectionStatements for PgConnection {
         .bind(column(rejections, |rejection| rejection.parked_at().map(bind_time)))
         .execute(self)
         .await?;
-        Ok(())
+        Ok(inserted.rows_affected())
     }
 
     /// Skips locked rows, because another replica is applying them.
@@ -87,8 +91,8 @@ impl RejectionStatements for PgConnection {
         &mut self,
         outcomes: &[(i64, &'static str)],
         now: Timestamp,
-    ) -> Result<(), OperationError> {
-        sqlx::query(
+    ) -> Result<u64, OperationError> {
+        let marked = sqlx::query(
             "-- rejections_mark_applied
              UPDATE webhook_rejections AS rejection SET state = 'applied', settled_at = $3, outcome = applied.outcome
              FROM (SELECT UNNEST($1::bigint[]) AS id, UNNEST($2::text[]) AS outcome) AS applied
@@ -99,6 +103,6 @@ impl RejectionStatements for PgConnection {
         .bind(bind_time(now))
         .execute(self)
         .await?;
-        Ok(())
+        Ok(marked.rows_affected())
     }
 }

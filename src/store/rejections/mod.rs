@@ -39,8 +39,9 @@ pub trait Rejections: Send + Sync {
         parked_before: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Adds counts of refused requests to the stored counts.
-    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<(), StoreError>;
+    /// Adds counts of refused requests to the stored counts. Returns the number of counts that the database suppressed: a retry
+    /// would add the others again.
+    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<u64, StoreError>;
 
     /// Records a failed attempt to apply a parked notification. After 20 failed attempts its state becomes `failed`.
     async fn record_failure(&self, id: i64, error: &str, now: Timestamp) -> Result<(), StoreError>;

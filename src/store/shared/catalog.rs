@@ -9,11 +9,11 @@ use crate::domain::image::{Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::store::catalog::{AddResult, DeleteResult, ImageCatalog};
 use crate::store::error::StoreError;
-use crate::store::inbox::record::{add_to_outbox, rows_suppressed};
+use crate::store::inbox::record::add_to_outbox;
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::TransactionMode;
+use crate::store::session::{TransactionMode, rows_suppressed};
 
 #[async_trait]
 impl ImageCatalog for Backend {
@@ -29,12 +29,15 @@ impl ImageCatalog for Backend {
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
+            let ids = [image.cloudflare_id.as_str()];
             if inserted == 0 {
+                if tx.lock_images(&ids, ColumnSet::State).await?.is_empty() {
+                    return Err(rows_suppressed("cloudflare_images"));
+                }
                 return Ok((AddResult::Exists, Wakeups::default()));
             }
             let mut events = Vec::new();
             if router.wanted().contains(Model::Image, EventKind::Created) {
-                let ids = [image.cloudflare_id.as_str()];
                 for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
                     events.push(NewEvent::image_created(image.decode()?.row(), now));
                 }

@@ -1,17 +1,22 @@
 //! The outbox, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
+use sqlx::Connection as _;
 
 use super::claim_statements::{claim, claim_on};
 use super::columns::{Backend, Connection, ago, bind_ago, bind_ids, bind_now, now, selected_ids};
 use super::outbox_statements::{insert_attempts, settle};
 use crate::clock::ClockReading;
 use crate::store::error::StoreError;
-use crate::store::inbox::statements::EventStatements;
+use crate::store::inbox::record::insert_events;
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{OutboxBatch, Wakeups, alert_events};
-use crate::store::outbox::{Claim, Claimed, NewAttempt, Outbox, Pause, PauseProbe, Settlement};
-use crate::store::session::{OperationError, TransactionMode};
+use crate::store::outbox::{
+    Claim, Claimed, NewAttempt, Outbox, Pause, PauseProbe, Settled, Settlement,
+};
+use crate::store::session::{
+    OperationError, TransactionMode, check_written, rows_suppressed, suppression,
+};
 
 #[async_trait]
 impl Outbox for Backend {
@@ -47,27 +52,25 @@ impl Outbox for Backend {
         .await
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<usize, StoreError> {
+    async fn settle(&self, settlements: &[Settlement]) -> Result<Settled, StoreError> {
         let mode = TransactionMode::WithoutFsync;
         let settling = self.transaction("settling deliveries", mode, async |tx| {
             let settled = settle(tx, settlements).await?;
-            let attempts: Vec<(i64, &NewAttempt)> = settlements
-                .iter()
-                .filter_map(|settlement| Some((settlement.delivery, settlement.attempt()?)))
-                .collect();
-            if !attempts.is_empty() {
-                insert_attempts(tx, &attempts).await?;
+            let lost_leases = settlements.len().saturating_sub(settled);
+            if lost_leases > 0 {
+                check_lost(tx, settlements).await?;
             }
-            let (events, endpoints) = alert_events(settlements);
-            if !events.is_empty() {
-                let batch = OutboxBatch::alerts(&events, &endpoints);
-                tx.insert_events(&batch).await?;
-            }
-            Ok((settled, self.wake_next(tx, settlements).await?))
+            let suppressed = insert_reports(tx, settlements).await?;
+            let wakeups = self.wake_next(tx, settlements).await?;
+            let settled = Settled {
+                lost_leases,
+                suppressed,
+            };
+            Ok((settled, wakeups))
         });
         let settled = settling.await?;
         self.count_committed(settlements.len());
-        Ok(settlements.len().saturating_sub(settled))
+        Ok(settled)
     }
 
     async fn claim_probe(
@@ -146,7 +149,10 @@ impl Outbox for Backend {
             if let (1, Some(alert)) = (paused, &pause.alert) {
                 let events = [NewEvent::alert(alert)];
                 let batch = OutboxBatch::alerts(&events, &[alert.endpoint]);
-                tx.insert_events(&batch).await?;
+                insert_events(tx, &batch).await?;
+            }
+            if paused == 0 && !is_paused(tx, pause.endpoint).await? {
+                return Err(rows_suppressed("relay_endpoints"));
             }
             Ok((paused > 0, Wakeups::default()))
         })
@@ -154,7 +160,8 @@ impl Outbox for Backend {
     }
 
     async fn resume(&self, endpoint: &str, reason: Option<&str>) -> Result<bool, StoreError> {
-        self.write("resuming an endpoint", async |connection| {
+        let mode = TransactionMode::Durable;
+        self.transaction("resuming an endpoint", mode, async |tx| {
             let resumed = sqlx::query(
                 "-- endpoints_resume
                  UPDATE relay_endpoints SET paused_at = NULL, pause_reason = ''
@@ -162,12 +169,93 @@ impl Outbox for Backend {
             )
             .bind(endpoint)
             .bind(reason)
-            .execute(connection)
-            .await?;
-            Ok(resumed.rows_affected() > 0)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            if resumed == 0 && is_paused_for(tx, endpoint, reason).await? {
+                return Err(rows_suppressed("relay_endpoints"));
+            }
+            Ok((resumed > 0, Wakeups::default()))
         })
         .await
     }
+}
+
+/// Fails if a delivery still has the lease under which it was settled. Then the lease was not lost, and the result was suppressed.
+async fn check_lost(tx: &mut Connection, settlements: &[Settlement]) -> Result<(), OperationError> {
+    let leases: Vec<(i64, String)> = sqlx::query_as(concat!(
+        "-- outbox_find_leases
+         SELECT id, lease FROM relay_deliveries WHERE lease IS NOT NULL AND id IN (",
+        selected_ids!("$1"),
+        ")",
+    ))
+    .bind(bind_ids(
+        settlements.iter().map(|settlement| settlement.delivery),
+    ))
+    .fetch_all(tx)
+    .await?;
+    let is_leased = |settlement: &Settlement| {
+        leases
+            .iter()
+            .any(|(id, lease)| *id == settlement.delivery && **lease == *settlement.lease)
+    };
+    if settlements.iter().any(is_leased) {
+        return Err(rows_suppressed("relay_deliveries"));
+    }
+    Ok(())
+}
+
+/// Inserts the attempts and the alerts of settlements. Returns the error if some of them were suppressed.
+async fn insert_reports(
+    tx: &mut Connection,
+    settlements: &[Settlement],
+) -> Result<Option<StoreError>, OperationError> {
+    let mut suppressed = None;
+    let attempts: Vec<(i64, &NewAttempt)> = settlements
+        .iter()
+        .filter_map(|settlement| Some((settlement.delivery, settlement.attempt()?)))
+        .collect();
+    if !attempts.is_empty() {
+        let inserted = insert_attempts(tx, &attempts).await?;
+        let checked = check_written("relay_attempts", attempts.len(), inserted);
+        suppressed = suppression(checked)?;
+    }
+    let (events, endpoints) = alert_events(settlements);
+    if !events.is_empty() {
+        let batch = OutboxBatch::alerts(&events, &endpoints);
+        // Without the savepoint, a delivery could stay without its event.
+        let mut savepoint = tx.begin().await?;
+        let inserted = insert_events(&mut *savepoint, &batch).await;
+        match suppression(inserted)? {
+            None => savepoint.commit().await?,
+            Some(error) => {
+                savepoint.rollback().await?;
+                suppressed = Some(error);
+            }
+        }
+    }
+    Ok(suppressed)
+}
+
+/// Returns whether an endpoint is paused.
+async fn is_paused(tx: &mut Connection, endpoint: &str) -> Result<bool, OperationError> {
+    is_paused_for(tx, endpoint, None).await
+}
+
+/// Returns whether an endpoint is paused for this reason; `None` means any reason.
+async fn is_paused_for(
+    tx: &mut Connection,
+    endpoint: &str,
+    reason: Option<&str>,
+) -> Result<bool, OperationError> {
+    let is_paused = sqlx::query_scalar(
+        "-- endpoints_is_paused
+         SELECT EXISTS (
+             SELECT 1 FROM relay_endpoints
+             WHERE name = $1 AND paused_at IS NOT NULL AND (CAST($2 AS text) IS NULL OR pause_reason = $2)
+         )",
+    );
+    Ok(is_paused.bind(endpoint).bind(reason).fetch_one(tx).await?)
 }
 
 impl Backend {

@@ -13,11 +13,12 @@ use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::record::record_rejected;
-use crate::store::inbox::statements::is_unapplied;
+use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
+use crate::store::outbox::router::Wakeups;
 use crate::store::rejections::{
     MAX_ATTEMPTS, ParkedPage, ParkedQuery, RefusalCount, Rejection, Rejections,
 };
-use crate::store::session::{OperationError, TransactionMode};
+use crate::store::session::{OperationError, TransactionMode, check_written};
 
 #[async_trait]
 impl Rejections for Backend {
@@ -78,8 +79,12 @@ impl Rejections for Backend {
     }
 
     async fn park(&self, id: i64, image: &CloudflareId, now: Timestamp) -> Result<(), StoreError> {
-        self.write("parking a notification", async |connection| {
-            sqlx::query(concat!(
+        let mode = TransactionMode::Durable;
+        self.transaction("parking a notification", mode, async |tx| {
+            if tx.lock_unapplied(&[id]).await?.is_empty() {
+                return Ok(((), Wakeups::default()));
+            }
+            let parked = sqlx::query(concat!(
                 "-- rejections_park
                  UPDATE webhook_rejections SET state = 'parked', cloudflare_id = $2, parked_at = $3, attempts = 0
                  WHERE id = $1 AND ",
@@ -88,9 +93,10 @@ impl Rejections for Backend {
             .bind(id)
             .bind(image.as_str())
             .bind(bind_time(now))
-            .execute(connection)
+            .execute(&mut *tx)
             .await?;
-            Ok(())
+            check_written("webhook_rejections", 1, parked.rows_affected())?;
+            Ok(((), Wakeups::default()))
         })
         .await
     }
@@ -116,7 +122,7 @@ impl Rejections for Backend {
         .await
     }
 
-    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<(), StoreError> {
+    async fn add_refusals(&self, counts: &[RefusalCount]) -> Result<u64, StoreError> {
         self.write("counting refused requests", async |connection| {
             rejection_statements::add_refusals(connection, counts).await
         })

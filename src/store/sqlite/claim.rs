@@ -3,7 +3,7 @@
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::columns::{bind_now, bind_time, json_rows, now};
+use super::columns::{bind_ids, bind_now, bind_time, json_rows, now, selected_ids};
 use super::session::Sqlite;
 use crate::domain::event::Model;
 use crate::store::error::StoreError;
@@ -55,17 +55,20 @@ pub(super) async fn claim_on(
     let seen = read_due(tx, claim).await?;
     let (blocked, mut due): (Vec<Due>, Vec<Due>) = seen.into_iter().partition(|due| due.is_blocked);
     due.truncate(claim.limit);
+    let claimable = blocked.len() + due.len();
+    let mut postponed = Vec::new();
     if !blocked.is_empty() {
-        postpone(tx, claim, &blocked).await?;
+        postponed = postpone(tx, claim, blocked).await?;
     }
     if !due.is_empty() {
-        lease(tx, claim, &due).await?;
+        due = lease(tx, claim, due).await?;
     }
-    insert_lost_attempts(tx, blocked.iter().chain(&due)).await?;
+    insert_lost_attempts(tx, postponed.iter().chain(&due)).await?;
     due.sort_unstable_by_key(|due| due.delivery.id);
     Ok(Claimed {
+        suppressed: claimable - postponed.len() - due.len(),
         leased: due.into_iter().map(|due| due.delivery).collect(),
-        postponed: blocked.len(),
+        postponed: postponed.len(),
     })
 }
 
@@ -150,13 +153,14 @@ fn attempt_rows(due: &[Due]) -> String {
     })
 }
 
-/// Postpones blocked deliveries. Their leases, if they had any, expired.
+/// Postpones blocked deliveries. Their leases, if they had any, expired. Returns the deliveries whose change was not suppressed.
 async fn postpone(
     connection: &mut SqliteConnection,
     claim: &Claim<'_>,
-    blocked: &[Due],
-) -> Result<(), OperationError> {
-    sqlx::query(
+    blocked: Vec<Due>,
+) -> Result<Vec<Due>, OperationError> {
+    let due_at = bind_time(claim.now.time().saturating_add(POSTPONEMENT));
+    let postponed = sqlx::query(
         "-- outbox_claim
          UPDATE relay_deliveries
          SET due_at = $2, status = CASE WHEN status = 'leased' THEN 'retrying' ELSE status END, lease = NULL,
@@ -164,19 +168,24 @@ async fn postpone(
          FROM jsonb_each($1) AS blocked
          WHERE relay_deliveries.id = blocked.value ->> 0",
     )
-    .bind(attempt_rows(blocked))
-    .bind(bind_time(claim.now.time().saturating_add(POSTPONEMENT)))
-    .execute(connection)
+    .bind(attempt_rows(&blocked))
+    .bind(&due_at)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    if postponed.rows_affected() == blocked.len() as u64 {
+        return Ok(blocked);
+    }
+    keep_written(connection, blocked, &due_at).await
 }
 
+/// Leases due deliveries. Returns the deliveries whose lease was not suppressed.
 async fn lease(
     connection: &mut SqliteConnection,
     claim: &Claim<'_>,
-    due: &[Due],
-) -> Result<(), OperationError> {
-    sqlx::query(
+    due: Vec<Due>,
+) -> Result<Vec<Due>, OperationError> {
+    let due_at = bind_time(claim.now.time().saturating_add(claim.duration));
+    let leased = sqlx::query(
         "-- outbox_claim
          UPDATE relay_deliveries
          SET status = 'leased', lease = $2, due_at = $3, attempts = due.value ->> 1, error = COALESCE(due.value ->> 2, error),
@@ -184,12 +193,36 @@ async fn lease(
          FROM jsonb_each($1) AS due
          WHERE relay_deliveries.id = due.value ->> 0",
     )
-    .bind(attempt_rows(due))
+    .bind(attempt_rows(&due))
     .bind(claim.lease)
-    .bind(bind_time(claim.now.time().saturating_add(claim.duration)))
-    .execute(connection)
+    .bind(&due_at)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    if leased.rows_affected() == due.len() as u64 {
+        return Ok(due);
+    }
+    keep_written(connection, due, &due_at).await
+}
+
+/// Keeps the deliveries that have this due time. A trigger suppressed the change of the others.
+async fn keep_written(
+    connection: &mut SqliteConnection,
+    mut changed: Vec<Due>,
+    due_at: &str,
+) -> Result<Vec<Due>, OperationError> {
+    let ids = changed.iter().map(|due| due.delivery.id);
+    let written: Vec<i64> = sqlx::query_scalar(concat!(
+        "-- outbox_claim
+         SELECT id FROM relay_deliveries WHERE due_at = $2 AND id IN (",
+        selected_ids!("$1"),
+        ")",
+    ))
+    .bind(bind_ids(ids))
+    .bind(due_at)
+    .fetch_all(connection)
+    .await?;
+    changed.retain(|due| written.contains(&due.delivery.id));
+    Ok(changed)
 }
 
 /// Inserts the attempts whose lease expired. Their start is not known, so they have the end of the lease.

@@ -95,7 +95,8 @@ impl ImageStatements for SqliteConnection {
             written.updated_images = update_images(self, images).await?;
         }
         if !entries.is_empty() {
-            written.entry_ids = insert_entries(self, entries, with_entry_ids).await?;
+            (written.inserted_entries, written.entry_ids) =
+                insert_entries(self, entries, with_entry_ids).await?;
         }
         Ok(written)
     }
@@ -150,12 +151,13 @@ async fn update_images(
     .rows_affected())
 }
 
-/// Inserts audit log entries. Returns their ids only if requested, because each returned row is a round trip to SQLite's thread.
+/// Inserts audit log entries. Returns their number and their ids. Returns ids only if requested, because each returned row is a
+/// round trip to SQLite's thread.
 async fn insert_entries(
     connection: &mut SqliteConnection,
     entries: &[AuditEntry],
     with_ids: bool,
-) -> Result<Vec<i64>, OperationError> {
+) -> Result<(u64, Vec<i64>), OperationError> {
     let rows = json_rows(entries, |entry| {
         (
             entry.image.as_ref().map(|(_, id)| id.as_str()),
@@ -178,14 +180,14 @@ async fn insert_entries(
     }
     if !with_ids {
         let inserted = sqlx::query(inbox_write!("")).bind(rows);
-        inserted.execute(connection).await?;
-        return Ok(Vec::new());
+        let inserted = inserted.execute(connection).await?;
+        return Ok((inserted.rows_affected(), Vec::new()));
     }
     let inserted = sqlx::query_scalar(inbox_write!(" RETURNING id")).bind(rows);
     let mut ids: Vec<i64> = inserted.fetch_all(connection).await?;
     // SQLite assigns the ids in the order of the entries, but may return them in any order.
     ids.sort_unstable();
-    Ok(ids)
+    Ok((ids.len() as u64, ids))
 }
 
 /// The columns of [`StateColumns`], in the order of the `json_array` call.

@@ -2,16 +2,19 @@
 
 use sqlx::SqliteConnection;
 
-use super::columns::json_rows;
+use super::columns::{json, json_rows};
 use crate::domain::id::CloudflareId;
-use crate::store::inbox::statements::EventStatements;
+use crate::store::inbox::statements::{EventStatements, InsertedEvents};
 use crate::store::outbox::router::OutboxBatch;
 use crate::store::outbox::{NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
 impl EventStatements for SqliteConnection {
     /// Sends no announcements: SQLite has no channels, and the configuration rejects a channel.
-    async fn insert_events(&mut self, batch: &OutboxBatch<'_>) -> Result<(), OperationError> {
+    async fn insert_events(
+        &mut self,
+        batch: &OutboxBatch<'_>,
+    ) -> Result<InsertedEvents, OperationError> {
         // Payloads inside the JSON of the rows would be escaped and parsed again, which would take most of the time here. So all
         // payloads are one blob, and each row has the offset and length of its payload. `substr` counts offsets from 1.
         let mut payloads = Vec::new();
@@ -28,7 +31,7 @@ impl EventStatements for SqliteConnection {
                 event.at.to_string(),
             )
         });
-        sqlx::query(
+        let events = sqlx::query(
             "-- outbox_insert
              INSERT INTO relay_events (id, event, model, image, payload, created_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, CAST(substr($2, value ->> 4, value ->> 5) AS text), value ->> 6
@@ -51,7 +54,7 @@ impl EventStatements for SqliteConnection {
                 event.at.to_string(),
             )
         });
-        sqlx::query(
+        let deliveries = sqlx::query(
             "-- outbox_insert
              INSERT INTO relay_deliveries (event_id, endpoint, image, status, due_at, completed_at, created_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
@@ -60,7 +63,21 @@ impl EventStatements for SqliteConnection {
         .bind(rows)
         .execute(&mut *self)
         .await?;
-        Ok(())
+        Ok(InsertedEvents {
+            events: events.rows_affected(),
+            deliveries: deliveries.rows_affected(),
+        })
+    }
+
+    async fn count_events(&mut self, ids: &[&str]) -> Result<u64, OperationError> {
+        let count: i64 = sqlx::query_scalar(
+            "-- outbox_count_events
+             SELECT count(*) FROM relay_events WHERE id IN (SELECT value FROM json_each($1))",
+        )
+        .bind(json(ids))
+        .fetch_one(self)
+        .await?;
+        Ok(count.unsigned_abs())
     }
 }
 
@@ -103,10 +120,11 @@ pub(super) async fn settle(
     Ok(usize::try_from(settled).unwrap_or(usize::MAX))
 }
 
+/// Inserts attempts. Returns the number of new rows.
 pub(super) async fn insert_attempts(
     connection: &mut SqliteConnection,
     attempts: &[(i64, &NewAttempt)],
-) -> Result<(), OperationError> {
+) -> Result<u64, OperationError> {
     let rows = json_rows(attempts, |(delivery, attempt)| {
         (
             delivery,
@@ -117,7 +135,7 @@ pub(super) async fn insert_attempts(
             &attempt.error,
         )
     });
-    sqlx::query(
+    let inserted = sqlx::query(
         "-- outbox_insert_attempts
          INSERT INTO relay_attempts (delivery_id, number, started_at, duration_ms, status_code, error)
          SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM jsonb_each($1) ORDER BY key",
@@ -125,5 +143,5 @@ pub(super) async fn insert_attempts(
     .bind(rows)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(inserted.rows_affected())
 }

@@ -9,11 +9,11 @@ use crate::store::inbox::statements::{RejectionStatements, is_unapplied};
 use crate::store::rejections::{NewRejection, RefusalCount};
 use crate::store::session::OperationError;
 
-/// Adds counts of refused requests to the stored counts.
+/// Adds counts of refused requests to the stored counts. Returns the number of suppressed rows.
 pub(super) async fn add_refusals(
     connection: &mut SqliteConnection,
     counts: &[RefusalCount],
-) -> Result<(), OperationError> {
+) -> Result<u64, OperationError> {
     let rows = json_rows(counts, |count| {
         (
             bind_time(count.minute),
@@ -24,7 +24,7 @@ pub(super) async fn add_refusals(
             count.count,
         )
     });
-    sqlx::query(
+    let added = sqlx::query(
         // Without WHERE, SQLite would parse ON as a part of a join.
         "-- rejections_count
          INSERT INTO webhook_rejections (received_at, status, reason, scheme, client_address, count, state)
@@ -35,7 +35,7 @@ pub(super) async fn add_refusals(
     .bind(rows)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok((counts.len() as u64).saturating_sub(added.rows_affected()))
 }
 
 impl RejectionStatements for SqliteConnection {
@@ -43,7 +43,7 @@ impl RejectionStatements for SqliteConnection {
     async fn insert_rejections(
         &mut self,
         rejections: &[NewRejection],
-    ) -> Result<(), OperationError> {
+    ) -> Result<u64, OperationError> {
         let rows = json_rows(rejections, |rejection| {
             (
                 rejection.received_at.to_string(),
@@ -60,7 +60,7 @@ impl RejectionStatements for SqliteConnection {
                 rejection.parked_at().map(|at| at.to_string()),
             )
         });
-        sqlx::query(
+        let inserted = sqlx::query(
             "-- rejections_insert
              INSERT INTO webhook_rejections
                  (received_at, status, reason, problem, scheme, client_address, request_id, cloudflare_id, body, body_bytes, state, parked_at)
@@ -71,7 +71,7 @@ impl RejectionStatements for SqliteConnection {
         .bind(rows)
         .execute(self)
         .await?;
-        Ok(())
+        Ok(inserted.rows_affected())
     }
 
     /// Needs no row locks, because the transaction has the write lock.
@@ -93,8 +93,8 @@ impl RejectionStatements for SqliteConnection {
         &mut self,
         outcomes: &[(i64, &'static str)],
         now: Timestamp,
-    ) -> Result<(), OperationError> {
-        sqlx::query(
+    ) -> Result<u64, OperationError> {
+        let marked = sqlx::query(
             "-- rejections_mark_applied
              UPDATE webhook_rejections SET state = 'applied', settled_at = $2, outcome = row.value ->> 1
              FROM jsonb_each($1) AS row WHERE webhook_rejections.id = row.value ->> 0",
@@ -103,6 +103,6 @@ impl RejectionStatements for SqliteConnection {
         .bind(now.to_string())
         .execute(self)
         .await?;
-        Ok(())
+        Ok(marked.rows_affected())
     }
 }

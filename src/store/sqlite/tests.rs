@@ -136,10 +136,10 @@ async fn claim_and_settle_restore_fsync() {
         ordered: false,
         result: LeaseResult::Filtered,
     };
-    let lost = database.settle(&[settlement]).await.expect("a settlement");
+    let settled = database.settle(&[settlement]).await.expect("a settlement");
 
     assert_eq!(
-        (lost, after_claim, synchronous().await),
+        (settled.lost_leases, after_claim, synchronous().await),
         (0, 2, 2),
         "2 is FULL"
     );
