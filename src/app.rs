@@ -166,7 +166,8 @@ impl<'a> Service<'a> {
             requests.clone(),
             metrics.webhook.clone(),
         )
-        .map_err(invalid)?;
+        .map_err(invalid)?
+        .give_up_bodies_at(shutdown.cutoff.clone());
         Ok(Self {
             settings,
             clock,

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::memory_budget::{BudgetExceeded, Reservation};
 use crate::domain::outcome::RejectionReason;
@@ -26,6 +27,8 @@ const DRAIN_LIMIT_FACTOR: usize = 4;
 pub(super) struct BodyReader {
     max_bytes: usize,
     timeout: Duration,
+    /// Cancelled shortly before the end of a shutdown: bodies that are not complete are given up.
+    pub(super) cutoff: CancellationToken,
 }
 
 /// What the headers of a request say about its body.
@@ -53,13 +56,19 @@ enum ReadError {
     TimedOut,
     /// The connection or the stream ended before the end of the body.
     Incomplete,
+    /// The service is stopping, and the body was not complete in time.
+    Stopping,
     OutOfMemory(BudgetExceeded),
 }
 
 impl BodyReader {
     /// Creates a reader of bodies of at most `max_bytes`. Each body must be complete within `timeout`.
     pub(super) fn new(max_bytes: usize, timeout: Duration) -> Self {
-        Self { max_bytes, timeout }
+        Self {
+            max_bytes,
+            timeout,
+            cutoff: CancellationToken::new(),
+        }
     }
 
     /// Reads a body to its end. Drains a body over the limit for a while, because most clients read the response only after they
@@ -76,8 +85,11 @@ impl BodyReader {
         let read = if is_too_large {
             Err(ReadError::TooLarge)
         } else {
-            let collected = timeout(self.timeout, self.collect(&mut body, memory)).await;
-            collected.unwrap_or(Err(ReadError::TimedOut))
+            let collected = timeout(self.timeout, self.collect(&mut body, memory));
+            match self.cutoff.run_until_cancelled(collected).await {
+                Some(collected) => collected.unwrap_or(Err(ReadError::TimedOut)),
+                None => Err(ReadError::Stopping),
+            }
         };
         let error = match read {
             Ok(body) => return Ok(body),
@@ -85,7 +97,8 @@ impl BodyReader {
         };
         // A client that expects 100-continue waits for a response before it sends the body.
         if error == ReadError::TooLarge && !framing.expects_continue {
-            drain(body, self.max_bytes.saturating_mul(DRAIN_LIMIT_FACTOR)).await;
+            let draining = drain(body, self.max_bytes.saturating_mul(DRAIN_LIMIT_FACTOR));
+            self.cutoff.run_until_cancelled(draining).await;
         }
         Err(self.problem(error))
     }
@@ -121,6 +134,8 @@ impl BodyReader {
             )),
             ReadError::Incomplete => Problem::rejected(RejectionReason::InvalidPayload)
                 .detail("The body ended before it was complete. Send it again."),
+            ReadError::Stopping => Problem::of(ProblemType::Busy)
+                .detail("The service is stopping, and the body was not complete. Send it again."),
             ReadError::OutOfMemory(exceeded) => exceeded.into(),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::Admission;
@@ -70,5 +71,12 @@ impl Receiver {
             metrics,
             request_tasks,
         })
+    }
+
+    /// Makes the receiver give up bodies that are not complete when this token is cancelled.
+    #[must_use]
+    pub fn give_up_bodies_at(mut self, cutoff: CancellationToken) -> Self {
+        self.body.cutoff = cutoff;
+        self
     }
 }

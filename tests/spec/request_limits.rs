@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::on_both_databases;
-use crate::support::app::{App, PATH};
+use crate::support::app::{App, PATH, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -90,6 +93,7 @@ on_both_databases!(
     keep_alive_outlasts_read_timeout,
     serves_http2_in_cleartext,
     rejects_malformed_http,
+    many_large_bodies_get_503,
 );
 
 async fn accepts_body_at_limit_and_rejects_above(database: Database) {
@@ -395,10 +399,7 @@ async fn serves_http2_in_cleartext(database: Database) {
         .header("cf-webhook-auth", SECRET)
         .body(test_message(100));
 
-    assert_eq!(
-        crate::support::app::response_to(request).await.outcome(),
-        (200, "test")
-    );
+    assert_eq!(response_to(request).await.outcome(), (200, "test"));
 }
 
 async fn rejects_malformed_http(database: Database) {
@@ -416,4 +417,25 @@ async fn rejects_malformed_http(database: Database) {
         app.post_webhook(test_message(100)).await.outcome(),
         (200, "test")
     );
+}
+
+/// Large bodies stay in memory while the database is locked, so their number is limited.
+async fn many_large_bodies_get_503(database: Database) {
+    // The lock must not end a request before the places are taken.
+    let long_timeout = [("APP__DATABASE__TIMEOUT_SECS", "300")];
+    let app = App::start_with(database, &long_timeout).await;
+    app.database.register("image").await;
+    let lock = app.database.lock_image("image").await;
+    let body = json!({"id": "image", "uploaded": "2024-01-01T12:00:00Z", "meta": {"note": "x".repeat(100_000)}});
+    let body = body.to_string();
+    // More than the 64 places.
+    let mut answers: FuturesUnordered<_> = (0..80)
+        .map(|_| response_to(app.request(body.clone()).header("cf-webhook-auth", SECRET)))
+        .collect();
+
+    let first = answers.next().await.expect("an answer");
+    lock.release().await;
+
+    assert_eq!(first.outcome(), (503, "busy"));
+    assert_eq!(first.headers["retry-after"], "1");
 }

@@ -118,19 +118,28 @@ fn second_signal_forces_exit_3() {
 }
 
 #[test]
-fn deadline_forces_exit_3() {
+fn incomplete_body_does_not_delay_exit() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
         SECRET_VARIABLE,
         ("APP__SERVER__READ_TIMEOUT_SECS", "300"),
-        ("APP__SHUTDOWN__DEADLINE_SECS", "1"),
+        ("APP__SHUTDOWN__DEADLINE_SECS", "2"),
     ];
     let mut service = Service::start(folder.path(), &variables);
-    let _in_flight = begin_request(&service);
+    let mut in_flight = begin_request(&service);
 
     service.signal("-TERM");
+    let mut answer = String::new();
+    in_flight
+        .read_to_string(&mut answer)
+        .expect("the service responds and closes the connection");
 
-    assert_eq!(service.wait().code(), Some(3), "{:?}", service.log());
+    assert_eq!(service.wait().code(), Some(0), "{:?}", service.log());
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("The service is stopping, and the body was not complete."),
+        "{answer}"
+    );
 }
 
 #[test]
