@@ -88,7 +88,6 @@ impl Fault {
                 Self::ServiceStopped,
                 Self::ServiceKilled,
                 Self::DiskFull,
-                Self::WalDeleted,
                 Self::FilesExhausted,
                 Self::PoolExhausted,
                 Self::LogDiskFull,
@@ -129,9 +128,18 @@ impl Fault {
         }
     }
 
-    /// Returns the faults for a scenario whose service inserts the images and publishes events.
-    pub(crate) fn of_publishing_service() -> &'static [Self] {
-        &[Self::ServiceStopped, Self::ServiceKilled, Self::PoisonRow]
+    /// Returns the faults for a scenario whose service inserts the images and publishes events, so no other program writes.
+    pub(crate) fn of_publishing_service(database: &Database) -> &'static [Self] {
+        if database.is_postgres() {
+            &[Self::ServiceStopped, Self::ServiceKilled, Self::PoisonRow]
+        } else {
+            &[
+                Self::ServiceStopped,
+                Self::ServiceKilled,
+                Self::PoisonRow,
+                Self::WalDeleted,
+            ]
+        }
     }
 
     /// Injects the fault under load, checks that it had an effect, and removes it.

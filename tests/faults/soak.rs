@@ -74,11 +74,12 @@ async fn loses_nothing_under_faults() {
 async fn loses_no_inserted_images_or_events() {
     let mut on_sqlite = Scenario::on_sqlite(Registration::ByService).await;
     let mut on_postgres = Scenario::on_postgres(Registration::ByService).await;
-    let faults = Fault::of_publishing_service();
+    let faults = |scenario: &Scenario| Fault::of_publishing_service(&scenario.database);
+    let (faults_on_sqlite, faults_on_postgres) = (faults(&on_sqlite), faults(&on_postgres));
 
     let (sqlite, postgres) = tokio::join!(
-        soak(&mut on_sqlite, faults, Duration::ZERO),
-        soak(&mut on_postgres, faults, Duration::ZERO)
+        soak(&mut on_sqlite, faults_on_sqlite, Duration::ZERO),
+        soak(&mut on_postgres, faults_on_postgres, Duration::ZERO)
     );
 
     assert_all_good(&[sqlite, postgres].concat());

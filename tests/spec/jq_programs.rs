@@ -62,9 +62,10 @@ async fn hostile_program_fails_only_its_message(database: Database) {
     for number in 0..HOSTILE.len() {
         upload(&app, &format!("bad-{number}")).await;
         upload(&app, &format!("good-{number}")).await;
+        // One process runs all programs of the endpoint, and a message waits only for a limited time.
+        wait_until_none_due(&app.database).await;
     }
 
-    wait_until_none_due(&app.database).await;
     let bad = HOSTILE.iter().enumerate();
     let mut expected: Vec<String> = bad
         .map(|(number, (_, error))| format!("bad-{number}: {error}"))

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::file::OpenedFile;
 use crate::store::session::GuardedConnection;
 use crate::telemetry::chain;
 
@@ -36,12 +37,12 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Starts the task. It uses a connection of this pool for each checkpoint.
-    pub(super) fn start(pool: SqlitePool) -> Self {
+    /// Starts the task. It uses a connection of this pool for each checkpoint. It runs none if the files were moved or deleted.
+    pub(super) fn start(pool: SqlitePool, file: Arc<OpenedFile>) -> Self {
         let due = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let task = TaskTracker::new();
-        task.spawn(run(pool, Arc::clone(&due), stop.clone()));
+        task.spawn(run(pool, file, Arc::clone(&due), stop.clone()));
         task.close();
         Self {
             due,
@@ -67,9 +68,9 @@ impl Checkpointer {
     }
 }
 
-async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
+async fn run(pool: SqlitePool, file: Arc<OpenedFile>, due: Arc<Notify>, stop: CancellationToken) {
     while stop.run_until_cancelled(due.notified()).await.is_some() {
-        match checkpoint(&pool).await {
+        match checkpoint(&pool, &file).await {
             Ok(pages) if pages >= LONG_WAL_PAGES => {
                 // Discard an earlier request. The next one shows that the writer has committed since.
                 let _earlier_request = due.notified().now_or_never();
@@ -85,19 +86,15 @@ async fn run(pool: SqlitePool, due: Arc<Notify>, stop: CancellationToken) {
 }
 
 /// Copies pages into the file without waiting for readers or the writer (PASSIVE). Returns the number of pages in the WAL.
-async fn checkpoint(pool: &SqlitePool) -> Result<i64, sqlx::Error> {
+async fn checkpoint(pool: &SqlitePool, file: &OpenedFile) -> Result<i64, sqlx::Error> {
     let mut guard = GuardedConnection::<Sqlite>::acquire(pool).await?;
+    // A connection that was opened after the WAL was deleted would copy pages of another WAL.
+    if !file.is_present() {
+        return Ok(0);
+    }
     let (_busy, pages, _copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)")
         .fetch_one(&mut *guard.connection)
         .await?;
     guard.release();
     Ok(pages)
-}
-
-/// Copies every page into the file, and waits for readers (FULL). Returns false if another program kept a page from being copied.
-pub(super) async fn checkpoint_all(pool: &SqlitePool) -> Result<bool, sqlx::Error> {
-    let (busy, _pages, _copied): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(FULL)")
-        .fetch_one(pool)
-        .await?;
-    Ok(busy == 0)
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::checkpoints::{Checkpointer, LONG_WAL_PAGES, checkpoint_all};
+use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
 use super::file::OpenedFile;
 use super::result_code::is_busy;
 use super::wal_keeper::WalKeeper;
@@ -58,7 +58,7 @@ pub(super) struct Connections {
     pub(super) readers: SqlitePool,
     pub(super) checkpointer: Checkpointer,
     wal_keeper: WalKeeper,
-    pub(super) file: OpenedFile,
+    pub(super) file: Arc<OpenedFile>,
 }
 
 /// The present connections. There are none while they are opened again.
@@ -78,10 +78,10 @@ impl Opener {
         let wal_keeper = WalKeeper::open(&options).await?;
         let readers = pool(MAX_READERS, self.acquire_timeout)
             .connect_lazy_with(options.create_if_missing(false));
-        let file = OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?;
+        let file = Arc::new(OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?);
         Ok(Connections {
             writer,
-            checkpointer: Checkpointer::start(readers.clone()),
+            checkpointer: Checkpointer::start(readers.clone(), Arc::clone(&file)),
             readers,
             wal_keeper,
             file,
@@ -110,10 +110,14 @@ impl Opener {
 impl Connections {
     /// Stops the checkpoint task, and closes every connection.
     async fn close(&self) {
+        self.close_pools().await;
+        self.wal_keeper.close().await;
+    }
+
+    async fn close_pools(&self) {
         self.checkpointer.stop().await;
         self.readers.close().await;
         self.writer.close().await;
-        self.wal_keeper.close().await;
     }
 }
 
@@ -167,7 +171,8 @@ impl CurrentConnections {
 
     async fn reopen(&self, broken: &Connections) {
         // SQLite still has the deleted file open, and can copy its pages into the database.
-        match checkpoint_all(&broken.writer).await {
+        broken.close_pools().await;
+        match broken.wal_keeper.checkpoint().await {
             Ok(true) => {}
             Ok(false) => tracing::error!(
                 "not every page of the deleted write-ahead log was copied, because another program reads the database"
@@ -177,7 +182,7 @@ impl CurrentConnections {
                 "the pages of the deleted write-ahead log could not be copied"
             ),
         }
-        broken.close().await;
+        broken.wal_keeper.close().await;
         // A new connection beside an old one would share the old one's index, which does not fit the new WAL.
         if !wait_until_closed(&broken.file).await {
             tracing::error!("the deleted write-ahead log is still open; restart the service");

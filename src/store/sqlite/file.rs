@@ -4,7 +4,6 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use crate::store::error::{DatabaseLabel, StoreError};
 
@@ -17,22 +16,22 @@ pub(super) struct OpenedFile {
     file_id: FileId,
     /// Beside the file that a symbolic link leads to, as SQLite does it.
     wal_path: PathBuf,
-    /// Set after the first commit, because SQLite creates the file late. SQLite keeps the file, even if the WAL restarts, until
-    /// the last connection closes.
-    wal_id: OnceLock<FileId>,
+    /// SQLite keeps the file, even if the WAL restarts, until the last connection closes.
+    wal_id: FileId,
 }
 
 /// A device and an inode.
 type FileId = (u64, u64);
 
 impl OpenedFile {
-    /// Returns the identity of the file that is at this path now. Fails if there is none.
+    /// Returns the identities of the files that are at this path now. Fails if one is missing.
     pub(super) fn at(path: &Path) -> std::io::Result<Self> {
+        let wal_path = with_suffix(&path.canonicalize()?, "-wal");
         Ok(Self {
             path: path.to_owned(),
             file_id: id(&path.metadata()?),
-            wal_id: OnceLock::new(),
-            wal_path: with_suffix(&path.canonicalize()?, "-wal"),
+            wal_id: id(&wal_path.metadata()?),
+            wal_path,
         })
     }
 
@@ -42,35 +41,26 @@ impl OpenedFile {
         if device_and_inode(&self.path) != Some(self.file_id) {
             return Err(StoreError::FileReplaced { database });
         }
-        let Some(wal_id) = self.wal_id.get() else {
-            return Ok(());
-        };
         match self.wal_path.metadata() {
-            Ok(metadata) if id(&metadata) == *wal_id => Ok(()),
+            Ok(metadata) if id(&metadata) == self.wal_id => Ok(()),
             // Another process has created a WAL, and has written to it.
             Ok(metadata) if metadata.len() > 0 => Err(StoreError::WalReplaced { database }),
             Ok(_) | Err(_) => Err(StoreError::WalDeleted { database }),
         }
     }
 
-    /// Checks the files after a commit. Remembers the WAL of the first commit.
-    pub(super) fn check_committed(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
-        if self.wal_id.get().is_none()
-            && let Some(wal_id) = device_and_inode(&self.wal_path)
-        {
-            // Another task may have set the same identity.
-            let _is_set = self.wal_id.set(wal_id);
-        }
-        self.check(database)
+    /// Returns whether both paths still have the opened files.
+    pub(super) fn is_present(&self) -> bool {
+        device_and_inode(&self.path) == Some(self.file_id)
+            && device_and_inode(&self.wal_path) == Some(self.wal_id)
     }
 
     /// Returns whether this process still has the WAL open. Returns `None` if the system does not tell it (only Linux does).
     pub(super) fn is_wal_open(&self) -> Option<bool> {
-        let wal_id = self.wal_id.get()?;
         let descriptors = std::fs::read_dir("/proc/self/fd").ok()?;
         let mut files =
             descriptors.filter_map(|descriptor| device_and_inode(&descriptor.ok()?.path()));
-        Some(files.any(|file| file == *wal_id))
+        Some(files.any(|file| file == self.wal_id))
     }
 }
 

@@ -83,6 +83,7 @@ impl Sqlite {
         let reading = async {
             let connections = self.connections()?;
             let mut guard = GuardedConnection::acquire(&connections.readers).await?;
+            self.check(&connections)?;
             let value = work(&mut guard.connection).await?;
             guard.release();
             Ok(value)
@@ -100,7 +101,7 @@ impl Sqlite {
             let connections = self.connections()?;
             let mut guard = self.acquire_writer(&connections).await?;
             let value = work(&mut guard.connection).await?;
-            self.check_committed(&connections)?;
+            self.check(&connections)?;
             guard.release();
             Ok(value)
         };
@@ -125,7 +126,7 @@ impl Sqlite {
             let (value, wakeups) = work(&mut tx).await?;
             tx.commit().await?;
             // If the WAL was deleted before the commit, the commit may be lost at the next start.
-            self.check_committed(&connections)?;
+            self.check(&connections)?;
             wakeups.notify();
             match mode {
                 TransactionMode::Recording | TransactionMode::Durable => {}
@@ -175,13 +176,16 @@ impl Sqlite {
         &self,
         connections: &Arc<Connections>,
     ) -> Result<GuardedConnection<sqlx::Sqlite>, OperationError> {
-        let checked = connections.file.check(&self.runner.database);
-        checked.inspect_err(|error| self.connections.recover(connections, error))?;
-        Ok(GuardedConnection::acquire(&connections.writer).await?)
+        // The pool creates a missing file, if it has no connection.
+        self.check(connections)?;
+        let guard = GuardedConnection::acquire(&connections.writer).await?;
+        // A connection that was opened after the WAL was deleted has another WAL. It would write where the old one continues.
+        self.check(connections)?;
+        Ok(guard)
     }
 
-    fn check_committed(&self, connections: &Arc<Connections>) -> Result<(), StoreError> {
-        let checked = connections.file.check_committed(&self.runner.database);
+    fn check(&self, connections: &Arc<Connections>) -> Result<(), StoreError> {
+        let checked = connections.file.check(&self.runner.database);
         checked.inspect_err(|error| self.connections.recover(connections, error))
     }
 }

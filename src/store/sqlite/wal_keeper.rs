@@ -22,12 +22,29 @@ impl WalKeeper {
         Ok(Self(Mutex::new(Some(connection))))
     }
 
+    /// Copies every page of the WAL into the file, and waits for readers (FULL). Works also after the WAL was deleted, because the
+    /// connection has it open. Returns false if another program kept a page from being copied.
+    pub(super) async fn checkpoint(&self) -> Result<bool, sqlx::Error> {
+        let Some(mut connection) = self.take() else {
+            return Ok(false);
+        };
+        let copied = sqlx::query_as("PRAGMA wal_checkpoint(FULL)")
+            .fetch_one(&mut connection)
+            .await;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+        let (busy, _pages, _copied): (i64, i64, i64) = copied?;
+        Ok(busy == 0)
+    }
+
     /// Closes the connection.
     pub(super) async fn close(&self) {
-        let connection = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(connection) = connection {
+        if let Some(connection) = self.take() {
             // SQLite closes the file also after an error.
             let _closed = connection.close().await;
         }
+    }
+
+    fn take(&self) -> Option<SqliteConnection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
