@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config_types::Days;
+use crate::config_types::{Days, strict_bool};
 use crate::store::{PrunableTable, PruneMode, PruneQuery, Retention, StoreError};
 use crate::telemetry::chain;
 
@@ -30,6 +30,9 @@ pub struct Settings {
     pub rejections_days: Days<0, 36_500>,
     /// The retention period of deliveries.
     pub deliveries_days: Days<0, 36_500>,
+    /// True to treat rows that were there before the adoption of their table like all other rows. Otherwise they are never deleted.
+    #[serde(deserialize_with = "strict_bool")]
+    pub delete_adopted_rows: bool,
 }
 
 impl Settings {
@@ -97,9 +100,14 @@ impl Pruner {
         let Some(period) = self.settings.period(table) else {
             return Ok(0);
         };
+        let last_adopted_id = if self.settings.delete_adopted_rows {
+            None
+        } else {
+            self.store.last_adopted_id(table).await?
+        };
         let mut query = PruneQuery {
             table,
-            after: i64::MIN,
+            after: last_adopted_id.unwrap_or(i64::MIN),
             limit: PAGE_SIZE,
             before: self.clock.now().saturating_sub(period),
             mode,

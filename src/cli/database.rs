@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use crate::application::{ActionError, Context, schema};
 use crate::clock::SystemClock;
 use crate::config::{Loaded, Settings};
 use crate::store::{DatabaseUrl, Store};
+use crate::telemetry;
 
 /// The state of the database that a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,16 @@ pub(super) enum OpenMode {
     Migrate,
 }
 
+impl OpenMode {
+    fn migrates(self, settings: &Settings) -> bool {
+        match self {
+            Self::Existing => false,
+            Self::Create => settings.database.migrate_on_start,
+            Self::Migrate => true,
+        }
+    }
+}
+
 /// Opens the database, runs an action on it, and closes it in every case.
 pub(super) async fn with_store<T>(
     loaded: &Loaded,
@@ -28,6 +41,10 @@ pub(super) async fn with_store<T>(
     let settings = &loaded.settings;
     if mode == OpenMode::Existing {
         require_database(&settings.database.url)?;
+    }
+    if mode.migrates(settings) {
+        // The migrations log their changes of tables that exist already.
+        telemetry::start(&settings.log).context("cannot start the log")?;
     }
     let unknown_images = settings.webhook.unknown_images();
     let subscriptions = loaded.endpoints.subscriptions().clone();

@@ -81,6 +81,18 @@ pub enum StoreError {
         /// The privilege and its table or sequence, as in a GRANT statement.
         privilege: String,
     },
+    /// A table of this name exists, and is not one that the migrations can adopt.
+    #[error(
+        "database {database}: the table {table} exists already and cannot be adopted, because {obstacle}; rename it, or set database.url to another database"
+    )]
+    NotAdoptable {
+        /// The database.
+        database: DatabaseLabel,
+        /// The table.
+        table: &'static str,
+        /// The reason, as a clause.
+        obstacle: String,
+    },
     /// A migration failed, or the applied migrations differ from this release's.
     #[error("the migrations failed")]
     Migration(#[source] sqlx::migrate::MigrateError),
@@ -259,6 +271,7 @@ impl StoreError {
             | Self::WalDeleted { .. }
             | Self::WalReplaced { .. }
             | Self::UnsupportedEncoding { .. }
+            | Self::NotAdoptable { .. }
             | Self::Migration(_)
             | Self::CreateFolder { .. }
             | Self::QueueFull

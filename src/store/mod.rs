@@ -13,6 +13,7 @@
 //! it takes the write lock. The backends only run SQL. [`inbox::plan`] decides what to write, so the decisions
 //! do not depend on the database.
 
+mod adoption;
 mod audit_log;
 mod catalog;
 mod error;

@@ -11,6 +11,9 @@ pub trait Retention: Send + Sync {
     /// Reads one page of rows, and deletes or counts its rows that are older than `before`. The age of a rejection that was parked
     /// counts from its last parking. Returns `None` if no rows follow `after`.
     async fn prune_page(&self, query: &PruneQuery) -> Result<Option<PrunedPage>, StoreError>;
+
+    /// Returns the id of the last row that was in the table before this service adopted it. `None` means that there was none.
+    async fn last_adopted_id(&self, table: PrunableTable) -> Result<Option<i64>, StoreError>;
 }
 
 /// A page of rows to prune.

@@ -2,7 +2,7 @@
 
 use cloudflare_images_webhook::domain::event::Subscriptions;
 use cloudflare_images_webhook::domain::notification::UnknownImages;
-use cloudflare_images_webhook::store::{Store, StoreError};
+use cloudflare_images_webhook::store::{PrunableTable, Store, StoreError};
 
 use crate::fixture::{Backend, Fixture, on_every_backend};
 
@@ -12,6 +12,8 @@ on_every_backend!(
     ignores_migrations_of_newer_release,
     migrates_once_for_many_processes,
     accepts_writable_database,
+    remembers_last_rows_of_adopted_tables,
+    new_tables_have_no_adopted_rows,
 );
 
 const MIGRATIONS: &str = "cloudflare_images_webhook_migrations";
@@ -79,6 +81,28 @@ async fn accepts_writable_database(fixture: &Fixture) {
     assert!(checked.is_ok(), "{checked:?}");
 }
 
+async fn remembers_last_rows_of_adopted_tables(fixture: &Fixture) {
+    let _migrated = fixture.open().await;
+    let time = "'1970-01-01T00:00:10.000000Z'";
+    let script = format!(
+        "INSERT INTO cloudflare_image_logs (id, event_type) VALUES (7, 'webhook_received');
+         INSERT INTO webhook_rejections (id, received_at, status, reason) VALUES (8, {time}, 400, 'invalid-payload');
+         INSERT INTO relay_deliveries (id, event_id, endpoint, due_at, created_at) VALUES (9, 'evt_1', 'app', {time}, {time});
+         DROP TABLE {MIGRATIONS}"
+    );
+    fixture.database.execute_script(&script).await;
+
+    let store = fixture.open().await;
+
+    assert_eq!(last_adopted_ids(&store).await, [Some(7), Some(8), Some(9)]);
+}
+
+async fn new_tables_have_no_adopted_rows(fixture: &Fixture) {
+    let store = fixture.open().await;
+
+    assert_eq!(last_adopted_ids(&store).await, [None; 3]);
+}
+
 #[tokio::test]
 async fn refuses_read_only_server_on_postgres() {
     let fixture = Fixture::new(Backend::Postgres).await;
@@ -102,6 +126,15 @@ async fn unmigrated(fixture: &Fixture) -> Store {
     fixture
         .open_unmigrated(UnknownImages::Reject, subscriptions)
         .await
+}
+
+async fn last_adopted_ids(store: &Store) -> Vec<Option<i64>> {
+    let mut ids = Vec::new();
+    for table in PrunableTable::ALL {
+        let reading = store.retention.last_adopted_id(table).await;
+        ids.push(reading.expect("the query succeeds"));
+    }
+    ids
 }
 
 async fn pending(store: &Store) -> Vec<i64> {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::App;
 use crate::support::database::Database;
+use crate::support::wait;
 
 /// The toolkit's schema, as Django creates it.
 const DJANGO_SCHEMA: &str = include_str!("../fixtures/django_toolkit.sql");
@@ -125,6 +126,31 @@ async fn audit_log_outlives_deleted_image() {
         .await;
 
     assert_eq!(app.database.log_types().await, ["upload_url_created"]);
+}
+
+#[tokio::test]
+async fn start_keeps_old_audit_log() {
+    let database = Database::postgres().await;
+    database.execute_script(DJANGO_SCHEMA).await;
+    database
+        .execute_script("UPDATE cloudflare_image_logs SET event_type = 'webhook_received'")
+        .await;
+    let app = App::start(database).await;
+    app.database
+        .execute(
+            "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES ('2000-01-01', 'webhook_received')",
+            &[],
+        )
+        .await;
+    let (_, database) = app.stop().await;
+
+    let app = App::start(database).await;
+
+    wait::until_async("the newer entry is deleted", async || {
+        app.database.logs().await.len() == 1
+    })
+    .await;
+    assert_eq!(app.database.logs().await[0]["image_id"], UPLOADED);
 }
 
 #[tokio::test]

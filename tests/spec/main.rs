@@ -56,4 +56,5 @@ mod retention;
 mod shutdown;
 mod sqlite_files;
 mod suppressed_rows;
+mod table_adoption;
 mod verify_command;

@@ -218,7 +218,7 @@ async fn second_migration_changes_nothing(database: Database) {
     assert!(first.status.success() && second.status.success());
     assert_eq!(
         stdout(&first),
-        "the tables are up to date; migrations run: 4\n"
+        "the tables are up to date; migrations run: 5\n"
     );
     assert_eq!(stdout(&second), "the tables are up to date\n");
 }
@@ -248,7 +248,7 @@ async fn concurrent_migrations_succeed(database: Database) {
     let versions = database
         .count("SELECT count(*) FROM cloudflare_images_webhook_migrations")
         .await;
-    assert_eq!(versions, 4);
+    assert_eq!(versions, 5);
 }
 
 async fn is_ready_with_newer_schema(database: Database) {

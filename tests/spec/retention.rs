@@ -71,6 +71,7 @@ on_both_databases!(
     command_previews_and_deletes_old_rows,
     deletes_every_type_of_webhook_entry,
     records_webhooks_while_pruning,
+    keeps_rows_from_before_adoption,
 );
 
 async fn deletes_rows_older_than_settings(database: Database) {
@@ -225,6 +226,55 @@ async fn records_webhooks_while_pruning(database: Database) {
         rows(&app.database).await == (NEW_ROWS + 20, NEW_ROWS)
     })
     .await;
+}
+
+async fn keeps_rows_from_before_adoption(database: Database) {
+    let database = database_with_old_rows(database).await;
+    let folder = TempDir::new().expect("a folder");
+    let prune = |setting: &str| {
+        let variables = [
+            ("DATABASE_URL", database.url.as_str()),
+            ("APP__RETENTION__LOGS_DAYS", "7000"),
+            ("APP__RETENTION__REJECTIONS_DAYS", "7000"),
+            ("APP__RETENTION__DELETE_ADOPTED_ROWS", setting),
+        ];
+        stdout(&run(folder.path(), &["retention", "prune"], &variables))
+    };
+    // Without the record of the migrations, these tables look like those of another program.
+    database
+        .execute_script("DROP TABLE cloudflare_images_webhook_migrations")
+        .await;
+    let migrated = run(
+        folder.path(),
+        &["migrate"],
+        &[("DATABASE_URL", &database.url)],
+    );
+    assert!(migrated.status.success());
+    database
+        .execute_script(
+            "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES ('1999-12-31T00:00:00.000000Z', 'webhook_received');
+             INSERT INTO webhook_rejections (received_at, status, reason) VALUES ('1999-12-31T00:00:00.000000Z', 400, 'made-up')",
+        )
+        .await;
+
+    let by_default = prune("false");
+    let rows_by_default = rows(&database).await;
+    let with_setting = prune("true");
+
+    assert_eq!(
+        by_default,
+        "cloudflare_image_logs: 1 rows were deleted\n\
+         webhook_rejections: 1 rows were deleted\n\
+         relay_deliveries: 0 rows were deleted\n"
+    );
+    assert_eq!(rows_by_default, (ALL_ROWS, ALL_ROWS));
+    assert_eq!(
+        with_setting,
+        "cloudflare_image_logs: 2500 rows were deleted\n\
+         webhook_rejections: 2500 rows were deleted\n\
+         relay_deliveries: 0 rows were deleted\n"
+    );
+    assert_eq!(rows(&database).await, (NEW_ROWS, NEW_ROWS));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! The Postgres backend: its session, its own statements, and the statements that both backends share.
 
+mod adoption;
 mod claim;
 mod columns;
 mod connection_cache;
@@ -8,6 +9,7 @@ mod outbox;
 mod rejections;
 mod schema;
 mod session;
+mod tables;
 
 #[expect(
     clippy::duplicate_mod,

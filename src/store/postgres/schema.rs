@@ -1,45 +1,107 @@
 //! The migrations of Postgres, and the check whether it is writable.
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgPoolOptions;
+use std::time::Duration;
 
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Connection, PgConnection};
+
+use super::adoption::adopt;
 use super::session::Postgres;
 use crate::domain::notification::UnknownImages;
-use crate::store::error::StoreError;
-use crate::store::schema::{MIGRATION_DEADLINE, configure_migrator};
-
-/// The statement that selects whether the table `$1` exists.
-pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
-     SELECT to_regclass($1) IS NOT NULL";
+use crate::store::error::{DatabaseLabel, StoreError};
+use crate::store::schema::{MIGRATION_DEADLINE, MIGRATIONS_TABLE, configure_migrator};
+use crate::store::session::OperationError;
 
 pub(super) fn migrator() -> Migrator {
     configure_migrator(sqlx::migrate!("migrations/postgres"))
 }
 
+/// The time between two attempts to get the lock of the migrations.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Runs the pending migrations.
 pub(super) async fn migrate(backend: &Postgres) -> Result<(), StoreError> {
-    // Migrations use a separate pool, because the statement timeout of the main pool is too short for a large table.
+    let mut connection = connect(backend).await?;
+    let database = &backend.runner.database;
+    let migrating = tokio::time::timeout(MIGRATION_DEADLINE, run(&mut connection, database));
+    match migrating.await {
+        Ok(Ok(())) => {
+            // The migrations are committed, so a lost connection changes nothing.
+            let _closed = connection.close().await;
+            Ok(())
+        }
+        Ok(Err(OperationError::Store(error))) => Err(error),
+        Ok(Err(OperationError::Database(source))) => Err(backend
+            .runner
+            .database_error("running the migrations", source)),
+        Err(_) => Err(StoreError::MigrationTimeout {
+            database: database.clone(),
+            deadline: MIGRATION_DEADLINE,
+        }),
+    }
+}
+
+/// Opens a separate connection, because the timeouts of the main pool are too short for a large table. The timeouts of the
+/// server's role do not apply either. If this process dies, the server ends a statement at the deadline.
+async fn connect(backend: &Postgres) -> Result<PgConnection, StoreError> {
+    let options = backend.options.clone().options([
+        (
+            "statement_timeout",
+            MIGRATION_DEADLINE.as_millis().to_string(),
+        ),
+        ("lock_timeout", "0".to_owned()),
+    ]);
+    // The pool tries again while the server does not answer.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(backend.acquire_timeout)
-        .connect_lazy_with(backend.options.clone());
-
-    // The migrator takes an advisory lock, so replicas that start at the same time wait for each other.
-    let migrated = tokio::time::timeout(MIGRATION_DEADLINE, migrator().run(&pool)).await;
-    pool.close().await;
-    match migrated {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(MigrateError::Execute(source))) => {
+        .connect_lazy_with(options);
+    match pool.acquire().await {
+        Ok(connection) => Ok(connection.detach()),
+        Err(source) => {
             let error = backend
                 .runner
                 .database_error("connecting for the migrations", source);
             Err(backend.diagnose(error).await)
         }
-        Ok(Err(source)) => Err(StoreError::Migration(source)),
-        Err(_) => Err(StoreError::MigrationTimeout {
-            database: backend.runner.database.clone(),
-            deadline: MIGRATION_DEADLINE,
-        }),
+    }
+}
+
+async fn run(
+    connection: &mut PgConnection,
+    database: &DatabaseLabel,
+) -> Result<(), OperationError> {
+    lock(connection).await?;
+    adopt(connection, database, migrator()).await?;
+    let migrator = migrator();
+    let running = migrator.run_direct(None, connection, false);
+    running.await.map_err(StoreError::Migration)?;
+    Ok(())
+}
+
+/// Waits until no other process migrates. The server frees the lock when the connection closes.
+///
+/// The migrator has a lock of its own. But a process that waits for that lock has an open transaction, and `CREATE INDEX
+/// CONCURRENTLY` in another process would wait for it: a deadlock. Here, no transaction is open between two attempts.
+async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut is_first = true;
+    loop {
+        let is_locked: bool = sqlx::query_scalar(
+            "-- schema_lock
+             SELECT pg_try_advisory_lock(hashtextextended($1, 0))",
+        )
+        .bind(MIGRATIONS_TABLE)
+        .fetch_one(&mut *connection)
+        .await?;
+        if is_locked {
+            return Ok(());
+        }
+        if is_first {
+            tracing::info!("waiting for another process that runs the migrations");
+        }
+        is_first = false;
+        tokio::time::sleep(LOCK_POLL_INTERVAL).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each backend mounts this folder as a module, `postgres::shared` and `sqlite::shared`. Its code uses the backend's types
 //! through `super::columns`. So each statement is written once, as a literal.
 
+pub(super) mod adoption;
 mod catalog;
 mod deliveries;
 mod inbox;
@@ -14,5 +15,5 @@ mod schema;
 
 use super::{
     claim as claim_statements, columns, outbox as outbox_statements,
-    rejections as rejection_statements, schema as schema_statements,
+    rejections as rejection_statements, schema as schema_statements, tables as table_statements,
 };

@@ -67,6 +67,20 @@ impl Retention for Backend {
         })
         .await
     }
+
+    async fn last_adopted_id(&self, table: PrunableTable) -> Result<Option<i64>, StoreError> {
+        self.read("reading the last adopted row", async |connection| {
+            let reading = sqlx::query_scalar(
+                "-- retention_last_adopted_id
+                 SELECT last_id FROM cloudflare_images_webhook_adoptions WHERE table_name = $1",
+            );
+            Ok(reading
+                .bind(table.name())
+                .fetch_optional(connection)
+                .await?)
+        })
+        .await
+    }
 }
 
 async fn prune_page(

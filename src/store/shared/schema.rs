@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 
+use super::adoption::applied_migrations;
 use super::columns::Backend;
-use super::schema_statements::{SCHEMA_EXISTS, check_writable, migrate, migrator};
+use super::schema_statements::{check_writable, migrate, migrator};
 use crate::store::error::StoreError;
-use crate::store::schema::{MIGRATIONS_TABLE, Schema, pending_migrations};
+use crate::store::schema::{Schema, pending_migrations};
 
 #[async_trait]
 impl Schema for Backend {
@@ -15,19 +16,7 @@ impl Schema for Backend {
 
     async fn pending(&self) -> Result<Vec<i64>, StoreError> {
         let reading = self.read("reading the applied migrations", async |connection| {
-            let exists: bool = sqlx::query_scalar(SCHEMA_EXISTS)
-                .bind(MIGRATIONS_TABLE)
-                .fetch_one(&mut *connection)
-                .await?;
-            if !exists {
-                return Ok(Vec::new());
-            }
-            Ok(sqlx::query_scalar(
-                "-- schema_applied
-                 SELECT version FROM cloudflare_images_webhook_migrations WHERE success",
-            )
-            .fetch_all(connection)
-            .await?)
+            applied_migrations(connection).await
         });
         let applied: Vec<i64> = reading.await?;
         Ok(pending_migrations(&migrator(), &applied))

@@ -13,6 +13,7 @@ mod rejections;
 mod result_code;
 mod schema;
 mod session;
+mod tables;
 mod wal_keeper;
 
 #[expect(

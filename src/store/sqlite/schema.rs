@@ -4,14 +4,11 @@ use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::session::{BEGIN, Sqlite};
+use super::shared::adoption::{adoptable_tables, record_adoption};
 use crate::store::error::StoreError;
 use crate::store::outbox::router::Wakeups;
 use crate::store::schema::{MIGRATION_DEADLINE, configure_migrator};
-use crate::store::session::{GuardedConnection, TransactionMode};
-
-/// The statement that selects whether the table `$1` exists.
-pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
-     SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = $1)";
+use crate::store::session::{GuardedConnection, OperationError, TransactionMode};
 
 pub(super) fn migrator() -> Migrator {
     configure_migrator(sqlx::migrate!("migrations/sqlite"))
@@ -22,21 +19,30 @@ pub(super) async fn migrate(backend: &Sqlite) -> Result<(), StoreError> {
     check_writable(backend).await?;
     let connections = backend.connections()?;
     let writer = &connections.writer;
+    let database = &backend.runner.database;
     let migrating = async {
         // SQLite has no advisory locks, so the write lock serializes processes that migrate. In this transaction, the migrator's
         // own transactions are savepoints.
         let mut guard = GuardedConnection::acquire(writer).await?;
         let mut tx = guard.connection.begin_with(BEGIN).await?;
+        let adopted = adoptable_tables(&mut tx, database).await?;
         // `run` does the same after it has acquired a connection. With `run`, this future would not be `Send`.
-        migrator().run_direct(None, &mut *tx, false).await?;
+        let migrator = migrator();
+        let running = migrator.run_direct(None, &mut *tx, false);
+        running.await.map_err(StoreError::Migration)?;
+        record_adoption(&mut tx, &adopted).await?;
         tx.commit().await?;
         guard.release();
         Ok(())
     };
     match tokio::time::timeout(MIGRATION_DEADLINE, migrating).await {
-        Ok(migrated) => migrated.map_err(StoreError::Migration),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(OperationError::Store(error))) => Err(error),
+        Ok(Err(OperationError::Database(source))) => Err(backend
+            .runner
+            .database_error("running the migrations", source)),
         Err(_) => Err(StoreError::MigrationTimeout {
-            database: backend.runner.database.clone(),
+            database: database.clone(),
             deadline: MIGRATION_DEADLINE,
         }),
     }

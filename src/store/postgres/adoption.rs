@@ -1,0 +1,229 @@
+//! The adoption of existing tables in Postgres, while apps use them.
+//!
+//! A migration would hold its locks until the index of a large table is built. So these steps run before the migrations:
+//!
+//! 1. Alter the tables under locks that last milliseconds. If an app holds a lock, the step gives up and tries again.
+//! 2. Build the index with `CONCURRENTLY`, outside a transaction.
+//! 3. Record the last adopted rows, and the migration of the audit log as applied.
+//!
+//! Each step can be repeated, so an interrupted adoption continues at the next start. Step 3 replaces the migration of the audit
+//! log, because the migration drops every foreign key of the table, and a released migration cannot change.
+
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::shared::adoption::{adoptable_tables, record_adoption};
+use crate::store::adoption::{ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION};
+use crate::store::error::{DatabaseLabel, StoreError};
+use crate::store::session::OperationError;
+
+/// The longest wait for a lock on an adopted table. All later queries of apps on the table wait behind it. It is shorter than
+/// Postgres's `deadlock_timeout` of 1 s, so Postgres does not abort an app's transaction.
+const LOCK_TIMEOUT_SQL: &str = "SET LOCAL lock_timeout = '500ms'";
+
+/// The time between two attempts to lock a table.
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Adopts the tables that exist although their migration has not run. The caller has the lock of the migrations.
+pub(super) async fn adopt(
+    connection: &mut PgConnection,
+    database: &DatabaseLabel,
+    mut migrator: Migrator,
+) -> Result<(), OperationError> {
+    // sqlx's own lock would be held while this waits for tables. An older release that waits for that lock has an open
+    // transaction, and the build of the index would wait for it.
+    migrator.set_locking(false);
+    let tables = adoptable_tables(connection, database).await?;
+    if tables.is_empty() {
+        return Ok(());
+    }
+    for table in &tables {
+        tracing::info!(table = table.name, "adopting an existing table");
+    }
+    let adopts = |migration| tables.iter().any(|table| table.migration == migration);
+    if adopts(IMAGES_MIGRATION) {
+        with_short_locks(connection, &migrator, &Alteration::Images).await?;
+    }
+    if adopts(AUDIT_LOG_MIGRATION) {
+        run_until(&migrator, IMAGES_MIGRATION, connection).await?;
+        let foreign_keys = foreign_keys_to_drop(connection).await?;
+        with_short_locks(connection, &migrator, &Alteration::AuditLog(foreign_keys)).await?;
+        build_index(connection).await?;
+    }
+
+    let mut tx = connection.begin().await?;
+    let create_adoptions = migrator
+        .iter()
+        .find(|migration| migration.version == ADOPTIONS_MIGRATION)
+        .expect("the migration exists");
+    tx.execute(sqlx::raw_sql(create_adoptions.sql.clone()))
+        .await?;
+    record_adoption(&mut tx, &tables).await?;
+    if adopts(AUDIT_LOG_MIGRATION) {
+        // Records the migration as applied, without running it.
+        let recording = migrator.run_direct(Some(AUDIT_LOG_MIGRATION), &mut *tx, true);
+        recording.await.map_err(StoreError::Migration)?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn run_until(
+    migrator: &Migrator,
+    version: i64,
+    connection: &mut PgConnection,
+) -> Result<(), OperationError> {
+    let running = migrator.run_direct(Some(version), connection, false);
+    Ok(running.await.map_err(StoreError::Migration)?)
+}
+
+/// A change of an adopted table that needs an exclusive lock.
+enum Alteration {
+    /// The migration of the images.
+    Images,
+    /// The changes of the audit log's migration, with the foreign keys to drop.
+    AuditLog(Vec<String>),
+}
+
+/// Alters a table in a transaction. If an app holds a lock on the table, the transaction ends and is tried again.
+async fn with_short_locks(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    alteration: &Alteration,
+) -> Result<(), OperationError> {
+    let mut is_first = true;
+    loop {
+        match alter(connection, migrator, alteration).await {
+            Err(error) if is_lock_failure(&error) => {
+                if is_first {
+                    tracing::warn!(
+                        "an app holds a lock on a table that is being adopted; trying again every second"
+                    );
+                }
+                is_first = false;
+                tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
+            }
+            altered => return altered,
+        }
+    }
+}
+
+async fn alter(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    alteration: &Alteration,
+) -> Result<(), OperationError> {
+    let mut tx = connection.begin().await?;
+    tx.execute(LOCK_TIMEOUT_SQL).await?;
+    match alteration {
+        Alteration::Images => {
+            // The migration sets a longer timeout for its locks. It already has this one.
+            tx.execute("LOCK TABLE cloudflare_images IN ACCESS EXCLUSIVE MODE")
+                .await?;
+            run_until(migrator, IMAGES_MIGRATION, &mut tx).await?;
+        }
+        Alteration::AuditLog(foreign_keys) => {
+            for name in foreign_keys {
+                let drop = format!("ALTER TABLE cloudflare_image_logs DROP CONSTRAINT {name}");
+                tx.execute(AssertSqlSafe(drop)).await?;
+            }
+            tx.execute(
+                "ALTER TABLE cloudflare_image_logs
+                     ALTER COLUMN image_id DROP NOT NULL,
+                     ALTER COLUMN message SET DEFAULT '',
+                     ALTER COLUMN data SET DEFAULT '{}',
+                     ALTER COLUMN timestamp SET DEFAULT now()",
+            )
+            .await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Returns whether the statement could not get a lock: a timeout, or a deadlock with an app.
+fn is_lock_failure(error: &OperationError) -> bool {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    let (OperationError::Database(error)
+    | OperationError::Store(StoreError::Migration(Execute(error) | ExecuteMigration(error, _)))) =
+        error
+    else {
+        return false;
+    };
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| ["55P03", "40P01"].contains(&error.code()))
+}
+
+/// Returns the quoted names of the foreign keys on `image_id` alone: entries outlive their image, and some have no image. Logs
+/// each foreign key of the table.
+async fn foreign_keys_to_drop(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, OperationError> {
+    let foreign_keys: Vec<(String, String, bool)> = sqlx::query_as(
+        "-- adoption_foreign_keys
+         SELECT quote_ident(conname), pg_get_constraintdef(oid), conkey = ARRAY(
+             SELECT attnum FROM pg_attribute WHERE attrelid = conrelid AND attname = 'image_id'
+         )
+         FROM pg_constraint WHERE conrelid = 'cloudflare_image_logs'::regclass AND contype = 'f' ORDER BY conname",
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut to_drop = Vec::new();
+    for (name, definition, is_of_image) in foreign_keys {
+        if is_of_image {
+            tracing::warn!(
+                table = "cloudflare_image_logs",
+                foreign_key = name,
+                definition,
+                "dropping a foreign key of an adopted table, because audit log entries outlive their image"
+            );
+            to_drop.push(name);
+        } else {
+            tracing::info!(
+                table = "cloudflare_image_logs",
+                foreign_key = name,
+                definition,
+                "keeping a foreign key of an adopted table"
+            );
+        }
+    }
+    Ok(to_drop)
+}
+
+/// Builds the index of the audit log's migration, without blocking reads and writes. An earlier attempt that was interrupted left
+/// an invalid index, which is replaced.
+async fn build_index(connection: &mut PgConnection) -> Result<(), OperationError> {
+    let is_valid: Option<bool> = sqlx::query_scalar(
+        "-- adoption_index
+         SELECT indisvalid FROM pg_index
+         WHERE indexrelid = to_regclass('cloudflare_image_logs_image_id_timestamp')
+             AND indrelid = 'cloudflare_image_logs'::regclass",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if is_valid == Some(true) {
+        return Ok(());
+    }
+    tracing::info!(
+        table = "cloudflare_image_logs",
+        "building an index of an adopted table; this waits for all transactions that are open now"
+    );
+    if is_valid == Some(false) {
+        connection
+            .execute("DROP INDEX CONCURRENTLY cloudflare_image_logs_image_id_timestamp")
+            .await?;
+    }
+    // The name and the columns are those of the migration.
+    connection
+        .execute(
+            "CREATE INDEX CONCURRENTLY IF NOT EXISTS cloudflare_image_logs_image_id_timestamp
+             ON cloudflare_image_logs (image_id, timestamp)",
+        )
+        .await?;
+    tracing::info!(table = "cloudflare_image_logs", "built the index");
+    Ok(())
+}
