@@ -41,9 +41,9 @@ impl AuditEntry {
         })
     }
 
-    /// Returns the value of the column `data` for this payload.
+    /// Returns the value of the column `data` for this payload. A U+0000 becomes U+FFFD.
     #[must_use]
     pub(crate) fn data(payload: &Json) -> String {
-        format!("{{\"payload\":{}}}", payload.as_str())
+        format!("{{\"payload\":{}}}", payload.without_nul())
     }
 }

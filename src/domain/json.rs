@@ -1,5 +1,6 @@
 //! JSON as text that the service passes on without interpreting it.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 
@@ -9,7 +10,7 @@ pub const MAX_ACCEPTED_LEVELS: usize = 100;
 
 /// A JSON text.
 ///
-/// JSON from a notification is in canonical form: no white space, keys sorted, no duplicate key, no U+0000, no negative zero.
+/// JSON from a notification is in canonical form: no white space, keys sorted, no duplicate key, no negative zero.
 /// Two canonical texts are equal if they mean the same. JSON from a database is in the database's form. The store converts it to
 /// the canonical form before it compares it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -38,6 +39,33 @@ impl Json {
     #[must_use]
     pub fn empty_array() -> Self {
         Self("[]".into())
+    }
+
+    /// Returns the text with U+FFFD instead of each U+0000, because Postgres's `jsonb` cannot store U+0000.
+    #[must_use]
+    pub fn without_nul(&self) -> Cow<'_, str> {
+        const NUL: &str = "\\u0000";
+        let mut rest = self.as_str();
+        // An escaped backslash before `u0000` matches too. The loop below tells them apart.
+        if !rest.contains(NUL) {
+            return Cow::Borrowed(rest);
+        }
+        let mut text = String::with_capacity(rest.len());
+        while let Some(escape) = rest.find('\\') {
+            text.push_str(&rest[..escape]);
+            rest = &rest[escape..];
+            if let Some(after) = rest.strip_prefix(NUL) {
+                text.push('\u{fffd}');
+                rest = after;
+            } else {
+                // The backslash and the character after it, which is ASCII in any escape.
+                let (kept, after) = rest.split_at_checked(2).unwrap_or((rest, ""));
+                text.push_str(kept);
+                rest = after;
+            }
+        }
+        text.push_str(rest);
+        Cow::Owned(text)
     }
 
     /// Returns the JSON text.
@@ -106,6 +134,25 @@ fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replaces_only_nul() {
+        for (text, expected) in [
+            (r#"{"a":"b"}"#, r#"{"a":"b"}"#),
+            (
+                r#"{"a\u0000":"\u0000\u0000"}"#,
+                "{\"a\u{fffd}\":\"\u{fffd}\u{fffd}\"}",
+            ),
+            (
+                r#"["\\u0000","\\\u0000"]"#,
+                "[\"\\\\u0000\",\"\\\\\u{fffd}\"]",
+            ),
+            (r#"["\"\u0000\n"]"#, "[\"\\\"\u{fffd}\\n\"]"),
+        ] {
+            let json = Json::from_canonical(text.to_owned());
+            assert_eq!(json.without_nul(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn depth_ignores_strings() {

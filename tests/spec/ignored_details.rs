@@ -13,6 +13,9 @@ on_both_databases!(
     keeps_unusual_details_as_reported,
     ignores_invalid_details,
     ignores_unreadable_times,
+    ignores_invalid_unicode_and_numbers,
+    stores_error_with_invalid_unicode,
+    parked_notification_ignores_same_details,
     unreadable_time_of_redelivery_is_duplicate,
     stores_null_character_as_replacement,
     refused_update_is_never_acknowledged,
@@ -182,6 +185,120 @@ async fn ignores_unreadable_times(database: Database) {
     }
 }
 
+/// Values that a strict parser refuses, with their form in the audit log.
+const INVALID_VALUES: [(&[u8], &str); 4] = [
+    (br#""a\ud800b""#, "a\u{fffd}b"),
+    (br#""\\\udc00\ud83d\ude00""#, "\\\u{fffd}\u{1f600}"),
+    (b"\"a\xffb\"", "a\u{fffd}b"),
+    (b"1e400", "\u{fffd}number 1e400"),
+];
+
+/// Replaces `VALUE` in a body.
+fn with_value(template: &str, value: &[u8]) -> Vec<u8> {
+    let (before, after) = template.split_once("VALUE").expect("a template");
+    [before.as_bytes(), value, after.as_bytes()].concat()
+}
+
+async fn ignores_invalid_unicode_and_numbers(database: Database) {
+    let app = App::start(database).await;
+    let rest = r#""filename":"cat.jpg","uploaded":"2024-01-01T11:00:00Z""#;
+    let mut ignored = 0;
+    for (number, ((value, stored), (field, count))) in INVALID_VALUES
+        .iter()
+        .flat_map(|value| {
+            let fields = [
+                (r#""metadata":{"a":[VALUE]}"#, 2),
+                (r#""creator":VALUE"#, 2),
+                (r#""variants":["https://a.example",VALUE]"#, 2),
+                (r#""requireSignedURLs":VALUE"#, 2),
+                (r#""timestamp":VALUE"#, 2),
+                (r#""unknown":{"b":VALUE}"#, 1),
+            ];
+            fields.map(|field| (*value, field))
+        })
+        .enumerate()
+    {
+        let id = format!("image-{number}");
+        app.database.register(&id).await;
+        let template = format!(r#"{{"id":"{id}",{field},{rest}}}"#);
+
+        let first = app.post_webhook(with_value(&template, value)).await;
+        let second = app.post_webhook(with_value(&template, value)).await;
+
+        assert_eq!(first.outcome(), (200, "applied"), "{template} {stored}");
+        assert_eq!(second.outcome(), (200, "duplicate"), "{template} {stored}");
+        let image = app.database.image(&id).await;
+        assert_eq!(
+            (&image["status"], &image["filename"], &image["creator"]),
+            (&json!("uploaded"), &json!("cat.jpg"), &json!(""))
+        );
+        assert_eq!(
+            (&image["cloudflare_metadata"], &image["variants"]),
+            (&json!({}), &json!([]))
+        );
+        let logs = app.database.logs().await;
+        let payload = &logs.last().expect("an entry")["data"]["payload"];
+        let expected = template.replace("VALUE", &json!(stored).to_string());
+        assert_eq!(payload.to_string(), canonical(&expected), "{template}");
+        ignored += 2 * count;
+        assert_eq!(app.metric("webhook_details_ignored_total").await, ignored);
+    }
+    assert!(app.database.rejections().await.is_empty());
+}
+
+fn canonical(json: &str) -> String {
+    let value: Value = serde_json::from_str(json).expect("JSON");
+    value.to_string()
+}
+
+async fn stores_error_with_invalid_unicode(database: Database) {
+    let app = App::start(database).await;
+    for (number, template) in [
+        r#"{"id":"ID","error":VALUE,"\ud800":1}"#,
+        r#"{"alert_type":VALUE,"ts":1e400,"data":{"image":{"id":"ID","status":"failed","error":VALUE}}}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("image-{number}");
+        app.database.register(&id).await;
+        let body = template
+            .replace("ID", &id)
+            .replace("VALUE", r#""too \ud800 big""#);
+
+        let answer = app.post_webhook(body).await;
+
+        assert_eq!(answer.outcome(), (200, "applied"), "{template}");
+        let image = app.database.image(&id).await;
+        assert_eq!(
+            (&image["status"], &image["error"]),
+            (&json!("failed"), &json!("too \u{fffd} big"))
+        );
+    }
+}
+
+async fn parked_notification_ignores_same_details(database: Database) {
+    let app = App::start(database).await;
+    let early = r#"{"id":"early","uploaded":"2024-01-01T11:00:00Z","creator":"a\ud800","filename":"b\u0000","metadata":{"a":1e400}}"#;
+    let answer = app.post_webhook(early).await;
+    assert_eq!(answer.outcome(), (404, "unknown-image"));
+
+    app.database.register("early").await;
+    app.wait_for_sweep().await;
+
+    let image = app.database.image("early").await;
+    assert_eq!(image["status"], "uploaded");
+    assert_eq!(
+        (
+            &image["creator"],
+            &image["filename"],
+            &image["cloudflare_metadata"]
+        ),
+        (&json!(""), &json!(""), &json!({}))
+    );
+    assert_eq!(app.database.log_types().await, ["webhook_received"]);
+}
+
 async fn unreadable_time_of_redelivery_is_duplicate(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
@@ -329,8 +446,8 @@ async fn logs_ignored_fields_in_one_line() {
             &json!("image"),
             &json!(
                 "timestamp must be an RFC 3339 time such as 2024-01-01T12:00:00Z; \
-                 image.variants must be an array of http or https URLs without U+0000; \
-                 image.metadata must be an object without U+0000"
+                 image.variants must be an array of http or https URLs of valid Unicode without U+0000; \
+                 image.metadata must be an object of valid Unicode and numbers without U+0000"
             )
         )
     );

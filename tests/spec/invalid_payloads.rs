@@ -53,6 +53,7 @@ fn utf16(text: &str) -> Vec<u8> {
 
 on_both_databases!(
     rejects_invalid_json,
+    rejects_invalid_unicode_and_numbers_in_id_and_status,
     rejects_deeply_nested_json,
     rejects_unknown_shapes,
     rejects_null_character_in_id_and_status,
@@ -78,28 +79,61 @@ async fn rejects_invalid_json(database: Database) {
             (format!("{valid}\0").into_bytes(), None),
             (utf16(&valid), None),
             ([b"\xef\xbb\xbf", valid.as_bytes()].concat(), None),
-            (
-                b"{\"id\":\"\xff\xfe\",\"uploaded\":\"2024-01-01T12:00:00Z\"}".to_vec(),
-                None,
-            ),
-            (
-                b"{\"id\":\"image\",\"metadata\":{\"a\":\"\xc3\x28\"}}".to_vec(),
-                None,
-            ),
-            (br#"{"id":"image","metadata":{"a":1e400}}"#.to_vec(), None),
             (br#"{"id":"image","metadata":{"a":NaN}}"#.to_vec(), None),
             (br#"{"id":"image","metadata":{"a":01}}"#.to_vec(), None),
-            (
-                br#"{"id":"\ud800","uploaded":"2024-01-01T12:00:00Z"}"#.to_vec(),
-                None,
-            ),
-            (
-                br#"{"id":"image","metadata":{"a":"\udc00"}}"#.to_vec(),
-                None,
-            ),
+            // Invalid values do not hide syntax errors.
+            (br#"{"id":"image","metadata":{"a":"\udc00"}"#.to_vec(), None),
+            (b"{\"id\":\"image\",\"creator\":\"\xff\"}}".to_vec(), None),
+            (br#"{"id":"image","metadata":{"a":1e400,}}"#.to_vec(), None),
+            (b"{\"id\":\"image\",\xff\"draft\":true}".to_vec(), None),
         ],
     )
     .await;
+}
+
+async fn rejects_invalid_unicode_and_numbers_in_id_and_status(database: Database) {
+    let app = app(database).await;
+    let mut bodies = Vec::new();
+    for value in [
+        &br#""image\ud800""#[..],
+        br#""\udc00""#,
+        b"\"image\xff\"",
+        b"1e400",
+    ] {
+        for (template, field) in [
+            (r#"{"id":VALUE,"uploaded":"2024-01-01T12:00:00Z"}"#, "id"),
+            (
+                r#"{"event":"image.uploaded","image":{"id":VALUE}}"#,
+                "image.id",
+            ),
+            (r#"{"event":VALUE,"image":{"id":"image"}}"#, "event"),
+            (
+                r#"{"ts":1,"data":{"image":{"id":VALUE,"status":"success"}}}"#,
+                "/data/image/id",
+            ),
+            (
+                r#"{"ts":1,"data":{"image":{"id":"image","status":VALUE}}}"#,
+                "/data/image/status",
+            ),
+            (r#"{"id":"image","draft":VALUE}"#, "draft"),
+        ] {
+            let (before, after) = template.split_once("VALUE").expect("a template");
+            let body = [before.as_bytes(), value, after.as_bytes()].concat();
+            bodies.push((body, Some(field)));
+        }
+    }
+    bodies.push((br#"{"id":"image","error":1e400}"#.to_vec(), Some("error")));
+    bodies.push((br#"{"text":1e400}"#.to_vec(), None));
+
+    assert_all_refused(&app, bodies).await;
+
+    let refused = app
+        .post_webhook(r#"{"id":"image\ud800","draft":true}"#)
+        .await;
+    assert_eq!(
+        refused.body["detail"],
+        "The field id must be a string of valid Unicode without U+0000."
+    );
 }
 
 async fn rejects_deeply_nested_json(database: Database) {

@@ -57,7 +57,8 @@ fn is_other_alert(fields: &Fields<'_>) -> bool {
     fields
         .get("alert_type")
         .and_then(Value::as_str)
-        .is_some_and(|alert_type| alert_type != IMAGES_ALERT)
+        // A type that cannot be read says nothing about the product.
+        .is_some_and(|alert_type| alert_type != IMAGES_ALERT && !alert_type.contains('\0'))
 }
 
 fn cloudflare_id(document: &Value, pointers: &[Pointer]) -> Result<CloudflareId, PayloadError> {
@@ -80,7 +81,7 @@ fn status(document: &Value, pointers: &Pointers) -> Result<ReportedStatus, Paylo
     let Some(word) = value.as_str().filter(|word| !word.contains('\0')) else {
         return Err(PayloadError::Field {
             field: pointer.to_owned(),
-            rule: "must be a string without U+0000".to_owned(),
+            rule: "must be a string of valid Unicode without U+0000".to_owned(),
         });
     };
     // Cloudflare does not publish the words for success. These words were observed or are likely. Any other word means that the

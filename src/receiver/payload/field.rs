@@ -78,9 +78,12 @@ impl<'a> Fields<'a> {
 
     /// Parses a text.
     pub(super) fn text(&self, name: &str, ignored: &mut IgnoredFields) -> Option<&'a str> {
-        self.accept(name, "must be a string without U+0000", ignored, |value| {
-            value.as_str().filter(|text| !text.contains('\0'))
-        })
+        self.accept(
+            name,
+            "must be a string of valid Unicode without U+0000",
+            ignored,
+            |value| value.as_str().filter(|text| !text.contains('\0')),
+        )
     }
 
     /// Parses a time in RFC 3339.
@@ -133,7 +136,7 @@ impl<'a> Fields<'a> {
     }
 
     fn variants(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
-        let rule = "must be an array of http or https URLs without U+0000";
+        let rule = "must be an array of http or https URLs of valid Unicode without U+0000";
         self.accept(name, rule, ignored, |value| {
             let are_urls = value.as_array()?.iter().all(is_http_url);
             are_urls.then(|| canonical(value))
@@ -141,7 +144,8 @@ impl<'a> Fields<'a> {
     }
 
     fn metadata(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
-        self.accept(name, "must be an object without U+0000", ignored, |value| {
+        let rule = "must be an object of valid Unicode and numbers without U+0000";
+        self.accept(name, rule, ignored, |value| {
             let is_metadata = value.is_object() && !contains_nul(value);
             is_metadata.then(|| canonical(value))
         })
@@ -163,6 +167,9 @@ impl<'a> Fields<'a> {
 /// Parses the id of an image. Fails with the rule that it breaks.
 pub(super) fn parse_id(value: Option<&Value>) -> Result<CloudflareId, String> {
     let text = value.and_then(Value::as_str).unwrap_or_default();
+    if text.contains('\0') {
+        return Err("must be a string of valid Unicode without U+0000".to_owned());
+    }
     CloudflareId::parse(text).map_err(|error| error.to_string())
 }
 

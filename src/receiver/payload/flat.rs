@@ -6,6 +6,7 @@ use super::envelope::as_text;
 use super::error::PayloadError;
 use super::field::{DETAIL_FIELDS, Fields};
 use super::ignored::IgnoredFields;
+use super::repair::is_marked_number;
 use crate::domain::notification::{Report, ReportedStatus};
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 
@@ -66,7 +67,7 @@ fn status(
 /// Returns the text of an error. An object or an array is an error too, unless it is empty.
 fn error_text(error: &Value) -> Option<String> {
     let is_error = match error {
-        Value::String(_) => true,
+        Value::String(_) => !is_marked_number(error),
         Value::Object(fields) => !fields.is_empty(),
         Value::Array(errors) => !errors.is_empty(),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,

@@ -1,26 +1,49 @@
 //! Normalizes JSON, so both databases store the same text.
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 
 use super::error::PayloadError;
+use super::repair::repair;
 use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS, is_deeper_than};
 
 /// The character that replaces U+0000 in stored text. Unicode has it for characters that cannot be represented.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Parses a body, and normalizes it: numbers get the form in which Postgres's `jsonb` stores them. Fails on more than
-/// [`MAX_ACCEPTED_LEVELS`] levels.
-pub(super) fn parse(body: &[u8]) -> Result<Value, PayloadError> {
-    let mut value = serde_json::from_slice(body).map_err(|error| {
-        // The parser itself stops at 128 levels.
-        if is_deeper_than(body, MAX_ACCEPTED_LEVELS) {
-            PayloadError::TooDeep
-        } else {
-            PayloadError::NotJson(error)
-        }
-    })?;
-    normalize(&mut value, MAX_ACCEPTED_LEVELS)?;
-    Ok(value)
+/// A parsed body.
+pub(super) struct ParsedBody {
+    pub(super) value: Value,
+    /// Whether the body was repaired, so some values have a mark (see [`repair`](super::repair)).
+    pub(super) is_repaired: bool,
+}
+
+/// Parses a body, and normalizes it: numbers get the form in which Postgres's `jsonb` stores them. Repairs the body if a strict
+/// parser refuses it. Fails on more than [`MAX_ACCEPTED_LEVELS`] levels.
+pub(super) fn parse(body: &[u8]) -> Result<ParsedBody, PayloadError> {
+    let mut parsed = match serde_json::from_slice(body) {
+        Ok(value) => ParsedBody {
+            value,
+            is_repaired: false,
+        },
+        Err(error) => parse_repaired(body, error)?,
+    };
+    normalize(&mut parsed.value, MAX_ACCEPTED_LEVELS)?;
+    Ok(parsed)
+}
+
+/// Parses a body that a strict parser refused with this error.
+fn parse_repaired(body: &[u8], error: serde_json::Error) -> Result<ParsedBody, PayloadError> {
+    // The parser itself stops at 128 levels.
+    if is_deeper_than(body, MAX_ACCEPTED_LEVELS) {
+        return Err(PayloadError::TooDeep);
+    }
+    let Some(repaired) = repair(body) else {
+        return Err(PayloadError::NotJson(error));
+    };
+    let value = serde_json::from_slice(&repaired).map_err(PayloadError::NotJson)?;
+    Ok(ParsedBody {
+        value,
+        is_repaired: true,
+    })
 }
 
 /// Normalizes a value with at most this number of levels.
@@ -47,37 +70,9 @@ fn normalize(value: &mut Value, levels: usize) -> Result<(), PayloadError> {
     }
 }
 
-/// Returns the canonical text of a normalized body. A U+0000 becomes U+FFFD, because Postgres cannot store it.
-pub(super) fn canonical_body(value: &mut Value) -> Json {
-    let text = canonical(value);
-    // An escaped backslash before `u0000` matches too. The replacement then changes nothing.
-    if !text.as_str().contains("\\u0000") {
-        return text;
-    }
-    replace_nul_in(value);
-    canonical(value)
-}
-
 /// Replaces U+0000 in a text.
 pub(super) fn replace_nul(text: &str) -> String {
     text.replace('\0', REPLACEMENT)
-}
-
-fn replace_nul_in(value: &mut Value) {
-    match value {
-        Value::String(text) if text.contains('\0') => *text = replace_nul(text),
-        Value::Array(values) => values.iter_mut().for_each(replace_nul_in),
-        Value::Object(fields) => {
-            fields.values_mut().for_each(replace_nul_in);
-            if contains_nul_key(fields) {
-                let renamed = std::mem::take(fields).into_iter();
-                *fields = renamed
-                    .map(|(name, value)| (replace_nul(&name), value))
-                    .collect();
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }
 
 /// Returns whether a string or a key contains U+0000.
@@ -85,7 +80,9 @@ pub(super) fn contains_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(values) => values.iter().any(contains_nul),
-        Value::Object(fields) => contains_nul_key(fields) || fields.values().any(contains_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(name, value)| name.contains('\0') || contains_nul(value)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -119,8 +116,4 @@ fn jsonb_number(number: f64) -> Option<Number> {
 pub(super) fn canonical(value: &Value) -> Json {
     // `Value::to_string` is slower: it writes each part through a formatter.
     Json::from_canonical(serde_json::to_string(value).expect("a value is JSON"))
-}
-
-fn contains_nul_key(fields: &Map<String, Value>) -> bool {
-    fields.keys().any(|key| key.contains('\0'))
 }

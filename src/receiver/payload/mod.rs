@@ -12,12 +12,14 @@ mod flat;
 mod ignored;
 mod json;
 mod pointer;
+mod repair;
 
 use serde_json::{Map, Value};
 
 use crate::domain::json::Json;
 use crate::domain::notification::Content;
 use field::Fields;
+use json::ParsedBody;
 
 pub use envelope::Pointers;
 pub(crate) use error::PayloadError;
@@ -55,15 +57,21 @@ pub fn parse(body: &[u8], pointers: &Pointers) -> Result<Parsed, PayloadError> {
     if body.is_empty() {
         return Err(PayloadError::Empty);
     }
-    let mut value = json::parse(body)?;
+    let ParsedBody { value, is_repaired } = json::parse(body)?;
     let Value::Object(object) = &value else {
         return Err(PayloadError::NotAnObject);
     };
     let mut ignored = IgnoredFields::default();
+    if is_repaired {
+        ignored.add(
+            "the body",
+            "must have valid Unicode, and numbers in the range of a double",
+        );
+    }
     let content = content(object, &value, pointers, &mut ignored)?;
     Ok(Parsed {
         content,
-        payload: json::canonical_body(&mut value),
+        payload: json::canonical(&value),
         ignored,
     })
 }
@@ -92,7 +100,8 @@ fn content(
 
 /// Returns whether this is the message of Cloudflare's "Save and Test". Its wording varies, but `text` is always its only key.
 fn is_test_message(object: &Map<String, Value>) -> bool {
-    object.len() == 1 && object.get("text").is_some_and(Value::is_string)
+    let is_text = |value: &Value| value.is_string() && !repair::is_marked_number(value);
+    object.len() == 1 && object.get("text").is_some_and(is_text)
 }
 
 #[cfg(test)]

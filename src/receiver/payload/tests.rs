@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::domain::audit::AuditEntry;
 use crate::domain::notification::{Report, ReportedStatus};
 use crate::domain::timestamp::Timestamp;
 
@@ -125,6 +126,24 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Parts of bodies with values that need a repair.
+const PIECES: [&[u8]; 14] = [
+    b"\"a\":\"\\ud800\"",
+    b"\"b\":\"\xff\"",
+    b"\"\\udc00\\ud83d\\ude00\":1e400",
+    b"\"c\":[-1e999,\"\\\\\\ud800\"]",
+    b"\"d\":1",
+    b",",
+    b",",
+    b",",
+    b"\"",
+    b"\\",
+    b"\\u",
+    b"\xed\xa0\x80",
+    b"1e400",
+    b"}",
+];
+
 proptest! {
     #[test]
     fn any_bytes_parse_without_panic(body in prop::collection::vec(any::<u8>(), 0..400)) {
@@ -132,9 +151,27 @@ proptest! {
     }
 
     #[test]
+    fn repaired_bodies_keep_their_content(pieces in prop::collection::vec(prop::sample::select(PIECES.as_slice()), 0..12)) {
+        let body = [br#"{"id":"image","draft":true,"metadata":{"#, pieces.concat().as_slice(), b"}}"].concat();
+
+        if let Some(repaired) = repair::repair(&body) {
+            prop_assert_eq!(repair::repair(&repaired), None);
+        }
+        if let Ok(first) = parsed(&body) {
+            let second = parsed(first.payload.as_str().as_bytes()).expect("the stored form is a good body");
+            prop_assert_eq!(second.content, first.content);
+        }
+    }
+
+    #[test]
+    fn valid_bodies_need_no_repair(body in any_value()) {
+        prop_assert_eq!(repair::repair(body.to_string().as_bytes()), None);
+    }
+
+    #[test]
     fn accepted_json_has_valid_id_and_text(body in any_value()) {
         if let Ok(Parsed { content, payload, .. }) = parsed(body.to_string().as_bytes()) {
-            prop_assert!(!payload.as_str().contains("\\u0000"));
+            prop_assert!(!AuditEntry::data(&payload).contains("\\u0000"));
             if let Content::Report(report) = content {
                 prop_assert!((1..=1024).contains(&report.cloudflare_id.as_str().chars().count()));
             }
