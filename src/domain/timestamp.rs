@@ -44,6 +44,24 @@ impl Timestamp {
         )
     }
 
+    /// Parses seconds since 1970-01-01T00:00:00Z: digits, and a fraction if there is a point. Digits finer than a microsecond are
+    /// dropped.
+    pub fn parse_unix_seconds(text: &str) -> Result<Self, InvalidTimestamp> {
+        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        if fraction.is_empty() {
+            return Err(InvalidTimestamp);
+        }
+        let micros = fraction.get(..6).unwrap_or(fraction);
+        let parse = |digits: &str| {
+            let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+            digits.parse().ok().filter(|_: &i64| is_number)
+        };
+        let seconds = parse(seconds).ok_or(InvalidTimestamp)?;
+        let micros = parse(&format!("{micros:0<6}")).ok_or(InvalidTimestamp)?;
+        let whole = Self::from_unix_seconds(seconds)?;
+        Self::from_unix_micros(whole.0 + micros)
+    }
+
     /// Converts microseconds since 1970-01-01T00:00:00Z.
     pub fn from_unix_micros(micros: i64) -> Result<Self, InvalidTimestamp> {
         if (Self::MIN..=Self::MAX).contains(&micros) {
@@ -183,6 +201,34 @@ mod tests {
             "9999-12-31T23:59:59-23:59",
         ] {
             let read = Timestamp::parse_rfc3339(text);
+            assert_eq!(read, Err(InvalidTimestamp), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn parses_unix_seconds() {
+        for (text, micros) in [
+            ("0", 0),
+            ("1704110400", 1_704_110_400_000_000),
+            ("1704110400.5", 1_704_110_400_500_000),
+            ("1704110400.123456", 1_704_110_400_123_456),
+            ("1704110400.0000019", 1_704_110_400_000_001),
+            ("253402300799.999999", 253_402_300_799_999_999),
+        ] {
+            let read = Timestamp::parse_unix_seconds(text);
+            assert_eq!(read.map(Timestamp::unix_micros), Ok(micros), "{text}");
+        }
+        for text in [
+            "",
+            "-1",
+            "+1",
+            "1.x",
+            "1.",
+            "1e9",
+            "253402300800",
+            "99999999999999999999",
+        ] {
+            let read = Timestamp::parse_unix_seconds(text);
             assert_eq!(read, Err(InvalidTimestamp), "{text:?}");
         }
     }

@@ -13,6 +13,7 @@ on_both_databases!(
     keeps_unusual_details_as_reported,
     ignores_invalid_details,
     ignores_unreadable_times,
+    reads_times_with_fraction_or_exponent,
     ignores_invalid_unicode_and_numbers,
     stores_error_with_invalid_unicode,
     parked_notification_ignores_same_details,
@@ -163,7 +164,9 @@ async fn ignores_unreadable_times(database: Database) {
         (event(&bad, &good), stated),
         (event(&json!(1), &bad), received),
         (envelope(json!("1136214245")), received),
-        (envelope(json!(1.5)), received),
+        (envelope(json!("1704110400.5")), received),
+        (envelope(json!(-0.5)), received),
+        (envelope(json!(1e300)), received),
         (envelope(json!(-1)), received),
         (envelope(json!(u64::MAX)), received),
     ]
@@ -183,6 +186,38 @@ async fn ignores_unreadable_times(database: Database) {
             "{body}"
         );
     }
+}
+
+async fn reads_times_with_fraction_or_exponent(database: Database) {
+    let app = App::start(database).await;
+    for (number, (ts, time)) in [
+        ("1704110400", "2024-01-01T12:00:00.000000Z"),
+        ("1704110400.0", "2024-01-01T12:00:00.000000Z"),
+        ("1.9999999", "1970-01-01T00:00:01.999999Z"),
+        ("1704110399.123456", "2024-01-01T11:59:59.123456Z"),
+        ("1.7e9", "2023-11-14T22:13:20.000000Z"),
+        ("17041103990E-1", "2024-01-01T11:59:59.000000Z"),
+        ("253402300799.5", "9999-12-31T23:59:59.500000Z"),
+        ("0.5", "1970-01-01T00:00:00.500000Z"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("image-{number}");
+        app.database.register(&id).await;
+        let body = format!(
+            r#"{{"ts":{ts},"name":"n","data":{{"image":{{"id":"{id}","status":"success"}}}}}}"#
+        );
+
+        let first = app.post_webhook(body.clone()).await;
+        let second = app.post_webhook(body).await;
+
+        assert_eq!(first.outcome(), (200, "applied"), "{ts}");
+        assert_eq!(second.outcome(), (200, "duplicate"), "{ts}");
+        let status_at = &app.database.image(&id).await["status_at"];
+        assert_eq!(status_at, time, "{ts}");
+    }
+    assert_eq!(app.metric("webhook_details_ignored_total").await, 0);
 }
 
 /// Values that a strict parser refuses, with their form in the audit log.

@@ -85,7 +85,7 @@ async fn reprocessing_ignores_invalid_details(database: Database) {
 
     let (code, printed) = rejections(&database, &["reprocess", "1"], true);
 
-    let line = "1: applied, ignoring fields: ts must be a Unix timestamp in whole seconds\n";
+    let line = "1: applied, ignoring fields: ts must be a Unix timestamp in seconds\n";
     assert_eq!((code, printed.as_str()), (Some(0), line));
     assert_eq!(database.image("image").await["status"], "uploaded");
 }

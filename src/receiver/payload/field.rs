@@ -94,16 +94,20 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Parses a time in Unix seconds.
+    /// Parses a time in Unix seconds. The number may have a fraction or an exponent.
     pub(super) fn unix_seconds(
         &self,
         name: &str,
         ignored: &mut IgnoredFields,
     ) -> Option<Timestamp> {
-        let rule = "must be a Unix timestamp in whole seconds";
-        self.accept(name, rule, ignored, |value| {
-            let seconds = value.as_i64().filter(|seconds| *seconds >= 0)?;
-            Timestamp::from_unix_seconds(seconds).ok()
+        let rule = "must be a Unix timestamp in seconds";
+        self.accept(name, rule, ignored, |value| match value {
+            Value::Number(number) if number.is_f64() => {
+                // Without an exponent, and with the fewest digits that identify the number.
+                Timestamp::parse_unix_seconds(&number.as_f64()?.to_string()).ok()
+            }
+            Value::Number(number) => Timestamp::parse_unix_seconds(&number.to_string()).ok(),
+            _ => None,
         })
     }
 
