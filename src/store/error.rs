@@ -81,7 +81,7 @@ pub enum StoreError {
         /// The privilege and its table or sequence, as in a GRANT statement.
         privilege: String,
     },
-    /// A table of this name exists, and is not one that the migrations can adopt.
+    /// A table exists that the migrations cannot adopt.
     #[error(
         "database {database}: the table {table} exists already and cannot be adopted, because {obstacle}; rename it, or set database.url to another database"
     )]

@@ -45,9 +45,8 @@ pub(super) fn check_written(
     Ok(())
 }
 
-/// Returns the error of a statement whose rows were suppressed, and passes on other errors. For rows that must not fail the
-/// transaction.
-pub(super) fn suppression(
+/// Returns the error if it is a suppression, and fails with any other error. For rows that must not fail the transaction.
+pub(super) fn catch_suppression(
     result: Result<(), OperationError>,
 ) -> Result<Option<StoreError>, OperationError> {
     match result {

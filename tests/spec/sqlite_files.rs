@@ -165,17 +165,21 @@ fn unusable_files_name_user_owner_and_remedy() {
                 }
                 set_mode(&folder.join("data"), 0o555);
             },
-            &["may not write data (owner", "mode 555", "chown"],
+            &["may not write data (owner", "mode 555", "chmod u+rwX data"],
         ),
         (
             "the folder cannot be written",
             |folder| set_mode(&folder.join("data"), 0o555),
-            &["may not write data (owner", "mode 555", "chown"],
+            &["may not write data (owner", "mode 555", "chmod u+rwX data"],
         ),
         (
             "the file cannot be written",
             |folder| set_mode(&folder.join("data/images.db"), 0o444),
-            &["may not write data/images.db (owner", "mode 444", "chown"],
+            &[
+                "may not write data/images.db (owner",
+                "mode 444",
+                "chmod u+rwX data/images.db",
+            ],
         ),
         (
             "the log cannot be written",
@@ -186,7 +190,7 @@ fn unusable_files_name_user_owner_and_remedy() {
             &[
                 "may not write data/images.db-wal (owner",
                 "mode 400",
-                "chown",
+                "chmod u+rwX data/images.db-wal",
             ],
         ),
         (

@@ -258,7 +258,7 @@ pub(in crate::store) async fn insert_events(
     let inserted = tx.insert_events(batch).await?;
     if inserted.events < events.len() as u64 {
         // An alert is stored already if its settlement is repeated, because the answer to the first commit was lost.
-        // Several endpoints can have the same one.
+        // Several endpoints can have the same alert.
         let ids: HashSet<&str> = events.iter().map(|event| event.id.as_str()).collect();
         let ids: Vec<&str> = ids.into_iter().collect();
         check_written("relay_events", ids.len(), tx.count_events(&ids).await?)?;

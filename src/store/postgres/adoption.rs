@@ -120,7 +120,7 @@ async fn alter(
     tx.execute(LOCK_TIMEOUT_SQL).await?;
     match alteration {
         Alteration::Images => {
-            // The migration sets a longer timeout for its locks. It already has this one.
+            // The migration sets a longer timeout for its locks. By then, the transaction has this lock.
             tx.execute("LOCK TABLE cloudflare_images IN ACCESS EXCLUSIVE MODE")
                 .await?;
             run_until(migrator, IMAGES_MIGRATION, &mut tx).await?;

@@ -15,7 +15,7 @@ use crate::store::outbox::{
     Claim, Claimed, NewAttempt, Outbox, Pause, PauseProbe, Settled, Settlement,
 };
 use crate::store::session::{
-    OperationError, TransactionMode, check_written, rows_suppressed, suppression,
+    OperationError, TransactionMode, catch_suppression, check_written, rows_suppressed,
 };
 
 #[async_trait]
@@ -60,7 +60,7 @@ impl Outbox for Backend {
             if lost_leases > 0 {
                 check_lost(tx, settlements).await?;
             }
-            let suppressed = insert_reports(tx, settlements).await?;
+            let suppressed = insert_attempts_and_alerts(tx, settlements).await?;
             let wakeups = self.wake_next(tx, settlements).await?;
             let settled = Settled {
                 lost_leases,
@@ -206,7 +206,7 @@ async fn check_lost(tx: &mut Connection, settlements: &[Settlement]) -> Result<(
 }
 
 /// Inserts the attempts and the alerts of settlements. Returns the error if some of them were suppressed.
-async fn insert_reports(
+async fn insert_attempts_and_alerts(
     tx: &mut Connection,
     settlements: &[Settlement],
 ) -> Result<Option<StoreError>, OperationError> {
@@ -218,7 +218,7 @@ async fn insert_reports(
     if !attempts.is_empty() {
         let inserted = insert_attempts(tx, &attempts).await?;
         let checked = check_written("relay_attempts", attempts.len(), inserted);
-        suppressed = suppression(checked)?;
+        suppressed = catch_suppression(checked)?;
     }
     let (events, endpoints) = alert_events(settlements);
     if !events.is_empty() {
@@ -226,7 +226,7 @@ async fn insert_reports(
         // Without the savepoint, a delivery could stay without its event.
         let mut savepoint = tx.begin().await?;
         let inserted = insert_events(&mut *savepoint, &batch).await;
-        match suppression(inserted)? {
+        match catch_suppression(inserted)? {
             None => savepoint.commit().await?,
             Some(error) => {
                 savepoint.rollback().await?;

@@ -60,8 +60,8 @@ pub(super) fn explain(path: &Path, error: StoreError) -> StoreError {
     }
 }
 
-/// Returns what to do if this path cannot be created, read or written: the first of its folder, the file and SQLite's other files
-/// that this process may not use, its owner and mode, and this process's user.
+/// Returns why this path cannot be created, read or written, and what to do. Of its folder, the file and SQLite's other files, the
+/// text names the first one that this process may not use.
 pub(super) fn advice(path: &Path) -> String {
     let user = geteuid().as_raw();
     let mut folders = path.ancestors().skip(1).map(|folder| {
@@ -94,7 +94,7 @@ pub(super) fn advice(path: &Path) -> String {
             }
             Err(_) => {
                 return format!(
-                    "user {user} may not write {name} (owner {owner}, mode {mode:o}); run `chown {user} {name}`"
+                    "user {user} may not write {name} (owner {owner}, mode {mode:o}); run `chown {user} {name} && chmod u+rwX {name}`"
                 );
             }
         }

@@ -51,7 +51,7 @@ pub(super) struct Opener {
     pub(super) lock_timeout: Duration,
 }
 
-/// The connections of one opening.
+/// Connections that were opened together.
 pub(super) struct Connections {
     /// The only connection that writes. SQLite allows one writer at a time, and the pool's queue is fairer than SQLite's lock.
     pub(super) writer: SqlitePool,
@@ -61,7 +61,7 @@ pub(super) struct Connections {
     pub(super) file: Arc<OpenedFile>,
 }
 
-/// The present connections. There are none while they are opened again.
+/// The current connections. There are none while they are opened again.
 pub(super) struct CurrentConnections {
     current: RwLock<Option<Arc<Connections>>>,
     opener: Opener,
@@ -161,7 +161,7 @@ impl CurrentConnections {
         }
     }
 
-    /// Removes these connections, if they are the present ones.
+    /// Removes these connections, if they are the current ones.
     fn take(&self, connections: &Arc<Connections>) -> bool {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current
@@ -209,7 +209,7 @@ impl CurrentConnections {
     }
 }
 
-/// Waits until this process has closed a deleted WAL. Returns false if it does not, or if the system does not tell it.
+/// Waits until this process has closed a deleted WAL. Returns false if it stays open, or if the system does not list open files.
 async fn wait_until_closed(file: &OpenedFile) -> bool {
     let give_up_at = Instant::now() + WAL_CLOSE_DEADLINE;
     while Instant::now() < give_up_at {

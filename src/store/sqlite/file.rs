@@ -55,7 +55,7 @@ impl OpenedFile {
             && device_and_inode(&self.wal_path) == Some(self.wal_id)
     }
 
-    /// Returns whether this process still has the WAL open. Returns `None` if the system does not tell it (only Linux does).
+    /// Returns whether this process still has the WAL open. Returns `None` if the system does not list open files (only Linux does).
     pub(super) fn is_wal_open(&self) -> Option<bool> {
         let descriptors = std::fs::read_dir("/proc/self/fd").ok()?;
         let mut files =

@@ -8,7 +8,7 @@ use super::file::with_suffix;
 /// The mounts that this process sees (Linux, proc(5)).
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// The file systems of a network or of another machine. SQLite's write-ahead log needs memory that all its processes share, so
+/// The names of file systems on another machine. SQLite's write-ahead log needs memory that all its processes share, so
 /// they must run on one machine (SQLite documentation, "Write-Ahead Logging", section 1).
 const NETWORK_FILE_SYSTEMS: [&str; 12] = [
     "9p",
@@ -32,8 +32,8 @@ const NETWORK_FILE_SYSTEMS: [&str; 12] = [
 pub(super) fn mounted_alone(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let Ok(mountinfo) = std::fs::read_to_string(MOUNTINFO) else {
-        // On other systems than Linux, the devices tell it. On Linux they do not: a file of an overlay file system may have
-        // another device than its folder.
+        // On systems other than Linux, a mounted file has another device than its folder. On Linux, so may any file of an
+        // overlay file system.
         return is_on_other_device(&path).then_some(path);
     };
     ["", "-wal", "-shm"]
@@ -42,7 +42,7 @@ pub(super) fn mounted_alone(path: &Path) -> Option<PathBuf> {
         .find(|file| Mount::all(&mountinfo).any(|mount| mount.point == *file))
 }
 
-/// Logs a warning if the file is on the file system of a network.
+/// Logs a warning if the file is on a network file system.
 pub(super) fn warn_of_network(path: &Path) {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     let (Some(folder), Ok(mountinfo)) = (folder, std::fs::read_to_string(MOUNTINFO)) else {

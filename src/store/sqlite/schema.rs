@@ -50,8 +50,8 @@ pub(super) async fn migrate(backend: &Sqlite) -> Result<(), StoreError> {
 
 /// Writes the header of the database file, with its present values. Fails if that is not possible.
 ///
-/// Only a statement that writes notices a file without write permission: SQLite begins a transaction on such a file as one that
-/// reads. Only a commit notices a full disk. The commit does not wait for the disk, because it changes nothing.
+/// Only a statement that writes notices a file without write permission: on such a file, SQLite begins a transaction that can only
+/// read. Only a commit notices a full disk. The commit does not wait for the disk, because it changes nothing.
 pub(super) async fn check_writable(backend: &Sqlite) -> Result<(), StoreError> {
     let action = "checking whether it is writable";
     let writing = backend.transaction(action, TransactionMode::WithoutFsync, async |connection| {

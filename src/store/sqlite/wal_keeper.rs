@@ -1,14 +1,14 @@
 //! A connection that stays open and idle, so the write-ahead log (WAL) exists as long as the session.
 //!
-//! SQLite deletes the WAL when the last connection closes, and an error closes its connection. Then the next connection would
-//! create another WAL, and the check of the files could not tell it from a replaced one.
+//! SQLite deletes the WAL when the last connection closes, and an error of a statement closes its connection. Without the keeper,
+//! the next connection would create another WAL, and the check of the files would take it for the WAL of another program.
 
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
-/// The open connection. It never reads or writes after its start.
+/// The open connection. It is used again only to copy a deleted WAL.
 pub(super) struct WalKeeper(Mutex<Option<SqliteConnection>>);
 
 impl WalKeeper {
