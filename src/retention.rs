@@ -30,7 +30,7 @@ pub struct Settings {
     pub rejections_days: Days<0, 36_500>,
     /// The retention period of deliveries.
     pub deliveries_days: Days<0, 36_500>,
-    /// True to treat rows that were there before the adoption of their table like all other rows. Otherwise they are never deleted.
+    /// Whether the periods also apply to rows from before the adoption of their table. If not, such rows are never deleted.
     #[serde(deserialize_with = "strict_bool")]
     pub delete_adopted_rows: bool,
 }

@@ -118,7 +118,7 @@ impl RefusalCounter {
     }
 
     /// Writes the counts of the minutes that start before `before`, in Unix seconds. If that fails, the counts stay in memory.
-    /// Suppressed counts are lost: the others are stored already.
+    /// Suppressed counts are lost, because a retry would add the other counts again.
     async fn write(&self, rejections: &dyn Rejections, before: i64) {
         let finished: Vec<(CounterKey, i64)> = {
             let mut counts = self.lock();

@@ -481,8 +481,8 @@ async fn logs_ignored_fields_in_one_line() {
             &json!("image"),
             &json!(
                 "timestamp must be an RFC 3339 time such as 2024-01-01T12:00:00Z; \
-                 image.variants must be an array of http or https URLs of valid Unicode without U+0000; \
-                 image.metadata must be an object of valid Unicode and numbers without U+0000"
+                 image.variants must be an array of http or https URLs in valid Unicode without U+0000; \
+                 image.metadata must be an object without invalid Unicode, U+0000 or numbers out of range"
             )
         )
     );

@@ -103,7 +103,7 @@ impl<'a> Fields<'a> {
         let rule = "must be a Unix timestamp in seconds";
         self.accept(name, rule, ignored, |value| match value {
             Value::Number(number) if number.is_f64() => {
-                // Without an exponent, and with the fewest digits that identify the number.
+                // This text has no exponent, and the fewest digits that identify the number.
                 Timestamp::parse_unix_seconds(&number.as_f64()?.to_string()).ok()
             }
             Value::Number(number) => Timestamp::parse_unix_seconds(&number.to_string()).ok(),
@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
     }
 
     fn variants(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
-        let rule = "must be an array of http or https URLs of valid Unicode without U+0000";
+        let rule = "must be an array of http or https URLs in valid Unicode without U+0000";
         self.accept(name, rule, ignored, |value| {
             let are_urls = value.as_array()?.iter().all(is_http_url);
             are_urls.then(|| canonical(value))
@@ -148,7 +148,7 @@ impl<'a> Fields<'a> {
     }
 
     fn metadata(&self, name: &str, ignored: &mut IgnoredFields) -> Option<Json> {
-        let rule = "must be an object of valid Unicode and numbers without U+0000";
+        let rule = "must be an object without invalid Unicode, U+0000 or numbers out of range";
         self.accept(name, rule, ignored, |value| {
             let is_metadata = value.is_object() && !contains_nul(value);
             is_metadata.then(|| canonical(value))

@@ -50,7 +50,7 @@ struct Repaired {
 }
 
 impl Repaired {
-    /// Adds a string without its opening quote. Returns the bytes after it.
+    /// Adds a string whose opening quote was added. Returns the bytes after it.
     fn add_string<'a>(&mut self, mut rest: &'a [u8]) -> &'a [u8] {
         loop {
             let is_end = |byte: &u8| matches!(byte, b'"' | b'\\');
