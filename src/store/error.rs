@@ -145,21 +145,31 @@ pub enum StoreError {
         /// The file.
         database: DatabaseLabel,
     },
-    /// The write-ahead log of the SQLite file was deleted while it was open, or the database is being opened again after that.
+    /// A file that SQLite keeps beside the database was deleted while it was open.
     #[error(
-        "the file {database}-wal was deleted while it was open; the service opens the database again"
+        "the file {} was deleted while it was open; the service copies its pages and opens the database again",
+        file.display()
     )]
     WalDeleted {
+        /// The write-ahead log or its index.
+        file: PathBuf,
+    },
+    /// The database is closed, because a file that SQLite keeps beside it was deleted. It is being opened again.
+    #[error(
+        "database {database} is being opened again after a file beside it was deleted; the log says what it waits for"
+    )]
+    Reopening {
         /// The database file.
         database: DatabaseLabel,
     },
-    /// Another program has written to another write-ahead log while the service had its own open.
+    /// Another program has written to another file of this name while the service had its own open.
     #[error(
-        "the file {database}-wal was replaced by another program while it was open; restart the service"
+        "the file {} was replaced by another program while it was open; restart the service",
+        file.display()
     )]
     WalReplaced {
-        /// The database file.
-        database: DatabaseLabel,
+        /// The write-ahead log or its index.
+        file: PathBuf,
     },
     /// The text encoding of the SQLite file is not UTF-8.
     #[error(
@@ -269,6 +279,7 @@ impl StoreError {
             | Self::WalRefused { .. }
             | Self::FileReplaced { .. }
             | Self::WalDeleted { .. }
+            | Self::Reopening { .. }
             | Self::WalReplaced { .. }
             | Self::UnsupportedEncoding { .. }
             | Self::NotAdoptable { .. }

@@ -85,6 +85,7 @@ async fn rejects_invalid_json(database: Database) {
             (br#"{"id":"image","metadata":{"a":"\udc00"}"#.to_vec(), None),
             (b"{\"id\":\"image\",\"creator\":\"\xff\"}}".to_vec(), None),
             (br#"{"id":"image","metadata":{"a":1e400,}}"#.to_vec(), None),
+            (br#"{"id":"image","draft":true,1e400 :1}"#.to_vec(), None),
             (b"{\"id\":\"image\",\xff\"draft\":true}".to_vec(), None),
         ],
     )
@@ -116,6 +117,7 @@ async fn rejects_invalid_unicode_and_numbers_in_id_and_status(database: Database
                 "/data/image/status",
             ),
             (r#"{"id":"image","draft":VALUE}"#, "draft"),
+            (r#"{"id":"image","uploaded":VALUE}"#, "uploaded"),
         ] {
             let (before, after) = template.split_once("VALUE").expect("a template");
             let body = [before.as_bytes(), value, after.as_bytes()].concat();

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::support::app::{TestResponse, client, response_to};
@@ -319,24 +320,119 @@ fn warns_of_network_file_system() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deleted_wal_loses_no_acknowledged_webhook() {
+async fn deleted_wal_or_index_loses_no_acknowledged_webhook() {
+    for file in ["images.db-wal", "images.db-shm"] {
+        let folder = migrated_folder();
+        let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+        let acknowledged = post(&service, BODY).await.status;
+
+        fs::remove_file(folder.path().join("data").join(file)).expect("the file exists");
+        let after = post(&service, TEST_MESSAGE).await.status;
+        wait_until_open_again(&service).await;
+        let readiness = readiness(&service).await;
+        service.signal("-KILL");
+        service.wait();
+
+        assert_eq!(
+            (acknowledged.as_u16(), after.as_u16()),
+            (200, 500),
+            "{file}"
+        );
+        assert_eq!(readiness.status, 200);
+        assert_is_uploaded(folder.path());
+    }
+}
+
+/// While a reader has an old state of the database open, the pages cannot be copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_wal_stays_open_until_it_is_copied() {
     let folder = migrated_folder();
     let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let mut app = open_database(folder.path()).await;
+    for statement in ["BEGIN", "SELECT count(*) FROM cloudflare_images"] {
+        app.execute(statement).await.expect("it runs");
+    }
     let acknowledged = post(&service, BODY).await.status;
 
     fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
     let after = post(&service, TEST_MESSAGE).await.status;
-    wait::until_async("the service opens the database again", async || {
-        post(&service, TEST_MESSAGE).await.status == 200
-    })
-    .await;
-    let readiness = readiness(&service).await;
+    wait::until("the service waits for the reader", || {
+        let waiting = "are not copied yet, retrying";
+        service.log().iter().any(|line| line.contains(waiting))
+    });
+    let while_reading = post(&service, TEST_MESSAGE).await.status;
+    app.close().await.expect("it closes");
+    wait_until_open_again(&service).await;
     service.signal("-KILL");
     service.wait();
 
-    assert_eq!((acknowledged.as_u16(), after.as_u16()), (200, 500));
-    assert_eq!(readiness.status, 200);
-    let shown = run(folder.path(), &["images", "show", "image"], &[]);
+    let statuses = [acknowledged, after, while_reading].map(|status| status.as_u16());
+    assert_eq!(statuses, [200, 500, 500]);
+    assert_is_uploaded(folder.path());
+}
+
+/// A program that still has the deleted file would share its index with the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_wal_is_not_replaced_beside_another_program() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let mut app = open_database(folder.path()).await;
+    app.execute("SELECT count(*) FROM cloudflare_images")
+        .await
+        .expect("it reads");
+    let acknowledged = post(&service, BODY).await.status;
+
+    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    let after = post(&service, TEST_MESSAGE).await.status;
+    wait::until("the service waits for the program", || {
+        let waiting = "another program has the database open";
+        service.log().iter().any(|line| line.contains(waiting))
+    });
+    let while_open = post(&service, TEST_MESSAGE).await.status;
+    app.close().await.expect("it closes");
+    wait_until_open_again(&service).await;
+    service.signal("-KILL");
+    service.wait();
+
+    let statuses = [acknowledged, after, while_open].map(|status| status.as_u16());
+    assert_eq!(statuses, [200, 500, 500]);
+    assert_is_uploaded(folder.path());
+}
+
+/// The deletion is noticed at the stop, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_copies_deleted_wal() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let mut app = open_database(folder.path()).await;
+    app.execute("SELECT count(*) FROM cloudflare_images")
+        .await
+        .expect("it reads");
+    let acknowledged = post(&service, BODY).await.status;
+
+    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    service.signal("-TERM");
+    let ended = service.wait();
+    app.close().await.expect("it closes");
+
+    assert_eq!((acknowledged.as_u16(), ended.code()), (200, Some(0)));
+    assert_is_uploaded(folder.path());
+}
+
+async fn open_database(folder: &Path) -> SqliteConnection {
+    let url = format!("sqlite://{}", folder.join("data/images.db").display());
+    SqliteConnection::connect(&url).await.expect("it opens")
+}
+
+async fn wait_until_open_again(service: &Service) {
+    wait::until_async("the service opens the database again", async || {
+        post(service, TEST_MESSAGE).await.status == 200
+    })
+    .await;
+}
+
+fn assert_is_uploaded(folder: &Path) {
+    let shown = run(folder, &["images", "show", "image"], &[]);
     assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
 }
 

@@ -6,7 +6,7 @@ use super::envelope::as_text;
 use super::error::PayloadError;
 use super::field::{DETAIL_FIELDS, Fields};
 use super::ignored::IgnoredFields;
-use super::repair::is_marked_number;
+use super::repair::{is_marked, is_marked_number};
 use crate::domain::notification::{Report, ReportedStatus};
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 
@@ -79,7 +79,7 @@ fn error_text(error: &Value) -> Option<String> {
 /// `""` may mean the opposite.
 fn says_uploaded(uploaded: &Value) -> bool {
     match uploaded {
-        Value::String(time) => !time.trim().is_empty(),
+        Value::String(time) => !time.trim().is_empty() && !is_marked(uploaded),
         Value::Number(time) => time.as_f64() != Some(0.0),
         Value::Bool(is_uploaded) => *is_uploaded,
         Value::Null | Value::Array(_) | Value::Object(_) => false,

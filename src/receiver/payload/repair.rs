@@ -37,6 +37,11 @@ pub(super) fn repair(body: &[u8]) -> Option<Vec<u8>> {
     repaired.is_changed.then_some(repaired.bytes)
 }
 
+/// Returns whether this value was marked, or has U+0000 itself: nobody can tell what it says.
+pub(super) fn is_marked(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains('\0'))
+}
+
 /// Returns whether this value stands for a number out of range.
 pub(super) fn is_marked_number(value: &Value) -> bool {
     value
@@ -109,7 +114,10 @@ impl Repaired {
         let is_end = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
         let end = rest.iter().position(is_end).unwrap_or(rest.len());
         let (number, after) = rest.split_at(end);
-        if is_number(number) && serde_json::from_slice::<Value>(number).is_err() {
+        // A number before a colon is a syntax error, which stays one.
+        let next = after.iter().find(|byte| !byte.is_ascii_whitespace());
+        let is_value = next != Some(&b':');
+        if is_value && is_number(number) && serde_json::from_slice::<Value>(number).is_err() {
             self.bytes.extend_from_slice(br#""\u0000number "#);
             self.bytes.extend_from_slice(number);
             self.bytes.push(b'"');

@@ -120,6 +120,7 @@ pub(super) async fn check_writable(backend: &Postgres) -> Result<(), StoreError>
                      ('SELECT', 'cloudflare_images'), ('UPDATE', 'cloudflare_images'),
                      (CASE WHEN $1 THEN 'INSERT' ELSE 'SELECT' END, 'cloudflare_images'),
                      ('INSERT', 'cloudflare_image_logs'),
+                     ('SELECT', 'cloudflare_images_webhook_adoptions'),
                      ('SELECT', 'webhook_rejections'), ('INSERT', 'webhook_rejections'), ('UPDATE', 'webhook_rejections'),
                      ('SELECT', 'relay_events'), ('INSERT', 'relay_events'),
                      ('SELECT', 'relay_deliveries'), ('INSERT', 'relay_deliveries'), ('UPDATE', 'relay_deliveries'),
@@ -134,7 +135,7 @@ pub(super) async fn check_writable(backend: &Postgres) -> Result<(), StoreError>
                  SELECT concat('USAGE ON SEQUENCE ', pg_get_serial_sequence(attrelid::regclass::text, attname))
                  FROM pg_attribute
                  WHERE attrelid = to_regclass('cloudflare_image_logs') AND attname = 'id' AND attidentity = ''
-                     AND NOT has_sequence_privilege(pg_get_serial_sequence(attrelid::regclass::text, attname), 'USAGE')
+                     AND NOT has_sequence_privilege(pg_get_serial_sequence(attrelid::regclass::text, attname), 'USAGE, UPDATE')
              )",
         )
         .bind(creates_images)

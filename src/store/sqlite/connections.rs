@@ -2,7 +2,7 @@
 //! and opened again.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use sqlx::SqlitePool;
@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
 use super::file::OpenedFile;
 use super::result_code::is_busy;
-use super::wal_keeper::WalKeeper;
+use super::wal_keeper::{OPEN_WAL, WalKeeper};
 use crate::store::error::StoreError;
 use crate::store::session::OperationError;
 use crate::telemetry::chain;
@@ -32,14 +32,11 @@ pub(super) const MAX_WAL_BYTES: i64 = LONG_WAL_PAGES * 4096;
 /// The time between attempts to open a file that another process has locked.
 pub(super) const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The time between attempts to open the file again.
-const REOPEN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between attempts of a step of the recovery.
+const RECOVERY_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The longest time for SQLite to close a deleted WAL after its connections were closed.
-const WAL_CLOSE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The time between checks whether SQLite has closed a deleted WAL.
-const WAL_CLOSE_INTERVAL: Duration = Duration::from_millis(10);
+/// The attempts of a step of the recovery for each line in the log.
+const ATTEMPTS_PER_LINE: u32 = 20;
 
 /// Opens the connections.
 #[derive(Clone)]
@@ -75,10 +72,13 @@ impl Opener {
         let options = options(&self.path, self.lock_timeout);
         let writer = self.open_writer(&options).await?;
         check_journal_mode(&writer).await?;
+        sqlx::query(OPEN_WAL).execute(&writer).await?;
+        // If the WAL is deleted while the connections are opened, they have different ones.
+        let file = Arc::new(OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?);
         let wal_keeper = WalKeeper::open(&options).await?;
+        file.check(&self.path.display().to_string().into())?;
         let readers = pool(MAX_READERS, self.acquire_timeout)
             .connect_lazy_with(options.create_if_missing(false));
-        let file = Arc::new(OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?);
         Ok(Connections {
             writer,
             checkpointer: Checkpointer::start(readers.clone(), Arc::clone(&file)),
@@ -108,9 +108,12 @@ impl Opener {
 }
 
 impl Connections {
-    /// Stops the checkpoint task, and closes every connection.
+    /// Stops the checkpoint task, and closes every connection. Copies the pages of a deleted WAL before that.
     async fn close(&self) {
         self.close_pools().await;
+        if !self.file.is_present() && !self.wal_keeper.copy_deleted_wal().await {
+            log_lost_pages();
+        }
         self.wal_keeper.close().await;
     }
 
@@ -153,46 +156,60 @@ impl CurrentConnections {
     /// Closes every connection.
     pub(super) async fn close(&self) {
         self.stop.cancel();
+        // From here on, `take` returns false. So no recovery begins.
+        let current = self.lock().take();
         self.recovery.close();
         self.recovery.wait().await;
-        let current = self.get();
-        if let Some(connections) = current {
+        let reopened = self.lock().take();
+        for connections in current.into_iter().chain(reopened) {
             connections.close().await;
         }
     }
 
+    fn lock(&self) -> RwLockWriteGuard<'_, Option<Arc<Connections>>> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes these connections, if they are the current ones.
     fn take(&self, connections: &Arc<Connections>) -> bool {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        current
+        self.lock()
             .take_if(|current| Arc::ptr_eq(current, connections))
             .is_some()
     }
 
     async fn reopen(&self, broken: &Connections) {
-        // SQLite still has the deleted file open, and can copy its pages into the database.
         broken.close_pools().await;
-        match broken.wal_keeper.checkpoint().await {
-            Ok(true) => {}
-            Ok(false) => tracing::error!(
-                "not every page of the deleted write-ahead log was copied, because another program reads the database"
-            ),
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                "the pages of the deleted write-ahead log could not be copied"
-            ),
+        // The deleted file is the only copy of its pages, so it stays open until they are copied.
+        let mut attempts = Attempts::default();
+        while !broken.wal_keeper.copy_deleted_wal().await {
+            if attempts.log_is_due() {
+                tracing::error!(
+                    "the pages of the deleted write-ahead log are not copied yet, retrying"
+                );
+            }
+            if !self.wait_for_retry().await {
+                log_lost_pages();
+                break;
+            }
         }
         broken.wal_keeper.close().await;
-        // A new connection beside an old one would share the old one's index, which does not fit the new WAL.
-        if !wait_until_closed(&broken.file).await {
-            tracing::error!("the deleted write-ahead log is still open; restart the service");
-            return;
+        // A new connection beside an old one would share the old one's index, which does not fit the new WAL. SQLite deletes the
+        // index when the last program closes the database.
+        let mut attempts = Attempts::default();
+        while broken.file.is_in_use() {
+            if attempts.log_is_due() {
+                tracing::error!(
+                    "another program has the database open since its write-ahead log was deleted; stop it"
+                );
+            }
+            if !self.wait_for_retry().await {
+                return;
+            }
         }
-        while !self.stop.is_cancelled() {
+        loop {
             match self.opener.open().await {
                 Ok(opened) => {
-                    let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                    *current = Some(Arc::new(opened));
+                    *self.lock() = Some(Arc::new(opened));
                     tracing::info!("the database is open again");
                     return;
                 }
@@ -201,25 +218,38 @@ impl CurrentConnections {
                         error = chain(&error),
                         "the database could not be opened again, retrying"
                     );
-                    let waiting = tokio::time::sleep(REOPEN_RETRY_INTERVAL);
-                    self.stop.run_until_cancelled(waiting).await;
                 }
+            }
+            if !self.wait_for_retry().await {
+                return;
             }
         }
     }
+
+    /// Waits for the next attempt of a step. Returns false if the service stops.
+    async fn wait_for_retry(&self) -> bool {
+        let waiting = tokio::time::sleep(RECOVERY_RETRY_INTERVAL);
+        self.stop.run_until_cancelled(waiting).await.is_some()
+    }
 }
 
-/// Waits until this process has closed a deleted WAL. Returns false if it stays open, or if the system does not list open files.
-async fn wait_until_closed(file: &OpenedFile) -> bool {
-    let give_up_at = Instant::now() + WAL_CLOSE_DEADLINE;
-    while Instant::now() < give_up_at {
-        match file.is_wal_open() {
-            Some(false) => return true,
-            Some(true) => tokio::time::sleep(WAL_CLOSE_INTERVAL).await,
-            None => return false,
-        }
+/// The attempts of a step of the recovery.
+#[derive(Default)]
+struct Attempts(u32);
+
+impl Attempts {
+    /// Counts a failed attempt, and returns whether the log gets a line. The first attempts may be too early, because SQLite closes
+    /// files in the background.
+    fn log_is_due(&mut self) -> bool {
+        self.0 = self.0.wrapping_add(1);
+        self.0 % ATTEMPTS_PER_LINE == 2
     }
-    false
+}
+
+fn log_lost_pages() {
+    tracing::error!(
+        "the pages of the deleted write-ahead log were not copied before the stop; the last webhooks may be missing"
+    );
 }
 
 /// Fails if SQLite did not switch the file to WAL mode. It then reports no error, but keeps the previous mode.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::error::{DatabaseLabel, StoreError};
 
-/// The identities of the opened files, the database file and its write-ahead log (WAL): their devices and inodes.
+/// The identities of the opened files: the database file, its write-ahead log (WAL) and the index of the WAL.
 ///
 /// A file stays open after it was moved or deleted. Programs that open its path would not find later writes, and SQLite itself
 /// would not find them at the next start.
@@ -18,6 +18,9 @@ pub(super) struct OpenedFile {
     wal_path: PathBuf,
     /// SQLite keeps the file, even if the WAL restarts, until the last connection closes.
     wal_id: FileId,
+    /// The index of the WAL, with its locks. Every process that uses the database shares it.
+    shm_path: PathBuf,
+    shm_id: FileId,
 }
 
 /// A device and an inode.
@@ -26,41 +29,62 @@ type FileId = (u64, u64);
 impl OpenedFile {
     /// Returns the identities of the files that are at this path now. Fails if one is missing.
     pub(super) fn at(path: &Path) -> std::io::Result<Self> {
-        let wal_path = with_suffix(&path.canonicalize()?, "-wal");
+        let file = path.canonicalize()?;
+        let (wal_path, shm_path) = (with_suffix(&file, "-wal"), with_suffix(&file, "-shm"));
         Ok(Self {
             path: path.to_owned(),
             file_id: id(&path.metadata()?),
             wal_id: id(&wal_path.metadata()?),
             wal_path,
+            shm_id: id(&shm_path.metadata()?),
+            shm_path,
         })
     }
 
-    /// Fails if a path has no file or another file. Takes some microseconds for two `stat` calls.
+    /// Fails if a path has no file or another file. Takes some microseconds for three `stat` calls.
     pub(super) fn check(&self, database: &DatabaseLabel) -> Result<(), StoreError> {
-        let database = database.clone();
         if device_and_inode(&self.path) != Some(self.file_id) {
+            let database = database.clone();
             return Err(StoreError::FileReplaced { database });
         }
-        match self.wal_path.metadata() {
-            Ok(metadata) if id(&metadata) == self.wal_id => Ok(()),
-            // Another process has created a WAL, and has written to it.
-            Ok(metadata) if metadata.len() > 0 => Err(StoreError::WalReplaced { database }),
-            Ok(_) | Err(_) => Err(StoreError::WalDeleted { database }),
+        for (path, opened) in [(&self.wal_path, self.wal_id), (&self.shm_path, self.shm_id)] {
+            match path.metadata() {
+                Ok(metadata) if id(&metadata) == opened => {}
+                // Another process has created a file, and has written to it.
+                Ok(metadata) if metadata.len() > 0 => {
+                    let file = path.clone();
+                    return Err(StoreError::WalReplaced { file });
+                }
+                Ok(_) | Err(_) => {
+                    let file = path.clone();
+                    return Err(StoreError::WalDeleted { file });
+                }
+            }
         }
+        Ok(())
     }
 
-    /// Returns whether both paths still have the opened files.
+    /// Returns whether all paths still have the opened files.
     pub(super) fn is_present(&self) -> bool {
         device_and_inode(&self.path) == Some(self.file_id)
             && device_and_inode(&self.wal_path) == Some(self.wal_id)
+            && device_and_inode(&self.shm_path) == Some(self.shm_id)
     }
 
-    /// Returns whether this process still has the WAL open. Returns `None` if the system does not list open files (only Linux does).
-    pub(super) fn is_wal_open(&self) -> Option<bool> {
-        let descriptors = std::fs::read_dir("/proc/self/fd").ok()?;
+    /// Returns whether a process still has the WAL or its index open: this one, or another one that keeps the index.
+    pub(super) fn is_in_use(&self) -> bool {
+        device_and_inode(&self.shm_path) == Some(self.shm_id) || self.is_open_here()
+    }
+
+    /// Returns whether this process still has the WAL open. Only Linux lists the open files of a process. Elsewhere, the index tells
+    /// it.
+    fn is_open_here(&self) -> bool {
+        let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
+            return false;
+        };
         let mut files =
             descriptors.filter_map(|descriptor| device_and_inode(&descriptor.ok()?.path()));
-        Some(files.any(|file| file == self.wal_id))
+        files.any(|file| file == self.wal_id)
     }
 }
 

@@ -31,7 +31,7 @@ const NETWORK_FILE_SYSTEMS: [&str; 12] = [
 /// The new `-wal` would be in another file system than the database. A container that is replaced then loses its last writes.
 pub(super) fn mounted_alone(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
-    let Ok(mountinfo) = std::fs::read_to_string(MOUNTINFO) else {
+    let Some(mountinfo) = read_mounts() else {
         // On systems other than Linux, a mounted file has another device than its folder. On Linux, so may any file of an
         // overlay file system.
         return is_on_other_device(&path).then_some(path);
@@ -45,13 +45,19 @@ pub(super) fn mounted_alone(path: &Path) -> Option<PathBuf> {
 /// Logs a warning if the file is on a network file system.
 pub(super) fn warn_of_network(path: &Path) {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
-    let (Some(folder), Ok(mountinfo)) = (folder, std::fs::read_to_string(MOUNTINFO)) else {
+    let (Some(folder), Some(mountinfo)) = (folder, read_mounts()) else {
         return;
     };
     if let Some(file_system) = network_file_system(&folder, &mountinfo) {
         let path = path.display();
         tracing::warn!(%path, file_system, "the SQLite file is on a network file system");
     }
+}
+
+/// Returns the mounts. A path that is not UTF-8 cannot be the configured one.
+fn read_mounts() -> Option<String> {
+    let mounts = std::fs::read(MOUNTINFO).ok()?;
+    Some(String::from_utf8_lossy(&mounts).into_owned())
 }
 
 fn is_on_other_device(path: &Path) -> bool {

@@ -142,11 +142,9 @@ impl Sqlite {
 
     /// Returns the connections. Fails while they are opened again.
     pub(super) fn connections(&self) -> Result<Arc<Connections>, StoreError> {
-        self.connections
-            .get()
-            .ok_or_else(|| StoreError::WalDeleted {
-                database: self.runner.database.clone(),
-            })
+        self.connections.get().ok_or_else(|| StoreError::Reopening {
+            database: self.runner.database.clone(),
+        })
     }
 
     /// Reports committed notifications or settlements to the checkpoint task.

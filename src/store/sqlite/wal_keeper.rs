@@ -8,6 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection, SqliteConnection};
 
+use crate::telemetry::chain;
+
+/// The statement that opens the WAL of a connection. SQLite opens it with the first statement that reads.
+pub(super) const OPEN_WAL: &str = "SELECT count(*) FROM sqlite_schema";
+
 /// The open connection. It is used again only to copy a deleted WAL.
 pub(super) struct WalKeeper(Mutex<Option<SqliteConnection>>);
 
@@ -15,25 +20,36 @@ impl WalKeeper {
     /// Opens the connection and the WAL.
     pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, sqlx::Error> {
         let mut connection = SqliteConnection::connect_with(options).await?;
-        // SQLite opens the WAL with the first statement that reads.
-        sqlx::query("SELECT count(*) FROM sqlite_schema")
-            .execute(&mut connection)
-            .await?;
+        sqlx::query(OPEN_WAL).execute(&mut connection).await?;
         Ok(Self(Mutex::new(Some(connection))))
     }
 
     /// Copies every page of the WAL into the file, and waits for readers (FULL). Works also after the WAL was deleted, because the
-    /// connection has it open. Returns false if another program kept a page from being copied.
-    pub(super) async fn checkpoint(&self) -> Result<bool, sqlx::Error> {
+    /// connection has it open. Returns false if a page was not copied.
+    pub(super) async fn copy_deleted_wal(&self) -> bool {
         let Some(mut connection) = self.take() else {
-            return Ok(false);
+            return true;
         };
         let copied = sqlx::query_as("PRAGMA wal_checkpoint(FULL)")
             .fetch_one(&mut connection)
             .await;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-        let (busy, _pages, _copied): (i64, i64, i64) = copied?;
-        Ok(busy == 0)
+        match copied {
+            Ok((0_i64, pages, copied)) => {
+                let (pages, copied): (i64, i64) = (pages, copied);
+                pages == copied
+            }
+            // Another program reads an old state of the database, or writes.
+            Ok((_busy, _, _)) => false,
+            Err(error) => {
+                let error: sqlx::Error = error;
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot copy the pages of the deleted write-ahead log"
+                );
+                false
+            }
+        }
     }
 
     /// Closes the connection.
