@@ -1,9 +1,9 @@
 //! The session parts that both backends share: deadlines, guarded connections and transaction modes.
 //!
 //! A session is an open database of one backend. It has three methods: `read`, `write` (each statement commits itself) and
-//! `transaction`. All three apply the deadline, name the action in errors, and guard the connection. `write` and `transaction`
-//! also check SQLite's file. `transaction` also commits, and wakes workers after the commit. Every operation except migrations and
-//! checkpoints uses one of the three, so no operation can forget these steps.
+//! `transaction`. All three apply the deadline, name the action in errors, guard the connection, and check SQLite's files.
+//! `transaction` also commits, and wakes workers after the commit. Every operation except migrations and checkpoints uses one of the
+//! three, so no operation can forget these steps.
 
 use std::time::Duration;
 

@@ -346,55 +346,46 @@ async fn deleted_wal_or_index_loses_no_acknowledged_webhook() {
 /// While a reader has an old state of the database open, the pages cannot be copied.
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_wal_stays_open_until_it_is_copied() {
-    let folder = migrated_folder();
-    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
-    let mut app = open_database(folder.path()).await;
-    for statement in ["BEGIN", "SELECT count(*) FROM cloudflare_images"] {
-        app.execute(statement).await.expect("it runs");
-    }
-    let acknowledged = post(&service, BODY).await.status;
-
-    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
-    let after = post(&service, TEST_MESSAGE).await.status;
-    wait::until("the service waits for the reader", || {
-        let waiting = "are not copied yet, retrying";
-        service.log().iter().any(|line| line.contains(waiting))
-    });
-    let while_reading = post(&service, TEST_MESSAGE).await.status;
-    app.close().await.expect("it closes");
-    wait_until_open_again(&service).await;
-    service.signal("-KILL");
-    service.wait();
-
-    let statuses = [acknowledged, after, while_reading].map(|status| status.as_u16());
-    assert_eq!(statuses, [200, 500, 500]);
-    assert_is_uploaded(folder.path());
+    assert_waits_for_program(
+        &["BEGIN", "SELECT count(*) FROM cloudflare_images"],
+        "are not copied yet, retrying",
+    )
+    .await;
 }
 
 /// A program that still has the deleted file would share its index with the new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_wal_is_not_replaced_beside_another_program() {
+    assert_waits_for_program(
+        &["SELECT count(*) FROM cloudflare_images"],
+        "another program has the database open",
+    )
+    .await;
+}
+
+/// Deletes the write-ahead log while another program, which has run these statements, has the database open. Asserts that the
+/// service logs this and waits until the program closes the database, and that no acknowledged webhook is lost.
+async fn assert_waits_for_program(statements: &[&'static str], logged: &str) {
     let folder = migrated_folder();
     let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
-    let mut app = open_database(folder.path()).await;
-    app.execute("SELECT count(*) FROM cloudflare_images")
-        .await
-        .expect("it reads");
+    let mut program = open_database(folder.path()).await;
+    for statement in statements {
+        program.execute(*statement).await.expect("it runs");
+    }
     let acknowledged = post(&service, BODY).await.status;
 
     fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
     let after = post(&service, TEST_MESSAGE).await.status;
     wait::until("the service waits for the program", || {
-        let waiting = "another program has the database open";
-        service.log().iter().any(|line| line.contains(waiting))
+        service.log().iter().any(|line| line.contains(logged))
     });
-    let while_open = post(&service, TEST_MESSAGE).await.status;
-    app.close().await.expect("it closes");
+    let while_waiting = post(&service, TEST_MESSAGE).await.status;
+    program.close().await.expect("it closes");
     wait_until_open_again(&service).await;
     service.signal("-KILL");
     service.wait();
 
-    let statuses = [acknowledged, after, while_open].map(|status| status.as_u16());
+    let statuses = [acknowledged, after, while_waiting].map(|status| status.as_u16());
     assert_eq!(statuses, [200, 500, 500]);
     assert_is_uploaded(folder.path());
 }

@@ -37,7 +37,7 @@ pub(super) fn repair(body: &[u8]) -> Option<Vec<u8>> {
     repaired.is_changed.then_some(repaired.bytes)
 }
 
-/// Returns whether this value was marked, or has U+0000 itself: nobody can tell what it says.
+/// Returns whether this value is a text with U+0000: a marked one, or one that was sent like that.
 pub(super) fn is_marked(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.contains('\0'))
 }
