@@ -390,26 +390,6 @@ async fn assert_waits_for_program(statements: &[&'static str], logged: &str) {
     assert_is_uploaded(folder.path());
 }
 
-/// The deletion is noticed at the stop, and not before.
-#[tokio::test(flavor = "multi_thread")]
-async fn stop_copies_deleted_wal() {
-    let folder = migrated_folder();
-    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
-    let mut app = open_database(folder.path()).await;
-    app.execute("SELECT count(*) FROM cloudflare_images")
-        .await
-        .expect("it reads");
-    let acknowledged = post(&service, BODY).await.status;
-
-    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
-    service.signal("-TERM");
-    let ended = service.wait();
-    app.close().await.expect("it closes");
-
-    assert_eq!((acknowledged.as_u16(), ended.code()), (200, Some(0)));
-    assert_is_uploaded(folder.path());
-}
-
 async fn open_database(folder: &Path) -> SqliteConnection {
     let url = format!("sqlite://{}", folder.join("data/images.db").display());
     SqliteConnection::connect(&url).await.expect("it opens")
