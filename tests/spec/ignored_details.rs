@@ -19,6 +19,7 @@ on_both_databases!(
     parked_notification_ignores_same_details,
     unreadable_time_of_redelivery_is_duplicate,
     stores_null_character_as_replacement,
+    stores_invalid_parts_of_error_object,
     refused_update_is_never_acknowledged,
     status_survives_details_that_columns_refuse,
     parked_status_survives_details_that_columns_refuse,
@@ -362,6 +363,22 @@ async fn stores_null_character_as_replacement(database: Database) {
     assert_eq!(
         app.database.logs().await[0]["data"]["payload"],
         json!({"id": "image", "error": "too\u{fffd}big", "creator": "a\u{fffd}b", "new\u{fffd}": ["\u{fffd}"]})
+    );
+}
+
+/// An error object is stored as JSON text.
+async fn stores_invalid_parts_of_error_object(database: Database) {
+    let app = App::start(database).await;
+    app.database.register("image").await;
+    let body = r#"{"id":"image","error":{"code":1e400,"text":"too\u0000\ud800"}}"#;
+
+    let answer = app.post_webhook(body).await;
+
+    assert_eq!(answer.outcome(), (200, "applied"));
+    let image = app.database.image("image").await;
+    assert_eq!(
+        image["error"],
+        json!("{\"code\":\"\u{fffd}number 1e400\",\"text\":\"too\u{fffd}\u{fffd}\"}")
     );
 }
 

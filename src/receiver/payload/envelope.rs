@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::error::PayloadError;
 use super::field::{Fields, parse_id};
 use super::ignored::IgnoredFields;
-use super::json::replace_nul;
+use super::json::{canonical, replace_nul};
 use super::pointer::Pointer;
 use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
@@ -108,11 +108,13 @@ fn first_match<'v, 'p>(
     pointers.iter().find_map(lookup)
 }
 
-/// Returns the error message as text. Cloudflare does not publish its type, so any value other than a string is returned as JSON.
+/// Returns the error message as text without U+0000. Cloudflare does not publish its type, so any value other than a string is
+/// returned as JSON.
 pub(super) fn as_text(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), replace_nul)
+    match value.as_str() {
+        Some(text) => replace_nul(text),
+        None => canonical(value).without_nul().into_owned(),
+    }
 }
 
 fn missing(pointers: &[Pointer], setting: &str) -> PayloadError {
