@@ -139,7 +139,7 @@ pub enum StoreError {
     },
     /// The SQLite file was moved, deleted or replaced while it was open.
     #[error(
-        "the file {database} was moved, deleted or replaced while it was open; put it back, or restart the service"
+        "the file {database} was moved, deleted or replaced while it was open; put it back, or restart the service to open or create the file at this path"
     )]
     FileReplaced {
         /// The file.
@@ -164,7 +164,7 @@ pub enum StoreError {
     },
     /// Another program has written to another file of this name while the service had its own open.
     #[error(
-        "the file {} was replaced by another program while it was open; restart the service",
+        "the file {} was replaced by another program while it was open; restart the service, which saves its own pages in a file",
         file.display()
     )]
     WalReplaced {

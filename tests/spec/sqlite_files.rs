@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sqlx::{Connection, Executor, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::support::app::{TestResponse, client, response_to};
@@ -145,7 +145,7 @@ fn refuses_link_to_mounted_file() {
 #[test]
 fn unusable_files_name_user_owner_and_remedy() {
     type Break = fn(&Path);
-    let cases: [(&str, Break, &[&str]); 7] = [
+    let cases: [(&str, Break, &[&str]); 10] = [
         (
             "the folder cannot be created",
             |folder| {
@@ -166,12 +166,20 @@ fn unusable_files_name_user_owner_and_remedy() {
                 }
                 set_mode(&folder.join("data"), 0o555);
             },
-            &["may not write data (owner", "mode 555", "chmod u+rwX data"],
+            &[
+                "may not write data (owner",
+                "mode 555",
+                "chmod u+rwX 'data'",
+            ],
         ),
         (
             "the folder cannot be written",
             |folder| set_mode(&folder.join("data"), 0o555),
-            &["may not write data (owner", "mode 555", "chmod u+rwX data"],
+            &[
+                "may not write data (owner",
+                "mode 555",
+                "chmod u+rwX 'data'",
+            ],
         ),
         (
             "the file cannot be written",
@@ -179,7 +187,7 @@ fn unusable_files_name_user_owner_and_remedy() {
             &[
                 "may not write data/images.db (owner",
                 "mode 444",
-                "chmod u+rwX data/images.db",
+                "chmod u+rwX 'data/images.db'",
             ],
         ),
         (
@@ -191,7 +199,7 @@ fn unusable_files_name_user_owner_and_remedy() {
             &[
                 "may not write data/images.db-wal (owner",
                 "mode 400",
-                "chmod u+rwX data/images.db-wal",
+                "chmod u+rwX 'data/images.db-wal'",
             ],
         ),
         (
@@ -201,6 +209,34 @@ fn unusable_files_name_user_owner_and_remedy() {
                 fs::create_dir(folder.join("data/images.db")).expect("a folder");
             },
             &["data/images.db is a folder", "database.url"],
+        ),
+        (
+            "the folder is a file",
+            |folder| {
+                fs::remove_dir_all(folder.join("data")).expect("a folder");
+                fs::write(folder.join("data"), "").expect("a file");
+            },
+            &["data is a file", "database.url"],
+        ),
+        (
+            "the file is cut short",
+            |folder| {
+                let file = fs::File::options()
+                    .write(true)
+                    .open(folder.join("data/images.db"));
+                file.expect("a file").set_len(5000).expect("it is cut");
+            },
+            &["the file is damaged", "backup"],
+        ),
+        (
+            "the file is damaged",
+            |folder| {
+                let path = folder.join("data/images.db");
+                let mut bytes = fs::read(&path).expect("a file");
+                bytes[100..200].fill(0xff);
+                fs::write(&path, bytes).expect("a file");
+            },
+            &["the file is damaged", "backup"],
         ),
         (
             "the file is no database",
@@ -434,6 +470,55 @@ async fn replaced_wal_needs_a_restart() {
         "{problem}"
     );
     assert_eq!(restored, 200, "the file was moved back");
+}
+
+/// If SQLite copied the pages of the deleted file at the stop, it would overwrite the other program's.
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_wal_is_saved_at_stop() {
+    let folder = migrated_folder();
+    let data = folder.path().join("data");
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+    for file in ["images.db-wal", "images.db-shm"] {
+        fs::remove_file(data.join(file)).expect("the file exists");
+    }
+    let mut program = open_database(folder.path()).await;
+    for number in 0..20 {
+        let write = format!("UPDATE cloudflare_images SET creator = 'program {number}'");
+        program
+            .execute(AssertSqlSafe(write))
+            .await
+            .expect("it writes");
+    }
+    program.close().await.expect("it closes");
+
+    let after = post(&service, TEST_MESSAGE).await.status;
+    service.signal("-TERM");
+    let exit = service.wait();
+
+    assert_eq!((acknowledged.as_u16(), after.as_u16()), (200, 500));
+    assert_eq!(exit.code(), Some(0));
+    let shown = run(folder.path(), &["images", "show", "image"], &[]);
+    assert!(stdout(&shown).contains("program 19"), "{}", stdout(&shown));
+    let names = fs::read_dir(&data)
+        .expect("a folder")
+        .map(|file| file.expect("a file").path());
+    let saved: Vec<_> = names
+        .filter(|path| path.display().to_string().contains("-wal-saved-"))
+        .collect();
+    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert!(
+        service
+            .log()
+            .iter()
+            .any(|line| line.contains(&saved[0].display().to_string()))
+    );
+    // Beside a copy of the database, SQLite reads the saved log.
+    fs::copy(data.join("images.db"), data.join("copy.db")).expect("it is copied");
+    fs::rename(&saved[0], data.join("copy.db-wal")).expect("it is renamed");
+    let variables = [("DATABASE_URL", "sqlite://data/copy.db")];
+    let shown = run(folder.path(), &["images", "show", "image"], &variables);
+    assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 
 use super::file::with_suffix;
 use super::result_code::{
-    CANTOPEN, NOTADB, PERM, READONLY, is_busy, is_failure_of_locks, primary_code_of,
+    CANTOPEN, NOTADB, PERM, READONLY, is_busy, is_damage, is_failure_of_locks, primary_code_of,
 };
 use crate::store::error::StoreError;
 
@@ -19,6 +19,8 @@ pub(super) const OPENING: &str = "opening the file";
 
 const NO_LOCKS: &str =
     "its file system has no working locks or no shared memory; move the folder to a local disk";
+
+const DAMAGED: &str = "the file is damaged; stop the service, and restore a backup";
 
 /// Adds to an error why the file could not be used, and what to do. Returns other errors unchanged.
 pub(super) fn explain(path: &Path, error: StoreError) -> StoreError {
@@ -42,6 +44,7 @@ pub(super) fn explain(path: &Path, error: StoreError) -> StoreError {
             NO_LOCKS.to_owned()
         }),
         _ if is_failure_of_locks(&source) => Some(NO_LOCKS.to_owned()),
+        _ if is_damage(&source) => Some(DAMAGED.to_owned()),
         _ => None,
     };
     match advice {
@@ -57,6 +60,18 @@ pub(super) fn explain(path: &Path, error: StoreError) -> StoreError {
             class,
             source,
         },
+    }
+}
+
+/// Returns why this folder cannot be created, and what to do.
+pub(super) fn folder_advice(folder: &Path) -> String {
+    let existing = folder.ancestors().find(|path| path.exists());
+    match existing.filter(|path| path.is_file()) {
+        Some(file) => format!(
+            "{} is a file; set database.url to a file in another folder",
+            file.display()
+        ),
+        None => advice(folder),
     }
 }
 
@@ -94,7 +109,7 @@ pub(super) fn advice(path: &Path) -> String {
             }
             Err(_) => {
                 return format!(
-                    "user {user} may not write {name} (owner {owner}, mode {mode:o}); run `chown {user} {name} && chmod u+rwX {name}`"
+                    "user {user} may not write {name} (owner {owner}, mode {mode:o}); run `chown {user} '{name}' && chmod u+rwX '{name}'`"
                 );
             }
         }

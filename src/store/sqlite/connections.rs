@@ -117,6 +117,22 @@ impl Connections {
         self.wal_keeper.close().await;
     }
 
+    /// Saves the pages of a WAL that another program has replaced.
+    fn save_wal(&self) {
+        match self.file.save_wal() {
+            Ok(file) => tracing::error!(
+                file = %file.display(),
+                "another program replaced the write-ahead log; this file has the service's last writes"
+            ),
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "another program replaced the write-ahead log, and the service's own one cannot be saved; the last webhooks may be missing"
+                );
+            }
+        }
+    }
+
     async fn close_pools(&self) {
         self.checkpointer.stop().await;
         self.readers.close().await;
@@ -162,7 +178,13 @@ impl CurrentConnections {
         self.recovery.wait().await;
         let reopened = self.lock().take();
         for connections in current.into_iter().chain(reopened) {
-            connections.close().await;
+            if connections.file.is_wal_replaced() {
+                connections.save_wal();
+                // SQLite would copy the pages over those of the other program, so the connections stay open until the process ends.
+                std::mem::forget(connections);
+            } else {
+                connections.close().await;
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! Checks of the database file and its write-ahead log: their identities and the text encoding.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::store::error::{DatabaseLabel, StoreError};
 
@@ -28,7 +29,7 @@ type FileId = (u64, u64);
 
 impl OpenedFile {
     /// Returns the identities of the files that are at this path now. Fails if one is missing.
-    pub(super) fn at(path: &Path) -> std::io::Result<Self> {
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
         let file = path.canonicalize()?;
         let (wal_path, shm_path) = (with_suffix(&file, "-wal"), with_suffix(&file, "-shm"));
         Ok(Self {
@@ -47,21 +48,22 @@ impl OpenedFile {
             let database = database.clone();
             return Err(StoreError::FileReplaced { database });
         }
-        for (path, opened) in [(&self.wal_path, self.wal_id), (&self.shm_path, self.shm_id)] {
+        for (path, opened) in self.files_beside() {
+            let file = || path.to_owned();
             match path.metadata() {
                 Ok(metadata) if id(&metadata) == opened => {}
-                // Another process has created a file, and has written to it.
-                Ok(metadata) if metadata.len() > 0 => {
-                    let file = path.clone();
-                    return Err(StoreError::WalReplaced { file });
+                Ok(metadata) if is_written(&metadata) => {
+                    return Err(StoreError::WalReplaced { file: file() });
                 }
-                Ok(_) | Err(_) => {
-                    let file = path.clone();
-                    return Err(StoreError::WalDeleted { file });
-                }
+                Ok(_) | Err(_) => return Err(StoreError::WalDeleted { file: file() }),
             }
         }
         Ok(())
+    }
+
+    /// The paths and the identities of the WAL and its index.
+    fn files_beside(&self) -> [(&Path, FileId); 2] {
+        [(&self.wal_path, self.wal_id), (&self.shm_path, self.shm_id)]
     }
 
     /// Returns whether all paths still have the opened files.
@@ -69,6 +71,27 @@ impl OpenedFile {
         device_and_inode(&self.path) == Some(self.file_id)
             && device_and_inode(&self.wal_path) == Some(self.wal_id)
             && device_and_inode(&self.shm_path) == Some(self.shm_id)
+    }
+
+    /// Returns whether another program has written to another WAL or index at its path.
+    pub(super) fn is_wal_replaced(&self) -> bool {
+        let mut files = self.files_beside().into_iter();
+        files.any(|(path, opened)| {
+            let metadata = path.metadata();
+            metadata.is_ok_and(|metadata| id(&metadata) != opened && is_written(&metadata))
+        })
+    }
+
+    /// Saves the opened WAL, which may have no path any more, in a file beside the database. Returns the path of that file. Fails
+    /// where the system does not list the open files of a process: only Linux does.
+    pub(super) fn save_wal(&self) -> io::Result<PathBuf> {
+        let is_wal = |path: &PathBuf| device_and_inode(path) == Some(self.wal_id);
+        let wal = descriptors()?.find(is_wal).ok_or(io::ErrorKind::NotFound)?;
+        let since_1970 = UNIX_EPOCH.elapsed().map_err(io::Error::other)?;
+        let saved = with_suffix(&self.wal_path, &format!("-saved-{}", since_1970.as_secs()));
+        std::fs::copy(wal, &saved)?;
+        File::open(&saved)?.sync_all()?;
+        Ok(saved)
     }
 
     /// Returns whether a process still has the WAL or its index open: this one, or another one that keeps the index.
@@ -79,13 +102,15 @@ impl OpenedFile {
     /// Returns whether this process still has the WAL open. Only Linux lists the open files of a process. Elsewhere, the index tells
     /// it.
     fn is_open_here(&self) -> bool {
-        let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") else {
-            return false;
-        };
-        let mut files =
-            descriptors.filter_map(|descriptor| device_and_inode(&descriptor.ok()?.path()));
-        files.any(|file| file == self.wal_id)
+        descriptors()
+            .is_ok_and(|mut paths| paths.any(|path| device_and_inode(&path) == Some(self.wal_id)))
     }
+}
+
+/// Returns the paths of this process's descriptors. A path leads to an open file, even if the file was deleted (proc(5)).
+fn descriptors() -> io::Result<impl Iterator<Item = PathBuf>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())))
 }
 
 /// Returns the path of a file that SQLite keeps beside the database, such as `images.db-wal`.
@@ -109,6 +134,11 @@ pub(super) fn non_utf8_encoding(path: &Path) -> Option<&'static str> {
         [0, 0, 0, 3] => Some("UTF-16be"),
         _ => None,
     }
+}
+
+/// Returns whether another process has written to a file that it created.
+fn is_written(metadata: &Metadata) -> bool {
+    metadata.len() > 0
 }
 
 fn device_and_inode(path: &Path) -> Option<FileId> {

@@ -13,12 +13,17 @@ pub(super) const BUSY: u32 = 5;
 pub(super) const READONLY: u32 = 8;
 /// The operating system reported an error.
 const IOERR: u32 = 10;
+/// The content of the file is damaged.
+const CORRUPT: u32 = 11;
 /// The file, its write-ahead log or its shared memory could not be opened.
 pub(super) const CANTOPEN: u32 = 14;
 /// The locks of the file do not work as they must.
 pub(super) const PROTOCOL: u32 = 15;
 /// The file is no SQLite database.
 pub(super) const NOTADB: u32 = 26;
+
+/// The extended code of `IOERR` for a file that ends too early.
+const SHORT_READ: u32 = IOERR | (2 << 8);
 
 /// The extended codes of `IOERR` for locks (LOCK, UNLOCK, RDLOCK, CHECKRESERVEDLOCK) and shared memory (SHMOPEN, SHMSIZE, SHMLOCK,
 /// SHMMAP).
@@ -59,6 +64,16 @@ pub(super) fn is_failure_of_locks(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => extended_code(&**error)
             .is_some_and(|code| code == PROTOCOL || LOCKS_AND_SHARED_MEMORY.contains(&code)),
+        _ => false,
+    }
+}
+
+/// Returns whether the file is damaged.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            extended_code(&**error).is_some_and(|code| code == SHORT_READ || code & 0xff == CORRUPT)
+        }
         _ => false,
     }
 }

@@ -41,7 +41,7 @@ impl Sqlite {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|source| StoreError::CreateFolder {
                 folder: folder.to_owned(),
-                advice: access::advice(folder),
+                advice: access::folder_advice(folder),
                 source,
             })?;
         }
