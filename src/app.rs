@@ -21,6 +21,7 @@ use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
+use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::web::{Limits, LineLimiter, Server, TrustedProxies, with_middleware};
 
@@ -206,6 +207,7 @@ impl<'a> Service<'a> {
                 None => return Ok(ExitReason::Clean),
             }
         }
+        self.try_audit_log().await;
         self.log_startup(&listeners.webhook, ops_address)?;
         let (shutdown, store) = (self.shutdown, self.store.clone());
         let (requests, progress) = (self.requests.clone(), self.progress);
@@ -223,6 +225,16 @@ impl<'a> Service<'a> {
         } else {
             exit_reason
         })
+    }
+
+    /// Logs whether the database refuses every entry of the audit log. Readiness does not check that, because it changes no data.
+    async fn try_audit_log(&self) {
+        if let Err(error) = self.store.schema.try_audit_log().await {
+            tracing::error!(
+                error = chain(&error),
+                "the database refused an audit log entry, so webhooks would fail; check the triggers and policies of cloudflare_image_logs"
+            );
+        }
     }
 
     fn spawn_tasks(self, tasks: &mut Tasks, webhook: TcpListener) {

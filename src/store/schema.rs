@@ -11,7 +11,8 @@ use super::error::StoreError;
 /// the database.
 pub(super) const MIGRATIONS_TABLE: &str = "cloudflare_images_webhook_migrations";
 
-/// The longest time for all migrations, including the wait for another process that runs them.
+/// The longest time for all migrations, including the wait for another process that runs them. Excludes the build of an adopted
+/// table's index.
 pub(super) const MIGRATION_DEADLINE: Duration = Duration::from_mins(15);
 
 /// The schema: runs migrations, and checks whether the database is ready.
@@ -25,6 +26,10 @@ pub trait Schema: Send + Sync {
 
     /// Checks whether the database can be written, and fails if not. Changes no data.
     async fn check_writable(&self) -> Result<(), StoreError>;
+
+    /// Inserts an entry into the audit log and rolls it back. Fails if the database refuses or suppresses the entry, for example
+    /// because of a trigger. Every webhook would then fail too.
+    async fn try_audit_log(&self) -> Result<(), StoreError>;
 }
 
 /// Sets the options of a backend's migrator.

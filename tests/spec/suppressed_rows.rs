@@ -16,6 +16,7 @@ use crate::support::suppression::Suppression;
 use crate::support::wait;
 
 on_both_databases!(
+    suppression_of_every_entry_is_logged_at_start,
     suppressed_log_entry_fails_webhook,
     suppressed_log_entry_fails_alone,
     suppressed_image_fails_webhook,
@@ -84,6 +85,25 @@ async fn wait_for_error(service: &Service, message: &str, field: &str) {
 
 async fn wait_for_claims(service: &Service) {
     wait_for_pass(&service.ops_url("/metrics"), CLAIMS_METRIC).await;
+}
+
+async fn suppression_of_every_entry_is_logged_at_start(database: Database) {
+    let (folder, mut service) = start_service(&database, &[]);
+    service.signal("-TERM");
+    service.wait();
+    drop(folder);
+    Suppression::of_inserts("cloudflare_image_logs")
+        .start(&database)
+        .await;
+
+    let (_folder, service) = start_service(&database, &[]);
+
+    wait_for_error(
+        &service,
+        "the database refused an audit log entry",
+        "cloudflare_image_logs",
+    )
+    .await;
 }
 
 async fn suppressed_log_entry_fails_webhook(database: Database) {

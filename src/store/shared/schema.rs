@@ -1,12 +1,14 @@
 //! The schema, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
+use sqlx::Connection;
 
 use super::adoption::applied_migrations;
 use super::columns::Backend;
 use super::schema_statements::{check_writable, migrate, migrator};
 use crate::store::error::StoreError;
 use crate::store::schema::{Schema, pending_migrations};
+use crate::store::session::check_written;
 
 #[async_trait]
 impl Schema for Backend {
@@ -24,5 +26,21 @@ impl Schema for Backend {
 
     async fn check_writable(&self) -> Result<(), StoreError> {
         check_writable(self).await
+    }
+
+    async fn try_audit_log(&self) -> Result<(), StoreError> {
+        self.write("trying the audit log", async |connection| {
+            let mut tx = connection.begin().await?;
+            // The entry of a test message has no image either.
+            let inserted = sqlx::query(
+                "-- schema_try_audit_log
+                 INSERT INTO cloudflare_image_logs (event_type, message) VALUES ('webhook_test', 'try at the start')",
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.rollback().await?;
+            check_written("cloudflare_image_logs", 1, inserted.rows_affected())
+        })
+        .await
     }
 }
