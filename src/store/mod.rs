@@ -102,6 +102,7 @@ impl Store {
         };
         match &settings.url {
             DatabaseUrl::Sqlite(path) => {
+                sqlite::adoption::check_tables(path).await?;
                 let database = Arc::new(sqlite::Sqlite::open(path, settings, policy).await?);
                 let backend = Backend::Sqlite(Arc::clone(&database));
                 Ok(Self::new(&database, wakeups, backend))

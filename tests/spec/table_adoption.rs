@@ -3,11 +3,16 @@
 
 use std::process::{Child, Output, Stdio};
 
+use serde_json::json;
+use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
+use crate::relay_delivery::{LOGS, start, uploaded, wait_for_statuses};
+use crate::support::app::App;
 use crate::support::database::{Database, Lock};
 use crate::support::program::{program, run, stderr};
+use crate::support::subscriber::Subscriber;
 use crate::support::wait;
 
 /// The toolkit's schema, as Django creates it.
@@ -166,6 +171,24 @@ async fn replicas_adopt_at_same_time() {
     assert_adopted(&database).await;
 }
 
+/// An older release runs its migration beside an index whose build was interrupted.
+#[tokio::test]
+async fn replaces_invalid_index_of_older_release() {
+    let database = database_of_django().await;
+    assert!(migrate(&database).status.success());
+    database
+        .execute_script(
+            "UPDATE pg_index SET indisvalid = false
+             WHERE indexrelid = 'cloudflare_image_logs_image_id_timestamp'::regclass",
+        )
+        .await;
+
+    let output = migrate(&database);
+
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_adopted(&database).await;
+}
+
 #[tokio::test]
 async fn drops_and_logs_only_foreign_key_of_image() {
     let database = database_of_django().await;
@@ -219,6 +242,15 @@ async fn refuses_unsuitable_columns_of_django_tables() {
             "its column owner is NOT NULL without a default",
         ),
         (
+            "ALTER TABLE cloudflare_images DROP CONSTRAINT cloudflare_images_cloudflare_id_key",
+            "its column cloudflare_id has no unique index",
+        ),
+        (
+            "ALTER TABLE cloudflare_images DROP CONSTRAINT cloudflare_images_cloudflare_id_key;
+             CREATE UNIQUE INDEX ON cloudflare_images (cloudflare_id) WHERE status <> 'expired'",
+            "its column cloudflare_id has no unique index",
+        ),
+        (
             "CREATE VIEW relay_events AS SELECT 1 AS id",
             "it is not an ordinary table",
         ),
@@ -233,6 +265,123 @@ async fn refuses_unsuitable_columns_of_django_tables() {
         assert!(stderr(&output).contains(reason), "{}", stderr(&output));
         assert_eq!(definitions(&database).await, before, "{change}");
     }
+}
+
+/// Types that Django's `AutoField` and apps use, and columns that a trigger fills.
+#[tokio::test]
+async fn adopts_tables_with_similar_columns() {
+    let database = database_of_django().await;
+    database
+        .execute_script(
+            "ALTER TABLE cloudflare_image_logs ALTER COLUMN id TYPE integer;
+             CREATE EXTENSION citext;
+             ALTER TABLE cloudflare_images ALTER COLUMN creator TYPE citext, ALTER COLUMN upload_url TYPE citext;
+             CREATE DOMAIN kind AS varchar(100);
+             ALTER TABLE cloudflare_images ALTER COLUMN content_type TYPE kind, ALTER COLUMN filename TYPE kind;
+             ALTER TABLE cloudflare_image_logs ALTER COLUMN event_type TYPE kind;
+             ALTER TABLE cloudflare_image_logs ADD COLUMN tenant integer NOT NULL DEFAULT 1;
+             ALTER TABLE cloudflare_image_logs ALTER COLUMN tenant DROP DEFAULT;
+             CREATE FUNCTION set_tenant() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN NEW.tenant := 7; RETURN NEW; END';
+             CREATE TRIGGER set_tenant BEFORE INSERT ON cloudflare_image_logs
+                 FOR EACH ROW EXECUTE FUNCTION set_tenant()",
+        )
+        .await;
+    let subscriber = Subscriber::start().await;
+    let app = start(database, &subscriber, json!({"include_models": [LOGS]})).await;
+
+    let webhook = app.post_webhook(uploaded("django-pending")).await;
+
+    assert_eq!(webhook.outcome(), (200, "applied"));
+    wait_for_statuses(&app.database, &["delivered"]).await;
+    let tenants = "SELECT count(*) FROM cloudflare_image_logs WHERE tenant = 7";
+    assert_eq!(app.database.count(tenants).await, 1);
+    let adopted = "SELECT last_id FROM cloudflare_images_webhook_adoptions";
+    assert_eq!(app.database.count(adopted).await, 1);
+}
+
+/// The names of the types are an app's choice on SQLite.
+#[tokio::test]
+async fn adopts_sqlite_tables_with_uuids() {
+    let (database, create) = database_without_images().await;
+    let create = create.replacen("id text", "id uuid", 1);
+    database.execute_script(&create).await;
+    let app = App::start(database).await;
+
+    app.database.register("image").await;
+
+    let webhook = app.post_webhook(uploaded("image")).await;
+    assert_eq!(webhook.outcome(), (200, "applied"));
+}
+
+#[tokio::test]
+async fn refuses_sqlite_tables_without_defaults() {
+    for (before, after, reason) in [
+        (
+            "filename text NOT NULL DEFAULT ''",
+            "filename text NOT NULL",
+            "its column filename is NOT NULL without a default",
+        ),
+        (
+            "CONSTRAINT cloudflare_images_cloudflare_id_key UNIQUE",
+            "",
+            "its column cloudflare_id has no unique index",
+        ),
+    ] {
+        let (database, create) = database_without_images().await;
+        assert!(create.contains(before), "{create}");
+        database
+            .execute_script(&create.replacen(before, after, 1))
+            .await;
+
+        let output = migrate(&database);
+
+        assert_eq!(output.status.code(), Some(1), "{after}");
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
+
+/// A refused file is not changed, not even its journal mode.
+#[tokio::test]
+async fn refused_file_stays_unchanged() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("other.db");
+    let url = format!("sqlite://{}?mode=rwc", file.display());
+    let mut other = SqliteConnection::connect(&url).await.expect("it opens");
+    let create = other.execute("CREATE TABLE relay_events (title text)");
+    create.await.expect("a table");
+    other.close().await.expect("it closes");
+    let before = std::fs::read(&file).expect("a file");
+
+    let url = format!("sqlite://{}", file.display());
+    for arguments in [["images", "list"].as_slice(), &["migrate"]] {
+        let output = run(folder.path(), arguments, &[("DATABASE_URL", &url)]);
+
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("relay_events exists already"),
+            "{}",
+            stderr(&output)
+        );
+        assert!(
+            std::fs::read(&file).expect("a file") == before,
+            "{arguments:?}"
+        );
+    }
+}
+
+/// Returns a SQLite database without images that was never migrated, and the statement that creates their table.
+async fn database_without_images() -> (Database, String) {
+    let database = Database::sqlite();
+    assert!(migrate(&database).status.success());
+    let create = "SELECT sql FROM sqlite_master WHERE name = 'cloudflare_images'";
+    let create = database.texts(create).await.remove(0);
+    database
+        .execute_script(
+            "DROP TABLE cloudflare_images; DROP TABLE cloudflare_images_webhook_migrations",
+        )
+        .await;
+    (database, create)
 }
 
 on_both_databases!(refuses_table_of_other_program);

@@ -9,6 +9,7 @@
 //! Each step can be repeated, so an interrupted adoption continues at the next start. Step 3 replaces the migration of the audit
 //! log, because the migration drops every foreign key of the table, and a released migration cannot change.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
@@ -16,7 +17,9 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::shared::adoption::{adoptable_tables, record_adoption};
-use crate::store::adoption::{ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION};
+use crate::store::adoption::{
+    ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION, OwnTable,
+};
 use crate::store::error::{DatabaseLabel, StoreError};
 use crate::store::session::OperationError;
 
@@ -27,48 +30,95 @@ const LOCK_TIMEOUT_SQL: &str = "SET LOCAL lock_timeout = '500ms'";
 /// The time between two attempts to lock a table.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Adopts the tables that exist although their migration has not run. The caller has the lock of the migrations.
-pub(super) async fn adopt(
-    connection: &mut PgConnection,
-    database: &DatabaseLabel,
-    mut migrator: Migrator,
-) -> Result<(), OperationError> {
-    // sqlx's own lock would be held while this waits for tables. An older release that waits for that lock has an open
-    // transaction, and the build of the index would wait for it.
-    migrator.set_locking(false);
-    let tables = adoptable_tables(connection, database).await?;
-    if tables.is_empty() {
-        return Ok(());
-    }
-    for table in &tables {
-        tracing::info!(table = table.name, "adopting an existing table");
-    }
-    let adopts = |migration| tables.iter().any(|table| table.migration == migration);
-    if adopts(IMAGES_MIGRATION) {
-        with_short_locks(connection, &migrator, &Alteration::Images).await?;
-    }
-    if adopts(AUDIT_LOG_MIGRATION) {
-        run_until(&migrator, IMAGES_MIGRATION, connection).await?;
-        let foreign_keys = foreign_keys_to_drop(connection).await?;
-        with_short_locks(connection, &migrator, &Alteration::AuditLog(foreign_keys)).await?;
-        build_index(connection).await?;
+/// The time between two lines in the log while the index is built.
+const PROGRESS_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The adoption of the tables that exist although their migration has not run. The caller has the lock of the migrations.
+pub(super) struct Adoption {
+    tables: Vec<OwnTable>,
+    migrator: Migrator,
+}
+
+impl Adoption {
+    /// Finds the tables, and alters them (step 1).
+    pub(super) async fn begin(
+        connection: &mut PgConnection,
+        database: &DatabaseLabel,
+        mut migrator: Migrator,
+    ) -> Result<Self, OperationError> {
+        // sqlx's own lock would be held while this waits for tables. An older release that waits for that lock has an open
+        // transaction, and the build of the index would wait for it.
+        migrator.set_locking(false);
+        let tables = adoptable_tables(connection, database).await?;
+        for table in &tables {
+            tracing::info!(table = table.name, "adopting an existing table");
+        }
+        let adoption = Self { tables, migrator };
+        if adoption.includes(IMAGES_MIGRATION) {
+            with_short_locks(connection, &adoption.migrator, &Alteration::Images).await?;
+        }
+        if adoption.includes(AUDIT_LOG_MIGRATION) {
+            run_until(&adoption.migrator, IMAGES_MIGRATION, connection).await?;
+            let foreign_keys = foreign_keys_to_drop(connection).await?;
+            let alteration = Alteration::AuditLog(foreign_keys);
+            with_short_locks(connection, &adoption.migrator, &alteration).await?;
+        }
+        Ok(adoption)
     }
 
-    let mut tx = connection.begin().await?;
-    let create_adoptions = migrator
-        .iter()
-        .find(|migration| migration.version == ADOPTIONS_MIGRATION)
-        .expect("the migration exists");
-    tx.execute(sqlx::raw_sql(create_adoptions.sql.clone()))
-        .await?;
-    record_adoption(&mut tx, &tables).await?;
-    if adopts(AUDIT_LOG_MIGRATION) {
-        // Records the migration as applied, without running it.
-        let recording = migrator.run_direct(Some(AUDIT_LOG_MIGRATION), &mut *tx, true);
-        recording.await.map_err(StoreError::Migration)?;
+    /// Builds the index of the audit log, if it is missing or an earlier build was interrupted (step 2).
+    ///
+    /// It has no deadline, because it takes as long as the table is large, and an interrupted build begins again. A build can also
+    /// have been interrupted before an older release ran the migration, which keeps an invalid index.
+    pub(super) async fn build_index(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(), OperationError> {
+        let is_needed = match is_index_valid(connection).await? {
+            Some(is_valid) => !is_valid,
+            None => self.includes(AUDIT_LOG_MIGRATION),
+        };
+        if !is_needed {
+            return Ok(());
+        }
+        tracing::info!(
+            table = "cloudflare_image_logs",
+            "building an index of an adopted table; this waits for all transactions that are open now"
+        );
+        connection.execute("SET statement_timeout = 0").await?;
+        log_progress(build_missing_index(connection)).await?;
+        connection.execute("RESET statement_timeout").await?;
+        tracing::info!(table = "cloudflare_image_logs", "built the index");
+        Ok(())
     }
-    tx.commit().await?;
-    Ok(())
+
+    /// Records the last adopted rows, and the migration of the audit log as applied (step 3).
+    pub(super) async fn record(&self, connection: &mut PgConnection) -> Result<(), OperationError> {
+        if self.tables.is_empty() {
+            return Ok(());
+        }
+        let mut tx = connection.begin().await?;
+        let mut migrations = self.migrator.iter();
+        let create_adoptions = migrations
+            .find(|migration| migration.version == ADOPTIONS_MIGRATION)
+            .expect("the migration exists");
+        tx.execute(sqlx::raw_sql(create_adoptions.sql.clone()))
+            .await?;
+        record_adoption(&mut tx, &self.tables).await?;
+        if self.includes(AUDIT_LOG_MIGRATION) {
+            // Records the migration as applied, without running it.
+            let recording = self
+                .migrator
+                .run_direct(Some(AUDIT_LOG_MIGRATION), &mut *tx, true);
+            recording.await.map_err(StoreError::Migration)?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    fn includes(&self, migration: i64) -> bool {
+        self.tables.iter().any(|table| table.migration == migration)
+    }
 }
 
 async fn run_until(
@@ -194,25 +244,30 @@ async fn foreign_keys_to_drop(
     Ok(to_drop)
 }
 
-/// Builds the index of the audit log's migration, without blocking reads and writes. An earlier attempt that was interrupted left
-/// an invalid index, which is replaced.
-async fn build_index(connection: &mut PgConnection) -> Result<(), OperationError> {
-    let is_valid: Option<bool> = sqlx::query_scalar(
+/// Returns whether the index of the audit log is valid, or `None` if it is missing. An interrupted build leaves an invalid index.
+async fn is_index_valid(connection: &mut PgConnection) -> Result<Option<bool>, OperationError> {
+    let reading = sqlx::query_scalar(
         "-- adoption_index
          SELECT indisvalid FROM pg_index
          WHERE indexrelid = to_regclass('cloudflare_image_logs_image_id_timestamp')
-             AND indrelid = 'cloudflare_image_logs'::regclass",
-    )
-    .fetch_optional(&mut *connection)
-    .await?;
-    if is_valid == Some(true) {
-        return Ok(());
-    }
-    tracing::info!(
-        table = "cloudflare_image_logs",
-        "building an index of an adopted table; this waits for all transactions that are open now"
+             AND indrelid = to_regclass('cloudflare_image_logs')",
     );
-    if is_valid == Some(false) {
+    Ok(reading.fetch_optional(connection).await?)
+}
+
+/// Builds the index without blocking reads and writes. Replaces an invalid one. If Postgres ends the build because of a deadlock
+/// with an app, it begins again.
+async fn build_missing_index(connection: &mut PgConnection) -> Result<(), OperationError> {
+    loop {
+        match replace_index(connection).await {
+            Err(error) if is_lock_failure(&error) => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
+            built => return built,
+        }
+    }
+}
+
+async fn replace_index(connection: &mut PgConnection) -> Result<(), OperationError> {
+    if is_index_valid(connection).await? == Some(false) {
         connection
             .execute("DROP INDEX CONCURRENTLY cloudflare_image_logs_image_id_timestamp")
             .await?;
@@ -224,6 +279,19 @@ async fn build_index(connection: &mut PgConnection) -> Result<(), OperationError
              ON cloudflare_image_logs (image_id, timestamp)",
         )
         .await?;
-    tracing::info!(table = "cloudflare_image_logs", "built the index");
     Ok(())
+}
+
+/// Waits for the build of the index, and logs each minute that it continues.
+async fn log_progress<T>(building: impl Future<Output = T>) -> T {
+    let mut building = pin!(building);
+    loop {
+        if let Ok(built) = tokio::time::timeout(PROGRESS_INTERVAL, &mut building).await {
+            return built;
+        }
+        tracing::info!(
+            table = "cloudflare_image_logs",
+            "the index is still being built; pg_stat_progress_create_index shows what it waits for"
+        );
+    }
 }

@@ -130,7 +130,7 @@ impl ImageStatements for PgConnection {
     ) -> Result<WriteResult, OperationError> {
         // Returning the ids makes the statement slower, so they are returned only if an endpoint needs them.
         let sql = if with_entry_ids {
-            inbox_write!("id", "ARRAY(SELECT id FROM logged ORDER BY id)")
+            inbox_write!("id", "ARRAY(SELECT id::bigint FROM logged ORDER BY id)")
         } else {
             inbox_write!("1", "ARRAY[]::bigint[]")
         };

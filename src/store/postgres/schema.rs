@@ -6,7 +6,7 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection};
 
-use super::adoption::adopt;
+use super::adoption::Adoption;
 use super::session::Postgres;
 use crate::domain::notification::UnknownImages;
 use crate::store::error::{DatabaseLabel, StoreError};
@@ -23,22 +23,16 @@ const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Runs the pending migrations.
 pub(super) async fn migrate(backend: &Postgres) -> Result<(), StoreError> {
     let mut connection = connect(backend).await?;
-    let database = &backend.runner.database;
-    let migrating = tokio::time::timeout(MIGRATION_DEADLINE, run(&mut connection, database));
-    match migrating.await {
-        Ok(Ok(())) => {
+    match run(&mut connection, &backend.runner.database).await {
+        Ok(()) => {
             // The migrations are committed, so a lost connection changes nothing.
             let _closed = connection.close().await;
             Ok(())
         }
-        Ok(Err(OperationError::Store(error))) => Err(error),
-        Ok(Err(OperationError::Database(source))) => Err(backend
+        Err(OperationError::Store(error)) => Err(error),
+        Err(OperationError::Database(source)) => Err(backend
             .runner
             .database_error("running the migrations", source)),
-        Err(_) => Err(StoreError::MigrationTimeout {
-            database: database.clone(),
-            deadline: MIGRATION_DEADLINE,
-        }),
     }
 }
 
@@ -72,12 +66,34 @@ async fn run(
     connection: &mut PgConnection,
     database: &DatabaseLabel,
 ) -> Result<(), OperationError> {
-    lock(connection).await?;
-    adopt(connection, database, migrator()).await?;
-    let migrator = migrator();
-    let running = migrator.run_direct(None, connection, false);
-    running.await.map_err(StoreError::Migration)?;
-    Ok(())
+    let adoption = within_deadline(database, async {
+        lock(connection).await?;
+        Adoption::begin(connection, database, migrator()).await
+    })
+    .await?;
+    adoption.build_index(connection).await?;
+    within_deadline(database, async {
+        adoption.record(connection).await?;
+        let migrator = migrator();
+        let running = migrator.run_direct(None, connection, false);
+        Ok(running.await.map_err(StoreError::Migration)?)
+    })
+    .await
+}
+
+/// Runs a part of the migrations under the deadline.
+async fn within_deadline<T>(
+    database: &DatabaseLabel,
+    part: impl Future<Output = Result<T, OperationError>>,
+) -> Result<T, OperationError> {
+    let ended = tokio::time::timeout(MIGRATION_DEADLINE, part).await;
+    ended.unwrap_or_else(|_| {
+        Err(StoreError::MigrationTimeout {
+            database: database.clone(),
+            deadline: MIGRATION_DEADLINE,
+        }
+        .into())
+    })
 }
 
 /// Waits until no other process migrates. The server frees the lock when the connection closes.

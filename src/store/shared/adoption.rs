@@ -1,8 +1,10 @@
 //! The adoption of existing tables, mounted into each backend (see [`super`]).
 
 use super::columns::Connection;
-use super::table_statements::{COLUMN_RULES, COLUMNS, IS_TABLE, SCHEMA_EXISTS};
-use crate::store::adoption::{Column, OwnTable};
+use super::table_statements::{
+    COLUMN_RULES, COLUMNS, HAS_INSERT_TRIGGER, IS_TABLE, SCHEMA_EXISTS, UNIQUE_COLUMNS,
+};
+use crate::store::adoption::{Column, ExistingTable, OwnTable};
 use crate::store::error::{DatabaseLabel, StoreError};
 use crate::store::retention::PrunableTable;
 use crate::store::schema::MIGRATIONS_TABLE;
@@ -44,7 +46,10 @@ pub(in crate::store) async fn adoptable_tables(
         let obstacle = match is_table {
             None => continue,
             Some(false) => Some("it is not an ordinary table".to_owned()),
-            Some(true) => table.obstacle(&columns(connection, &table).await?, &COLUMN_RULES),
+            Some(true) => {
+                let existing = existing_table(connection, &table).await?;
+                table.obstacle(&existing, &COLUMN_RULES)
+            }
         };
         if let Some(obstacle) = obstacle {
             return Err(OperationError::Store(StoreError::NotAdoptable {
@@ -58,13 +63,13 @@ pub(in crate::store) async fn adoptable_tables(
     Ok(adoptable)
 }
 
-async fn columns(
+async fn existing_table(
     connection: &mut Connection,
     table: &OwnTable,
-) -> Result<Vec<Column>, OperationError> {
+) -> Result<ExistingTable, OperationError> {
     let rows: Vec<(String, String, bool, bool)> = sqlx::query_as(COLUMNS)
         .bind(table.name)
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
     let columns = rows
         .into_iter()
@@ -74,7 +79,17 @@ async fn columns(
             is_nullable,
             has_default,
         });
-    Ok(columns.collect())
+    Ok(ExistingTable {
+        columns: columns.collect(),
+        unique_columns: sqlx::query_scalar(UNIQUE_COLUMNS)
+            .bind(table.name)
+            .fetch_all(&mut *connection)
+            .await?,
+        has_insert_trigger: sqlx::query_scalar(HAS_INSERT_TRIGGER)
+            .bind(table.name)
+            .fetch_one(connection)
+            .await?,
+    })
 }
 
 /// Records the last row of each adopted table, so retention keeps its rows. An adoption that was interrupted is recorded again.
@@ -89,7 +104,7 @@ pub(in crate::store) async fn record_adoption(
         let last_id = match table {
             PrunableTable::AuditLog => {
                 "-- adoption_last_log
-                 SELECT max(id) FROM cloudflare_image_logs"
+                 SELECT CAST(max(id) AS bigint) FROM cloudflare_image_logs"
             }
             PrunableTable::Rejections => {
                 "-- adoption_last_rejection

@@ -21,7 +21,7 @@ struct Statements {
 
 const AUDIT_LOG: Statements = Statements {
     page: "-- retention_logs_page
-           SELECT max(id), count(*) FILTER (WHERE timestamp < $3) > 0
+           SELECT CAST(max(id) AS bigint), count(*) FILTER (WHERE timestamp < $3) > 0
            FROM (SELECT id, timestamp FROM cloudflare_image_logs WHERE id > $1 ORDER BY id LIMIT $2) AS page",
     delete: concat!(
         "-- retention_logs_delete

@@ -1,6 +1,7 @@
 //! The SQLite backend: its session, its own statements, and the statements that both backends share.
 
 mod access;
+pub(super) mod adoption;
 mod checkpoints;
 mod claim;
 mod columns;

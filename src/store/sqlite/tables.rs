@@ -25,17 +25,31 @@ pub(super) const COLUMNS: &str = "-- adoption_columns
          dflt_value IS NOT NULL OR (pk = 1 AND lower(type) = 'integer')
      FROM pragma_table_info($1)";
 
+/// The statement that selects the columns of the table `$1` that have a unique index of their own.
+pub(super) const UNIQUE_COLUMNS: &str = "-- adoption_unique_columns
+     SELECT lower(max(indexed.name))
+     FROM pragma_index_list($1) AS list, pragma_index_info(list.name) AS indexed
+     WHERE list.[unique] AND NOT list.partial
+     GROUP BY list.name HAVING count(*) = 1 AND max(indexed.name) IS NOT NULL";
+
+/// The statement that selects whether the table `$1` has a trigger that can fill columns of a new row. SQLite has no such
+/// triggers.
+pub(super) const HAS_INSERT_TRIGGER: &str = "-- adoption_has_insert_trigger
+     SELECT $1 IS NULL";
+
 pub(super) const COLUMN_RULES: ColumnRules = ColumnRules {
     types,
     added_columns: &[],
+    migrations_with_defaults: &[],
 };
 
 /// Returns the affinities of a kind. SQLite has no types for JSON, times and booleans, so an app may declare any name for them.
 fn types(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Id | Kind::Integer | Kind::BigInteger => &["integer"],
-        Kind::Uuid | Kind::Text => &["text"],
-        Kind::Json | Kind::Time => &["text", "numeric"],
+        Kind::Id | Kind::BigId | Kind::Integer | Kind::BigInteger => &["integer"],
+        Kind::Text => &["text"],
+        // A type with the name `uuid` or `json` has the affinity NUMERIC, which keeps a UUID and JSON as text.
+        Kind::Uuid | Kind::Json | Kind::Time => &["text", "numeric"],
         Kind::Boolean => &["numeric", "integer"],
         Kind::Bytes => &["blob"],
     }
