@@ -27,6 +27,7 @@ on_every_backend!(
     pause_and_resumption_fail_if_suppressed,
     parking_fails_if_suppressed,
     added_image_fails_if_suppressed,
+    try_of_audit_log_fails_if_suppressed,
     stores_counts_beside_suppressed_one,
 );
 
@@ -48,6 +49,21 @@ async fn open_with_leases<const N: usize>(fixture: &Fixture, images: [&str; N]) 
 
 fn delivered(delivery: i64) -> Settlement {
     settlement(delivery, attempted(1, NextState::Delivered))
+}
+
+async fn try_of_audit_log_fails_if_suppressed(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+
+    let before = store.schema.try_audit_log().await;
+    Suppression::of_inserts("cloudflare_image_logs")
+        .start(&fixture.database)
+        .await;
+    let after = store.schema.try_audit_log().await;
+
+    assert!(before.is_ok(), "{before:?}");
+    assert_suppressed(&after, "cloudflare_image_logs");
+    let entries = "SELECT count(*) FROM cloudflare_image_logs";
+    assert_eq!(fixture.database.count(entries).await, 0);
 }
 
 async fn settlement_fails_if_result_is_suppressed(fixture: &Fixture) {
