@@ -1,13 +1,14 @@
 //! The composition root: builds the parts of the service from the settings, and runs each as a named task.
 
 mod file_limit;
+mod listeners;
 mod tasks;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::{Loaded, Settings};
 use crate::config_types::InvalidSetting;
-use crate::ops::Ops;
+use crate::ops::{self, Ops};
 use crate::receiver::Receiver;
 use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
@@ -25,7 +26,11 @@ use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::web::{Limits, LineLimiter, Server, TrustedProxies, with_middleware};
 
+pub use listeners::Listeners;
 use tasks::Tasks;
+
+/// The name of the task that accepts webhooks.
+const WEBHOOK_LISTENER: &str = "webhook listener";
 
 /// The limits of the ops listener. Probes are few and fast.
 const OPS_LIMITS: Limits = Limits {
@@ -34,29 +39,6 @@ const OPS_LIMITS: Limits = Limits {
     head_timeout: Duration::from_secs(5),
     keep_alive: Duration::from_secs(5),
 };
-
-/// The listening sockets of a run. The caller chooses the ports.
-pub struct Listeners {
-    /// The socket for webhooks.
-    pub webhook: TcpListener,
-    /// The socket for probes and metrics.
-    pub ops: TcpListener,
-}
-
-impl Listeners {
-    /// Listens on the addresses in the settings.
-    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let (webhook, ops) = (settings.server.listen.get(), settings.ops.listen.get());
-        Ok(Self {
-            webhook: TcpListener::bind(webhook).await.with_context(|| {
-                format!("cannot listen on {webhook} (server.listen, APP__SERVER__LISTEN or PORT)")
-            })?,
-            ops: TcpListener::bind(ops).await.with_context(|| {
-                format!("cannot listen on {ops} (ops.listen, APP__OPS__LISTEN)")
-            })?,
-        })
-    }
-}
 
 /// Runs the service until shutdown, or until one of its tasks ends unexpectedly.
 ///
@@ -138,7 +120,9 @@ struct Service<'a> {
     store: Store,
     metrics: Arc<Metrics>,
     writers: Vec<Writer>,
-    receiver: Receiver,
+    receiver: Arc<Receiver>,
+    /// Set after the migrations.
+    migrated: Arc<AtomicBool>,
     relay: Relay,
     log_limiter: Arc<LineLimiter>,
     /// The connections of the webhook listener, and the tasks of requests that outlive their connection.
@@ -177,7 +161,8 @@ impl<'a> Service<'a> {
             store,
             metrics,
             writers,
-            receiver,
+            receiver: Arc::new(receiver),
+            migrated: Arc::default(),
             relay: Relay::new(loaded.endpoints.clone()),
             log_limiter: Arc::new(LineLimiter::new(settings.log.refused_lines_per_second())),
             requests,
@@ -187,14 +172,9 @@ impl<'a> Service<'a> {
     /// Runs every task until shutdown. The requests end first. Then the writers commit their queue and end, and so does the ops
     /// listener.
     async fn run(self, listeners: Listeners) -> anyhow::Result<ExitReason> {
-        let ops_address = listeners.ops.local_addr()?;
+        let addresses = listeners.addresses()?;
         let mut tasks = Tasks::default();
-        // The ops listener responds to probes during the migrations, and until the last request has ended.
-        let ops_server = self.ops_server(listeners.ops);
-        tasks.spawn(
-            "ops listener",
-            ops_server.run(self.progress.requests_ended.clone(), TaskTracker::new()),
-        );
+        let webhook_server = self.open_ops_port(&mut tasks, listeners);
         let log_limiter = Arc::clone(&self.log_limiter);
         let log_stop = self.progress.requests_ended.clone();
         tasks.spawn("access log limiter", async move {
@@ -208,10 +188,11 @@ impl<'a> Service<'a> {
             }
         }
         self.try_audit_log().await;
-        self.log_startup(&listeners.webhook, ops_address)?;
+        self.migrated.store(true, Ordering::Release);
+        self.log_startup(addresses);
         let (shutdown, store) = (self.shutdown, self.store.clone());
         let (requests, progress) = (self.requests.clone(), self.progress);
-        self.spawn_tasks(&mut tasks, listeners.webhook);
+        self.spawn_tasks(&mut tasks, webhook_server);
 
         let exit_reason = tasks.wait_for_shutdown(shutdown).await;
         progress.exit_reason.get_or_init(|| exit_reason);
@@ -237,7 +218,22 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn spawn_tasks(self, tasks: &mut Tasks, webhook: TcpListener) {
+    /// Opens the port for probes: it responds during the migrations, and until the last request has ended. Returns the server of
+    /// the port for webhooks if that is another port. One port for both responds during the migrations too, but closes first.
+    fn open_ops_port(&self, tasks: &mut Tasks, listeners: Listeners) -> Option<Server> {
+        let webhook_server = self.webhook_server(listeners.webhook, listeners.ops.is_none());
+        let Some(ops) = listeners.ops else {
+            let (stop, requests) = (self.shutdown.graceful.clone(), self.requests.clone());
+            tasks.spawn(WEBHOOK_LISTENER, webhook_server.run(stop, requests));
+            return None;
+        };
+        let stop = self.progress.requests_ended.clone();
+        let ops_server = self.ops_server(ops);
+        tasks.spawn("ops listener", ops_server.run(stop, TaskTracker::new()));
+        Some(webhook_server)
+    }
+
+    fn spawn_tasks(self, tasks: &mut Tasks, webhook_server: Option<Server>) {
         let stop = &self.shutdown.graceful;
         for (number, writer) in self.writers.into_iter().enumerate() {
             let name = format!("writer {}", number + 1);
@@ -260,9 +256,8 @@ impl<'a> Service<'a> {
         );
         tasks.spawn("relay", relaying);
 
-        let (settings, server) = (&self.settings.webhook, &self.settings.server);
         let background_tasks = self.receiver.background_tasks(
-            settings,
+            &self.settings.webhook,
             &self.store.rejections,
             &self.metrics.parked,
             stop,
@@ -270,58 +265,66 @@ impl<'a> Service<'a> {
         for (name, task) in background_tasks {
             tasks.spawn(name, task);
         }
+        if let Some(server) = webhook_server {
+            tasks.spawn(WEBHOOK_LISTENER, server.run(stop.clone(), self.requests));
+        }
+    }
+
+    fn webhook_server(&self, listener: TcpListener, has_ops_routes: bool) -> Server {
+        let (settings, server) = (&self.settings.webhook, &self.settings.server);
         let proxies = server.proxies();
-        // Behind a proxy, the address of a client is known only from the headers of its requests.
-        let address_filter = proxies
-            .trusted
-            .is_empty()
-            .then(|| self.receiver.address_filter());
-        let webhook_server = Server {
-            listener: webhook,
+        let router = if has_ops_routes {
+            let webhooks = self.receiver.router_after(&self.migrated, &settings.path);
+            webhooks.merge(self.ops().router())
+        } else {
+            self.receiver.router(&settings.path)
+        };
+        let health = server.health_path.get().map(ops::health_router);
+        let router = router.merge(health.unwrap_or_default());
+        // Behind a proxy, the address of a client is known only from the headers of its requests. On the port of the probes, the
+        // address is checked for webhooks only.
+        let address_filter =
+            (proxies.trusted.is_empty() && !has_ops_routes).then(|| self.receiver.address_filter());
+        Server {
+            listener,
             address_filter,
             log_limiter: Arc::clone(&self.log_limiter),
             metrics: self.metrics.web.clone(),
-            router: with_middleware(
-                self.receiver.router(&settings.path),
-                Arc::clone(&self.log_limiter),
-            ),
+            router: with_middleware(router, Arc::clone(&self.log_limiter)),
             limits: server.limits(),
             proxies,
-        };
-        tasks.spawn(
-            "webhook listener",
-            webhook_server.run(stop.clone(), self.requests),
-        );
+        }
+    }
+
+    fn ops(&self) -> Ops {
+        Ops::new(
+            self.store.schema.clone(),
+            self.receiver.authentication_disabled(),
+            self.shutdown.graceful.clone(),
+            Arc::clone(&self.metrics),
+        )
     }
 
     fn ops_server(&self, listener: TcpListener) -> Server {
-        let ops = Ops {
-            schema: self.store.schema.clone(),
-            authentication_disabled: self.receiver.authentication_disabled(),
-            stopping: self.shutdown.graceful.clone(),
-            metrics: Arc::clone(&self.metrics),
-        };
         Server {
             listener,
             address_filter: None,
             log_limiter: Arc::clone(&self.log_limiter),
             metrics: self.metrics.web.clone(),
-            router: with_middleware(ops.router(), Arc::clone(&self.log_limiter)),
+            router: with_middleware(self.ops().router(), Arc::clone(&self.log_limiter)),
             limits: OPS_LIMITS,
             proxies: TrustedProxies::default(),
         }
     }
 
-    fn log_startup(&self, webhook: &TcpListener, ops: SocketAddr) -> std::io::Result<()> {
+    fn log_startup(&self, (webhook, ops): (SocketAddr, SocketAddr)) {
         if self.receiver.authentication_disabled() {
             tracing::warn!(
                 "authentication is disabled because no webhook secret is configured; set CLOUDFLARE_WEBHOOK_SECRET"
             );
         }
-        let webhook = webhook.local_addr()?;
         let path = self.settings.webhook.path.canonical();
         let database = &self.settings.database.url;
         tracing::info!(%webhook, %ops, path, ?database, "listening for webhooks on http://{webhook}{path}");
-        Ok(())
     }
 }

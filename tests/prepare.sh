@@ -23,6 +23,9 @@ has_node_postgres() {
 
 need "gcc libc6-dev" has cc
 need procps has ps
+# The tests of networks make their own.
+need iproute2 has ip
+need util-linux has unshare
 [ -n "${TEST_DATABASE_URL:-}" ] || need postgresql has_initdb
 need nats-server has nats-server
 need openssl has openssl

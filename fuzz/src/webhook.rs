@@ -245,7 +245,7 @@ static SERVICE: LazyLock<Router> = LazyLock::new(|| {
     );
     let receiver = receiver.unwrap_or_else(|problem| panic!("{} {}", problem.key, problem.rule));
     with_middleware(
-        receiver.router(&SETTINGS.webhook.path),
+        Arc::new(receiver).router(&SETTINGS.webhook.path),
         Arc::new(LineLimiter::new(0)),
     )
 });

@@ -16,18 +16,29 @@ pub(super) fn client(deadline: Duration) -> anyhow::Result<Client> {
     let builder = Client::builder()
         .timeout(deadline)
         .no_proxy()
+        // Images without /etc/hosts do not know the name. The port comes from the URL.
+        .resolve_to_addrs(
+            "localhost",
+            &[
+                SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+                SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0),
+            ],
+        )
         .redirect(reqwest::redirect::Policy::none());
     builder.build().context("cannot create the HTTP client")
 }
 
-/// Returns the address at which clients on this machine reach a listener.
-pub(super) fn local_address(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
+/// Returns the host and the port at which clients on this machine reach a listener.
+///
+/// A listener on `[::]` is reached at `localhost`: some systems have only one of the addresses `127.0.0.1` and `::1`.
+pub(super) fn local_address(listen: SocketAddr) -> String {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()).to_string()
+        }
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("localhost:{}", listen.port()),
+        _ => listen.to_string(),
+    }
 }
 
 /// Reads the body of a response as text, up to [`MAX_RESPONSE_BYTES`].

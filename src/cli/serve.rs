@@ -24,6 +24,11 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         );
     }
 
+    if loaded.has_platform_address {
+        let address = loaded.settings.server.listen.get();
+        tracing::info!(%address, "PORT is set and server.listen is not, so the service listens on every address");
+    }
+
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
     let listeners = Listeners::bind(&loaded.settings).await?;

@@ -8,6 +8,7 @@ mod effective_settings;
 mod environment;
 mod error;
 mod layer;
+mod listeners;
 mod references;
 
 use std::path::{Path, PathBuf};
@@ -48,10 +49,17 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns whether one port serves webhooks, probes and metrics.
+    #[must_use]
+    pub fn has_one_port(&self) -> bool {
+        listeners::is_one_port(self.server.listen.get(), self.ops.listen.get())
+    }
+
     /// Checks the rules that involve several settings.
     fn check(&self) -> Result<(), InvalidSetting> {
         self.server.check()?;
         self.webhook.check()?;
+        listeners::check(&self.server, &self.ops, &self.webhook.path)?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {
             return Err(InvalidSetting {
@@ -88,6 +96,8 @@ pub struct Loaded {
     pub endpoints: Endpoints,
     /// The profile that `APP_PROFILE` names.
     pub profile: Profile,
+    /// Whether the address of the webhook listener comes from `PORT` alone.
+    pub has_platform_address: bool,
     effective: Vec<EffectiveSetting>,
     warnings: Vec<RenamedKey>,
 }
@@ -104,14 +114,22 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         layer.check_keys(&defaults)?;
         references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
+    let is_listen_set = layers
+        .iter()
+        .any(|layer| layer.values.contains_key("server.listen"));
+    let port = environment.port()?;
     layers.insert(0, defaults);
-    if let Some(port) = environment.port()? {
-        // An invalid address is reported below, like any other invalid value.
-        let listen = merged(&layers).get::<ListenAddress>("server.listen");
-        if let Ok(listen) = listen {
-            let listen = listen.with_port(port).to_string();
+    if let Some(port) = port {
+        let listen = if is_listen_set {
+            // An invalid address is reported below, like any other invalid value.
+            let listen = merged(&layers).get::<ListenAddress>("server.listen");
+            listen.ok().map(|listen| listen.with_port(port))
+        } else {
+            Some(listeners::platform_address(port))
+        };
+        if let Some(listen) = listen {
             let mut layer = Layer::new("the environment");
-            layer.set("server.listen", listen, "PORT");
+            layer.set("server.listen", listen.to_string(), "PORT");
             layers.push(layer);
         }
     }
@@ -127,6 +145,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         settings,
         endpoints,
         profile,
+        has_platform_address: port.is_some() && !is_listen_set,
         effective,
         warnings,
     })

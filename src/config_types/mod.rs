@@ -6,6 +6,7 @@
 mod duration;
 mod file;
 mod networks;
+mod path;
 mod scalar;
 mod secret;
 mod string_list;
@@ -20,6 +21,7 @@ pub(crate) use file::read_file;
 pub(crate) use networks::Networks;
 use scalar::Scalar;
 
+pub use path::UrlPath;
 pub use secret::is_secret;
 pub(crate) use secret::{Secret, SecretList, redacted, secret_of_file};
 pub(crate) use string_list::StringList;

@@ -1,7 +1,8 @@
-//! The ops listener: liveness, readiness and metrics.
+//! The ops listener: liveness, readiness and metrics. Also the health check on the port for webhooks.
+
+mod readiness;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,17 +13,20 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::config_types::ListenAddress;
-use crate::store::{Schema, StoreError};
-use crate::telemetry::chain;
+use crate::config_types::{ListenAddress, UrlPath};
+use crate::store::Schema;
 use crate::telemetry::metrics::{self, Metrics};
-use crate::web::{Cause, LogFields, LogLevel};
-
-/// The time limit for the database check. It is shorter than the timeout of most probes, so they receive the reason.
-const READINESS_DEADLINE: Duration = Duration::from_secs(2);
+use crate::web::{LogFields, LogLevel};
+use readiness::{Check, Readiness, ReadinessChecker};
 
 /// The path of the readiness probe.
 pub(crate) const READINESS_PATH: &str = "/readyz";
+
+const LIVENESS_PATH: &str = "/livez";
+const METRICS_PATH: &str = "/metrics";
+
+/// The paths of the ops listener.
+pub(crate) const PATHS: [&str; 3] = [LIVENESS_PATH, READINESS_PATH, METRICS_PATH];
 
 /// The `ops` section of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,16 +38,17 @@ pub struct Settings {
 
 /// The state of the ops listener.
 pub(crate) struct Ops {
-    pub(crate) schema: Arc<dyn Schema>,
+    checker: ReadinessChecker,
     /// Whether webhooks are accepted without authentication. Readiness then has a warning.
-    pub(crate) authentication_disabled: bool,
+    authentication_disabled: bool,
     /// Cancelled when shutdown begins.
-    pub(crate) stopping: CancellationToken,
-    pub(crate) metrics: Arc<Metrics>,
+    stopping: CancellationToken,
+    metrics: Arc<Metrics>,
 }
 
+/// The body of the answer to a readiness probe.
 #[derive(Serialize)]
-struct Readiness {
+struct Document {
     status: &'static str,
     database: Check,
     migrations: Check,
@@ -51,25 +56,39 @@ struct Readiness {
     warnings: Vec<&'static str>,
 }
 
-#[derive(Serialize)]
-struct Check {
-    ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-}
-
 impl Ops {
+    pub(crate) fn new(
+        schema: Arc<dyn Schema>,
+        authentication_disabled: bool,
+        stopping: CancellationToken,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            checker: ReadinessChecker::new(schema),
+            authentication_disabled,
+            stopping,
+            metrics,
+        }
+    }
+
     /// Returns the routes `/livez`, `/readyz` and `/metrics`.
     pub(crate) fn router(self) -> Router {
         Router::new()
-            .route("/livez", get(livez))
+            .route(LIVENESS_PATH, get(ok))
             .route(READINESS_PATH, get(readyz))
-            .route("/metrics", get(render_metrics))
+            .route(METRICS_PATH, get(render_metrics))
             .with_state(Arc::new(self))
     }
 }
 
-async fn livez() -> Response {
+/// Returns the route of the health check on the port for webhooks. It asks nothing of the database: a load balancer that stops
+/// sending webhooks could not help a database that is away.
+pub(crate) fn health_router(path: &UrlPath) -> Router {
+    let routes = path.routes().into_iter();
+    routes.fold(Router::new(), |router, path| router.route(&path, get(ok)))
+}
+
+async fn ok() -> Response {
     probe_response("ok\n")
 }
 
@@ -92,43 +111,23 @@ fn probe_response(answer: impl IntoResponse) -> Response {
 }
 
 async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
-    let (database, migrations, cause) =
-        match tokio::time::timeout(READINESS_DEADLINE, check(&*ops.schema)).await {
-            Ok(Ok(pending)) if pending.is_empty() => (Check::passed(), Check::passed(), None),
-            Ok(Ok(pending)) => {
-                let problem = format!("pending migrations: {pending:?}; run `migrate`");
-                (
-                    Check::passed(),
-                    Check::failed(problem.clone()),
-                    Some(Cause::of(NotReady(problem))),
-                )
-            }
-            Ok(Err(error)) => (
-                Check::unreachable(&error),
-                Check::unknown(),
-                Some(Cause::of(error)),
-            ),
-            Err(_) => {
-                let problem = format!("no response within {} s", READINESS_DEADLINE.as_secs());
-                (
-                    Check::failed(problem.clone()),
-                    Check::unknown(),
-                    Some(Cause::of(NotReady(problem))),
-                )
-            }
-        };
+    let Readiness {
+        database,
+        migrations,
+        cause,
+    } = ops.checker.check().await;
     let (code, status, level) = match (ops.stopping.is_cancelled(), &cause) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "stopping", LogLevel::Debug),
         (false, None) => (StatusCode::OK, "ready", LogLevel::Debug),
         (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", LogLevel::Info),
     };
-    let readiness = Readiness {
+    let document = Document {
         status,
         database,
         migrations,
         warnings: ops.warnings(),
     };
-    let mut response = (code, Json(readiness)).into_response();
+    let mut response = (code, Json(document)).into_response();
     response.extensions_mut().insert(LogFields {
         outcome: Some(status),
         image_id: None,
@@ -140,45 +139,11 @@ async fn readyz(State(ops): State<Arc<Ops>>) -> Response {
     response
 }
 
-async fn check(schema: &dyn Schema) -> Result<Vec<i64>, StoreError> {
-    schema.check_writable().await?;
-    schema.pending().await
-}
-
-/// The logged cause when the service is not ready for a reason other than an error.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NotReady(String);
-
 impl Ops {
     fn warnings(&self) -> Vec<&'static str> {
         let warning = self
             .authentication_disabled
             .then_some("authentication is disabled because no webhook secret is configured");
         warning.into_iter().collect()
-    }
-}
-
-impl Check {
-    fn passed() -> Self {
-        Self {
-            ok: true,
-            problem: None,
-        }
-    }
-
-    fn failed(problem: String) -> Self {
-        Self {
-            ok: false,
-            problem: Some(problem),
-        }
-    }
-
-    fn unreachable(error: &StoreError) -> Self {
-        Self::failed(chain(error))
-    }
-
-    fn unknown() -> Self {
-        Self::failed("unknown, because the database does not respond".to_owned())
     }
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
 use crate::config_types::{
-    Bounded, Days, InvalidSetting, Networks, Seconds, Secret, SecretList, StringList, read_file,
+    Bounded, Days, InvalidSetting, Networks, Seconds, Secret, SecretList, StringList, UrlPath,
+    read_file,
 };
 use crate::domain::notification::UnknownImages;
 use crate::signing::{Scheme, Verifier};
@@ -23,7 +24,7 @@ const BUNDLED_CLOUDFLARE_NETWORKS: &str = include_str!("../../config/cloudflare-
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The path of the webhook.
-    pub path: WebhookPath,
+    pub path: UrlPath,
     secrets: SecretList,
     previous_secret: Secret,
     /// The accepted authentication schemes.
@@ -135,40 +136,6 @@ impl TryFrom<StringList> for AllowedAddresses {
             networks,
             includes_cloudflare: !keywords.is_empty(),
         })
-    }
-}
-
-/// The path of the webhook. It begins with a slash. A slash at its end makes no difference.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "String")]
-pub struct WebhookPath(String);
-
-impl TryFrom<String> for WebhookPath {
-    type Error = &'static str;
-
-    fn try_from(path: String) -> Result<Self, Self::Error> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-        if path.starts_with('/') && !path.contains("//") && path.bytes().all(is_plain) {
-            Ok(Self(path.trim_end_matches('/').to_owned()))
-        } else {
-            Err(
-                "must be a path that begins with a slash, has no double slash, and contains only letters, digits and - . _ ~ /",
-            )
-        }
-    }
-}
-
-impl WebhookPath {
-    /// Returns the path with a slash at its end, as the documentation writes it.
-    #[must_use]
-    pub fn canonical(&self) -> String {
-        format!("{}/", self.0)
-    }
-
-    /// Returns the accepted forms of the path: with and without the slash at its end.
-    pub(super) fn routes(&self) -> Vec<String> {
-        let routes = [self.canonical(), self.0.clone()];
-        routes.into_iter().filter(|path| !path.is_empty()).collect()
     }
 }
 

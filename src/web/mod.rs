@@ -14,7 +14,7 @@ mod serve;
 
 use serde::Deserialize;
 
-use crate::config_types::{Bounded, InvalidSetting, ListenAddress, Networks, Seconds};
+use crate::config_types::{Bounded, InvalidSetting, ListenAddress, Networks, Seconds, UrlPath};
 use client::ForwardedHeader;
 
 pub use access_log::LineLimiter;
@@ -32,6 +32,8 @@ pub(crate) use serve::{AddressFilter, Limits, Server};
 pub struct Settings {
     /// The address that receives webhooks.
     pub listen: ListenAddress,
+    /// The path that answers health checks on the port for webhooks.
+    pub health_path: HealthPath,
     /// The maximum size of a body.
     pub body_limit_bytes: Bounded<1, 67_108_864>,
     /// The time limit for the head of the first request on a connection, and for the body of each request.
@@ -81,5 +83,32 @@ impl Settings {
             trusted: self.trusted_proxies.clone(),
             header: self.client_address_header,
         }
+    }
+}
+
+/// The path of the health check, or `None` if it is off.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HealthPath(Option<UrlPath>);
+
+impl TryFrom<String> for HealthPath {
+    type Error = &'static str;
+
+    fn try_from(path: String) -> Result<Self, Self::Error> {
+        // An empty environment variable counts as not set, so a word turns it off there.
+        if path.is_empty() || path == "off" {
+            return Ok(Self(None));
+        }
+        UrlPath::try_from(path)
+            .map(|path| Self(Some(path)))
+            .map_err(|_| "must be off, or a path such as /healthz of letters, digits and - . _ ~ /")
+    }
+}
+
+impl HealthPath {
+    /// Returns the path, unless it is off.
+    #[must_use]
+    pub fn get(&self) -> Option<&UrlPath> {
+        self.0.as_ref()
     }
 }

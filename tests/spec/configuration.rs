@@ -113,7 +113,7 @@ fn accepts_short_variable_names() {
             "\"sqlite://else.db\"",
         ),
         ("RUST_LOG", "debug", "log.filter", "\"debug\""),
-        ("PORT", "3000", "server.listen", "\"127.0.0.1:3000\""),
+        ("PORT", "3000", "server.listen", "\"[::]:3000\""),
         (
             "CLOUDFLARE_WEBHOOK_SECRET",
             "s3cret",
@@ -328,7 +328,13 @@ fn reads_secrets_from_files() {
 }
 
 /// Variables with invalid values, the key that each sets, and the allowed values in the message.
-const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
+const INVALID_SETTINGS: [(&str, &str, &str, &str); 27] = [
+    (
+        "APP__SERVER__HEALTH_PATH",
+        "healthz",
+        "server.health_path",
+        "must be off, or a path such as /healthz",
+    ),
     (
         "APP__SERVER__LISTEN",
         "everywhere",
@@ -451,7 +457,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 26] = [
         "x",
         "server.listens",
         "unknown setting (from APP__SERVER__LISTENS). \
-         The keys of [server] are body_limit_bytes, client_address_header, keep_alive_secs, listen, ",
+         The keys of [server] are body_limit_bytes, client_address_header, health_path, keep_alive_secs, listen, ",
     ),
     (
         "APP__SEVRER__LISTEN",

@@ -31,6 +31,7 @@ mod image_transitions;
 mod inbox_batches;
 mod invalid_payloads;
 mod jq_programs;
+mod listeners;
 mod log_outputs;
 mod logs;
 mod migrations;

@@ -101,10 +101,11 @@ impl App {
         };
         let listeners = Listeners {
             webhook: listen().await,
-            ops: listen().await,
+            ops: Some(listen().await),
         };
         let address = listeners.webhook.local_addr().expect("an address");
-        let ops = listeners.ops.local_addr().expect("an address");
+        let ops = listeners.ops.as_ref().expect("it has its own port");
+        let ops = ops.local_addr().expect("an address");
         let shutdown = Shutdown::default();
 
         let running = tokio::spawn({
