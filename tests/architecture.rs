@@ -109,7 +109,14 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
     ("ops", &["store", "web", "telemetry", "config_types"]),
     (
         "store",
-        &["events", "telemetry", "clock", "config_types", "domain"],
+        &[
+            "events",
+            "telemetry",
+            "clock",
+            "config_types",
+            "random",
+            "domain",
+        ],
     ),
     ("web", &["telemetry", "config_types", "random", "domain"]),
     ("signing", &["domain"]),
@@ -510,8 +517,10 @@ fn both_databases_have_same_statements() {
     let only_in_postgres = [
         "schema_check_writable",
         "schema_lock",
+        "schema_check_creatable",
         "adoption_foreign_keys",
         "adoption_index",
+        "adoption_record_migration",
     ];
     let mut postgres: Vec<String> = statements("store/postgres")
         .into_iter()

@@ -27,6 +27,7 @@ need procps has ps
 need iproute2 has ip
 need util-linux has unshare
 [ -n "${TEST_DATABASE_URL:-}" ] || need postgresql has_initdb
+need pgbouncer ls /usr/sbin/pgbouncer
 need nats-server has nats-server
 need openssl has openssl
 # The documentation's commands.

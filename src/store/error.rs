@@ -69,6 +69,14 @@ pub enum StoreError {
         /// The database.
         database: DatabaseLabel,
     },
+    /// A connection pooler shares server sessions between transactions, against the configuration.
+    #[error(
+        "the connection pooler of database {database} shares server sessions between transactions; set database.pooler to transaction"
+    )]
+    SessionsAreShared {
+        /// The database.
+        database: DatabaseLabel,
+    },
     /// The user of the database lacks a privilege.
     #[error(
         "user {user} of database {database} lacks a privilege; run GRANT {privilege} TO {user}"
@@ -258,6 +266,24 @@ impl StoreError {
         }
     }
 
+    /// Returns whether the session was read-only, as on a standby.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        /// The code `read_only_sql_transaction`.
+        const READ_ONLY: &str = "25006";
+        match self {
+            Self::ReadOnly { .. } => true,
+            Self::Database { source, .. } => {
+                let code = source
+                    .as_database_error()
+                    .and_then(sqlx::error::DatabaseError::code);
+                code.as_deref() == Some(READ_ONLY)
+            }
+            Self::Shared(error) => error.is_read_only(),
+            _ => false,
+        }
+    }
+
     /// Returns whether the error affects every transaction, not just this one.
     #[must_use]
     pub fn is_systemic(&self) -> bool {
@@ -274,6 +300,7 @@ impl StoreError {
             | Self::MigrationTimeout { .. }
             | Self::ReadOnly { .. }
             | Self::MissingPrivilege { .. }
+            | Self::SessionsAreShared { .. }
             | Self::FileUnusable { .. }
             | Self::FileMountedAlone { .. }
             | Self::WalRefused { .. }

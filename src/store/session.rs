@@ -109,6 +109,7 @@ impl OperationRunner {
 ///
 /// After an error or a timeout the connection's state is unknown. SQLite may have rolled back while sqlx assumes that the
 /// transaction is open, or the server may no longer respond.
+#[derive(Debug)]
 pub(super) struct GuardedConnection<DB: Database> {
     pub(super) connection: PoolConnection<DB>,
     pub(super) acquired_at: Instant,

@@ -12,6 +12,8 @@ use crate::config_types::{Bounded, Seconds, strict_bool};
 pub struct Settings {
     /// The URL of the database.
     pub url: DatabaseUrl,
+    /// The connection pooler in front of Postgres.
+    pub pooler: Pooler,
     /// The maximum number of connections in the pool. Postgres only: SQLite has one writer and a few readers.
     pub max_connections: Bounded<1, 1000>,
     /// The number of transactions that record webhooks at the same time. Postgres only.
@@ -28,6 +30,20 @@ pub struct Settings {
     /// True to make `serve` run the migrations before it listens.
     #[serde(deserialize_with = "strict_bool")]
     pub migrate_on_start: bool,
+}
+
+/// A connection pooler, by the time for which it gives a server session to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooler {
+    /// Detected at the first use of the database.
+    Auto,
+    /// There is no pooler.
+    None,
+    /// Until the client closes its connection.
+    Session,
+    /// Until the end of a transaction.
+    Transaction,
 }
 
 impl Settings {

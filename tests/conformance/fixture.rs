@@ -8,17 +8,22 @@ use cloudflare_images_webhook::domain::notification::UnknownImages;
 use cloudflare_images_webhook::store::Store;
 
 use crate::support::database::Database;
+use crate::support::pooler::Pooler;
 
 /// A kind of database.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Backend {
     Sqlite,
     Postgres,
+    /// Postgres behind `PgBouncer` in transaction mode.
+    Pooler,
 }
 
 /// A database and its open stores.
 pub(crate) struct Fixture {
     pub(crate) database: Database,
+    /// The URL that the stores use.
+    store_url: String,
     opened: Mutex<Vec<Store>>,
 }
 
@@ -27,10 +32,15 @@ impl Fixture {
     pub(crate) async fn new(backend: Backend) -> Self {
         let database = match backend {
             Backend::Sqlite => Database::sqlite(),
-            Backend::Postgres => Database::postgres().await,
+            Backend::Postgres | Backend::Pooler => Database::postgres().await,
+        };
+        let store_url = match backend {
+            Backend::Sqlite | Backend::Postgres => database.url.clone(),
+            Backend::Pooler => Pooler::in_transaction_mode().url(&database),
         };
         Self {
             database,
+            store_url,
             opened: Mutex::default(),
         }
     }
@@ -85,7 +95,7 @@ impl Fixture {
         subscriptions: Subscriptions,
     ) -> Store {
         let environment: Environment = [
-            ("DATABASE_URL", self.database.url.as_str()),
+            ("DATABASE_URL", self.store_url.as_str()),
             // Row locks may last long on a slow machine.
             ("APP__DATABASE__TIMEOUT_SECS", "300"),
         ]
@@ -131,7 +141,7 @@ pub(crate) fn subscription(endpoint: &str) -> Subscription {
     }
 }
 
-/// Defines two tests for each listed function, and `run_all`, which runs all functions.
+/// Defines three tests for each listed function, and `run_all`, which runs all functions.
 macro_rules! on_every_backend {
     ($($name:ident),+ $(,)?) => {
         /// Runs every test of this file, each on a new database.
@@ -157,6 +167,13 @@ macro_rules! on_every_backend {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn on_postgres() {
                     let fixture = Fixture::new(Backend::Postgres).await;
+                    super::$name(&fixture).await;
+                    fixture.close().await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn behind_pooler() {
+                    let fixture = Fixture::new(Backend::Pooler).await;
                     super::$name(&fixture).await;
                     fixture.close().await;
                 }

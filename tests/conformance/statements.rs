@@ -71,7 +71,7 @@ async fn run_all(backend: Backend) {
 fn statements_of_sources(backend: Backend) -> Vec<String> {
     let backend_folder = match backend {
         Backend::Sqlite => "sqlite",
-        Backend::Postgres => "postgres",
+        Backend::Postgres | Backend::Pooler => "postgres",
     };
     let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
     let mut statements = Vec::new();
@@ -101,7 +101,7 @@ static RECORDED: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
 fn span(backend: Backend) -> Span {
     match backend {
         Backend::Sqlite => tracing::info_span!("conformance_on_sqlite"),
-        Backend::Postgres => tracing::info_span!("conformance_on_postgres"),
+        Backend::Postgres | Backend::Pooler => tracing::info_span!("conformance_on_postgres"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Database outages: the service responds with 500, logs the cause, is not ready, and recovers
 //! without a restart.
 
+use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
@@ -19,6 +20,54 @@ const SHORT_TIMEOUTS: [(&str, &str); 2] = [
     ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "1"),
     ("APP__DATABASE__TIMEOUT_SECS", "2"),
 ];
+
+/// During a failover, new sessions can be read-only. They stay so, also after the server accepts writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_sessions_are_replaced() {
+    let app = App::start_with(Database::postgres().await, &SHORT_TIMEOUTS).await;
+    app.database.register("image").await;
+    let end_sessions = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    set_read_only(&app.database, "on").await;
+    app.database.count(end_sessions).await;
+
+    wait::until_async(
+        "it is not ready, because the database is read-only",
+        async || {
+            let readiness = app.get_ops("/readyz").await;
+            let problem = readiness.body["database"]["problem"].to_string();
+            readiness.status == 503 && problem.contains("read-only")
+        },
+    )
+    .await;
+    let posts = (0..8).map(|_| app.post_webhook(BODY));
+    let during = join_all(posts).await;
+    set_read_only(&app.database, "off").await;
+    wait::until_async("it is ready", async || {
+        app.get_ops("/readyz").await.status == 200
+    })
+    .await;
+    let posts = (0..8).map(|_| app.post_webhook(BODY));
+    let after = join_all(posts).await;
+
+    for response in during {
+        assert_eq!(response.outcome(), (500, "internal-error"));
+    }
+    for response in after {
+        assert_eq!(response.status, 200);
+    }
+}
+
+/// Sets whether new sessions are read-only.
+async fn set_read_only(database: &Database, value: &str) {
+    let script = format!(
+        "SET TRANSACTION READ WRITE;
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {value}', current_database());
+         END $$;"
+    );
+    database.execute_script(&script).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_postgres_causes_500_until_restart() {

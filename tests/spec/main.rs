@@ -16,6 +16,7 @@ mod client_addresses;
 mod command_line;
 mod configuration;
 mod connection_limits;
+mod connection_poolers;
 mod database_outages;
 mod delivery_commands;
 mod django_adoption;

@@ -13,9 +13,10 @@ use tempfile::TempDir;
 use uuid::{Uuid, Variant, Version};
 
 use crate::on_both_databases;
-use crate::support::app::App;
+use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
-use crate::support::program::{program, run, stderr, stdout};
+use crate::support::program::{Service, program, run, stderr, stdout};
+use crate::support::signing::SECRET;
 use crate::support::wait;
 
 #[tokio::test]
@@ -262,4 +263,83 @@ async fn is_ready_with_newer_schema(database: Database) {
     let app = App::start(database).await;
 
     assert_eq!(app.get_ops("/readyz").await.status, 200);
+}
+
+/// A user of the database who owns nothing, and may not create tables.
+struct PlainUser {
+    name: String,
+    url: String,
+}
+
+impl PlainUser {
+    async fn create(database: &Database) -> Self {
+        let (server, name) = database.url.rsplit_once('/').expect("a name");
+        let user = format!("plain_{name}");
+        let script = format!(
+            "CREATE ROLE {user} LOGIN;
+             REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        );
+        database.execute_script(&script).await;
+        let (_, address) = server.rsplit_once('@').expect("a user");
+        Self {
+            url: format!("postgres://{user}@{address}/{name}"),
+            name: user,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_without_create_starts_on_migrated_tables() {
+    let database = Database::postgres().await;
+    let folder = TempDir::new().expect("a folder");
+    let migrated = run(
+        folder.path(),
+        &["migrate"],
+        &[("DATABASE_URL", &database.url)],
+    );
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    let user = PlainUser::create(&database).await;
+    let grant = format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}",
+        user.name
+    );
+    database.execute_script(&grant).await;
+    database.register("image").await;
+    let variables = [
+        ("DATABASE_URL", user.url.as_str()),
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+    ];
+
+    let service = Service::start(folder.path(), &variables);
+
+    let readiness = response_to(client().get(service.ops_url("/readyz"))).await;
+    assert_eq!(readiness.status, 200, "{}", readiness.body);
+    let webhook = client()
+        .post(service.url())
+        .header("cf-webhook-auth", SECRET);
+    let body = r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#;
+    let webhook = response_to(webhook.body(body)).await;
+    assert_eq!(webhook.outcome(), (200, "applied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_privilege_on_schema_names_its_grant() {
+    let database = Database::postgres().await;
+    let user = PlainUser::create(&database).await;
+    let folder = TempDir::new().expect("a folder");
+    let migrate = || run(folder.path(), &["migrate"], &[("DATABASE_URL", &user.url)]);
+
+    let refused = migrate();
+    let grant = format!("GRANT USAGE, CREATE ON SCHEMA public TO {}", user.name);
+    database.execute_script(&grant).await;
+    let granted = migrate();
+
+    assert_eq!(refused.status.code(), Some(1));
+    let error = stderr(&refused);
+    assert!(
+        error.contains(&format!("user {} of database", user.name)),
+        "{error}"
+    );
+    assert!(error.contains(&format!("run {grant}")), "{error}");
+    assert!(granted.status.success(), "{}", stderr(&granted));
 }

@@ -158,7 +158,8 @@ async fn replicas_adopt_at_same_time() {
     let first = start_migration(&database);
     database.wait_for_lock_waiter().await;
     let second = start_migration(&database);
-    let connections = format!("SELECT count(*) {CONNECTIONS} AND query LIKE '%advisory_lock%'");
+    let connections =
+        format!("SELECT count(*) {CONNECTIONS} AND query LIKE '%advisory_xact_lock%'");
     wait::until_async("the second process waits for the first", async || {
         database.count(&connections).await > 0
     })

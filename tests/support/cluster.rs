@@ -69,7 +69,7 @@ impl Cluster {
             "off"
         };
         let settings = format!(
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = {fsync}\nmax_connections = 200\n",
+            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = {fsync}\nmax_connections = 500\n",
             folder.display()
         );
         fs::write(data_folder(&folder).join("postgresql.auto.conf"), settings)
@@ -225,7 +225,7 @@ fn data_folder(folder: &Path) -> PathBuf {
 }
 
 /// Returns the user and group for the server, because Postgres refuses to run as root.
-fn unprivileged_user() -> (u32, u32) {
+pub(crate) fn unprivileged_user() -> (u32, u32) {
     let me = fs::metadata("/proc/self").expect("this process");
     if me.uid() != 0 {
         return (me.uid(), me.gid());

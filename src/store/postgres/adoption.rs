@@ -12,10 +12,12 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::Migration;
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor};
 
+use super::connection::{Connection, PoolMode};
+use super::migrator::{begin, begin_sql, commit, migrator, run_until};
 use super::shared::adoption::{adoptable_tables, record_adoption};
 use crate::store::adoption::{
     ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION, OwnTable,
@@ -36,34 +38,40 @@ const PROGRESS_INTERVAL: Duration = Duration::from_mins(1);
 /// The adoption of the tables that exist although their migration has not run. The caller has the lock of the migrations.
 pub(super) struct Adoption {
     tables: Vec<OwnTable>,
-    migrator: Migrator,
 }
 
 impl Adoption {
-    /// Finds the tables, and alters them (step 1).
-    pub(super) async fn begin(
-        connection: &mut PgConnection,
+    /// Finds the tables in a transaction.
+    pub(super) async fn find(
+        tx: &mut Connection,
         database: &DatabaseLabel,
-        mut migrator: Migrator,
     ) -> Result<Self, OperationError> {
-        // sqlx's own lock would be held while this waits for tables. An older release that waits for that lock has an open
-        // transaction, and the build of the index would wait for it.
-        migrator.set_locking(false);
-        let tables = adoptable_tables(connection, database).await?;
+        let tables = adoptable_tables(tx, database).await?;
         for table in &tables {
             tracing::info!(table = table.name, "adopting an existing table");
         }
-        let adoption = Self { tables, migrator };
-        if adoption.includes(IMAGES_MIGRATION) {
-            with_short_locks(connection, &adoption.migrator, &Alteration::Images).await?;
+        Ok(Self { tables })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// Alters the tables (step 1).
+    pub(super) async fn alter(&self, connection: &mut Connection) -> Result<(), OperationError> {
+        if self.includes(IMAGES_MIGRATION) {
+            with_short_locks(connection, &Alteration::Images).await?;
         }
-        if adoption.includes(AUDIT_LOG_MIGRATION) {
-            run_until(&adoption.migrator, IMAGES_MIGRATION, connection).await?;
-            let foreign_keys = foreign_keys_to_drop(connection).await?;
-            let alteration = Alteration::AuditLog(foreign_keys);
-            with_short_locks(connection, &adoption.migrator, &alteration).await?;
+        if self.includes(AUDIT_LOG_MIGRATION) {
+            let mut tx = begin(connection).await?;
+            run_until(&mut tx, Some(IMAGES_MIGRATION)).await?;
+            commit(tx).await?;
+            let finding =
+                connection.transact(begin_sql(), async |tx| foreign_keys_to_drop(tx).await);
+            let alteration = Alteration::AuditLog(finding.await?);
+            with_short_locks(connection, &alteration).await?;
         }
-        Ok(adoption)
+        Ok(())
     }
 
     /// Builds the index of the audit log, if it is missing or an earlier build was interrupted (step 2).
@@ -72,7 +80,7 @@ impl Adoption {
     /// have been interrupted before an older release ran the migration, which keeps an invalid index.
     pub(super) async fn build_index(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
     ) -> Result<(), OperationError> {
         let is_needed = match is_index_valid(connection).await? {
             Some(is_valid) => !is_valid,
@@ -85,35 +93,37 @@ impl Adoption {
             table = "cloudflare_image_logs",
             "building an index of an adopted table; this waits for all transactions that are open now"
         );
-        connection.execute("SET statement_timeout = 0").await?;
+        // In the other mode, the setting could apply to another session. The timeout of the role applies then.
+        if connection.mode() == PoolMode::Session {
+            connection.execute("SET statement_timeout = 0").await?;
+        }
         log_progress(build_missing_index(connection)).await?;
-        connection.execute("RESET statement_timeout").await?;
         tracing::info!(table = "cloudflare_image_logs", "built the index");
         Ok(())
     }
 
     /// Records the last adopted rows, and the migration of the audit log as applied (step 3).
-    pub(super) async fn record(&self, connection: &mut PgConnection) -> Result<(), OperationError> {
+    pub(super) async fn record(&self, connection: &mut Connection) -> Result<(), OperationError> {
         if self.tables.is_empty() {
             return Ok(());
         }
-        let mut tx = connection.begin().await?;
-        let mut migrations = self.migrator.iter();
-        let create_adoptions = migrations
-            .find(|migration| migration.version == ADOPTIONS_MIGRATION)
-            .expect("the migration exists");
-        tx.execute(sqlx::raw_sql(create_adoptions.sql.clone()))
-            .await?;
-        record_adoption(&mut tx, &self.tables).await?;
-        if self.includes(AUDIT_LOG_MIGRATION) {
-            // Records the migration as applied, without running it.
-            let recording = self
-                .migrator
-                .run_direct(Some(AUDIT_LOG_MIGRATION), &mut *tx, true);
-            recording.await.map_err(StoreError::Migration)?;
-        }
-        tx.commit().await?;
-        Ok(())
+        let migrator = migrator();
+        let find = |version| {
+            let mut migrations = migrator.iter();
+            migrations
+                .find(|migration| migration.version == version)
+                .expect("the migration exists")
+        };
+        let recording = connection.transact(begin_sql(), async |tx| {
+            let create_adoptions = find(ADOPTIONS_MIGRATION).sql.clone();
+            tx.execute(sqlx::raw_sql(create_adoptions)).await?;
+            record_adoption(tx, &self.tables).await?;
+            if self.includes(AUDIT_LOG_MIGRATION) {
+                record_migration(tx, find(AUDIT_LOG_MIGRATION)).await?;
+            }
+            Ok(())
+        });
+        recording.await
     }
 
     fn includes(&self, migration: i64) -> bool {
@@ -121,13 +131,22 @@ impl Adoption {
     }
 }
 
-async fn run_until(
-    migrator: &Migrator,
-    version: i64,
-    connection: &mut PgConnection,
+/// Records a migration as applied, as sqlx's migrator does.
+async fn record_migration(
+    tx: &mut Connection,
+    migration: &Migration,
 ) -> Result<(), OperationError> {
-    let running = migrator.run_direct(Some(version), connection, false);
-    Ok(running.await.map_err(StoreError::Migration)?)
+    sqlx::query(
+        "-- adoption_record_migration
+         INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)
+         VALUES ($1, $2, true, $3, 0)",
+    )
+    .bind(migration.version)
+    .bind(&*migration.description)
+    .bind(&*migration.checksum)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// A change of an adopted table that needs an exclusive lock.
@@ -140,13 +159,12 @@ enum Alteration {
 
 /// Alters a table in a transaction. If an app holds a lock on the table, the transaction ends and is tried again.
 async fn with_short_locks(
-    connection: &mut PgConnection,
-    migrator: &Migrator,
+    connection: &mut Connection,
     alteration: &Alteration,
 ) -> Result<(), OperationError> {
     let mut is_first = true;
     loop {
-        match alter(connection, migrator, alteration).await {
+        match alter(connection, alteration).await {
             Err(error) if is_lock_failure(&error) => {
                 if is_first {
                     tracing::warn!(
@@ -161,19 +179,15 @@ async fn with_short_locks(
     }
 }
 
-async fn alter(
-    connection: &mut PgConnection,
-    migrator: &Migrator,
-    alteration: &Alteration,
-) -> Result<(), OperationError> {
-    let mut tx = connection.begin().await?;
+async fn alter(connection: &mut Connection, alteration: &Alteration) -> Result<(), OperationError> {
+    let mut tx = begin(connection).await?;
     tx.execute(LOCK_TIMEOUT_SQL).await?;
     match alteration {
         Alteration::Images => {
             // The migration sets a longer timeout for its locks. By then, the transaction has this lock.
             tx.execute("LOCK TABLE cloudflare_images IN ACCESS EXCLUSIVE MODE")
                 .await?;
-            run_until(migrator, IMAGES_MIGRATION, &mut tx).await?;
+            run_until(&mut tx, Some(IMAGES_MIGRATION)).await?;
         }
         Alteration::AuditLog(foreign_keys) => {
             for name in foreign_keys {
@@ -190,7 +204,7 @@ async fn alter(
             .await?;
         }
     }
-    tx.commit().await?;
+    commit(tx).await?;
     Ok(())
 }
 
@@ -210,9 +224,7 @@ fn is_lock_failure(error: &OperationError) -> bool {
 
 /// Returns the quoted names of the foreign keys on `image_id` alone: entries outlive their image, and some have no image. Logs
 /// each foreign key of the table.
-async fn foreign_keys_to_drop(
-    connection: &mut PgConnection,
-) -> Result<Vec<String>, OperationError> {
+async fn foreign_keys_to_drop(connection: &mut Connection) -> Result<Vec<String>, OperationError> {
     let foreign_keys: Vec<(String, String, bool)> = sqlx::query_as(
         "-- adoption_foreign_keys
          SELECT quote_ident(conname), pg_get_constraintdef(oid), conkey = ARRAY(
@@ -245,19 +257,24 @@ async fn foreign_keys_to_drop(
 }
 
 /// Returns whether the index of the audit log is valid, or `None` if it is missing. An interrupted build leaves an invalid index.
-async fn is_index_valid(connection: &mut PgConnection) -> Result<Option<bool>, OperationError> {
+pub(super) async fn is_index_valid(
+    connection: &mut Connection,
+) -> Result<Option<bool>, OperationError> {
     let reading = sqlx::query_scalar(
         "-- adoption_index
          SELECT indisvalid FROM pg_index
          WHERE indexrelid = to_regclass('cloudflare_image_logs_image_id_timestamp')
              AND indrelid = to_regclass('cloudflare_image_logs')",
     );
-    Ok(reading.fetch_optional(connection).await?)
+    let reading = connection.transact(begin_sql(), async |tx| {
+        Ok(reading.fetch_optional(tx).await?)
+    });
+    reading.await
 }
 
 /// Builds the index without blocking reads and writes. Replaces an invalid one. If Postgres ends the build because of a deadlock
 /// with an app, it begins again.
-async fn build_missing_index(connection: &mut PgConnection) -> Result<(), OperationError> {
+async fn build_missing_index(connection: &mut Connection) -> Result<(), OperationError> {
     loop {
         match replace_index(connection).await {
             Err(error) if is_lock_failure(&error) => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
@@ -266,7 +283,7 @@ async fn build_missing_index(connection: &mut PgConnection) -> Result<(), Operat
     }
 }
 
-async fn replace_index(connection: &mut PgConnection) -> Result<(), OperationError> {
+async fn replace_index(connection: &mut Connection) -> Result<(), OperationError> {
     if is_index_valid(connection).await? == Some(false) {
         connection
             .execute("DROP INDEX CONCURRENTLY cloudflare_image_logs_image_id_timestamp")

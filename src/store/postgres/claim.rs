@@ -1,9 +1,10 @@
 //! The claim of due deliveries in the Postgres dialect.
 
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row as _};
 
 use super::columns::{bind_micros, bind_now, now};
+use super::connection::Connection;
 use super::session::Postgres;
 use crate::domain::event::Model;
 use crate::store::error::StoreError;
@@ -126,7 +127,7 @@ pub(super) async fn claim(backend: &Postgres, claim: &Claim<'_>) -> Result<Claim
 
 /// Leases due deliveries on this connection.
 pub(super) async fn claim_on(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     claim: &Claim<'_>,
 ) -> Result<Claimed, OperationError> {
     if claim.ordered {
@@ -137,7 +138,7 @@ pub(super) async fn claim_on(
 }
 
 async fn claim_unordered(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     claim: &Claim<'_>,
 ) -> Result<Claimed, OperationError> {
     let rows = sqlx::query(concat!(
@@ -169,7 +170,7 @@ async fn claim_unordered(
 
 /// Leases the deliveries that are not blocked, and postpones the blocked ones.
 async fn claim_in_order(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     claim: &Claim<'_>,
 ) -> Result<Claimed, OperationError> {
     let rows = sqlx::query(concat!(

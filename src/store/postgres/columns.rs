@@ -13,8 +13,8 @@ use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
 use crate::store::session::OperationError;
 
+pub(super) use super::connection::Connection;
 pub(super) use super::session::Postgres as Backend;
-pub(super) use sqlx::PgConnection as Connection;
 pub(super) use sqlx::postgres::PgRow as Row;
 
 /// The statement of [`ImageCatalog::add`](crate::store::ImageCatalog::add). Postgres needs the cast to `jsonb`.

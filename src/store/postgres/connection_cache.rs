@@ -4,10 +4,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::Postgres as Database;
 use tokio::time::Instant;
 
-use crate::store::session::GuardedConnection;
+use super::connection::Connection;
 
 /// The longest time that a connection stays out of the pool. Then it returns, because only the pool closes connections that are
 /// older than the pool's maximum lifetime.
@@ -23,7 +22,7 @@ pub(super) struct ConnectionCache {
 }
 
 struct CacheEntry {
-    connection: GuardedConnection<Database>,
+    connection: Connection,
     used_at: Instant,
 }
 
@@ -37,7 +36,7 @@ impl ConnectionCache {
     }
 
     /// Takes the connection that was used last, unless it was idle for too long.
-    pub(super) fn take(&self) -> Option<GuardedConnection<Database>> {
+    pub(super) fn take(&self) -> Option<Connection> {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(last) = cached.pop() {
             if last.used_at.elapsed() < self.max_idle {
@@ -49,9 +48,9 @@ impl ConnectionCache {
     }
 
     /// Caches a connection after successful use. Returns it to the pool if the cache is full or the connection is old.
-    pub(super) fn put(&self, connection: GuardedConnection<Database>) {
+    pub(super) fn put(&self, connection: Connection) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if cached.len() < self.capacity && connection.acquired_at.elapsed() < MAX_AGE {
+        if cached.len() < self.capacity && connection.acquired_at().elapsed() < MAX_AGE {
             cached.push(CacheEntry {
                 connection,
                 used_at: Instant::now(),

@@ -1,9 +1,10 @@
 //! Recording notifications in Postgres. Rows are bound as one array for each column. `UNNEST` of them costs the server as little
 //! as `COPY`, and needs one round trip less.
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 
 use super::columns::{bind_time, column, read_count, read_state, state_columns};
+use super::connection::Connection;
 use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
@@ -54,7 +55,7 @@ macro_rules! inbox_write {
     };
 }
 
-impl ImageStatements for PgConnection {
+impl ImageStatements for Connection {
     async fn insert_missing_images(
         &mut self,
         ids: &[&str],

@@ -3,9 +3,13 @@
 mod adoption;
 mod claim;
 mod columns;
+mod connection;
 mod connection_cache;
 mod inbox;
+mod migrator;
 mod outbox;
+mod pool;
+mod pooler;
 mod rejections;
 mod schema;
 mod session;

@@ -1,6 +1,6 @@
 //! The outbox statements in the Postgres dialect.
 
-use sqlx::PgConnection;
+use super::connection::Connection;
 use time::OffsetDateTime;
 
 use super::columns::{bind_micros, bind_time, column, read_count};
@@ -10,7 +10,7 @@ use crate::store::outbox::router::{NewDelivery, OutboxBatch};
 use crate::store::outbox::{NewAttempt, Settlement};
 use crate::store::session::OperationError;
 
-impl EventStatements for PgConnection {
+impl EventStatements for Connection {
     /// Also sends the announcements, which listeners receive at the commit.
     ///
     /// A delivery is due at once. Its time is from the clock of this process, so a clock ahead of the database's would delay it.
@@ -76,7 +76,7 @@ impl EventStatements for PgConnection {
 
 /// Records the results of leased deliveries. Returns the number of settled deliveries: those whose lease was not lost.
 pub(super) async fn settle(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     settlements: &[Settlement],
 ) -> Result<usize, OperationError> {
     let attempt_number =
@@ -121,7 +121,7 @@ fn manual_due_at(settlement: &Settlement) -> Option<OffsetDateTime> {
 
 /// Inserts attempts. Returns the number of new rows.
 pub(super) async fn insert_attempts(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     attempts: &[(i64, &NewAttempt)],
 ) -> Result<u64, OperationError> {
     let inserted = sqlx::query(

@@ -1,6 +1,6 @@
 //! The rejection statements in the Postgres dialect.
 
-use sqlx::PgConnection;
+use super::connection::Connection;
 
 use super::columns::{bind_time, column};
 use crate::domain::id::CloudflareId;
@@ -12,7 +12,7 @@ use crate::store::session::OperationError;
 /// Adds counts of refused requests to the stored counts. Returns the number of suppressed rows. The rows are sorted, so replicas
 /// cannot deadlock. They are grouped, because one statement cannot update a row twice.
 pub(super) async fn add_refusals(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     counts: &[RefusalCount],
 ) -> Result<u64, OperationError> {
     let suppressed: i64 = sqlx::query_scalar(
@@ -44,7 +44,7 @@ pub(super) async fn add_refusals(
     Ok(suppressed.unsigned_abs())
 }
 
-impl RejectionStatements for PgConnection {
+impl RejectionStatements for Connection {
     async fn insert_rejections(
         &mut self,
         rejections: &[NewRejection],

@@ -2,83 +2,127 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Executor, PgPool};
 
-use super::adoption::Adoption;
+use super::adoption::{Adoption, is_index_valid};
+use super::connection::Connection;
+pub(super) use super::migrator::migrator;
+use super::migrator::{begin_inside, begin_sql, commit, run_until};
 use super::session::Postgres;
+use super::shared::adoption::applied_migrations;
 use crate::domain::notification::UnknownImages;
 use crate::store::error::{DatabaseLabel, StoreError};
-use crate::store::schema::{MIGRATION_DEADLINE, MIGRATIONS_TABLE, configure_migrator};
+use crate::store::schema::{MIGRATION_DEADLINE, MIGRATIONS_TABLE, pending_migrations};
 use crate::store::session::OperationError;
-
-pub(super) fn migrator() -> Migrator {
-    configure_migrator(sqlx::migrate!("migrations/postgres"))
-}
 
 /// The time between two attempts to get the lock of the migrations.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The connections of the migrations. One has the lock and runs the migrations. The other one adopts tables, in short transactions.
+const MAX_CONNECTIONS: u32 = 2;
+
 /// Runs the pending migrations.
 pub(super) async fn migrate(backend: &Postgres) -> Result<(), StoreError> {
-    let mut connection = connect(backend).await?;
-    match run(&mut connection, &backend.runner.database).await {
-        Ok(()) => {
-            // The migrations are committed, so a lost connection changes nothing.
-            let _closed = connection.close().await;
-            Ok(())
-        }
+    let pool = pool(backend);
+    let migrated = run(backend, &pool).await;
+    pool.close().await;
+    match migrated {
+        Ok(()) => Ok(()),
         Err(OperationError::Store(error)) => Err(error),
-        Err(OperationError::Database(source)) => Err(backend
-            .runner
-            .database_error("running the migrations", source)),
-    }
-}
-
-/// Opens a separate connection, because the timeouts of the main pool are too short for a large table. The timeouts of the
-/// server's role do not apply either. If this process dies, the server ends a statement at the deadline.
-async fn connect(backend: &Postgres) -> Result<PgConnection, StoreError> {
-    let options = backend.options.clone().options([
-        (
-            "statement_timeout",
-            MIGRATION_DEADLINE.as_millis().to_string(),
-        ),
-        ("lock_timeout", "0".to_owned()),
-    ]);
-    // The pool tries again while the server does not answer.
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(backend.acquire_timeout)
-        .connect_lazy_with(options);
-    match pool.acquire().await {
-        Ok(connection) => Ok(connection.detach()),
-        Err(source) => {
+        Err(OperationError::Database(source)) => {
             let error = backend
                 .runner
-                .database_error("connecting for the migrations", source);
+                .database_error("running the migrations", source);
             Err(backend.diagnose(error).await)
         }
     }
 }
 
-async fn run(
-    connection: &mut PgConnection,
-    database: &DatabaseLabel,
-) -> Result<(), OperationError> {
-    let adoption = within_deadline(database, async {
-        lock(connection).await?;
-        Adoption::begin(connection, database, migrator()).await
+/// Creates a pool without the timeouts of the session's pool, which are too short for a large table.
+fn pool(backend: &Postgres) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(MAX_CONNECTIONS)
+        // The pool tries again while the server does not answer.
+        .acquire_timeout(backend.acquire_timeout)
+        .test_before_acquire(false)
+        .connect_lazy_with(backend.options.clone())
+}
+
+async fn run(backend: &Postgres, pool: &PgPool) -> Result<(), OperationError> {
+    let database = &backend.runner.database;
+    let mode = backend.mode().await?;
+    let mut owner = Connection::acquire(pool, mode).await?;
+    let work = find_work(&mut owner, database).await?;
+    if work == Work::None {
+        owner.release();
+        return Ok(());
+    }
+    let locking = async {
+        owner.execute(AssertSqlSafe(begin_sql())).await?;
+        lock(&mut owner).await?;
+        Adoption::find(&mut owner, database).await
+    };
+    let adoption = within_deadline(database, locking).await?;
+    if !adoption.is_empty() || work == Work::Index {
+        let mut connection = Connection::acquire(pool, mode).await?;
+        within_deadline(database, adoption.alter(&mut connection)).await?;
+        adoption.build_index(&mut connection).await?;
+        within_deadline(database, adoption.record(&mut connection)).await?;
+        connection.release();
+    }
+    within_deadline(database, async {
+        let mut tx = begin_inside(&mut owner).await?;
+        run_until(&mut tx, None).await?;
+        Ok(commit(tx).await?)
     })
     .await?;
-    adoption.build_index(connection).await?;
-    within_deadline(database, async {
-        adoption.record(connection).await?;
-        let migrator = migrator();
-        let running = migrator.run_direct(None, connection, false);
-        Ok(running.await.map_err(StoreError::Migration)?)
-    })
-    .await
+    owner.release();
+    Ok(())
+}
+
+/// What the migrations have to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    None,
+    /// Replace an invalid index.
+    Index,
+    /// Run pending migrations.
+    Migrations,
+}
+
+/// Finds out what to do. Only reads, so a user who may not create tables can start the service. Fails if migrations are pending and
+/// the user may not.
+async fn find_work(
+    connection: &mut Connection,
+    database: &DatabaseLabel,
+) -> Result<Work, OperationError> {
+    let applied = connection
+        .transact(begin_sql(), async |tx| applied_migrations(tx).await)
+        .await?;
+    if pending_migrations(&migrator(), &applied).is_empty() {
+        let is_invalid = is_index_valid(connection).await? == Some(false);
+        return Ok(if is_invalid { Work::Index } else { Work::None });
+    }
+    let reading = connection.transact(begin_sql(), async |tx| {
+        let reading = sqlx::query_as(
+            "-- schema_check_creatable
+             SELECT quote_ident(current_user), quote_ident(current_schema()),
+                 coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)",
+        );
+        Ok(reading.fetch_one(tx).await?)
+    });
+    let (user, schema, may_create): (String, Option<String>, bool) = reading.await?;
+    if may_create {
+        return Ok(Work::Migrations);
+    }
+    let schema = schema.as_deref().unwrap_or("public");
+    Err(StoreError::MissingPrivilege {
+        database: database.clone(),
+        user,
+        privilege: format!("USAGE, CREATE ON SCHEMA {schema}"),
+    }
+    .into())
 }
 
 /// Runs a part of the migrations under the deadline.
@@ -96,19 +140,19 @@ async fn within_deadline<T>(
     })
 }
 
-/// Waits until no other process migrates. The server frees the lock when the connection closes.
+/// Waits until no other process migrates. The server frees the lock at the end of the transaction, which is also the end of this
+/// process. A lock of the session could stay behind in a pooler.
 ///
-/// The migrator has a lock of its own. But a process that waits for that lock has an open transaction, and `CREATE INDEX
-/// CONCURRENTLY` in another process would wait for it: a deadlock. Here, no transaction is open between two attempts.
-async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// Between two attempts, the transaction has no snapshot. So `CREATE INDEX CONCURRENTLY` in another process does not wait for it.
+async fn lock(tx: &mut Connection) -> Result<(), sqlx::Error> {
     let mut is_first = true;
     loop {
         let is_locked: bool = sqlx::query_scalar(
             "-- schema_lock
-             SELECT pg_try_advisory_lock(hashtextextended($1, 0))",
+             SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))",
         )
         .bind(MIGRATIONS_TABLE)
-        .fetch_one(&mut *connection)
+        .fetch_one(&mut *tx)
         .await?;
         if is_locked {
             return Ok(());
@@ -127,8 +171,14 @@ async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 /// Reads privileges instead of writing, because even a statement that changes no row runs an app's triggers and takes locks.
 pub(super) async fn check_writable(backend: &Postgres) -> Result<(), StoreError> {
     let creates_images = matches!(backend.policy.unknown_images, UnknownImages::Create);
+    let database = &backend.runner.database;
     let reading = backend.read("checking whether it is writable", async |connection| {
-        Ok(sqlx::query_as(
+        let (is_read_only, user, table_privilege, sequence_privilege): (
+            bool,
+            String,
+            Option<String>,
+            Option<String>,
+        ) = sqlx::query_as(
             "-- schema_check_writable
              SELECT current_setting('transaction_read_only') = 'on', current_user::text, (
                  SELECT concat(privilege, ' ON ', name)
@@ -156,24 +206,20 @@ pub(super) async fn check_writable(backend: &Postgres) -> Result<(), StoreError>
         )
         .bind(creates_images)
         .fetch_one(connection)
-        .await?)
+        .await?;
+        if is_read_only {
+            // As an error of the operation, it also closes the connection.
+            let database = database.clone();
+            return Err(StoreError::ReadOnly { database }.into());
+        }
+        Ok((user, table_privilege.or(sequence_privilege)))
     });
-    let (is_read_only, user, table_privilege, sequence_privilege): (
-        bool,
-        String,
-        Option<String>,
-        Option<String>,
-    ) = reading.await?;
-    let database = backend.runner.database.clone();
-    if is_read_only {
-        return Err(StoreError::ReadOnly { database });
-    }
-    match table_privilege.or(sequence_privilege) {
-        Some(privilege) => Err(StoreError::MissingPrivilege {
-            database,
+    match reading.await? {
+        (user, Some(privilege)) => Err(StoreError::MissingPrivilege {
+            database: database.clone(),
             user,
             privilege,
         }),
-        None => Ok(()),
+        (_, None) => Ok(()),
     }
 }

@@ -1,56 +1,39 @@
 //! The Postgres session: the pool, and the methods `read`, `write` and `transaction`.
+//!
+//! In [`PoolMode::Transaction`] all three run transactions, because only a transaction keeps its server session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
-use tokio::sync::Semaphore;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool};
+use tokio::sync::{OnceCell, Semaphore};
 
+use super::connection::{Connection, PoolMode};
 use super::connection_cache::ConnectionCache;
+use super::pool::{
+    MAX_IDLE_WITHOUT_PING, OutdatedConnections, assignments, pool, session_settings,
+};
+use super::pooler;
 use crate::store::error::{ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
-use crate::store::session::{GuardedConnection, OperationError, OperationRunner, TransactionMode};
-use crate::store::settings::Settings;
-
-/// The idle time after which a connection is pinged before use. So connections that an outage broke are replaced, and a busy pool
-/// pays no extra round trip.
-const MAX_IDLE_WITHOUT_PING: Duration = Duration::from_secs(1);
-
-/// The longest wait for the answer to a ping. A connection that does not answer is closed.
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The divisor that turns an operation's deadline into the lock timeout. With the default deadline, the lock timeout is 400 ms.
-///
-/// That is far longer than another replica's batch takes. It is shorter than Postgres's `deadlock_timeout` of 1 s, so Postgres
-/// does not abort an app's transaction to end a deadlock. If an app locks a row for longer, only that row's webhook fails.
-const LOCK_TIMEOUT_DIVISOR: u32 = 25;
-
-/// The planner settings of each connection. Every statement of a batch finds rows by key, so a nested loop over an index is
-/// always the right plan.
-///
-/// By default, Postgres plans each small batch again, and planning costs twice as much as the batch. If the table was recently
-/// empty, the default plan also reads the whole table, until the table is analyzed.
-const PLANNER_SETTINGS: [(&str, &str); 5] = [
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    // With these settings, statements that read a whole table have high estimated costs. Postgres would compile them.
-    ("jit", "off"),
-];
+use crate::store::session::{OperationError, OperationRunner, TransactionMode};
+use crate::store::settings::{Pooler, Settings};
 
 /// The longest time for diagnosing a pool timeout.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-const BEGIN: &str = "BEGIN";
-const BEGIN_WITHOUT_FSYNC: &str = "BEGIN; SET LOCAL synchronous_commit = off";
-
 /// A Postgres database.
 pub(in crate::store) struct Postgres {
-    pub(super) pool: PgPool,
+    pool: PgPool,
     cache: ConnectionCache,
+    pooler: Pooler,
+    mode: Arc<OnceCell<PoolMode>>,
+    outdated: Arc<OutdatedConnections>,
+    /// The settings of a transaction in [`PoolMode::Transaction`], as SQL.
+    local_settings: String,
     pub(super) options: PgConnectOptions,
     pub(super) runner: OperationRunner,
     pub(super) acquire_timeout: Duration,
@@ -70,7 +53,11 @@ impl Postgres {
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
         let options = options
             .clone()
+            // Poolers refuse this parameter. It concerns values in text format, which nothing here uses.
+            .extra_float_digits(None)
             .application_name("cloudflare-images-webhook");
+        let mode = Arc::new(OnceCell::new());
+        let outdated = Arc::new(OutdatedConnections::default());
         // Without a spare connection, cached connections would leave none for other operations.
         let has_spare = settings.max_connections.count() > settings.writers.count();
         let capacity = if has_spare {
@@ -79,7 +66,11 @@ impl Postgres {
             0
         };
         Self {
-            pool: pool(&options, settings),
+            pool: pool(&options, settings, Arc::clone(&mode), Arc::clone(&outdated)),
+            pooler: settings.pooler,
+            mode,
+            outdated,
+            local_settings: assignments("SET LOCAL", &session_settings(settings)),
             cache: ConnectionCache::new(capacity, MAX_IDLE_WITHOUT_PING),
             runner: OperationRunner {
                 database: format!("{}:{}", options.get_host(), options.get_port()).into(),
@@ -97,7 +88,7 @@ impl Postgres {
     pub(super) async fn read<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, OperationError>,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, OperationError>,
     ) -> Result<T, StoreError> {
         self.write(action, work).await
     }
@@ -106,12 +97,19 @@ impl Postgres {
     pub(super) async fn write<T>(
         &self,
         action: &'static str,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, OperationError>,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<T, OperationError>,
     ) -> Result<T, StoreError> {
         self.run(action, async {
-            let mut guard = GuardedConnection::acquire(&self.pool).await?;
-            let value = work(&mut guard.connection).await?;
-            guard.release();
+            let mode = self.mode().await?;
+            let mut connection = Connection::acquire(&self.pool, mode).await?;
+            let value = match mode {
+                PoolMode::Session => work(&mut connection).await?,
+                PoolMode::Transaction => {
+                    let begin = self.begin(mode, TransactionMode::Durable);
+                    connection.transact(begin, work).await?
+                }
+            };
+            connection.release();
             Ok(value)
         })
         .await
@@ -122,17 +120,14 @@ impl Postgres {
         &self,
         action: &'static str,
         mode: TransactionMode,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<(T, Wakeups), OperationError>,
+        work: impl AsyncFnOnce(&mut Connection) -> Result<(T, Wakeups), OperationError>,
     ) -> Result<T, StoreError> {
-        let begin = match mode {
-            TransactionMode::Recording | TransactionMode::Durable => BEGIN,
-            TransactionMode::WithoutFsync => BEGIN_WITHOUT_FSYNC,
-        };
         self.run(action, async {
             loop {
-                let mut guard = self.connection(mode).await?;
-                let mut tx = match guard.connection.begin_with(begin).await {
-                    Ok(tx) => tx,
+                let mut connection = self.connection(mode).await?;
+                let begin = self.begin(connection.mode(), mode);
+                match connection.execute(AssertSqlSafe(begin)).await {
+                    Ok(_) => {}
                     // The database may have restarted since the last use of this connection. No statement has run yet, so another
                     // connection is tried. Lost connections are closed, so the loop ends.
                     Err(error)
@@ -141,13 +136,15 @@ impl Postgres {
                         continue;
                     }
                     Err(error) => return Err(error.into()),
-                };
-                let (value, wakeups) = work(&mut tx).await?;
-                tx.commit().await?;
+                }
+                let (value, wakeups) = work(&mut connection).await?;
+                connection.execute("COMMIT").await?;
                 wakeups.notify();
                 match mode {
-                    TransactionMode::Recording => self.cache.put(guard),
-                    TransactionMode::Durable | TransactionMode::WithoutFsync => guard.release(),
+                    TransactionMode::Recording => self.cache.put(connection),
+                    TransactionMode::Durable | TransactionMode::WithoutFsync => {
+                        connection.release();
+                    }
                 }
                 return Ok(value);
             }
@@ -165,18 +162,47 @@ impl Postgres {
         self.pool.close().await;
     }
 
-    async fn connection(
-        &self,
-        mode: TransactionMode,
-    ) -> Result<GuardedConnection<sqlx::Postgres>, sqlx::Error> {
+    async fn connection(&self, mode: TransactionMode) -> Result<Connection, sqlx::Error> {
         let cached = match mode {
             TransactionMode::Recording => self.cache.take(),
             TransactionMode::Durable | TransactionMode::WithoutFsync => None,
         };
         match cached {
             Some(connection) => Ok(connection),
-            None => GuardedConnection::acquire(&self.pool).await,
+            None => Connection::acquire(&self.pool, self.mode().await?).await,
         }
+    }
+
+    /// Returns the pool mode. Detects it at the first call, unless the configuration has it.
+    pub(super) async fn mode(&self) -> Result<PoolMode, sqlx::Error> {
+        let mode = self.mode.get_or_try_init(async || {
+            let mode = match self.pooler {
+                Pooler::None | Pooler::Session => return Ok(PoolMode::Session),
+                Pooler::Transaction => PoolMode::Transaction,
+                Pooler::Auto => pooler::detect(&self.options, self.acquire_timeout).await?,
+            };
+            if mode == PoolMode::Transaction {
+                tracing::info!(
+                    setting = ?self.pooler,
+                    "a connection pooler shares server sessions between transactions; statements are not prepared in advance"
+                );
+            }
+            Ok(mode)
+        });
+        mode.await.copied()
+    }
+
+    /// Returns the statements that begin a transaction.
+    fn begin(&self, mode: PoolMode, transaction: TransactionMode) -> String {
+        let local_settings = match mode {
+            PoolMode::Session => "",
+            PoolMode::Transaction => &self.local_settings,
+        };
+        let durability = match transaction {
+            TransactionMode::Recording | TransactionMode::Durable => "",
+            TransactionMode::WithoutFsync => "SET LOCAL synchronous_commit = off;",
+        };
+        format!("BEGIN;{local_settings}{durability}")
     }
 
     async fn run<T>(
@@ -186,21 +212,32 @@ impl Postgres {
     ) -> Result<T, StoreError> {
         match self.runner.run(action, operation).await {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.diagnose(error).await),
+            Err(error) => {
+                if error.is_read_only() {
+                    self.outdated.mark();
+                    self.cache.clear();
+                }
+                Err(self.diagnose(error).await)
+            }
         }
     }
 
-    /// Replaces a pool timeout by its cause. The pool retries until its timeout and reports no cause, so one direct connection
+    /// Replaces an error by its cause: a wrong pool mode, or the reason of a pool timeout. The pool retries until its timeout and reports no cause, so one direct connection
     /// attempt finds it. Only one runs at a time, because the server may be short of connections.
     pub(super) async fn diagnose(&self, error: StoreError) -> StoreError {
-        let StoreError::Database {
-            action,
-            source: sqlx::Error::PoolTimedOut,
-            ..
-        } = error
-        else {
-            return error;
+        let (action, is_pool_timeout) = match &error {
+            StoreError::Database { action, source, .. } => {
+                if is_statement_of_other_session(source) {
+                    let database = self.runner.database.clone();
+                    return StoreError::SessionsAreShared { database };
+                }
+                (*action, matches!(source, sqlx::Error::PoolTimedOut))
+            }
+            _ => return error,
         };
+        if !is_pool_timeout {
+            return error;
+        }
         let Ok(_permit) = self.diagnosis_permit.try_acquire() else {
             return error;
         };
@@ -217,49 +254,14 @@ impl Postgres {
     }
 }
 
-fn pool(options: &PgConnectOptions, settings: &Settings) -> PgPool {
-    let deadline = settings.timeout_secs.seconds();
-    let milliseconds = |time: Duration| time.as_millis().to_string();
-    // The server's timeouts equal the service's deadline, so no abandoned statement runs on. The server also ends the transaction
-    // of a hanging service, and frees its locks.
-    let options = options
-        .clone()
-        .options([
-            ("statement_timeout", milliseconds(deadline)),
-            (
-                "idle_in_transaction_session_timeout",
-                milliseconds(deadline),
-            ),
-            (
-                "lock_timeout",
-                milliseconds(deadline / LOCK_TIMEOUT_DIVISOR),
-            ),
-        ])
-        .options(PLANNER_SETTINGS);
-    PgPoolOptions::new()
-        .max_connections(u32::try_from(settings.max_connections.count()).unwrap_or(u32::MAX))
-        .acquire_timeout(settings.acquire_timeout_secs.seconds())
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for >= MAX_IDLE_WITHOUT_PING {
-                    ping(connection).await?;
-                }
-                Ok(true)
-            })
-        })
-        // sqlx pings too, but without a timeout.
-        .after_release(|connection, _| {
-            Box::pin(async move { ping(connection).await.map(|()| true) })
-        })
-        .connect_lazy_with(options)
-}
-
-async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    match tokio::time::timeout(PING_TIMEOUT, connection.ping()).await {
-        Ok(result) => result,
-        Err(elapsed) => Err(sqlx::Error::Io(elapsed.into())),
-    }
+/// Returns whether a prepared statement was missing or already there. Its name then belongs to another session.
+fn is_statement_of_other_session(error: &sqlx::Error) -> bool {
+    const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
+    const INVALID_SQL_STATEMENT_NAME: &str = "26000";
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| {
+        [DUPLICATE_PREPARED_STATEMENT, INVALID_SQL_STATEMENT_NAME].contains(&&*code)
+    })
 }
 
 /// Returns whether the connection is lost. Codes that begin with 57P mean that the server is shutting down or starting.

@@ -3,8 +3,11 @@
 use crate::store::adoption::{AUDIT_LOG_MIGRATION, ColumnRules, IMAGES_MIGRATION, Kind};
 
 /// The statement that selects whether the table `$1` exists.
+///
+/// Inside a transaction, `to_regclass` alone does not notice that another process has created the table. Postgres looks for such
+/// changes when a statement locks a table, as `pg_class` here.
 pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
-     SELECT to_regclass($1) IS NOT NULL";
+     SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))";
 
 /// The statement that selects whether the relation with the name `$1` is an ordinary table. It looks in the schema in which the
 /// migrations would create the table.

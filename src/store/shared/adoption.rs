@@ -11,7 +11,7 @@ use crate::store::schema::MIGRATIONS_TABLE;
 use crate::store::session::OperationError;
 
 /// Returns the version numbers of the migrations that were applied.
-pub(super) async fn applied_migrations(
+pub(in crate::store) async fn applied_migrations(
     connection: &mut Connection,
 ) -> Result<Vec<i64>, OperationError> {
     let exists: bool = sqlx::query_scalar(SCHEMA_EXISTS)

@@ -1,7 +1,7 @@
 //! The outbox, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
-use sqlx::Connection as _;
+use sqlx::Executor as _;
 
 use super::claim_statements::{claim, claim_on};
 use super::columns::{Backend, Connection, ago, bind_ago, bind_ids, bind_now, now, selected_ids};
@@ -224,14 +224,11 @@ async fn insert_attempts_and_alerts(
     if !events.is_empty() {
         let batch = OutboxBatch::alerts(&events, &endpoints);
         // Without the savepoint, a delivery could stay without its event.
-        let mut savepoint = tx.begin().await?;
-        let inserted = insert_events(&mut *savepoint, &batch).await;
-        match catch_suppression(inserted)? {
-            None => savepoint.commit().await?,
-            Some(error) => {
-                savepoint.rollback().await?;
-                suppressed = Some(error);
-            }
+        tx.execute("SAVEPOINT before_alerts").await?;
+        let inserted = insert_events(tx, &batch).await;
+        if let Some(error) = catch_suppression(inserted)? {
+            tx.execute("ROLLBACK TO SAVEPOINT before_alerts").await?;
+            suppressed = Some(error);
         }
     }
     Ok(suppressed)

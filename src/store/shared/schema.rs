@@ -1,14 +1,15 @@
 //! The schema, mounted into each backend (see [`super`]).
 
 use async_trait::async_trait;
-use sqlx::Connection;
+use sqlx::Executor;
 
 use super::adoption::applied_migrations;
 use super::columns::Backend;
 use super::schema_statements::{check_writable, migrate, migrator};
 use crate::store::error::StoreError;
+use crate::store::outbox::router::Wakeups;
 use crate::store::schema::{Schema, pending_migrations};
-use crate::store::session::check_written;
+use crate::store::session::{TransactionMode, check_written};
 
 #[async_trait]
 impl Schema for Backend {
@@ -29,8 +30,9 @@ impl Schema for Backend {
     }
 
     async fn try_audit_log(&self) -> Result<(), StoreError> {
-        self.write("trying the audit log", async |connection| {
-            let mut tx = connection.begin().await?;
+        let action = "trying the audit log";
+        self.transaction(action, TransactionMode::Durable, async |tx| {
+            tx.execute("SAVEPOINT before_the_entry").await?;
             // The entry of a test message has no image either.
             let inserted = sqlx::query(
                 "-- schema_try_audit_log
@@ -38,8 +40,9 @@ impl Schema for Backend {
             )
             .execute(&mut *tx)
             .await?;
-            tx.rollback().await?;
-            check_written("cloudflare_image_logs", 1, inserted.rows_affected())
+            tx.execute("ROLLBACK TO SAVEPOINT before_the_entry").await?;
+            check_written("cloudflare_image_logs", 1, inserted.rows_affected())?;
+            Ok(((), Wakeups::default()))
         })
         .await
     }

@@ -1,0 +1,280 @@
+//! Connection poolers in front of Postgres: the service works in each pool mode.
+
+use std::process::{Child, Stdio};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, Executor, PgConnection, Row};
+use tempfile::TempDir;
+
+use crate::relay_delivery::{IMAGES, uploaded, wait_until_none_due};
+use crate::support::app::{client, response_to};
+use crate::support::database::Database;
+use crate::support::pooler::Pooler;
+use crate::support::program::{Service, program, run, stderr, stdout};
+use crate::support::signing::SECRET;
+use crate::support::subscriber::{RELAY_SECRET, Subscriber};
+use crate::support::wait;
+
+/// The tables of the Django toolkit, which the migrations adopt.
+const DJANGO_SCHEMA: &str = include_str!("../fixtures/django_toolkit.sql");
+
+const SHARED_SESSIONS: &str = "a connection pooler shares server sessions between transactions";
+
+/// The locks of the migrations that are held.
+const MIGRATION_LOCKS: &str = "SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// A service behind a pooler, with an endpoint for image events.
+struct Setup {
+    database: Database,
+    subscriber: Subscriber,
+    service: Service,
+    _folder: TempDir,
+}
+
+impl Setup {
+    async fn start(pooler: &Pooler, setting: &str) -> Self {
+        let database = Database::postgres().await;
+        let subscriber = Subscriber::start().await;
+        let endpoints = json!([{
+            "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
+        }])
+        .to_string();
+        let folder = TempDir::new().expect("a folder");
+        let variables = [
+            ("DATABASE_URL", pooler.url(&database)),
+            ("CLOUDFLARE_WEBHOOK_SECRET", SECRET.to_owned()),
+            ("APP__DATABASE__POOLER", setting.to_owned()),
+            ("APP__RELAY__ENDPOINTS", endpoints),
+        ];
+        let variables = variables
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let service = Service::start(folder.path(), &variables);
+        Self {
+            database,
+            subscriber,
+            service,
+            _folder: folder,
+        }
+    }
+
+    async fn post(&self, body: String) -> u16 {
+        let request = client()
+            .post(self.service.url())
+            .header("cf-webhook-auth", SECRET);
+        response_to(request.body(body)).await.status.as_u16()
+    }
+
+    async fn readiness(&self) -> u16 {
+        let request = client().get(self.service.ops_url("/readyz"));
+        response_to(request).await.status.as_u16()
+    }
+
+    fn has_logged(&self, message: &str) -> bool {
+        self.service.log().iter().any(|line| line.contains(message))
+    }
+
+    /// Sends webhooks of several images at once, one of which is registered later, and checks their effects.
+    async fn assert_works(&mut self) {
+        let images: Vec<_> = (0..40).map(|number| format!("image-{number}")).collect();
+        for image in &images {
+            self.database.register(image).await;
+        }
+        let early = self.post(uploaded("early")).await;
+
+        let posts = images.iter().map(|image| self.post(uploaded(image)));
+        let statuses = join_all(posts).await;
+        self.database.register("early").await;
+        wait::until_async("the parked notification is applied", async || {
+            self.database.image("early").await["status"] == "uploaded"
+        })
+        .await;
+        wait_until_none_due(&self.database).await;
+
+        assert_eq!(early, 404);
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+        for image in &images {
+            assert_eq!(self.database.image(image).await["status"], "uploaded");
+        }
+        assert_eq!(self.subscriber.received().len(), images.len() + 1);
+        assert_eq!(self.readiness().await, 200);
+        self.service.signal("-TERM");
+        assert_eq!(self.service.wait().code(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_out_that_sessions_are_shared() {
+    let mut setup = Setup::start(Pooler::in_transaction_mode(), "auto").await;
+
+    setup.assert_works().await;
+
+    assert!(setup.has_logged(SHARED_SESSIONS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn works_with_a_single_server_session() {
+    let pooler = Pooler::start("transaction", "max_db_connections = 1");
+    let mut setup = Setup::start(&pooler, "auto").await;
+
+    setup.assert_works().await;
+
+    assert!(setup.has_logged(SHARED_SESSIONS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn works_behind_pooler_in_session_mode() {
+    let pooler = Pooler::start("session", "");
+    for setting in ["auto", "session"] {
+        let mut setup = Setup::start(&pooler, setting).await;
+
+        setup.assert_works().await;
+
+        assert!(!setup.has_logged(SHARED_SESSIONS), "{setting}");
+    }
+}
+
+/// A pooler that rotates the server sessions never shows a client its own traces.
+#[tokio::test(flavor = "multi_thread")]
+async fn works_behind_pooler_that_rotates_sessions() {
+    let pooler = Pooler::start("transaction", "server_round_robin = 1");
+    let mut setup = Setup::start(&pooler, "auto").await;
+
+    setup.assert_works().await;
+
+    assert!(setup.has_logged(SHARED_SESSIONS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_setting_is_named() {
+    let pooler = Pooler::start("transaction", "server_round_robin = 1");
+    let database = Database::postgres().await;
+    let folder = TempDir::new().expect("a folder");
+    let url = pooler.url(&database);
+    let migrated = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("APP__DATABASE__POOLER", "none"),
+    ];
+
+    wait::until("a statement meets another session", || {
+        let listed = run(folder.path(), &["images", "list"], &variables);
+        let error = stderr(&listed);
+        error.contains(
+            "shares server sessions between transactions; set database.pooler to transaction",
+        )
+    });
+}
+
+/// A timeout of the service must not apply to other clients of the pooler.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaves_no_setting_in_shared_sessions() {
+    let pooler = Pooler::start("transaction", "max_db_connections = 1");
+    let setup = Setup::start(&pooler, "auto").await;
+    setup.database.register("image").await;
+    assert_eq!(setup.post(uploaded("image")).await, 200);
+    let options: PgConnectOptions = pooler.url(&setup.database).parse().expect("a URL");
+    let mut other = PgConnection::connect_with(&options.extra_float_digits(None))
+        .await
+        .expect("the pooler answers");
+
+    for (setting, default) in [
+        ("statement_timeout", "0"),
+        ("lock_timeout", "0"),
+        ("enable_seqscan", "on"),
+        ("synchronous_commit", "on"),
+    ] {
+        // The simple protocol needs no prepared statement.
+        let show = format!("SHOW {setting}");
+        let row = other
+            .fetch_one(sqlx::AssertSqlSafe(show))
+            .await
+            .expect("a value");
+        assert_eq!(row.get::<String, _>(0), default, "{setting}");
+    }
+    let prepared = "SELECT count(*)::text FROM pg_prepared_statements";
+    let row = other.fetch_one(prepared).await.expect("a count");
+    assert_eq!(row.get::<String, _>(0), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_start_together_behind_pooler() {
+    let database = Database::postgres().await;
+    let url = Pooler::in_transaction_mode().url(&database);
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+    ];
+    let folders = [(); 3].map(|()| TempDir::new().expect("a folder"));
+
+    let starting = folders.each_ref().map(|folder| {
+        let (path, variables) = (
+            folder.path().to_owned(),
+            variables.map(|(name, value)| (name, value.to_owned())),
+        );
+        tokio::task::spawn_blocking(move || {
+            let variables = variables
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_str()));
+            Service::start(&path, &variables)
+        })
+    });
+
+    for service in join_all(starting).await {
+        let service = service.expect("it starts");
+        let readiness = response_to(client().get(service.ops_url("/readyz"))).await;
+        assert_eq!(readiness.status, 200);
+    }
+}
+
+/// The process dies while it has the lock of the migrations.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_migration_leaves_no_lock_in_pooler() {
+    let session_mode = Pooler::start("session", "");
+    for pooler in [Pooler::in_transaction_mode(), &session_mode] {
+        let database = Database::postgres().await;
+        database.execute_script(DJANGO_SCHEMA).await;
+        let read = database
+            .hold_lock_of("SELECT FROM cloudflare_images LIMIT 1")
+            .await;
+        let folder = TempDir::new().expect("a folder");
+        let url = pooler.url(&database);
+        let mut killed = start_migration(&folder, &url);
+        wait::until_async("it has the lock", async || {
+            database.count(MIGRATION_LOCKS).await == 1
+        })
+        .await;
+
+        killed.kill().expect("it runs");
+        killed.wait().expect("it has ended");
+        read.release().await;
+
+        wait::until_async("the lock is free", async || {
+            database.count(MIGRATION_LOCKS).await == 0
+        })
+        .await;
+        let migrated = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+        assert!(migrated.status.success(), "{}", stderr(&migrated));
+        let listed = run(
+            folder.path(),
+            &["images", "list"],
+            &[("DATABASE_URL", &url)],
+        );
+        assert!(
+            stdout(&listed).contains("django-uploaded"),
+            "{}",
+            stdout(&listed)
+        );
+    }
+}
+
+fn start_migration(folder: &TempDir, url: &str) -> Child {
+    let mut command = program(folder.path());
+    command.arg("migrate").env("DATABASE_URL", url);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("the program runs")
+}
