@@ -31,6 +31,7 @@ use report::{Report, Row};
 use subscriber::{Behavior, Subscriber};
 use support::cluster::{Cluster, Durability};
 use support::database::Database;
+use support::pooler::Pooler;
 use support::program::Service;
 use support::signing::SECRET;
 use webhooks::{Shape, Signature, Webhooks};
@@ -124,6 +125,15 @@ async fn run(filters: &[String]) {
             report.add_jq(kind.name(), jq);
         }
     }
+    let behind_pooler = Plan {
+        kind: DatabaseKind::PostgresBehindPooler,
+        connections: 64,
+        images: IMAGES,
+        shape: Shape::Envelope,
+    };
+    if is_selected(&behind_pooler.words()) {
+        report.add_row(bench.row(behind_pooler).await);
+    }
     if filters.is_empty() {
         report.write();
     } else {
@@ -164,6 +174,8 @@ impl Plan {
 enum DatabaseKind {
     Sqlite,
     Postgres,
+    /// Behind `PgBouncer` in transaction mode.
+    PostgresBehindPooler,
 }
 
 impl DatabaseKind {
@@ -171,6 +183,7 @@ impl DatabaseKind {
         match self {
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
+            Self::PostgresBehindPooler => "pgbouncer",
         }
     }
 }
@@ -178,6 +191,7 @@ impl DatabaseKind {
 struct Bench<'a> {
     folder: &'a Path,
     cluster: Cluster,
+    pooler: Pooler,
 }
 
 impl<'a> Bench<'a> {
@@ -191,13 +205,20 @@ impl<'a> Bench<'a> {
         }
         cluster.stop();
         cluster.restart();
-        Self { folder, cluster }
+        let pooler = Pooler::start_for(&cluster.url("postgres"), "transaction", "");
+        Self {
+            folder,
+            cluster,
+            pooler,
+        }
     }
 
     async fn database(&self, kind: DatabaseKind) -> Database {
         match kind {
             DatabaseKind::Sqlite => Database::sqlite(),
-            DatabaseKind::Postgres => Database::postgres_on(&self.cluster).await,
+            DatabaseKind::Postgres | DatabaseKind::PostgresBehindPooler => {
+                Database::postgres_on(&self.cluster).await
+            }
         }
     }
 
@@ -210,7 +231,10 @@ impl<'a> Bench<'a> {
         } = plan;
         let pgbench = self.pgbench_for(kind).await;
         let database = self.database(kind).await;
-        let service = self.service(&database);
+        let service = match kind {
+            DatabaseKind::Sqlite | DatabaseKind::Postgres => self.service(&database),
+            DatabaseKind::PostgresBehindPooler => self.service_at(&self.pooler.url(&database)),
+        };
         register(&database, images).await;
         let (valid, wrong) = self.write_webhooks(images, shape);
 
@@ -267,7 +291,7 @@ impl<'a> Bench<'a> {
     /// Measures pgbench, the reference of the rows on Postgres.
     async fn pgbench_for(&self, kind: DatabaseKind) -> Vec<f64> {
         let mut results = Vec::new();
-        if kind == DatabaseKind::Postgres {
+        if kind != DatabaseKind::Sqlite {
             for clients in PGBENCH_CLIENTS {
                 results.push(self.pgbench(clients).await);
             }
@@ -394,8 +418,12 @@ impl<'a> Bench<'a> {
     }
 
     fn service(&self, database: &Database) -> Service {
+        self.service_at(&database.url)
+    }
+
+    fn service_at(&self, database_url: &str) -> Service {
         let variables = [
-            ("DATABASE_URL", database.url.as_str()),
+            ("DATABASE_URL", database_url),
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
             ("RUST_LOG", "warn"),
         ];

@@ -1,4 +1,4 @@
-//! A private `PgBouncer` in front of the shared Postgres server. A test fails if it is not installed.
+//! A private `PgBouncer` in front of a Postgres server. A test fails if it is not installed.
 
 use std::fs;
 use std::net::TcpStream;
@@ -21,9 +21,14 @@ pub(crate) struct Pooler {
 }
 
 impl Pooler {
-    /// Starts a pooler with this pool mode, and with these other settings.
+    /// Starts a pooler in front of the shared server, with this pool mode and with these other settings.
     pub(crate) fn start(mode: &str, settings: &str) -> Self {
-        let server: PgConnectOptions = shared_server().parse().expect("a URL");
+        Self::start_for(&shared_server(), mode, settings)
+    }
+
+    /// Starts a pooler in front of the server with this URL.
+    pub(crate) fn start_for(server: &str, mode: &str, settings: &str) -> Self {
+        let server: PgConnectOptions = server.parse().expect("a URL");
         let folder = TempDir::with_prefix("images-webhook-pgbouncer-")
             .expect("a temporary folder")
             .keep();
