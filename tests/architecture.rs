@@ -130,7 +130,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
 
 /// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
 /// client.
-const CONFINED_CRATES: [(&str, &[&str]); 20] = [
+const CONFINED_CRATES: [(&str, &[&str]); 22] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
@@ -140,12 +140,14 @@ const CONFINED_CRATES: [(&str, &[&str]); 20] = [
     ("jaq_json", &["relay"]),
     ("jaq_std", &["relay"]),
     ("mimalloc", &["main"]),
+    ("nkeys", &["relay"]),
     ("percent_encoding", &["relay"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "relay"]),
     ("rustix", &["app", "relay", "store"]),
     ("rustls", &["cli", "relay"]),
+    ("rustls_native_certs", &["relay"]),
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),
     ("clap", &["cli", "main"]),

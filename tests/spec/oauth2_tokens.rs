@@ -52,6 +52,8 @@ on_both_databases!(
     fetches_one_token_until_expiry,
     sends_client_credentials_in_body,
     replaces_expired_or_rejected_token,
+    sends_further_form_fields,
+    accepts_token_types_and_lifetimes_of_servers,
     retries_while_token_server_is_down,
     token_request_shares_delivery_timeout,
 );
@@ -95,6 +97,49 @@ async fn sends_client_credentials_in_body(database: Database) {
         subscriber.wait_for(1).await[0].header("authorization"),
         "Bearer token-1"
     );
+}
+
+async fn sends_further_form_fields(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    tokens.require_fields("&audience=https%3A%2F%2Fapi.example&resource=a+b&resource=c");
+    let form = json!({"form": {"audience": "https://api.example", "resource": ["a b", "c"]}});
+    let app = start(database, &subscriber, &tokens, form).await;
+
+    upload(&app, "image").await;
+
+    let authorization = subscriber.wait_for(1).await[0]
+        .header("authorization")
+        .to_owned();
+    assert_eq!(authorization, "Bearer token-1");
+}
+
+async fn accepts_token_types_and_lifetimes_of_servers(database: Database) {
+    let (subscriber, tokens) = (Subscriber::start().await, TokenServer::start().await);
+    let app = start(database, &subscriber, &tokens, json!({})).await;
+
+    // Each lifetime has ended at the next upload.
+    let types = ["\"BEARER\"", "\"BearerToken\"", "null", "\"\""];
+    for (number, token_type) in (1..).zip(types) {
+        tokens.set_token_type(token_type);
+        tokens.set_expires_in("\" 0 \"");
+        upload(&app, &number.to_string()).await;
+        let received = subscriber.wait_for(number).await;
+        let expected = format!("Bearer token-{number}");
+        assert_eq!(received[number - 1].header("authorization"), expected);
+    }
+    tokens.set_token_type("\"mac\"");
+    upload(&app, "last").await;
+
+    wait::until_async("the last attempt has failed", async || {
+        let errors = app
+            .database
+            .texts("SELECT error FROM relay_deliveries")
+            .await;
+        errors.iter().any(|error| {
+            error == "no token: the token server's response has no usable bearer token"
+        })
+    })
+    .await;
 }
 
 async fn replaces_expired_or_rejected_token(database: Database) {

@@ -24,6 +24,7 @@ pub(crate) mod header_flood;
 pub(crate) mod inbox;
 pub(crate) mod mutation;
 pub(crate) mod nats;
+pub(crate) mod nats_accounts;
 pub(crate) mod pooler;
 pub(crate) mod program;
 pub(crate) mod proxy;

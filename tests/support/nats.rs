@@ -16,6 +16,13 @@ use super::signing::{standard, timestamped};
 use super::subscriber::RELAY_SECRET;
 use super::wait;
 
+/// The files of a certificate and its key.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
 /// A server with `JetStream` that a test can kill and restart.
 pub(crate) struct NatsServer {
     folder: TempDir,
@@ -25,7 +32,12 @@ pub(crate) struct NatsServer {
     userinfo: &'static str,
     /// The CA certificate for TLS.
     ca_file: Option<PathBuf>,
+    /// The credentials of the tests' own client, if they are not in the URL.
+    options: Option<ClientOptions>,
 }
+
+/// Returns the options of the tests' own client.
+type ClientOptions = Box<dyn Fn() -> ConnectOptions + Send + Sync>;
 
 impl NatsServer {
     /// Starts a server without authentication.
@@ -37,19 +49,46 @@ impl NatsServer {
     pub(crate) async fn start_tls(certificate: &Path, key: &Path) -> Self {
         let (certificate_file, key) = (certificate.display(), key.display());
         let tls = format!("tls {{ cert_file = \"{certificate_file}\", key_file = \"{key}\" }}");
-        Self::start_with_ca(&tls, "", Some(certificate.to_owned())).await
+        Self::launch(&tls, "", Some(certificate.to_owned()), None).await
+    }
+
+    /// Starts a server with TLS that accepts only clients with this certificate.
+    pub(crate) async fn start_mutual_tls(server: &Identity, client: &Identity) -> Self {
+        let [certificate, key, ca] = [&server.certificate, &server.key, &client.certificate];
+        let tls = format!(
+            "tls {{ cert_file = \"{}\", key_file = \"{}\", ca_file = \"{}\", verify = true }}",
+            certificate.display(),
+            key.display(),
+            ca.display()
+        );
+        let client = client.clone();
+        let options: ClientOptions = Box::new(move || {
+            let (certificate, key) = (client.certificate.clone(), client.key.clone());
+            ConnectOptions::new().add_client_certificate(certificate, key)
+        });
+        Self::launch(&tls, "", Some(certificate.to_owned()), Some(options)).await
+    }
+
+    /// Starts a server with these lines in its configuration. The credentials have all permissions.
+    pub(crate) async fn start_with_credentials(configuration: &str, credentials: &str) -> Self {
+        let credentials = credentials.to_owned();
+        let options: ClientOptions = Box::new(move || {
+            ConnectOptions::with_credentials(&credentials).expect("the credentials are valid")
+        });
+        Self::launch(configuration, "", None, Some(options)).await
     }
 
     /// Starts a server with these lines in its configuration. The user information belongs to a
     /// user with all permissions.
     pub(crate) async fn start_with(configuration: &str, userinfo: &'static str) -> Self {
-        Self::start_with_ca(configuration, userinfo, None).await
+        Self::launch(configuration, userinfo, None, None).await
     }
 
-    async fn start_with_ca(
+    async fn launch(
         configuration: &str,
         userinfo: &'static str,
         ca_file: Option<PathBuf>,
+        options: Option<ClientOptions>,
     ) -> Self {
         let folder = TempDir::with_prefix("images-webhook-nats-").expect("a temporary folder");
         let port = free_port();
@@ -64,6 +103,7 @@ impl NatsServer {
             port,
             userinfo,
             ca_file,
+            options,
         };
         server.wait_until_ready().await;
         server
@@ -88,6 +128,7 @@ impl NatsServer {
     async fn connect(&self) -> Result<Client, ConnectError> {
         let userinfo = percent_decode_str(self.userinfo).decode_utf8_lossy();
         let options = match userinfo.split_once(':') {
+            _ if let Some(options) = &self.options => options(),
             Some((user, password)) => {
                 ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
             }

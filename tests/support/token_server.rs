@@ -24,6 +24,9 @@ pub(crate) struct TokenServer {
 struct Inner {
     issued: usize,
     expires_in: Option<String>,
+    token_type: Option<String>,
+    /// Fields that a request must have in addition, form-encoded.
+    further_fields: String,
     is_unavailable: bool,
     delay: Duration,
 }
@@ -61,6 +64,16 @@ impl TokenServer {
         self.state.lock().expect("no panic").expires_in = Some(seconds.to_owned());
     }
 
+    /// Sets the type of its tokens, as JSON.
+    pub(crate) fn set_token_type(&self, token_type: &str) {
+        self.state.lock().expect("no panic").token_type = Some(token_type.to_owned());
+    }
+
+    /// Sets the fields that a request must have in addition, form-encoded: `&audience=x`.
+    pub(crate) fn require_fields(&self, fields: &str) {
+        fields.clone_into(&mut self.state.lock().expect("no panic").further_fields);
+    }
+
     /// Sets the delay before each response.
     pub(crate) fn set_delay(&self, time: Duration) {
         self.state.lock().expect("no panic").delay = time;
@@ -91,10 +104,13 @@ async fn issue(
     // `me:` and a secret with a space, a colon and a plus sign, form-encoded.
     let basic = text("authorization") == Some("Basic bWU6YStzZWNyZXQlM0ElMkI=");
     let form = std::str::from_utf8(&body).expect("a form is text");
-    let in_body =
-        form == "grant_type=client_credentials&scope=a+b&client_id=me&client_secret=a+secret%3A%2B";
+    let fields = format!(
+        "grant_type=client_credentials&scope=a+b{}",
+        state.further_fields
+    );
+    let in_body = form == format!("{fields}&client_id=me&client_secret=a+secret%3A%2B");
     let is_valid = text("content-type") == Some("application/x-www-form-urlencoded")
-        && (in_body || (basic && form == "grant_type=client_credentials&scope=a+b"));
+        && (in_body || (basic && form == fields));
     if !is_valid {
         return (
             StatusCode::BAD_REQUEST,
@@ -107,8 +123,9 @@ async fn issue(
         .as_ref()
         .map(|seconds| format!(r#","expires_in":{seconds}"#))
         .unwrap_or_default();
+    let token_type = state.token_type.as_deref().unwrap_or("\"bearer\"");
     let token = format!(
-        r#"{{"access_token":"token-{}","token_type":"bearer"{expires}}}"#,
+        r#"{{"access_token":"token-{}","token_type":{token_type}{expires}}}"#,
         state.issued
     );
     (StatusCode::OK, token)

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use url::Url;
 
+use super::nats::NatsSettings;
 use crate::config_types::{Bounded, Seconds, Secret, SecretList, StringList, strict_bool};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
@@ -52,6 +53,9 @@ pub(in crate::relay) struct EndpointSettings {
     /// The template of the NATS subject. Only for NATS endpoints.
     #[serde(default)]
     pub(in crate::relay) subject: String,
+    /// The credentials for NATS servers. Only for NATS endpoints.
+    #[serde(default)]
+    pub(in crate::relay) nats: Option<NatsSettings>,
     /// Headers that are sent with every message.
     #[serde(default)]
     pub(in crate::relay) headers: BTreeMap<String, SecretString>,
@@ -92,7 +96,27 @@ pub(in crate::relay) enum AuthSettings {
         scope: String,
         #[serde(default)]
         client_authentication: ClientAuthentication,
+        /// Further fields of the token request, such as `audience`.
+        #[serde(default)]
+        form: BTreeMap<String, FormValue>,
     },
+}
+
+/// A field of a token request, once or several times, as RFC 8707 allows for `resource`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "a text or a list of texts")]
+pub(in crate::relay) enum FormValue {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl FormValue {
+    pub(in crate::relay) fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        }
+    }
 }
 
 /// The place of the client's credentials in a token request (RFC 6749, section 2.3.1).
@@ -244,6 +268,26 @@ impl EndpointSettings {
 pub(in crate::relay) fn parse_url(text: &SecretString) -> Option<Url> {
     let url = Url::parse(text.expose_secret().trim()).ok();
     url.filter(Url::has_host)
+}
+
+/// Returns the URLs of the servers of an endpoint. Only NATS has several, separated by commas. A password may contain a comma, so
+/// only a comma before a scheme separates. `None` if one of them is not a URL.
+pub(in crate::relay) fn parse_urls(text: &SecretString) -> Option<Vec<Url>> {
+    let text = text.expose_secret().trim();
+    let begins_server = |text: &str| text.starts_with("nats://") || text.starts_with("tls://");
+    let mut starts = vec![0];
+    if begins_server(text) {
+        let commas = text.match_indices(',').map(|(comma, _)| comma + 1);
+        starts.extend(commas.filter(|start| begins_server(text[*start..].trim_start())));
+    }
+    let ends = starts
+        .iter()
+        .skip(1)
+        .map(|start| start - 1)
+        .chain([text.len()]);
+    let urls = starts.iter().zip(ends);
+    urls.map(|(start, end)| parse_url(&text[*start..end].into()))
+        .collect()
 }
 
 /// Returns the items with these names, without duplicates. `None` if a name is unknown.

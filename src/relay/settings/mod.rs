@@ -5,6 +5,7 @@
 
 mod channel;
 mod endpoint;
+mod nats;
 
 use serde::Deserialize;
 
@@ -13,8 +14,11 @@ use crate::store::NOTIFY_ENDPOINT;
 
 use channel::Channel;
 pub(super) use endpoint::{
-    AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, Redactions, parse_url,
+    AuthSettings, ClientAuthentication, EndpointSettings, FieldNames, FormValue, Redactions,
+    parse_url, parse_urls,
 };
+
+pub(super) use nats::NatsSettings;
 
 /// The name of the endpoint that receives alerts about failed deliveries.
 pub(super) const FAILURE_ENDPOINT: &str = "on_failure";

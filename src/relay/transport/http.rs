@@ -37,8 +37,8 @@ impl HttpSink {
         policy: &AddressPolicy,
     ) -> Result<Self, String> {
         check_url(&url, "url", policy)?;
-        if !settings.subject.is_empty() {
-            return Err("subject is only for NATS endpoints".to_owned());
+        if !settings.subject.is_empty() || settings.nats.is_some() {
+            return Err("subject and nats are only for NATS endpoints".to_owned());
         }
         // The client would add these headers too. `endpoints preview` shows only the headers that are set here.
         let headers = MessageHeaders::new(settings)?

@@ -10,10 +10,13 @@ mod nats;
 mod nats_subject;
 mod oauth2;
 mod sink;
+mod tls;
 
 use std::sync::Arc;
 
-use super::settings::{EndpointSettings, parse_url};
+use url::Url;
+
+use super::settings::{EndpointSettings, parse_urls};
 
 use http::HttpSink;
 use nats::NatsSink;
@@ -30,10 +33,13 @@ pub(super) fn open(
 ) -> Result<Arc<dyn Sink>, String> {
     const RULE: &str =
         "url must be a URL such as https://app.example/webhooks/ or nats://nats.example:4222";
-    let url = parse_url(&settings.url).ok_or(RULE)?;
-    match url.scheme() {
-        "http" | "https" => Ok(Arc::new(HttpSink::new(settings, url, policy)?)),
-        "nats" | "tls" => Ok(Arc::new(NatsSink::new(settings, &url, policy)?)),
+    let urls = parse_urls(&settings.url).ok_or(RULE)?;
+    let is_nats = |url: &Url| matches!(url.scheme(), "nats" | "tls");
+    match urls.as_slice() {
+        [url] if matches!(url.scheme(), "http" | "https") => {
+            Ok(Arc::new(HttpSink::new(settings, url.clone(), policy)?))
+        }
+        urls if urls.iter().all(is_nats) => Ok(Arc::new(NatsSink::new(settings, urls, policy)?)),
         _ => Err(RULE.to_owned()),
     }
 }

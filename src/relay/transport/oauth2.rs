@@ -3,6 +3,7 @@
 //! Written by hand, because the protocol is one form and one response. The `oauth2` crate would add second versions of six
 //! dependencies.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine;
@@ -18,7 +19,7 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::address_policy::AddressPolicy;
 use super::http_client::{check_url, read_capped};
-use crate::relay::settings::{AuthSettings, ClientAuthentication, parse_url};
+use crate::relay::settings::{AuthSettings, ClientAuthentication, FormValue, parse_url};
 use crate::telemetry::chain;
 
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -29,6 +30,12 @@ const DEFAULT_TTL: Duration = Duration::from_mins(5);
 /// A token is replaced this long before it expires. A token with a short lifetime is replaced after nine tenths of the lifetime.
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_mins(1);
 
+/// The names of bearer tokens in responses. Apigee writes `BearerToken`. Some servers leave the name out.
+const BEARER_TYPES: [&str; 3] = ["bearer", "bearertoken", ""];
+
+/// The fields of a token request that have settings of their own.
+const OWN_FIELDS: [&str; 4] = ["grant_type", "scope", "client_id", "client_secret"];
+
 /// The service's account at the token server.
 struct Credentials {
     token_url: Url,
@@ -36,6 +43,7 @@ struct Credentials {
     client_secret: SecretString,
     scope: String,
     client_authentication: ClientAuthentication,
+    form: BTreeMap<String, FormValue>,
 }
 
 /// Fetches tokens, one request at a time. Caches the last token until shortly before it expires.
@@ -66,8 +74,7 @@ pub(super) enum TokenError {
 #[derive(Deserialize)]
 struct TokenResponse {
     access_token: SecretString,
-    #[serde(default)]
-    token_type: String,
+    token_type: Option<String>,
     expires_in: Option<ExpiresIn>,
 }
 
@@ -92,7 +99,13 @@ impl TokenCache {
             token_url,
             scope,
             client_authentication,
+            form,
         } = auth.clone();
+        if let Some(name) = form.keys().find(|name| OWN_FIELDS.contains(&name.as_str())) {
+            return Err(format!(
+                "auth.form cannot have {name}, because the service sends it"
+            ));
+        }
         let token_url = parse_url(&token_url)
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or("auth.token_url must be a URL such as https://login.example/oauth/token")?;
@@ -104,6 +117,7 @@ impl TokenCache {
                 client_secret,
                 scope,
                 client_authentication,
+                form,
             },
             client,
             cached: Mutex::default(),
@@ -155,11 +169,17 @@ impl TokenCache {
             client_secret,
             scope,
             client_authentication,
+            form: further_fields,
         } = &self.credentials;
         let mut form = Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
         if !scope.is_empty() {
             form.append_pair("scope", scope);
+        }
+        for (name, value) in further_fields {
+            for text in value.texts() {
+                form.append_pair(name, text);
+            }
         }
         let mut request = self.client.post(token_url.clone());
         match client_authentication {
@@ -189,15 +209,17 @@ impl TokenCache {
 
 /// Returns the token in a response. `None` if the response has no usable bearer token.
 fn parse_token(response: &TokenResponse, requested_at: Instant) -> Option<Token> {
-    let is_bearer =
-        response.token_type.is_empty() || response.token_type.eq_ignore_ascii_case("bearer");
+    let token_type = response.token_type.as_deref().unwrap_or_default();
+    let is_bearer = BEARER_TYPES
+        .iter()
+        .any(|name| token_type.eq_ignore_ascii_case(name));
     let header = format!("Bearer {}", response.access_token.expose_secret());
     let mut header = HeaderValue::try_from(header).ok().filter(|_| is_bearer)?;
     header.set_sensitive(true);
     let seconds = match &response.expires_in {
         None => None,
         Some(ExpiresIn::Number(seconds)) => Some(*seconds),
-        Some(ExpiresIn::Text(text)) => text.parse().ok(),
+        Some(ExpiresIn::Text(text)) => text.trim().parse().ok(),
     };
     let lifetime = seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
