@@ -189,7 +189,7 @@ impl<'a> Service<'a> {
         }
         self.try_audit_log().await;
         self.migrated.store(true, Ordering::Release);
-        self.log_startup(addresses);
+        self.log_startup(addresses).await;
         let (shutdown, store) = (self.shutdown, self.store.clone());
         let (requests, progress) = (self.requests.clone(), self.progress);
         self.spawn_tasks(&mut tasks, webhook_server);
@@ -317,7 +317,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn log_startup(&self, (webhook, ops): (SocketAddr, SocketAddr)) {
+    async fn log_startup(&self, (webhook, ops): (SocketAddr, SocketAddr)) {
         if self.receiver.authentication_disabled() {
             tracing::warn!(
                 "authentication is disabled because no webhook secret is configured; set CLOUDFLARE_WEBHOOK_SECRET"
@@ -325,6 +325,7 @@ impl<'a> Service<'a> {
         }
         let path = self.settings.webhook.path.canonical();
         let database = &self.settings.database.url;
-        tracing::info!(%webhook, %ops, path, ?database, "listening for webhooks on http://{webhook}{path}");
+        let encryption = database.encryption().await;
+        tracing::info!(%webhook, %ops, path, ?database, encryption, "listening for webhooks on http://{webhook}{path}");
     }
 }

@@ -141,7 +141,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 22] = [
     ("jaq_std", &["relay"]),
     ("mimalloc", &["main"]),
     ("nkeys", &["relay"]),
-    ("percent_encoding", &["relay"]),
+    ("percent_encoding", &["relay", "store"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "relay"]),

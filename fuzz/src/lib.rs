@@ -1,6 +1,7 @@
 //! Invariants of any input. The fuzzer checks them, and so does `tests/spec/fuzz_corpus.rs`.
 
 pub mod config;
+pub mod database_url;
 pub mod headers;
 pub mod message;
 pub mod nesting;

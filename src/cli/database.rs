@@ -65,9 +65,9 @@ pub(super) async fn with_store<T>(
 
 fn require_database(url: &DatabaseUrl) -> anyhow::Result<()> {
     match url {
-        DatabaseUrl::Sqlite(file) if !file.exists() => anyhow::bail!(
+        DatabaseUrl::Sqlite(url) if !url.path.exists() => anyhow::bail!(
             "there is no database at {} (database.url). `serve` and `migrate` create it.",
-            file.display()
+            url.path.display()
         ),
         DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
     }

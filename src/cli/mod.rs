@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ConfigError, Environment};
+use crate::config::{self, ConfigError, ConfigWarning, Environment};
 use crate::relay::payload::jq::run_worker;
 use crate::telemetry::{self, chain};
 
@@ -81,6 +81,17 @@ enum Command {
     JqWorker,
 }
 
+impl Command {
+    /// Returns whether the command prints this warning. `serve` logs all warnings.
+    fn prints(&self, warning: &ConfigWarning) -> bool {
+        match self {
+            Self::Serve => false,
+            Self::CheckConfig => true,
+            _ => matches!(warning, ConfigWarning::RenamedKey(_)),
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command on a runtime of its own.
     #[must_use]
@@ -110,9 +121,8 @@ impl Cli {
             Err(error) => return failed(&error, EXIT_USAGE),
         };
         let command = self.command.unwrap_or(Command::Serve);
-        // `serve` logs the warnings.
-        if !matches!(command, Command::Serve) {
-            for warning in loaded.warnings() {
+        for warning in loaded.warnings() {
+            if command.prints(warning) {
                 telemetry::print_line(&format!("warning: {warning}"));
             }
         }

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::app::{Listeners, run as run_app};
 use crate::clock::SystemClock;
-use crate::config::Loaded;
+use crate::config::{ConfigWarning, Loaded};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -16,12 +16,7 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     loaded.check_programs().await?;
     telemetry::start(&loaded.settings.log).context("cannot start the log")?;
     for warning in loaded.warnings() {
-        tracing::warn!(
-            old = warning.old,
-            new = warning.new,
-            origin = warning.origin,
-            "a setting has an old name"
-        );
+        log(warning);
     }
 
     if loaded.has_platform_address {
@@ -34,4 +29,24 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
     let listeners = Listeners::bind(&loaded.settings).await?;
     let exit_reason = run_app(loaded, Arc::new(SystemClock), listeners, shutdown).await?;
     Ok(ExitCode::from(exit_reason.exit_code()))
+}
+
+fn log(warning: &ConfigWarning) {
+    match warning {
+        ConfigWarning::RenamedKey(renamed) => tracing::warn!(
+            old = renamed.old,
+            new = renamed.new,
+            origin = renamed.origin,
+            "a setting has an old name"
+        ),
+        ConfigWarning::IgnoredParameters { parameters, origin } => tracing::warn!(
+            parameters,
+            origin,
+            "parameters of the database URL have no effect"
+        ),
+        ConfigWarning::UnverifiedDatabase { origin } => tracing::warn!(
+            origin,
+            "the identity of the database server is not checked; use sslmode=verify-full in the database URL"
+        ),
+    }
 }

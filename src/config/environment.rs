@@ -7,7 +7,8 @@ use ::config::{Value, ValueKind};
 
 use super::error::ConfigError;
 use super::layer::Layer;
-use crate::config_types::is_secret;
+use crate::config_types::{is_secret, trim_pasted};
+use crate::store::SSL_MODES;
 
 const PREFIX: &str = "APP__";
 
@@ -72,12 +73,38 @@ impl Environment {
         &self.executable
     }
 
-    /// Returns a variable's value. An empty variable counts as not set, as in Compose files.
+    /// Returns a variable's value, without white space and byte order marks around it. An empty variable counts as not set, as in
+    /// Compose files.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
             .map(String::as_str)
             .filter(|value| !value.is_empty())
+            .map(trim_pasted)
+    }
+
+    /// Fails if a variable of libpq has a value that sqlx would replace by its default. A misspelt `PGSSLMODE` would turn
+    /// encryption off.
+    pub(super) fn check_libpq(&self) -> Result<(), ConfigError> {
+        let value = |name| self.variables.get(name).filter(|value| !value.is_empty());
+        let invalid = |name: &str, problem: String| ConfigError::Setting {
+            key: "database.url".to_owned(),
+            origin: name.to_owned(),
+            problem,
+        };
+        let is_mode = |value: &String| SSL_MODES.contains(&value.to_ascii_lowercase().as_str());
+        if value("PGSSLMODE").is_some_and(|value| !is_mode(value)) {
+            let modes = SSL_MODES.join(", ");
+            return Err(invalid(
+                "PGSSLMODE",
+                format!("sslmode must be one of {modes}"),
+            ));
+        }
+        if value("PGPORT").is_some_and(|value| value.parse::<u16>().is_err()) {
+            let problem = "the port must be a number from 1 to 65535".to_owned();
+            return Err(invalid("PGPORT", problem));
+        }
+        Ok(())
     }
 
     /// Returns the port in `PORT`.
@@ -170,12 +197,7 @@ impl std::fmt::Debug for Environment {
 /// Parses a list: a JSON array of strings or of objects, or strings separated by commas. A secret is not split, because it
 /// can contain a comma.
 fn parse_list(key: &str, name: &str, value: &str) -> Result<ValueKind, ConfigError> {
-    let is_json = if is_secret(key) {
-        value.starts_with('[')
-    } else {
-        value.trim_start().starts_with('[')
-    };
-    if is_json {
+    if value.starts_with('[') {
         let is_item =
             |item: &Value| matches!(item.kind, ValueKind::String(_) | ValueKind::Table(_));
         let items: Option<Vec<Value>> = serde_json::from_str(value).ok();

@@ -6,7 +6,7 @@ use std::fmt;
 use ::config::{ConfigError as CrateError, Map, Source, Value, ValueKind};
 
 use super::error::ConfigError;
-use crate::config_types::secret_of_file;
+use crate::config_types::{secret_of_file, trim_pasted, trim_quotes};
 
 /// A setting that has a value under its old name.
 #[derive(Debug, Clone)]
@@ -68,6 +68,13 @@ impl Layer {
     pub(super) fn is_list(&self, key: &str) -> bool {
         let value = self.values.get(key);
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))
+    }
+
+    /// Removes white space and byte order marks around each text, and quotes around each URL.
+    pub(super) fn trim_values(&mut self) {
+        for (key, value) in &mut self.values {
+            trim_value(key, value);
+        }
     }
 
     /// Moves the values of old keys to their new keys. Returns the keys that were moved.
@@ -158,6 +165,29 @@ impl Source for Layer {
 
     fn collect(&self) -> Result<Map<String, Value>, CrateError> {
         Ok(self.values.clone())
+    }
+}
+
+fn trim_value(key: &str, value: &mut Value) {
+    match &mut value.kind {
+        ValueKind::String(text) => *text = trimmed(key, text).to_owned(),
+        ValueKind::Array(items) => items.iter_mut().for_each(|item| trim_value(key, item)),
+        ValueKind::Table(table) => {
+            for (name, value) in table {
+                trim_value(name, value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns the value of a key as it is meant, without what pasting added. Quotes are never a part of a URL.
+pub(super) fn trimmed<'a>(key: &str, text: &'a str) -> &'a str {
+    let text = trim_pasted(text);
+    if key.rsplit(['.', '_']).next() == Some("url") {
+        trim_quotes(text)
+    } else {
+        text
     }
 }
 

@@ -9,7 +9,9 @@ mod environment;
 mod error;
 mod layer;
 mod listeners;
+mod profile;
 mod references;
+mod warning;
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +22,13 @@ use crate::config_types::{InvalidSetting, ListenAddress, read_file};
 use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
-use layer::{Layer, RenamedKey};
+use layer::Layer;
 
 pub(crate) use effective_settings::EffectiveSetting;
 pub use environment::Environment;
 pub(crate) use error::ConfigError;
+pub use profile::Profile;
+pub use warning::ConfigWarning;
 
 /// All settings of the service.
 #[derive(Debug, Clone, Deserialize)]
@@ -58,6 +62,7 @@ impl Settings {
     /// Checks the rules that involve several settings.
     fn check(&self) -> Result<(), InvalidSetting> {
         self.server.check()?;
+        self.database.check()?;
         self.webhook.check()?;
         listeners::check(&self.server, &self.ops, &self.webhook.path)?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
@@ -78,15 +83,6 @@ impl Settings {
     }
 }
 
-/// A set of defaults, chosen by `APP_PROFILE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Profile {
-    /// For development.
-    Development,
-    /// For production: `serve` refuses to start without a secret.
-    Production,
-}
-
 /// The loaded settings, the source of each value, and the endpoints.
 #[derive(Debug)]
 pub struct Loaded {
@@ -99,18 +95,20 @@ pub struct Loaded {
     /// Whether the address of the webhook listener comes from `PORT` alone.
     pub has_platform_address: bool,
     effective: Vec<EffectiveSetting>,
-    warnings: Vec<RenamedKey>,
+    warnings: Vec<ConfigWarning>,
 }
 
 /// Loads the settings. `file` is read instead of the profile's file.
 pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, ConfigError> {
-    let profile = profile(environment)?;
+    let profile = Profile::of_environment(environment)?;
     let defaults = include_str!("../../config/default.toml");
     let defaults = Layer::of_toml(defaults, "config/default.toml")?;
     let mut layers = vec![file_layer(profile, file)?, environment.layer(&defaults)?];
     let mut warnings = Vec::new();
     for layer in &mut layers {
-        warnings.extend(layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?);
+        layer.trim_values();
+        let renamed = layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?;
+        warnings.extend(renamed.into_iter().map(ConfigWarning::RenamedKey));
         layer.check_keys(&defaults)?;
         references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
@@ -138,6 +136,11 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let effective = effective_settings::all(&merged.cache);
     let settings: Settings = serde_path_to_error::deserialize(merged)
         .map_err(|error| error::of_serde(&error, &effective))?;
+    let database = &settings.database.url;
+    if matches!(database, DatabaseUrl::Postgres(_)) {
+        environment.check_libpq()?;
+    }
+    warnings.extend(warning::of_database_url(database, profile, &effective));
     let endpoints = build_endpoints(&settings, environment.executable()).map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
     })?;
@@ -183,9 +186,9 @@ impl Loaded {
         })
     }
 
-    /// Returns the settings that have a value under an old name.
+    /// Returns the warnings about the settings.
     #[must_use]
-    pub fn warnings(&self) -> &[RenamedKey] {
+    pub fn warnings(&self) -> &[ConfigWarning] {
         &self.warnings
     }
 
@@ -193,18 +196,6 @@ impl Loaded {
     #[must_use]
     pub fn effective_settings(&self) -> &[EffectiveSetting] {
         &self.effective
-    }
-}
-
-fn profile(environment: &Environment) -> Result<Profile, ConfigError> {
-    match environment.get("APP_PROFILE") {
-        None | Some("development") => Ok(Profile::Development),
-        Some("production") => Ok(Profile::Production),
-        Some(_) => Err(ConfigError::Setting {
-            key: "APP_PROFILE".to_owned(),
-            origin: "the environment".to_owned(),
-            problem: "must be development or production".to_owned(),
-        }),
     }
 }
 

@@ -7,8 +7,8 @@ use ::config::{Map, Value, ValueKind};
 
 use super::environment::Environment;
 use super::error::ConfigError;
-use super::layer::Layer;
-use crate::config_types::{read_file, secret_of_file};
+use super::layer::{Layer, trimmed};
+use crate::config_types::{read_file, secret_of_file, trim_pasted};
 
 /// Replaces the references in a layer by their values.
 ///
@@ -58,9 +58,10 @@ fn read_secret_files(
         let path = file.into_string().unwrap_or_default();
         let content = read_secret(&path, key, path_origin.as_deref().unwrap_or(source))?;
         let kind = if name.ends_with("secrets") {
-            content.lines().map(Value::from).collect::<Vec<_>>().into()
+            let lines = content.lines().map(|line| trimmed(name, line));
+            lines.map(Value::from).collect::<Vec<_>>().into()
         } else {
-            ValueKind::from(content.trim_end_matches(['\r', '\n']))
+            ValueKind::from(trimmed(name, &content))
         };
         let origin = path_origin.map(|origin| format!("{path}, named by {origin}"));
         table.insert(name.to_owned(), Value::new(origin.as_ref(), kind));
@@ -72,7 +73,7 @@ fn read_secret_files(
 fn read_secret(path: &str, key: String, path_origin: &str) -> Result<String, ConfigError> {
     let origin = path_origin.to_owned();
     match read_file(Path::new(path)) {
-        Ok(content) if content.trim().is_empty() => Err(ConfigError::EmptySecretFile {
+        Ok(content) if trim_pasted(&content).is_empty() => Err(ConfigError::EmptySecretFile {
             key,
             path: path.to_owned(),
             origin,

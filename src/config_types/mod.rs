@@ -6,6 +6,7 @@
 mod duration;
 mod file;
 mod networks;
+mod pasted;
 mod path;
 mod scalar;
 mod secret;
@@ -19,6 +20,7 @@ use serde::de::{Deserializer, Error};
 pub(crate) use duration::{Days, Seconds};
 pub(crate) use file::read_file;
 pub(crate) use networks::Networks;
+pub(crate) use pasted::{trim_pasted, trim_quotes};
 use scalar::Scalar;
 
 pub use path::UrlPath;

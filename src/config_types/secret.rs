@@ -6,6 +6,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::pasted::trim_pasted;
 use super::string_list::StringList;
 
 /// A secret, or none if the string is blank. Surrounding white space is removed, because a header cannot carry it.
@@ -15,7 +16,7 @@ pub(crate) struct Secret(Option<SecretString>);
 
 impl From<SecretString> for Secret {
     fn from(secret: SecretString) -> Self {
-        let text = secret.expose_secret().trim();
+        let text = trim_pasted(secret.expose_secret());
         Self((!text.is_empty()).then(|| text.into()))
     }
 }
@@ -115,7 +116,11 @@ const DATABASE_URL: &str = "database.url";
 /// It uses no URL parser. A parser rejects passwords that are not percent-encoded, and these must be redacted too.
 fn redacted_database_url(url: &str) -> String {
     if url.starts_with("sqlite:") {
-        return url.to_owned();
+        // A parameter of another driver can be the key of an encrypted file.
+        return match url.split_once('?') {
+            Some((file, _)) => format!("{file}?***"),
+            None => url.to_owned(),
+        };
     }
     let Some((scheme, after_scheme)) = url.split_once("://") else {
         return "***".to_owned();
@@ -143,6 +148,7 @@ mod tests {
     fn redacts_passwords_in_database_urls() {
         for (url, shown) in [
             ("sqlite://data/images.db", "sqlite://data/images.db"),
+            ("sqlite://images.db?key=SECRET", "sqlite://images.db?***"),
             ("postgres://db/app", "postgres://db/app"),
             ("postgres://app@db/app", "postgres://app:***@db/app"),
             (

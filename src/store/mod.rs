@@ -55,7 +55,7 @@ pub use rejections::{
 pub use retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 pub use schema::Schema;
 pub use settings::Settings;
-pub use url::DatabaseUrl;
+pub use url::{DatabaseUrl, IgnoredParameter, SSL_MODES};
 
 /// An open database, with one field for each use.
 #[derive(Clone)]
@@ -101,14 +101,16 @@ impl Store {
             router,
         };
         match &settings.url {
-            DatabaseUrl::Sqlite(path) => {
+            DatabaseUrl::Sqlite(url) => {
+                let path = &url.path;
                 sqlite::adoption::check_tables(path).await?;
                 let database = Arc::new(sqlite::Sqlite::open(path, settings, policy).await?);
                 let backend = Backend::Sqlite(Arc::clone(&database));
                 Ok(Self::new(&database, wakeups, backend))
             }
-            DatabaseUrl::Postgres(options) => {
-                let database = Arc::new(postgres::Postgres::open(options, settings, policy));
+            DatabaseUrl::Postgres(url) => {
+                let database = postgres::Postgres::open(&url.options, settings, policy);
+                let database = Arc::new(database);
                 let backend = Backend::Postgres(Arc::clone(&database));
                 Ok(Self::new(&database, wakeups, backend))
             }

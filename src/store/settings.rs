@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::inbox::group_commit::GroupCommitLimits;
 use super::url::DatabaseUrl;
-use crate::config_types::{Bounded, Seconds, strict_bool};
+use crate::config_types::{Bounded, InvalidSetting, Seconds, strict_bool};
 
 /// The database, and the limits on its use.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +47,14 @@ pub enum Pooler {
 }
 
 impl Settings {
+    /// Checks the files that the URL names.
+    pub fn check(&self) -> Result<(), InvalidSetting> {
+        match &self.url {
+            DatabaseUrl::Sqlite(_) => Ok(()),
+            DatabaseUrl::Postgres(url) => url.check_files(),
+        }
+    }
+
     /// Returns the limits of the group commit.
     #[must_use]
     pub fn limits(&self) -> GroupCommitLimits {

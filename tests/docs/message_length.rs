@@ -3,13 +3,14 @@
 use crate::pages::read;
 
 /// The sources with such texts, and the words before each text.
-const SOURCES: [(&str, &str); 6] = [
+const SOURCES: [(&str, &str); 7] = [
     ("src/receiver/response.rs", ".detail("),
     ("src/receiver/gate.rs", ".detail("),
     ("src/receiver/body.rs", ".detail("),
     ("src/receiver/payload/error.rs", "#[error("),
     ("src/config/error.rs", "#[error("),
     ("src/config/mod.rs", "rule: "),
+    ("src/store/url/error.rs", "#[error("),
 ];
 
 /// The longest sentence, in words.

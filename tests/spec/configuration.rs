@@ -438,7 +438,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 27] = [
         "DATABASE_URL",
         "postgres://app:hunter2@x@db/app",
         "database.url",
-        "percent-encoded",
+        "Write it as %40",
     ),
     (
         "PORT",

@@ -146,7 +146,7 @@ fn rejects_invalid_endpoints() {
             "headers cannot set webhook-id, because the service sets it",
         ),
         (
-            &format!("{required}headers = {{ X-Key = \"SECRET\\n\" }}\n"),
+            &format!("{required}headers = {{ X-Key = \"SECRET\\nSECRET\" }}\n"),
             "headers has a value for x-key that HTTP does not allow",
         ),
         (

@@ -12,7 +12,9 @@ use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
-use crate::support::{fuzz_config, fuzz_headers, fuzz_message, fuzz_nesting, fuzz_webhook};
+use crate::support::{
+    fuzz_config, fuzz_database_url, fuzz_headers, fuzz_message, fuzz_nesting, fuzz_webhook,
+};
 
 /// The number of requests to each database.
 const DATABASE_REQUESTS: usize = 1500;
@@ -158,6 +160,14 @@ fn mutated_settings_leak_no_secret() {
     for _ in 0..CHECKED_SETTINGS {
         seen.insert(fuzz_config::check(&prng.mutated(&samples)));
     }
+
+    assert_eq!(seen, BTreeSet::from([false, true]));
+}
+
+#[test]
+fn mutated_database_urls_leak_no_password() {
+    let check = fuzz_database_url::check;
+    let seen = check_on_stack(8, "database_url", CHECKED_SETTINGS, check);
 
     assert_eq!(seen, BTreeSet::from([false, true]));
 }

@@ -18,6 +18,7 @@ mod configuration;
 mod connection_limits;
 mod connection_poolers;
 mod database_outages;
+mod database_urls;
 mod delivery_commands;
 mod django_adoption;
 mod endpoint_configuration;

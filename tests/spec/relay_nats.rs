@@ -2,7 +2,6 @@
 //! acknowledges it.
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use cloudflare_images_webhook::shutdown::ExitReason;
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 use crate::on_both_databases;
 use crate::relay_delivery::{statuses, upload, uploaded};
 use crate::support::app::{App, client, response_to};
+use crate::support::certificate::certificate;
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
 use crate::support::nats::{Identity, NatsServer, header};
@@ -366,38 +366,10 @@ async fn denies_names_with_private_addresses() {
     assert_eq!(nats.wait_for("cloudflare_images", 0).await.len(), 0);
 }
 
-/// Returns a self-signed certificate for `localhost` and its key.
-fn certificate(folder: &TempDir, name: &str) -> Identity {
-    let certificate = folder.path().join(format!("{name}.pem"));
-    let key = folder.path().join(format!("{name}-key.pem"));
-    let output = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            &format!("/CN={name}"),
-        ])
-        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl is installed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    Identity { certificate, key }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn verifies_server_name_over_tls() {
     let folder = TempDir::new().expect("a folder");
-    let Identity { certificate, key } = certificate(&folder, "localhost");
+    let Identity { certificate, key } = certificate(folder.path(), "localhost");
     let nats = NatsServer::start_tls(&certificate, &key).await;
     nats.stream("cloudflare_images").await;
     let ca_file = certificate.display().to_string();
@@ -431,8 +403,8 @@ async fn verifies_server_name_over_tls() {
 async fn proves_itself_with_client_certificate() {
     let folder = TempDir::new().expect("a folder");
     let (server, client) = (
-        certificate(&folder, "localhost"),
-        certificate(&folder, "images"),
+        certificate(folder.path(), "localhost"),
+        certificate(folder.path(), "images"),
     );
     let nats = NatsServer::start_mutual_tls(&server, &client).await;
     nats.stream("cloudflare_images").await;

@@ -3,9 +3,10 @@
 //!
 //! A test fails if Postgres is not installed. `TEST_DATABASE_URL` names a server to use instead.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,7 +70,7 @@ impl Cluster {
             "off"
         };
         let settings = format!(
-            "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = {fsync}\nmax_connections = 500\n",
+            "port = {port}\nlisten_addresses = '127.0.0.1, ::1'\nunix_socket_directories = '{}'\nfsync = {fsync}\nmax_connections = 500\n",
             folder.display()
         );
         fs::write(data_folder(&folder).join("postgresql.auto.conf"), settings)
@@ -104,6 +105,36 @@ impl Cluster {
     /// Returns the URL of one of its databases.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Returns the port, which is also the port of the socket.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the folder of the socket.
+    pub(crate) fn socket_folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Restarts the server, so that it offers TLS with this certificate.
+    pub(crate) fn serve_tls(&self, certificate: &Path, key: &Path) {
+        let (uid, gid) = unprivileged_user();
+        let mut settings = File::options()
+            .append(true)
+            .open(data_folder(&self.folder).join("postgresql.auto.conf"))
+            .expect("the configuration exists");
+        writeln!(settings, "ssl = on").expect("it is written");
+        for (name, file) in [("cert", certificate), ("key", key)] {
+            let copy = self.folder.join(format!("server-{name}.pem"));
+            fs::copy(file, &copy).expect("the file is copied");
+            fs::set_permissions(&copy, Permissions::from_mode(0o600)).expect("chmod succeeds");
+            chown(&copy, Some(uid), Some(gid)).expect("chown succeeds");
+            let copy = copy.display();
+            writeln!(settings, "ssl_{name}_file = '{copy}'").expect("it is written");
+        }
+        self.stop();
+        self.restart();
     }
 
     /// Starts the stopped or killed server and waits until it answers.

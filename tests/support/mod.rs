@@ -1,11 +1,15 @@
 //! Test support: databases, the service, clients, subscribers and the contents of tables.
 
 pub(crate) mod app;
+pub(crate) mod certificate;
 pub(crate) mod cluster;
 pub(crate) mod database;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/config.rs"]
 pub(crate) mod fuzz_config;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/database_url.rs"]
+pub(crate) mod fuzz_database_url;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/headers.rs"]
 pub(crate) mod fuzz_headers;

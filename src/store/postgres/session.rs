@@ -21,6 +21,7 @@ use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
 use crate::store::session::{OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::{Pooler, Settings};
+use crate::store::url::label;
 
 /// The longest time for diagnosing a pool timeout.
 const DIAGNOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,11 +52,8 @@ impl Postgres {
     ) -> Self {
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
-        let options = options
-            .clone()
-            // Poolers refuse this parameter. It concerns values in text format, which nothing here uses.
-            .extra_float_digits(None)
-            .application_name("cloudflare-images-webhook");
+        // Poolers refuse this parameter. It concerns values in text format, which nothing here uses.
+        let options = options.clone().extra_float_digits(None);
         let mode = Arc::new(OnceCell::new());
         let outdated = Arc::new(OutdatedConnections::default());
         // Without a spare connection, cached connections would leave none for other operations.
@@ -73,7 +71,7 @@ impl Postgres {
             local_settings: assignments("SET LOCAL", &session_settings(settings)),
             cache: ConnectionCache::new(capacity, MAX_IDLE_WITHOUT_PING),
             runner: OperationRunner {
-                database: format!("{}:{}", options.get_host(), options.get_port()).into(),
+                database: label(&options).into(),
                 deadline,
                 classify,
             },

@@ -1,0 +1,75 @@
+//! The parts and the parameters of a Postgres URL, and sqlx's options for them.
+
+use std::net::IpAddr;
+
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use super::error::InvalidDatabaseUrl;
+use super::ignored_parameter::IgnoredParameter;
+use super::location::Host;
+use super::tls::{PemFile, TlsParameters};
+
+/// The parts and the parameters of a URL.
+#[derive(Default)]
+pub(super) struct Target {
+    pub(super) host: Option<Host>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) database: Option<String>,
+    pub(super) application_name: Option<String>,
+    pub(super) fallback_application_name: Option<String>,
+    pub(super) search_path: Option<String>,
+    /// The parameters `options` and `options[…]`, as sqlx reads them.
+    pub(super) options: Vec<(String, String)>,
+    pub(super) statement_cache_capacity: Option<usize>,
+    pub(super) is_behind_pgbouncer: bool,
+    pub(super) tls: TlsParameters,
+    pub(super) ignored: Vec<IgnoredParameter>,
+}
+
+impl Target {
+    /// Makes sqlx's options through a URL that has only parameters. Otherwise, sqlx would look up the password in `.pgpass` for its
+    /// default host. The environment variables of libpq apply to what the URL leaves out.
+    pub(super) fn sqlx_options(&self) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
+        let mut url = Url::parse("postgres://").map_err(|_| InvalidDatabaseUrl::UnknownScheme)?;
+        let address = self.address.map(|address| address.to_string());
+        let host = match (&address, &self.host) {
+            (Some(address), _) => Some(address),
+            (None, Some(Host::Name(name) | Host::Socket { folder: name, .. })) => Some(name),
+            (None, None) => None,
+        };
+        let port = self.port.map(|port| port.to_string());
+        let path_of = |file: &Option<PemFile>| {
+            let file = file.as_ref();
+            file.map(|file| file.path.display().to_string())
+        };
+        let (root, certificate, key) = (
+            path_of(&self.tls.root),
+            path_of(&self.tls.certificate),
+            path_of(&self.tls.key),
+        );
+        let parameters = [
+            ("host", host),
+            ("port", port.as_ref()),
+            ("user", self.user.as_ref()),
+            ("password", self.password.as_ref()),
+            ("dbname", self.database.as_ref()),
+            ("sslrootcert", root.as_ref()),
+            ("sslcert", certificate.as_ref()),
+            ("sslkey", key.as_ref()),
+        ];
+        let mut pairs = url.query_pairs_mut();
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                pairs.append_pair(name, value);
+            }
+        }
+        pairs.extend_pairs(&self.options);
+        drop(pairs);
+        PgConnectOptions::from_url(&url).map_err(|_| InvalidDatabaseUrl::UnknownScheme)
+    }
+}
