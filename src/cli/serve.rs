@@ -19,6 +19,7 @@ pub(super) async fn run(loaded: &Loaded) -> anyhow::Result<ExitCode> {
         log(warning);
     }
 
+    warn_about_network(loaded);
     if loaded.has_platform_address {
         let address = loaded.settings.server.listen.get();
         tracing::info!(%address, "PORT is set and server.listen is not, so the service listens on every address");
@@ -48,5 +49,22 @@ fn log(warning: &ConfigWarning) {
             origin,
             "the identity of the database server is not checked; use sslmode=verify-full in the database URL"
         ),
+    }
+}
+
+/// Warns if endpoints cannot be reached or verified as other programs on this system do it.
+fn warn_about_network(loaded: &Loaded) {
+    if let Some(reason) = loaded.endpoints.missing_authorities() {
+        tracing::warn!(
+            reason,
+            "no certificate authority is known, so endpoints with https:// or tls:// fail"
+        );
+    }
+    let has_endpoints = loaded.endpoints.names().next().is_some();
+    if let Some(variable) = loaded.unused_proxy.filter(|_| has_endpoints) {
+        tracing::warn!(
+            variable,
+            "the service does not use the proxy of the environment"
+        );
     }
 }

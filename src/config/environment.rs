@@ -30,6 +30,16 @@ const SHORT_NAMES: [(&str, &str); 7] = [
     ("RUST_LOG", "log.filter"),
 ];
 
+/// The variables that name a proxy for other programs.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// The running program. It stays this program after an upgrade has replaced its file.
 const RUNNING_PROGRAM: &str = "/proc/self/exe";
 
@@ -105,6 +115,12 @@ impl Environment {
             return Err(invalid("PGPORT", problem));
         }
         Ok(())
+    }
+
+    /// Returns the variable that names a proxy for other programs, if there is one.
+    pub(super) fn proxy_variable(&self) -> Option<&'static str> {
+        let mut names = PROXY_VARIABLES.into_iter();
+        names.find(|name| self.get(name).is_some())
     }
 
     /// Returns the port in `PORT`.

@@ -44,6 +44,8 @@ pub struct Settings {
     pub webhook: receiver::Settings,
     /// The settings of publishing events to subscribers.
     pub relay: relay::Settings,
+    /// The certificate authorities of endpoints.
+    pub tls: relay::TlsSettings,
     /// The retention periods of the tables.
     pub retention: retention::Settings,
     /// The settings of the log.
@@ -94,6 +96,8 @@ pub struct Loaded {
     pub profile: Profile,
     /// Whether the address of the webhook listener comes from `PORT` alone.
     pub has_platform_address: bool,
+    /// The environment variable that names a proxy, which the service does not use.
+    pub unused_proxy: Option<&'static str>,
     effective: Vec<EffectiveSetting>,
     warnings: Vec<ConfigWarning>,
 }
@@ -149,6 +153,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         endpoints,
         profile,
         has_platform_address: port.is_some() && !is_listen_set,
+        unused_proxy: environment.proxy_variable(),
         effective,
         warnings,
     })
@@ -157,7 +162,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
 /// Checks the settings and builds the endpoints from them.
 fn build_endpoints(settings: &Settings, executable: &Path) -> Result<Endpoints, InvalidSetting> {
     settings.check()?;
-    Endpoints::new(&settings.relay, executable)
+    Endpoints::new(&settings.relay, &settings.tls, executable)
 }
 
 /// Merges the layers. Later layers win.

@@ -13,9 +13,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::payload::MessageBuilder;
 use super::settings::{
-    AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings,
+    AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings, TlsSettings,
 };
-use super::transport::{self, AddressPolicy, Message, SendOutcome, Sink};
+use super::transport::{self, AddressPolicy, Authorities, Message, Network, SendOutcome, Sink};
 use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{Subscription, Subscriptions};
@@ -27,6 +27,7 @@ pub struct Endpoints(Arc<EndpointSet>);
 struct EndpointSet {
     event_endpoints: Vec<Arc<Endpoint>>,
     alert_endpoints: Vec<Arc<Endpoint>>,
+    authorities: Authorities,
     alert_policy: AlertPolicy,
     subscriptions: Subscriptions,
 }
@@ -34,23 +35,34 @@ struct EndpointSet {
 impl Endpoints {
     /// Builds the endpoints from the settings. Fails on the first invalid endpoint. Does not compile the jq programs; see
     /// [`check_programs`](Self::check_programs). `executable` is the path of this service's own program, which runs them.
-    pub fn new(settings: &Settings, executable: &Path) -> Result<Self, InvalidSetting> {
+    pub fn new(
+        settings: &Settings,
+        tls: &TlsSettings,
+        executable: &Path,
+    ) -> Result<Self, InvalidSetting> {
         let executable = Arc::from(executable);
-        let policy = AddressPolicy::new(settings.deny_private);
+        let authorities = Authorities::new(tls.ca_file()).map_err(|rule| InvalidSetting {
+            key: "tls.ca_file",
+            rule,
+        })?;
+        let network = Network {
+            policy: AddressPolicy::new(settings.deny_private),
+            authorities,
+        };
         let mut names = HashSet::from(RESERVED_NAMES);
         let mut event_endpoints = Vec::new();
         let mut subscriptions = Vec::new();
         for endpoint in &settings.endpoints {
             let is_unique = names.insert(&endpoint.name);
             let (built, subscription) =
-                build_event_endpoint(endpoint, is_unique, (&policy, &executable))
+                build_event_endpoint(endpoint, is_unique, (&network, &executable))
                     .map_err(|problem| invalid_endpoint(&endpoint.name, &problem))?;
             event_endpoints.push(Arc::new(built));
             subscriptions.push(subscription);
         }
         let mut alert_endpoints = Vec::new();
         for AlertEndpointSettings { key, endpoint } in settings.alert_endpoints() {
-            let built = Endpoint::new(&endpoint, (&policy, &executable));
+            let built = Endpoint::new(&endpoint, (&network, &executable));
             let built = built.map_err(|problem| InvalidSetting {
                 key,
                 rule: format!("endpoint {:?}: {problem}", endpoint.name),
@@ -60,6 +72,7 @@ impl Endpoints {
         Ok(Self(Arc::new(EndpointSet {
             event_endpoints,
             alert_endpoints,
+            authorities: network.authorities,
             alert_policy: settings.alert_policy(),
             subscriptions: Subscriptions {
                 endpoints: subscriptions,
@@ -75,6 +88,11 @@ impl Endpoints {
             checked.map_err(|problem| invalid_endpoint(&endpoint.name, &problem))?;
         }
         Ok(())
+    }
+
+    /// Returns why no server certificate can be verified, if an endpoint needs that.
+    pub(crate) fn missing_authorities(&self) -> Option<&str> {
+        self.0.authorities.missing()
     }
 
     /// Returns the subscriptions of the endpoints, and the Postgres channel.
@@ -135,8 +153,8 @@ fn invalid_endpoint(name: &str, problem: &str) -> InvalidSetting {
     }
 }
 
-/// What endpoints share: the allowed addresses, and the path of this service's own program.
-type Shared<'a> = (&'a AddressPolicy, &'a Arc<Path>);
+/// What endpoints share: the network, and the path of this service's own program.
+type Shared<'a> = (&'a Network, &'a Arc<Path>);
 
 /// Builds an endpoint from an entry of `relay.endpoints`. The error is a clause without the endpoint's name.
 fn build_event_endpoint(
@@ -168,12 +186,12 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Builds an endpoint. The error is a clause without the endpoint's name.
-    fn new(settings: &EndpointSettings, (policy, executable): Shared<'_>) -> Result<Self, String> {
+    fn new(settings: &EndpointSettings, (network, executable): Shared<'_>) -> Result<Self, String> {
         settings.check_name()?;
         Ok(Self {
             name: settings.name.clone(),
             message_builder: MessageBuilder::new(settings, executable)?,
-            sink: transport::open(settings, policy)?,
+            sink: transport::open(settings, network)?,
             retry: settings.retry()?,
             max_in_flight: settings.max_in_flight.count(),
             is_ordered: settings.ordered,

@@ -6,10 +6,9 @@ use std::process::Output;
 
 use tempfile::TempDir;
 
-use crate::support::certificate::certificate;
+use crate::support::certificates::Identity;
 use crate::support::cluster::{Cluster, Durability};
 use crate::support::database::Database;
-use crate::support::nats::Identity;
 use crate::support::program::{Service, run, stderr, stdout};
 
 /// Runs a command with this URL in an empty folder.
@@ -58,7 +57,7 @@ fn logged_encryption(url: &str) -> String {
 
 /// A server that offers TLS, and the file of its certificate.
 fn tls_server(folder: &Path) -> (Cluster, String) {
-    let Identity { certificate, key } = certificate(folder, "localhost");
+    let Identity { certificate, key } = Identity::new(folder, "localhost");
     let cluster = Cluster::start(Durability::NoFsync);
     cluster.serve_tls(&certificate, &key);
     (cluster, certificate.display().to_string())

@@ -12,6 +12,7 @@ mod support;
 mod faults;
 
 mod authentication;
+mod certificates;
 mod client_addresses;
 mod command_line;
 mod configuration;

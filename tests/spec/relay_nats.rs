@@ -11,10 +11,10 @@ use tempfile::TempDir;
 use crate::on_both_databases;
 use crate::relay_delivery::{statuses, upload, uploaded};
 use crate::support::app::{App, client, response_to};
-use crate::support::certificate::certificate;
+use crate::support::certificates::Identity;
 use crate::support::cluster::free_port;
 use crate::support::database::Database;
-use crate::support::nats::{Identity, NatsServer, header};
+use crate::support::nats::{NatsServer, header};
 use crate::support::nats_accounts::Account;
 use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
@@ -369,7 +369,7 @@ async fn denies_names_with_private_addresses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn verifies_server_name_over_tls() {
     let folder = TempDir::new().expect("a folder");
-    let Identity { certificate, key } = certificate(folder.path(), "localhost");
+    let Identity { certificate, key } = Identity::new(folder.path(), "localhost");
     let nats = NatsServer::start_tls(&certificate, &key).await;
     nats.stream("cloudflare_images").await;
     let ca_file = certificate.display().to_string();
@@ -403,8 +403,8 @@ async fn verifies_server_name_over_tls() {
 async fn proves_itself_with_client_certificate() {
     let folder = TempDir::new().expect("a folder");
     let (server, client) = (
-        certificate(folder.path(), "localhost"),
-        certificate(folder.path(), "images"),
+        Identity::new(folder.path(), "localhost"),
+        Identity::new(folder.path(), "images"),
     );
     let nats = NatsServer::start_mutual_tls(&server, &client).await;
     nats.stream("cloudflare_images").await;

@@ -1,7 +1,7 @@
 //! Test support: databases, the service, clients, subscribers and the contents of tables.
 
 pub(crate) mod app;
-pub(crate) mod certificate;
+pub(crate) mod certificates;
 pub(crate) mod cluster;
 pub(crate) mod database;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]

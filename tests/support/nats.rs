@@ -11,17 +11,11 @@ use async_nats::{Client, ConnectError, ConnectOptions};
 use percent_encoding::percent_decode_str;
 use tempfile::TempDir;
 
+use super::certificates::Identity;
 use super::cluster::free_port;
 use super::signing::{standard, timestamped};
 use super::subscriber::RELAY_SECRET;
 use super::wait;
-
-/// The files of a certificate and its key.
-#[derive(Clone)]
-pub(crate) struct Identity {
-    pub(crate) certificate: PathBuf,
-    pub(crate) key: PathBuf,
-}
 
 /// A server with `JetStream` that a test can kill and restart.
 pub(crate) struct NatsServer {

@@ -6,6 +6,7 @@
 mod channel;
 mod endpoint;
 mod nats;
+mod tls;
 
 use serde::Deserialize;
 
@@ -19,6 +20,7 @@ pub(super) use endpoint::{
 };
 
 pub(super) use nats::NatsSettings;
+pub use tls::TlsSettings;
 
 /// The name of the endpoint that receives alerts about failed deliveries.
 pub(super) const FAILURE_ENDPOINT: &str = "on_failure";

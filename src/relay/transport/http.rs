@@ -7,9 +7,9 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, header};
 use url::Url;
 
-use super::address_policy::AddressPolicy;
 use super::headers::{MessageHeaders, redacted_lines};
 use super::http_client::{self, USER_AGENT, check_url, read_capped};
+use super::network::Network;
 use super::oauth2::TokenCache;
 use super::sink::{Message, SendOutcome, Sink};
 use crate::domain::delivery::AttemptResult;
@@ -34,9 +34,9 @@ impl HttpSink {
     pub(super) fn new(
         settings: &EndpointSettings,
         url: Url,
-        policy: &AddressPolicy,
+        network: &Network,
     ) -> Result<Self, String> {
-        check_url(&url, "url", policy)?;
+        check_url(&url, "url", &network.policy)?;
         if !settings.subject.is_empty() || settings.nats.is_some() {
             return Err("subject and nats are only for NATS endpoints".to_owned());
         }
@@ -44,14 +44,15 @@ impl HttpSink {
         let headers = MessageHeaders::new(settings)?
             .with_default(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))
             .with_default(ACCEPT, HeaderValue::from_static("*/*"));
-        let client = http_client::client(policy, settings.max_in_flight.count())?;
         let auth = settings.auth.as_ref();
+        let has_tls = url.scheme() == "https" || auth.is_some();
+        let client = http_client::client(network, settings.max_in_flight.count(), has_tls)?;
         if auth.is_some() && headers.contains(&AUTHORIZATION) {
             return Err(
                 "auth and the header authorization are both set. Remove one of them.".to_owned(),
             );
         }
-        let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), policy));
+        let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), &network.policy));
         Ok(Self {
             url,
             headers,

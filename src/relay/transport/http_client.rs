@@ -5,20 +5,33 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use super::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
+use super::network::Network;
+use super::tls::{HTTP_PROTOCOL, config_without_authorities};
 
 pub(super) const USER_AGENT: &str =
     concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
 
 /// Creates a client. Each endpoint has its own client, so endpoints do not compete for connections.
-pub(super) fn client(policy: &AddressPolicy, max_in_flight: usize) -> Result<Client, String> {
-    // An error means that a crypto provider is already installed. Either provider is fine.
-    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+///
+/// Without TLS it needs no authority, so plain HTTP works on a system that has none.
+pub(super) fn client(
+    network: &Network,
+    max_in_flight: usize,
+    has_tls: bool,
+) -> Result<Client, String> {
+    let mut tls = if has_tls {
+        network.authorities.client_config(None)?
+    } else {
+        config_without_authorities()
+    };
+    tls.alpn_protocols = vec![HTTP_PROTOCOL.to_vec()];
     Client::builder()
         .user_agent(USER_AGENT)
         .redirect(Policy::none())
         // A proxy would connect to addresses that the policy has not checked.
         .no_proxy()
-        .dns_resolver(policy.clone())
+        .tls_backend_preconfigured(tls)
+        .dns_resolver(network.policy.clone())
         .pool_max_idle_per_host(max_in_flight)
         .build()
         .map_err(|error| format!("the HTTP client cannot be created: {error}"))

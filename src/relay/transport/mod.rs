@@ -8,6 +8,7 @@ mod http;
 mod http_client;
 mod nats;
 mod nats_subject;
+mod network;
 mod oauth2;
 mod sink;
 mod tls;
@@ -22,14 +23,16 @@ use http::HttpSink;
 use nats::NatsSink;
 
 pub(super) use address_policy::AddressPolicy;
+pub(super) use network::Network;
 pub(super) use sink::{Message, SendOutcome, Sink};
+pub(super) use tls::Authorities;
 
 /// Creates the sink for the endpoint's URL. Does not connect yet.
 ///
 /// The error is a clause that names the setting. It never repeats the URL, which may contain a secret.
 pub(super) fn open(
     settings: &EndpointSettings,
-    policy: &AddressPolicy,
+    network: &Network,
 ) -> Result<Arc<dyn Sink>, String> {
     const RULE: &str =
         "url must be a URL such as https://app.example/webhooks/ or nats://nats.example:4222";
@@ -37,9 +40,9 @@ pub(super) fn open(
     let is_nats = |url: &Url| matches!(url.scheme(), "nats" | "tls");
     match urls.as_slice() {
         [url] if matches!(url.scheme(), "http" | "https") => {
-            Ok(Arc::new(HttpSink::new(settings, url.clone(), policy)?))
+            Ok(Arc::new(HttpSink::new(settings, url.clone(), network)?))
         }
-        urls if urls.iter().all(is_nats) => Ok(Arc::new(NatsSink::new(settings, urls, policy)?)),
+        urls if urls.iter().all(is_nats) => Ok(Arc::new(NatsSink::new(settings, urls, network)?)),
         _ => Err(RULE.to_owned()),
     }
 }

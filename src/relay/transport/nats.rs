@@ -19,9 +19,9 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 use url::Url;
 
-use super::address_policy::AddressPolicy;
 use super::headers::{MessageHeaders, redacted_lines};
 use super::nats_subject::SubjectTemplate;
+use super::network::Network;
 use super::sink::{Message, SendOutcome, Sink};
 use crate::domain::delivery::AttemptResult;
 use crate::relay::settings::EndpointSettings;
@@ -68,7 +68,7 @@ impl NatsSink {
     pub(super) fn new(
         settings: &EndpointSettings,
         urls: &[Url],
-        policy: &AddressPolicy,
+        network: &Network,
     ) -> Result<Self, String> {
         if settings.auth.is_some() {
             return Err(
@@ -82,7 +82,7 @@ impl NatsSink {
         };
         Ok(Self {
             name: settings.name.clone(),
-            servers: Servers::new(urls, &settings.nats.clone().unwrap_or_default(), policy)?,
+            servers: Servers::new(urls, &settings.nats.clone().unwrap_or_default(), network)?,
             subject,
             headers: MessageHeaders::new(settings)?,
             timeout: settings.timeout(),

@@ -17,7 +17,7 @@ use crate::config_types::read_file;
 use crate::random;
 use crate::relay::settings::NatsSettings;
 use crate::relay::transport::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
-use crate::relay::transport::tls;
+use crate::relay::transport::network::Network;
 
 /// The name of this client in the server's monitoring.
 const CLIENT_NAME: &str = concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
@@ -73,22 +73,22 @@ impl Servers {
     pub(super) fn new(
         urls: &[Url],
         settings: &NatsSettings,
-        policy: &AddressPolicy,
+        network: &Network,
     ) -> Result<Self, String> {
-        let servers = urls.iter().map(|url| Server::new(url, policy));
+        let servers = urls.iter().map(|url| Server::new(url, &network.policy));
         let all = servers.collect::<Result<Vec<_>, _>>()?;
         let client_identity = settings.client_identity()?;
         let has_tls = all.iter().any(|server| server.is_tls);
         if client_identity.is_some() && !has_tls {
             return Err("nats.client_cert_file needs a URL with tls://".to_owned());
         }
-        let tls = has_tls.then(|| tls::client_config(client_identity));
+        let tls = has_tls.then(|| network.authorities.client_config(client_identity));
         Ok(Self {
             all,
             identity: Identity::new(urls, settings)?,
             tls: tls.transpose()?,
             inbox_prefix: settings.inbox_prefix()?.map(str::to_owned),
-            policy: policy.clone(),
+            policy: network.policy.clone(),
         })
     }
 
