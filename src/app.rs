@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -190,11 +191,13 @@ impl<'a> Service<'a> {
         self.try_audit_log().await;
         self.migrated.store(true, Ordering::Release);
         self.log_startup(addresses).await;
+        notify_systemd(NotifyState::Ready);
         let (shutdown, store) = (self.shutdown, self.store.clone());
         let (requests, progress) = (self.requests.clone(), self.progress);
         self.spawn_tasks(&mut tasks, webhook_server);
 
         let exit_reason = tasks.wait_for_shutdown(shutdown).await;
+        notify_systemd(NotifyState::Stopping);
         progress.exit_reason.get_or_init(|| exit_reason);
         requests.close();
         requests.wait().await;
@@ -327,5 +330,12 @@ impl<'a> Service<'a> {
         let database = &self.settings.database.url;
         let encryption = database.encryption().await;
         tracing::info!(%webhook, %ops, path, ?database, encryption, "listening for webhooks on http://{webhook}{path}");
+    }
+}
+
+/// Reports a state to systemd, if systemd started this process (`Type=notify`, see `sd_notify(3)`).
+fn notify_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(error = chain(&error), "cannot report the state to systemd");
     }
 }

@@ -130,7 +130,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
 
 /// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
 /// client.
-const CONFINED_CRATES: [(&str, &[&str]); 22] = [
+const CONFINED_CRATES: [(&str, &[&str]); 23] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
@@ -148,6 +148,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 22] = [
     ("rustix", &["app", "relay", "store"]),
     ("rustls", &["cli", "relay"]),
     ("rustls_native_certs", &["relay"]),
+    ("sd_notify", &["app"]),
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),
     ("clap", &["cli", "main"]),

@@ -27,6 +27,9 @@ need procps has ps
 need iproute2 has ip
 need util-linux has unshare
 [ -n "${TEST_DATABASE_URL:-}" ] || need postgresql has_initdb
+need systemd has systemd-analyze
+need nginx-light ls /usr/sbin/nginx
+need caddy has caddy
 need pgbouncer ls /usr/sbin/pgbouncer
 need nats-server has nats-server
 need openssl has openssl

@@ -21,6 +21,7 @@ mod connection_poolers;
 mod database_outages;
 mod database_urls;
 mod delivery_commands;
+mod deployment;
 mod django_adoption;
 mod endpoint_configuration;
 mod failure_alerts;
