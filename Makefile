@@ -79,10 +79,10 @@ soak: prepare
 	TEST_PROGRAM="$$PWD/target/release/cloudflare-images-webhook" SOAK_MINUTES=$(MINUTES) SOAK_FAULTS="$(FAULTS)" \
 		$(CARGO) test --locked --test spec loses_nothing_under_faults -- --nocapture
 
-# Fuzzes webhook requests, headers, settings, database URLs, messages and nesting, for MINUTES minutes each. Inputs that fail are in fuzz/artifacts; after the fix, move them to
+# Fuzzes webhook requests, headers, settings, database URLs, secrets, messages and nesting, for MINUTES minutes each. Inputs that fail are in fuzz/artifacts; after the fix, move them to
 # fuzz/samples. Needs cargo-fuzz (cargo install cargo-fuzz) and a C++ compiler.
 fuzz:
-	for target in webhook headers config database_url message nesting; do \
+	for target in webhook headers config database_url secrets message nesting; do \
 		mkdir -p fuzz/corpus/$$target && \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/samples/$$target -- \
 			-max_total_time=$$((60 * $(MINUTES))) </dev/null || exit 1; \

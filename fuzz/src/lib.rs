@@ -5,6 +5,7 @@ pub mod database_url;
 pub mod headers;
 pub mod message;
 pub mod nesting;
+pub mod secrets;
 pub mod webhook;
 
 #[expect(dead_code, reason = "tests/spec uses all of it")]

@@ -45,6 +45,15 @@ fn log(warning: &ConfigWarning) {
             origin,
             "parameters of the database URL have no effect"
         ),
+        ConfigWarning::ShortSecret { key } => {
+            tracing::warn!(key, "a webhook secret has fewer than 16 bytes");
+        }
+        ConfigWarning::AmbiguousSecret => tracing::warn!(
+            "the scheme standard accepts a webhook secret as text and as base64; write whsec_ before base64"
+        ),
+        ConfigWarning::QuotedSecret => {
+            tracing::warn!("a webhook secret has quotes around it, which are a part of it");
+        }
         ConfigWarning::UnverifiedDatabase { origin } => tracing::warn!(
             origin,
             "the identity of the database server is not checked; use sslmode=verify-full in the database URL"

@@ -60,6 +60,16 @@ pub enum ConfigError {
         line: usize,
         problem: String,
     },
+    /// A list without an item, which would allow everybody.
+    #[error(
+        "{key}: has no item (from {origin}). Remove it, or write 0.0.0.0/0 and ::/0 to allow everybody."
+    )]
+    EmptyList { key: String, origin: String },
+    #[error(
+        "webhook.secrets: a secret has fewer than 16 bytes, and the profile production refuses it. Make another one, for example with \
+         openssl rand -hex 32."
+    )]
+    ShortSecret,
     #[error("the environment variable {name} is not valid UTF-8")]
     NotUnicode { name: String },
     #[error(

@@ -77,6 +77,28 @@ impl Layer {
         }
     }
 
+    /// Fails if one of these lists has no item.
+    pub(super) fn check_filled(&self, lists: &[&str]) -> Result<(), ConfigError> {
+        let is_blank =
+            |value: &Value| matches!(&value.kind, ValueKind::String(text) if text.is_empty());
+        for key in lists {
+            let Some(value) = self.values.get(*key) else {
+                continue;
+            };
+            let is_empty = match &value.kind {
+                ValueKind::Array(items) => items.iter().all(is_blank),
+                _ => is_blank(value),
+            };
+            if is_empty {
+                return Err(ConfigError::EmptyList {
+                    key: (*key).to_owned(),
+                    origin: value.origin().unwrap_or(&self.source).to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Moves the values of old keys to their new keys. Returns the keys that were moved.
     pub(super) fn rename_keys(
         &mut self,

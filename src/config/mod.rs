@@ -19,6 +19,7 @@ use ::config::Config;
 use serde::Deserialize;
 
 use crate::config_types::{InvalidSetting, ListenAddress, read_file};
+use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
 use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
@@ -114,6 +115,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         let renamed = layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?;
         warnings.extend(renamed.into_iter().map(ConfigWarning::RenamedKey));
         layer.check_keys(&defaults)?;
+        layer.check_filled(&receiver::Settings::FILLED_LISTS)?;
         references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
     let is_listen_set = layers
@@ -145,6 +147,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         environment.check_libpq()?;
     }
     warnings.extend(warning::of_database_url(database, profile, &effective));
+    warnings.extend(warning::of_secrets(&settings.webhook));
     let endpoints = build_endpoints(&settings, environment.executable()).map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
     })?;
@@ -174,11 +177,14 @@ fn merged(layers: &[Layer]) -> Config {
 }
 
 impl Loaded {
-    /// Fails if the profile requires a secret and there is none.
+    /// Fails if the profile requires a secret, and there is none or a short one.
     pub fn check_profile(&self) -> Result<(), ConfigError> {
-        let is_authentication_off = self.settings.webhook.secrets().next().is_none();
+        let webhook = &self.settings.webhook;
+        let is_authentication_off = webhook.secrets().next().is_none();
+        let has_short_secret = webhook.has_short_secret(SecretAge::Current);
         match self.profile {
             Profile::Production if is_authentication_off => Err(ConfigError::SecretRequired),
+            Profile::Production if has_short_secret => Err(ConfigError::ShortSecret),
             Profile::Production | Profile::Development => Ok(()),
         }
     }

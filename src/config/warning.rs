@@ -5,6 +5,7 @@ use std::fmt;
 use super::effective_settings::EffectiveSetting;
 use super::layer::RenamedKey;
 use super::profile::Profile;
+use crate::receiver::{self, SecretAge};
 use crate::store::DatabaseUrl;
 
 /// A setting that works, and that an operator should look at.
@@ -19,6 +20,15 @@ pub enum ConfigWarning {
         /// The source of the URL.
         origin: String,
     },
+    /// A secret is short.
+    ShortSecret {
+        /// The setting.
+        key: &'static str,
+    },
+    /// A secret is a text and valid base64, and the scheme `standard` accepts both as the key.
+    AmbiguousSecret,
+    /// A secret has quotes around it.
+    QuotedSecret,
     /// In the profile production, another server could pose as the database.
     UnverifiedDatabase {
         /// The source of the URL.
@@ -33,6 +43,16 @@ impl fmt::Display for ConfigWarning {
             Self::IgnoredParameters { parameters, origin } => write!(
                 f,
                 "database.url: these parameters have no effect: {parameters} (from {origin})."
+            ),
+            Self::ShortSecret { key } => write!(
+                f,
+                "{key}: a secret has fewer than 16 bytes. Make another one, for example with openssl rand -hex 32."
+            ),
+            Self::AmbiguousSecret => f.write_str(
+                "webhook.secrets: the scheme standard accepts a secret as text and as base64. Write whsec_ before base64.",
+            ),
+            Self::QuotedSecret => f.write_str(
+                "webhook.secrets: a secret has quotes around it, which are a part of it. Remove them unless the sender has them too.",
             ),
             Self::UnverifiedDatabase { origin } => write!(
                 f,
@@ -62,6 +82,26 @@ pub(super) fn of_database_url(
     if profile == Profile::Production && url.is_unverified() {
         let origin = origin.to_owned();
         warnings.push(ConfigWarning::UnverifiedDatabase { origin });
+    }
+    warnings
+}
+
+/// Returns the warnings about the secrets of senders.
+pub(super) fn of_secrets(settings: &receiver::Settings) -> Vec<ConfigWarning> {
+    let mut warnings = Vec::new();
+    for (age, key) in [
+        (SecretAge::Current, "webhook.secrets"),
+        (SecretAge::Previous, "webhook.previous_secret"),
+    ] {
+        if settings.has_short_secret(age) {
+            warnings.push(ConfigWarning::ShortSecret { key });
+        }
+    }
+    if settings.has_ambiguous_secret() {
+        warnings.push(ConfigWarning::AmbiguousSecret);
+    }
+    if settings.has_quoted_secret() {
+        warnings.push(ConfigWarning::QuotedSecret);
     }
     warnings
 }

@@ -39,7 +39,7 @@ use crate::telemetry::metrics::ParkedMetrics;
 use crate::web::{AddressFilter, Problem, ProblemType};
 
 pub(crate) use parking::{ParkedApplier, Reprocessed};
-pub(crate) use settings::Settings;
+pub(crate) use settings::{SecretAge, Settings};
 pub use state::Receiver;
 
 impl Receiver {

@@ -2,19 +2,31 @@
 
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::payload::{Pointer, Pointers};
 use crate::config_types::{
     Bounded, Days, InvalidSetting, Networks, Seconds, Secret, SecretList, StringList, UrlPath,
-    read_file,
+    read_file, trim_quotes,
 };
 use crate::domain::notification::UnknownImages;
-use crate::signing::{Scheme, Verifier};
+use crate::signing::{Scheme, Verifier, is_ambiguous, key_bytes};
 
 /// The keyword for Cloudflare's networks in `webhook.allowed_addresses`.
 const CLOUDFLARE_KEYWORD: &str = "cloudflare";
+
+/// The length below which a secret is warned about. An attacker can try all short secrets against one recorded signature.
+const MIN_SECRET_BYTES: usize = 16;
+
+/// The age of a secret during a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretAge {
+    /// In `webhook.secrets`.
+    Current,
+    /// In `webhook.previous_secret`.
+    Previous,
+}
 
 /// Cloudflare's networks at the time of this release.
 const BUNDLED_CLOUDFLARE_NETWORKS: &str = include_str!("../../config/cloudflare-addresses.txt");
@@ -53,10 +65,39 @@ impl Settings {
         ("webhook.tolerance_secs", "webhook.timestamp_tolerance_secs"),
     ];
 
+    /// The lists that allow everybody when they are empty. So an empty value must not be given.
+    pub(crate) const FILLED_LISTS: [&str; 1] = ["webhook.allowed_addresses"];
+
     /// Returns the accepted secrets, the current ones first.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
         let secrets = self.secrets.iter().chain(self.previous_secret.get());
         secrets.cloned()
+    }
+
+    /// Returns whether a secret of this age is shorter than [`MIN_SECRET_BYTES`].
+    #[must_use]
+    pub fn has_short_secret(&self, age: SecretAge) -> bool {
+        let is_short = |secret: &SecretString| key_bytes(secret) < MIN_SECRET_BYTES;
+        match age {
+            SecretAge::Current => self.secrets.iter().any(is_short),
+            SecretAge::Previous => self.previous_secret.get().is_some_and(is_short),
+        }
+    }
+
+    /// Returns whether the scheme `standard` can read a secret in two ways.
+    #[must_use]
+    pub fn has_ambiguous_secret(&self) -> bool {
+        let mut secrets = self.secrets();
+        self.schemes.0.contains(&Scheme::Standard) && secrets.any(|secret| is_ambiguous(&secret))
+    }
+
+    /// Returns whether a secret has quotes around it, which are a part of it.
+    #[must_use]
+    pub fn has_quoted_secret(&self) -> bool {
+        self.secrets().any(|secret| {
+            let secret = secret.expose_secret();
+            trim_quotes(secret).len() < secret.len()
+        })
     }
 
     /// Returns the policy for notifications about unknown images.

@@ -226,6 +226,7 @@ impl Key {
         Some(Self {
             plain: decoded_secret,
             standard: hmac_with_key(text.as_bytes()),
+            decoded: None,
             secret_digest,
         })
     }

@@ -16,6 +16,7 @@ mod timestamped;
 mod verifier;
 
 pub(crate) use diagnosis::{Diagnosis, diagnose};
+pub(crate) use key::{is_ambiguous, key_bytes};
 pub use message::Message;
 pub use scheme::Scheme;
 pub(crate) use signer::Signer;

@@ -7,6 +7,8 @@ use axum::http::HeaderMap;
 use axum::http::header::HeaderName;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hmac::Hmac;
+use sha2::Sha256;
 use subtle::Choice;
 
 use super::header_values::{
@@ -43,6 +45,7 @@ pub(super) fn verify(
     }
     any_match(
         keys.iter()
+            .flat_map(Key::standard_keys)
             .map(|key| contains_digest(&claimed, &signature(key, id, timestamp, body))),
     )
 }
@@ -51,7 +54,7 @@ pub(super) fn sign(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String)
     let timestamp = message.sent_at.unix_seconds().to_string();
     let signatures: Vec<String> = keys
         .iter()
-        .map(|key| signature(key, message.id, &timestamp, message.body))
+        .map(|key| signature(&key.standard, message.id, &timestamp, message.body))
         .map(|signature| format!("v1,{}", STANDARD.encode(signature)))
         .collect();
     [
@@ -61,9 +64,9 @@ pub(super) fn sign(keys: &[Key], message: &Message<'_>) -> [(HeaderName, String)
     ]
 }
 
-fn signature(key: &Key, id: &str, timestamp: &str, body: &[u8]) -> Digest {
+fn signature(key: &Hmac<Sha256>, id: &str, timestamp: &str, body: &[u8]) -> Digest {
     digest(
-        &key.standard,
+        key,
         &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body],
     )
 }

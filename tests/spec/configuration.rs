@@ -81,7 +81,7 @@ fn loads_profile_from_file_or_program() {
     let folder = TempDir::new().expect("a folder");
     let variables = [
         ("APP_PROFILE", "production"),
-        ("CLOUDFLARE_WEBHOOK_SECRET", "s"),
+        ("CLOUDFLARE_WEBHOOK_SECRET", "a secret with 24 letters"),
     ];
 
     let built_in = stdout(&run(folder.path(), &["check-config"], &variables));
@@ -737,7 +737,7 @@ fn rejects_empty_secret_file() {
 
 #[test]
 fn validates_secret_for_standard_scheme() {
-    let secret = ("CLOUDFLARE_WEBHOOK_SECRET", "whsec_hunter2");
+    let secret = ("CLOUDFLARE_WEBHOOK_SECRET", "whsec_hunter2!");
 
     let (on, off) = (
         check(&[secret, ("APP__WEBHOOK__SCHEMES", "hmac,standard")]),
@@ -746,7 +746,8 @@ fn validates_secret_for_standard_scheme() {
 
     assert_eq!(on.status.code(), Some(2));
     assert!(
-        stderr(&on).contains("webhook.secrets") && stderr(&on).contains("base64 of 24 to 64 bytes"),
+        stderr(&on).contains("webhook.secrets")
+            && stderr(&on).contains("a character after whsec_ that is not base64"),
         "{}",
         stderr(&on)
     );

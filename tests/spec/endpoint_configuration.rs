@@ -98,7 +98,7 @@ fn rejects_invalid_endpoints() {
             "name = \"a b\"\nurl = \"https://crm.example/SECRET\"\n",
             "name must have 1 to 64 letters",
         ),
-        (&format!("{required}secret = \"whsec_SECRET\"\n"), "base64"),
+        (&format!("{required}secret = \"whsec_SECRET!\"\n"), "base64"),
         (
             &format!("{required}secret = \"${{NOT_SET}}\"\n"),
             "the environment variable NOT_SET is not set",

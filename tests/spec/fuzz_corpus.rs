@@ -13,7 +13,8 @@ use crate::support::database::Database;
 use crate::support::mutation::{Prng, samples};
 use crate::support::signing::{SECRET, hex_hmac};
 use crate::support::{
-    fuzz_config, fuzz_database_url, fuzz_headers, fuzz_message, fuzz_nesting, fuzz_webhook,
+    fuzz_config, fuzz_database_url, fuzz_headers, fuzz_message, fuzz_nesting, fuzz_secrets,
+    fuzz_webhook,
 };
 
 /// The number of requests to each database.
@@ -168,6 +169,13 @@ fn mutated_settings_leak_no_secret() {
 fn mutated_database_urls_leak_no_password() {
     let check = fuzz_database_url::check;
     let seen = check_on_stack(8, "database_url", CHECKED_SETTINGS, check);
+
+    assert_eq!(seen, BTreeSet::from([false, true]));
+}
+
+#[test]
+fn mutated_secrets_are_never_shown() {
+    let seen = check_on_stack(8, "secrets", CHECKED_SETTINGS, fuzz_secrets::check);
 
     assert_eq!(seen, BTreeSet::from([false, true]));
 }

@@ -42,6 +42,7 @@ mod migrations;
 mod nested_payloads;
 mod oauth2_tokens;
 mod parked_notifications;
+mod pasted_secrets;
 mod payload_shapes;
 mod postgres_notify;
 mod query_plans;

@@ -20,6 +20,9 @@ pub(crate) mod fuzz_message;
 #[path = "../../fuzz/src/nesting.rs"]
 pub(crate) mod fuzz_nesting;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
+#[path = "../../fuzz/src/secrets.rs"]
+pub(crate) mod fuzz_secrets;
+#[expect(unreachable_pub, reason = "the fuzzer has it in a library")]
 #[path = "../../fuzz/src/webhook.rs"]
 pub(crate) mod fuzz_webhook;
 // `fuzz_headers` uses it by its name in the fuzzer.
