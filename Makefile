@@ -14,7 +14,7 @@ FAULTS ?=
 # The database of known vulnerabilities, which cargo-deny reads.
 ADVISORIES = https://github.com/RustSec/advisory-db
 
-.PHONY: run build test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
+.PHONY: run build image-test test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -96,3 +96,8 @@ bench:
 # Installs the programs that the tests need, such as a C compiler and Postgres.
 prepare:
 	@sh tests/prepare.sh
+
+# Builds the container image with buildah and runs it as platforms do. Needs root.
+image-test:
+	sh tests/prepare.sh buildah debootstrap
+	sh tests/image/run.sh
