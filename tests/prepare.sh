@@ -32,6 +32,8 @@ need nginx-light ls /usr/sbin/nginx
 need caddy has caddy
 need pgbouncer ls /usr/sbin/pgbouncer
 need nats-server has nats-server
+need tinyproxy-bin has tinyproxy
+need microsocks has microsocks
 need openssl has openssl
 # The documentation's commands.
 need curl has curl

@@ -73,7 +73,7 @@ fn warn_about_network(loaded: &Loaded) {
     if let Some(variable) = loaded.unused_proxy.filter(|_| has_endpoints) {
         tracing::warn!(
             variable,
-            "the service does not use the proxy of the environment"
+            "the service does not use the proxy of the environment; set relay.proxy_url to use one"
         );
     }
 }

@@ -151,12 +151,13 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let endpoints = build_endpoints(&settings, environment.executable()).map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
     })?;
+    let has_proxy = settings.relay.has_proxy();
     Ok(Loaded {
         settings,
         endpoints,
         profile,
         has_platform_address: port.is_some() && !is_listen_set,
-        unused_proxy: environment.proxy_variable(),
+        unused_proxy: environment.proxy_variable().filter(|_| !has_proxy),
         effective,
         warnings,
     })

@@ -15,7 +15,9 @@ use super::payload::MessageBuilder;
 use super::settings::{
     AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings, TlsSettings,
 };
-use super::transport::{self, AddressPolicy, Authorities, Message, Network, SendOutcome, Sink};
+use super::transport::{
+    self, AddressPolicy, Authorities, Message, Network, OutboundProxy, SendOutcome, Sink,
+};
 use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{Subscription, Subscriptions};
@@ -45,9 +47,15 @@ impl Endpoints {
             key: "tls.ca_file",
             rule,
         })?;
+        let proxy = settings.proxy_url.get();
+        let proxy = proxy.map(|url| OutboundProxy::new(url, settings.deny_private));
         let network = Network {
             policy: AddressPolicy::new(settings.deny_private),
             authorities,
+            proxy: proxy.transpose().map_err(|rule| InvalidSetting {
+                key: "relay.proxy_url",
+                rule,
+            })?,
         };
         let mut names = HashSet::from(RESERVED_NAMES);
         let mut event_endpoints = Vec::new();

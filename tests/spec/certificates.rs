@@ -19,24 +19,29 @@ use crate::support::token_server::TokenServer;
 const NO_AUTHORITY: (&str, &str) = ("SSL_CERT_FILE", "/nowhere/ca.pem");
 
 /// Returns the address in a URL.
-fn address(url: &str) -> SocketAddr {
+pub(crate) fn address(url: &str) -> SocketAddr {
     let url = url::Url::parse(url).expect("a URL");
     url.socket_addrs(|| None).expect("an address")[0]
 }
 
 /// Returns the path at which a subscriber receives events.
-fn path(subscriber: &Subscriber) -> String {
+pub(crate) fn path(subscriber: &Subscriber) -> String {
     let url = url::Url::parse(&subscriber.url()).expect("a URL");
     url.path().to_owned()
 }
 
 /// Returns an endpoint as a setting.
-fn endpoint(name: &str, url: &str) -> Value {
+pub(crate) fn endpoint(name: &str, url: &str) -> Value {
     json!({"name": name, "url": url, "secret": RELAY_SECRET})
 }
 
 /// Sends a message to an endpoint. Returns the error, or nothing if the endpoint accepted it.
-fn test(folder: &Path, name: &str, endpoints: &[Value], variables: &[(&str, &str)]) -> String {
+pub(crate) fn test(
+    folder: &Path,
+    name: &str,
+    endpoints: &[Value],
+    variables: &[(&str, &str)],
+) -> String {
     let endpoints = json!(endpoints).to_string();
     let mut all = vec![("APP__RELAY__ENDPOINTS", endpoints.as_str())];
     all.extend(variables);
@@ -189,7 +194,8 @@ fn rejects_unusable_ca_file() {
 #[test]
 fn warns_about_missing_authorities_and_unused_proxy() {
     let missing = "no certificate authority is known, so endpoints with https:// or tls:// fail";
-    let unused = "the service does not use the proxy of the environment";
+    let unused =
+        "the service does not use the proxy of the environment; set relay.proxy_url to use one";
     let proxy = ("https_proxy", "http://user:hidden@proxy.example:3128");
     let plain = json!([endpoint("app", "http://app.example/")]).to_string();
     let encrypted = json!([endpoint("app", "https://app.example/")]).to_string();

@@ -41,6 +41,7 @@ mod logs;
 mod migrations;
 mod nested_payloads;
 mod oauth2_tokens;
+mod outbound_proxy;
 mod parked_notifications;
 mod pasted_secrets;
 mod payload_shapes;

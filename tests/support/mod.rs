@@ -32,6 +32,7 @@ pub(crate) mod inbox;
 pub(crate) mod mutation;
 pub(crate) mod nats;
 pub(crate) mod nats_accounts;
+pub(crate) mod outbound_proxies;
 pub(crate) mod pooler;
 pub(crate) mod program;
 pub(crate) mod proxy;

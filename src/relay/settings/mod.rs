@@ -39,6 +39,8 @@ pub struct Settings {
     /// Whether private addresses are denied too. Addresses of cloud metadata services are always denied.
     #[serde(deserialize_with = "strict_bool")]
     pub(super) deny_private: bool,
+    /// The proxy for HTTP endpoints and their token servers.
+    pub(super) proxy_url: Secret,
     on_failure: OnFailure,
     failure_url: Secret,
     failure_secret: Secret,
@@ -130,6 +132,12 @@ impl Settings {
             });
         }
         endpoints
+    }
+
+    /// Returns whether HTTP endpoints are called through a proxy.
+    #[must_use]
+    pub fn has_proxy(&self) -> bool {
+        self.proxy_url.get().is_some()
     }
 
     /// Returns the Postgres channel that announces changed images, if one is set.

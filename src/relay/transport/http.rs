@@ -27,6 +27,7 @@ pub(super) struct HttpSink {
     client: Client,
     /// The source of bearer tokens, if `auth` is configured.
     tokens: Option<TokenCache>,
+    has_proxy: bool,
 }
 
 impl HttpSink {
@@ -36,7 +37,7 @@ impl HttpSink {
         url: Url,
         network: &Network,
     ) -> Result<Self, String> {
-        check_url(&url, "url", &network.policy)?;
+        check_url(&url, "url", network)?;
         if !settings.subject.is_empty() || settings.nats.is_some() {
             return Err("subject and nats are only for NATS endpoints".to_owned());
         }
@@ -52,12 +53,13 @@ impl HttpSink {
                 "auth and the header authorization are both set. Remove one of them.".to_owned(),
             );
         }
-        let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), &network.policy));
+        let tokens = auth.map(|auth| TokenCache::new(auth, client.clone(), network));
         Ok(Self {
             url,
             headers,
             client,
             tokens: tokens.transpose()?,
+            has_proxy: network.proxy.is_some(),
         })
     }
 }
@@ -88,7 +90,14 @@ impl Sink for HttpSink {
                 read_outcome(response, message.sent_at).await
             }
             // The URL is left out because it may contain a secret.
-            Err(error) => SendOutcome::no_response(chain(&error.without_url())),
+            Err(error) => {
+                let error = chain(&error.without_url());
+                SendOutcome::no_response(if self.has_proxy {
+                    format!("through relay.proxy_url: {error}")
+                } else {
+                    error
+                })
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 use url::Url;
 
-use super::address_policy::{AddressPolicy, HAS_DENIED_ADDRESS};
+use super::address_policy::HAS_DENIED_ADDRESS;
 use super::network::Network;
 use super::tls::{HTTP_PROTOCOL, config_without_authorities};
 
@@ -25,14 +25,19 @@ pub(super) fn client(
         config_without_authorities()
     };
     tls.alpn_protocols = vec![HTTP_PROTOCOL.to_vec()];
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(USER_AGENT)
         .redirect(Policy::none())
-        // A proxy would connect to addresses that the policy has not checked.
+        // A proxy of the environment would connect to addresses that the policy has not checked.
         .no_proxy()
         .tls_backend_preconfigured(tls)
-        .dns_resolver(network.policy.clone())
-        .pool_max_idle_per_host(max_in_flight)
+        .pool_max_idle_per_host(max_in_flight);
+    let builder = match &network.proxy {
+        // The client resolves only the name of the proxy. An operator chose it, so it may have any address.
+        Some(proxy) => builder.proxy(proxy.proxy()),
+        None => builder.dns_resolver(network.policy.clone()),
+    };
+    builder
         .build()
         .map_err(|error| format!("the HTTP client cannot be created: {error}"))
 }
@@ -40,15 +45,19 @@ pub(super) fn client(
 /// Checks a URL that the client will call. `setting` is its key. The error is a clause that names the setting.
 ///
 /// The client checks the addresses of a host name when it connects. An IP address is checked here,
-/// because the client does not resolve it.
-pub(super) fn check_url(url: &Url, setting: &str, policy: &AddressPolicy) -> Result<(), String> {
+/// because the client does not resolve it. So is a name that a proxy will resolve.
+pub(super) fn check_url(url: &Url, setting: &str, network: &Network) -> Result<(), String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!("{setting} must not contain a user or password"));
     }
-    if policy.denies_host(url.host_str().unwrap_or_default()) {
+    let host = url.host_str().unwrap_or_default();
+    if network.policy.denies_host(host) {
         return Err(format!("{setting} {HAS_DENIED_ADDRESS}"));
     }
-    Ok(())
+    match &network.proxy {
+        Some(proxy) => proxy.check_name(host, setting),
+        None => Ok(()),
+    }
 }
 
 /// Reads the body of a response. Stops and returns `None` if the body exceeds the limit.

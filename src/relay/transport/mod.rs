@@ -10,6 +10,7 @@ mod nats;
 mod nats_subject;
 mod network;
 mod oauth2;
+mod outbound_proxy;
 mod sink;
 mod tls;
 
@@ -24,6 +25,7 @@ use nats::NatsSink;
 
 pub(super) use address_policy::AddressPolicy;
 pub(super) use network::Network;
+pub(super) use outbound_proxy::OutboundProxy;
 pub(super) use sink::{Message, SendOutcome, Sink};
 pub(super) use tls::Authorities;
 

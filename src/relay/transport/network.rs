@@ -1,6 +1,7 @@
 //! What the connections to all endpoints share.
 
 use super::address_policy::AddressPolicy;
+use super::outbound_proxy::OutboundProxy;
 use super::tls::Authorities;
 
 /// What the connections to all endpoints share. Cheap to clone.
@@ -10,4 +11,6 @@ pub(in crate::relay) struct Network {
     pub(in crate::relay) policy: AddressPolicy,
     /// The trusted certificate authorities.
     pub(in crate::relay) authorities: Authorities,
+    /// The proxy for HTTP endpoints and token servers.
+    pub(in crate::relay) proxy: Option<OutboundProxy>,
 }

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::address_policy::AddressPolicy;
 use super::http_client::{check_url, read_capped};
+use super::network::Network;
 use crate::relay::settings::{AuthSettings, ClientAuthentication, FormValue, parse_url};
 use crate::telemetry::chain;
 
@@ -91,7 +91,7 @@ impl TokenCache {
     pub(super) fn new(
         auth: &AuthSettings,
         client: Client,
-        policy: &AddressPolicy,
+        network: &Network,
     ) -> Result<Self, String> {
         let AuthSettings::OAuth2 {
             client_id,
@@ -109,7 +109,7 @@ impl TokenCache {
         let token_url = parse_url(&token_url)
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or("auth.token_url must be a URL such as https://login.example/oauth/token")?;
-        check_url(&token_url, "auth.token_url", policy)?;
+        check_url(&token_url, "auth.token_url", network)?;
         Ok(Self {
             credentials: Credentials {
                 token_url,
