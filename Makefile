@@ -14,7 +14,7 @@ FAULTS ?=
 # The database of known vulnerabilities, which cargo-deny reads.
 ADVISORIES = https://github.com/RustSec/advisory-db
 
-.PHONY: run build image-test test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
+.PHONY: run build image-test manifest-test test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -28,7 +28,7 @@ test: prepare
 	$(CARGO) test --locked
 
 # What continuous integration runs.
-ci: check docs test
+ci: check docs manifest-test test
 
 # Checks formatting, lints, rustdoc, links of the documentation, and the dependencies' licences, duplicates and sources.
 check: require-cargo-deny
@@ -96,6 +96,12 @@ bench:
 # Installs the programs that the tests need, such as a C compiler and Postgres.
 prepare:
 	@sh tests/prepare.sh
+
+# Compares the Kubernetes manifests with the schemas of Kubernetes, which the package from PyPI contains.
+manifest-test: prepare
+	python3 -m venv target/manifest-test
+	target/manifest-test/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0
+	target/manifest-test/bin/kubernetes-validate --strict deploy/kubernetes/webhook.yaml
 
 # Builds the container image with buildah and runs it as platforms do. Needs root.
 image-test:

@@ -41,6 +41,7 @@ need postgresql-client has psql
 need sqlite3 has sqlite3
 # The documentation's programs. Only Debian's interpreters find Debian's modules.
 need python3 has python3
+need python3-venv python3 -c 'import ensurepip'
 need "python3-django python3-psycopg2" /usr/bin/python3 -c 'import django, psycopg2'
 need "ruby ruby-activerecord ruby-pg ruby-sqlite3" /usr/bin/ruby -e 'require "active_record"; require "pg"; require "sqlite3"'
 need "golang-go golang-github-lib-pq-dev" ls /usr/share/gocode/src/github.com/lib/pq
