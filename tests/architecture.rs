@@ -130,7 +130,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
 
 /// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
 /// client.
-const CONFINED_CRATES: [(&str, &[&str]); 23] = [
+const CONFINED_CRATES: [(&str, &[&str]); 25] = [
     ("async_nats", &["relay"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
@@ -152,6 +152,8 @@ const CONFINED_CRATES: [(&str, &[&str]); 23] = [
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),
     ("clap", &["cli", "main"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("anyhow", &["main", "cli", "app"]),
     (
         "serde",

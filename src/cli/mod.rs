@@ -15,12 +15,13 @@ mod rejections;
 mod retention;
 mod send;
 mod serve;
+mod shell;
 mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, ConfigError, ConfigWarning, Environment};
 use crate::relay::payload::jq::run_worker;
@@ -76,6 +77,10 @@ enum Command {
     CheckConfig,
     /// Check whether a running service is ready
     Healthcheck,
+    /// Print a script that completes the arguments of this program in a shell
+    Completions(shell::Completions),
+    /// Write a man page for each command
+    ManPages(shell::ManPages),
     /// Run the jq programs of one endpoint on messages from the standard input
     #[command(hide = true)]
     JqWorker,
@@ -100,6 +105,10 @@ impl Cli {
             // A worker needs neither the runtime nor the configuration.
             return run_worker();
         }
+        if let Some(described) = self.describe_itself() {
+            let code = described.unwrap_or_else(|error| failed(error.as_ref(), 1));
+            return checked_output(code);
+        }
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error, 1),
@@ -107,12 +116,18 @@ impl Cli {
         let code = runtime.block_on(self.run_command());
         // A forced shutdown leaves tasks behind, and waiting for them could take for ever.
         runtime.shutdown_background();
-        let code = match output::failed_write() {
-            Some(error) => failed(&OutputError(error), 1),
-            None => code,
-        };
+        let code = checked_output(code);
         telemetry::flush();
         code
+    }
+
+    /// Runs the command if it only describes the command line, without a configuration.
+    fn describe_itself(&self) -> Option<anyhow::Result<ExitCode>> {
+        match &self.command {
+            Some(Command::Completions(completions)) => Some(completions.print(Self::command())),
+            Some(Command::ManPages(pages)) => Some(pages.write(Self::command())),
+            _ => None,
+        }
     }
 
     async fn run_command(self) -> ExitCode {
@@ -138,6 +153,8 @@ impl Cli {
             Command::Verify(verify) => verify.run(&loaded),
             Command::CheckConfig => check_config::run(&loaded).await,
             Command::Healthcheck => healthcheck::run(&loaded).await,
+            Command::Completions(completions) => completions.print(Self::command()),
+            Command::ManPages(pages) => pages.write(Self::command()),
             Command::JqWorker => return run_worker(),
         };
         result.unwrap_or_else(|error| {
@@ -155,6 +172,14 @@ impl Cli {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 struct OutputError(#[source] &'static std::io::Error);
+
+/// Returns the exit code of a command, or a failure if its output is incomplete.
+fn checked_output(code: ExitCode) -> ExitCode {
+    match output::failed_write() {
+        Some(error) => failed(&OutputError(error), 1),
+        None => code,
+    }
+}
 
 /// Prints an error and its causes on one line.
 fn failed(error: &(dyn std::error::Error + 'static), code: u8) -> ExitCode {

@@ -1,5 +1,8 @@
 //! The command line.
 
+use std::fs;
+use std::process::Command;
+
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -430,4 +433,54 @@ fn reading_commands_create_no_database() {
         );
         assert!(!folder.path().join("nowhere").exists());
     }
+}
+
+#[test]
+fn bash_completes_commands() {
+    let folder = TempDir::new().expect("a folder");
+    let completions = run(folder.path(), &["completions", "bash"], &[]);
+    let script = folder.path().join("completions");
+    fs::write(&script, &completions.stdout).expect("a file");
+
+    // Bash calls the function with the words on the line.
+    let complete = r#". "$0"; COMP_WORDS=(cloudflare-images-webhook images sh) COMP_CWORD=2
+        function=$(complete -p cloudflare-images-webhook | sed 's/.* -F \([^ ]*\).*/\1/')
+        "$function" cloudflare-images-webhook sh images; echo "${COMPREPLY[@]}""#;
+    let completed = Command::new("bash")
+        .args(["-c", complete])
+        .arg(&script)
+        .output();
+
+    let completed = completed.expect("bash is installed");
+    assert_eq!(stdout(&completed).trim(), "show", "{}", stderr(&completed));
+}
+
+/// A wrong configuration must not keep the installation of a package from writing them.
+#[test]
+fn writes_man_page_of_each_command() {
+    let folder = TempDir::new().expect("a folder");
+    let variables = [("DATABASE_URL", "wrong://")];
+
+    let written = run(folder.path(), &["man-pages", "new/man1"], &variables);
+
+    assert!(written.status.success(), "{}", stderr(&written));
+    for (name, text) in [
+        (
+            "cloudflare-images-webhook.1",
+            "Receives Cloudflare Images webhooks",
+        ),
+        (
+            "cloudflare-images-webhook-images-add.1",
+            "Register an expected upload",
+        ),
+    ] {
+        let page = fs::read_to_string(folder.path().join("new/man1").join(name)).expect(name);
+        assert!(page.contains(".TH") && page.contains(text), "{page}");
+    }
+    assert!(
+        !folder
+            .path()
+            .join("new/man1/cloudflare-images-webhook-jq-worker.1")
+            .exists()
+    );
 }
