@@ -231,10 +231,7 @@ impl<'a> Bench<'a> {
         } = plan;
         let pgbench = self.pgbench_for(kind).await;
         let database = self.database(kind).await;
-        let service = match kind {
-            DatabaseKind::Sqlite | DatabaseKind::Postgres => self.service(&database),
-            DatabaseKind::PostgresBehindPooler => self.service_at(&self.pooler.url(&database)),
-        };
+        let service = self.service_of(kind, &database);
         register(&database, images).await;
         let (valid, wrong) = self.write_webhooks(images, shape);
 
@@ -415,6 +412,13 @@ impl<'a> Bench<'a> {
         let sent = sending.await.expect("no panic");
         assert_eq!(sent.refused, 0, "every webhook is acknowledged");
         sent.rate
+    }
+
+    fn service_of(&self, kind: DatabaseKind, database: &Database) -> Service {
+        match kind {
+            DatabaseKind::Sqlite | DatabaseKind::Postgres => self.service(database),
+            DatabaseKind::PostgresBehindPooler => self.service_at(&self.pooler.url(database)),
+        }
     }
 
     fn service(&self, database: &Database) -> Service {
