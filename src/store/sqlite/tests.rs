@@ -28,7 +28,7 @@ use crate::telemetry::chain;
 
 fn settings(timeout_secs: u64) -> Settings {
     let settings = serde_json::json!({
-        "url": "sqlite://unused", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1,
+        "url": "sqlite://unused", "pooler": "auto", "max_connections": 1, "writers": 1, "batch_limit": 1, "queue_limit": 1,
         "acquire_timeout_secs": 1, "timeout_secs": timeout_secs, "migrate_on_start": true
     });
     serde_json::from_value(settings).expect("valid settings")
