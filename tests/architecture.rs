@@ -523,6 +523,7 @@ fn both_databases_have_same_statements() {
         "schema_check_writable",
         "schema_lock",
         "schema_check_creatable",
+        "schema_checksums",
         "adoption_foreign_keys",
         "adoption_index",
         "adoption_record_migration",

@@ -109,7 +109,7 @@ impl Store {
                 Ok(Self::new(&database, wakeups, backend))
             }
             DatabaseUrl::Postgres(url) => {
-                let database = postgres::Postgres::open(&url.options, settings, policy);
+                let database = postgres::Postgres::open(url, settings, policy);
                 let database = Arc::new(database);
                 let backend = Backend::Postgres(Arc::clone(&database));
                 Ok(Self::new(&database, wakeups, backend))

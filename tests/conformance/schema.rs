@@ -10,6 +10,7 @@ on_every_backend!(
     lists_pending_migrations_until_run,
     lists_failed_migration_as_pending,
     ignores_migrations_of_newer_release,
+    refuses_changed_migration,
     migrates_once_for_many_processes,
     accepts_writable_database,
     remembers_last_rows_of_adopted_tables,
@@ -32,6 +33,28 @@ async fn lists_pending_migrations_until_run(fixture: &Fixture) {
     assert!(!before.is_empty());
     assert!(before.is_sorted());
     assert!(after.is_empty());
+}
+
+/// Also if no migration is pending.
+async fn refuses_changed_migration(fixture: &Fixture) {
+    let store = fixture.open().await;
+    let checksum = match fixture.backend() {
+        Backend::Sqlite => "x'00'",
+        Backend::Postgres | Backend::Pooler => r"'\x00'",
+    };
+    let change = format!("UPDATE {MIGRATIONS} SET checksum = {checksum} WHERE version = 3");
+    fixture.database.execute_script(&change).await;
+
+    let migrated = store.schema.migrate().await;
+
+    let error = migrated.expect_err("a migration was changed");
+    assert!(matches!(error, StoreError::Migration(_)), "{error:?}");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    let text = format!("{error} {source:?}");
+    assert!(
+        text.contains("migration 3 was previously applied but has been modified"),
+        "{text}"
+    );
 }
 
 async fn lists_failed_migration_as_pending(fixture: &Fixture) {

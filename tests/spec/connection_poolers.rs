@@ -170,6 +170,22 @@ async fn wrong_setting_is_named() {
     });
 }
 
+#[tokio::test]
+async fn parameter_of_url_sets_transaction_mode() {
+    let folder = TempDir::new().expect("a folder");
+    let database = Database::postgres().await;
+    let url = format!("{}?pgbouncer=true", database.url);
+
+    let migrated = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    assert!(
+        stderr(&migrated).contains(SHARED_SESSIONS),
+        "{}",
+        stderr(&migrated)
+    );
+}
+
 /// A timeout of the service must not apply to other clients of the pooler.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaves_no_setting_in_shared_sessions() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::migrate::{MigrateError, Migration};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
@@ -101,6 +102,7 @@ async fn find_work(
         .transact(begin_sql(), async |tx| applied_migrations(tx).await)
         .await?;
     if pending_migrations(&migrator(), &applied).is_empty() {
+        check_checksums(connection).await?;
         let is_invalid = is_index_valid(connection).await? == Some(false);
         return Ok(if is_invalid { Work::Index } else { Work::None });
     }
@@ -123,6 +125,33 @@ async fn find_work(
         privilege: format!("USAGE, CREATE ON SCHEMA {schema}"),
     }
     .into())
+}
+
+/// Fails if an applied migration differs from this release's. The migrator checks that too, but only if it runs.
+async fn check_checksums(connection: &mut Connection) -> Result<(), OperationError> {
+    let reading = connection.transact(begin_sql(), async |tx| {
+        let reading = sqlx::query_as(
+            "-- schema_checksums
+             SELECT version, checksum FROM cloudflare_images_webhook_migrations",
+        );
+        Ok(reading.fetch_all(tx).await?)
+    });
+    let applied: Vec<(i64, Vec<u8>)> = reading.await?;
+    let migrator = migrator();
+    let is_changed = |migration: &&Migration| {
+        let mut applied = applied.iter();
+        applied.any(|(version, checksum)| {
+            *version == migration.version && *checksum != *migration.checksum
+        })
+    };
+    let changed = migrator.iter().find(is_changed);
+    match changed {
+        Some(migration) => {
+            let error = MigrateError::VersionMismatch(migration.version);
+            Err(StoreError::Migration(error).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Runs a part of the migrations under the deadline.

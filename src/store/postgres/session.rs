@@ -21,6 +21,7 @@ use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
 use crate::store::session::{OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::{Pooler, Settings};
+use crate::store::url::PostgresUrl;
 use crate::store::url::label;
 
 /// The longest time for diagnosing a pool timeout.
@@ -46,14 +47,14 @@ pub(in crate::store) struct Postgres {
 impl Postgres {
     /// Creates a session. Its pool connects at the first operation.
     pub(in crate::store) fn open(
-        options: &PgConnectOptions,
+        url: &PostgresUrl,
         settings: &Settings,
         policy: RecordPolicy,
     ) -> Self {
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
         // Poolers refuse this parameter. It concerns values in text format, which nothing here uses.
-        let options = options.clone().extra_float_digits(None);
+        let options = url.options.clone().extra_float_digits(None);
         let mode = Arc::new(OnceCell::new());
         let outdated = Arc::new(OutdatedConnections::default());
         // Without a spare connection, cached connections would leave none for other operations.
@@ -65,7 +66,10 @@ impl Postgres {
         };
         Self {
             pool: pool(&options, settings, Arc::clone(&mode), Arc::clone(&outdated)),
-            pooler: settings.pooler,
+            pooler: match settings.pooler {
+                Pooler::Auto if url.is_behind_pgbouncer => Pooler::Transaction,
+                pooler => pooler,
+            },
             mode,
             outdated,
             local_settings: assignments("SET LOCAL", &session_settings(settings)),
@@ -91,7 +95,7 @@ impl Postgres {
         self.write(action, work).await
     }
 
-    /// Runs an operation without a transaction: each statement commits itself.
+    /// Runs an operation without a transaction of its own: each statement commits itself, except in [`PoolMode::Transaction`].
     pub(super) async fn write<T>(
         &self,
         action: &'static str,

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use error::InvalidDatabaseUrl;
 pub use ignored_parameter::IgnoredParameter;
 pub(super) use label::label;
-use postgres::PostgresUrl;
+pub(super) use postgres::PostgresUrl;
 use sqlite::SqliteUrl;
 pub use tls::SSL_MODES;
 
