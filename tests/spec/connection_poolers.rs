@@ -37,6 +37,12 @@ struct Setup {
 impl Setup {
     async fn start(pooler: &Pooler, setting: &str) -> Self {
         let database = Database::postgres().await;
+        let url = pooler.url(&database);
+        Self::start_at(url, database, setting).await
+    }
+
+    /// Starts the service with this URL of the database.
+    async fn start_at(url: String, database: Database, setting: &str) -> Self {
         let subscriber = Subscriber::start().await;
         let endpoints = json!([{
             "name": "app", "url": subscriber.url(), "secret": RELAY_SECRET, "include_models": [IMAGES],
@@ -44,7 +50,7 @@ impl Setup {
         .to_string();
         let folder = TempDir::new().expect("a folder");
         let variables = [
-            ("DATABASE_URL", pooler.url(&database)),
+            ("DATABASE_URL", url),
             ("CLOUDFLARE_WEBHOOK_SECRET", SECRET.to_owned()),
             ("APP__DATABASE__POOLER", setting.to_owned()),
             ("APP__RELAY__ENDPOINTS", endpoints),
@@ -146,6 +152,34 @@ async fn works_behind_pooler_that_rotates_sessions() {
     setup.assert_works().await;
 
     assert!(setup.has_logged(SHARED_SESSIONS));
+}
+
+/// `PgBouncer` refuses startup options, so the service sets the schema itself. The tables are adopted, so the index is built outside
+/// a transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_of_url_works_behind_pooler() {
+    let session_mode = Pooler::start("session", "");
+    let shared = Pooler::in_transaction_mode();
+    for (pooler, parameter) in [
+        (shared, "schema=app"),
+        (shared, "options=-c%20search_path%3Dapp,public"),
+        (&session_mode, "search_path=app"),
+    ] {
+        let mut database = Database::postgres().await;
+        let url = format!("{}?{parameter}", pooler.url(&database));
+        database.execute("CREATE SCHEMA app", &[]).await;
+        database.url += "?options=-c%20search_path%3Dapp";
+        database.execute_script(DJANGO_SCHEMA).await;
+        let mut setup = Setup::start_at(url, database, "auto").await;
+
+        setup.assert_works().await;
+
+        let elsewhere = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+        assert_eq!(setup.database.count(elsewhere).await, 0, "{parameter}");
+        let indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'app'
+            AND indexname = 'cloudflare_image_logs_image_id_timestamp'";
+        assert_eq!(setup.database.count(indexes).await, 1, "{parameter}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,7 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::connection::{Connection, PoolMode};
-use super::migrator::{begin, begin_sql, commit, migrator, run_until};
+use super::migrator::{begin, commit, migrator, run_until, transact};
 use super::shared::adoption::{adoptable_tables, record_adoption};
 use crate::store::adoption::{
     ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION, OwnTable,
@@ -66,8 +66,7 @@ impl Adoption {
             let mut tx = begin(connection).await?;
             run_until(&mut tx, Some(IMAGES_MIGRATION)).await?;
             commit(tx).await?;
-            let finding =
-                connection.transact(begin_sql(), async |tx| foreign_keys_to_drop(tx).await);
+            let finding = transact(connection, async |tx| foreign_keys_to_drop(tx).await);
             let alteration = Alteration::AuditLog(finding.await?);
             with_short_locks(connection, &alteration).await?;
         }
@@ -82,7 +81,8 @@ impl Adoption {
         &self,
         connection: &mut Connection,
     ) -> Result<(), OperationError> {
-        let is_needed = match is_index_valid(connection).await? {
+        let index = AuditLogIndex::find(connection).await?;
+        let is_needed = match index.and_then(|index| index.is_valid) {
             Some(is_valid) => !is_valid,
             None => self.includes(AUDIT_LOG_MIGRATION),
         };
@@ -114,7 +114,7 @@ impl Adoption {
                 .find(|migration| migration.version == version)
                 .expect("the migration exists")
         };
-        let recording = connection.transact(begin_sql(), async |tx| {
+        let recording = transact(connection, async |tx| {
             let create_adoptions = find(ADOPTIONS_MIGRATION).sql.clone();
             tx.execute(sqlx::raw_sql(create_adoptions)).await?;
             record_adoption(tx, &self.tables).await?;
@@ -256,20 +256,38 @@ async fn foreign_keys_to_drop(connection: &mut Connection) -> Result<Vec<String>
     Ok(to_drop)
 }
 
-/// Returns whether the index of the audit log is valid, or `None` if it is missing. An interrupted build leaves an invalid index.
-pub(super) async fn is_index_valid(
-    connection: &mut Connection,
-) -> Result<Option<bool>, OperationError> {
-    let reading = sqlx::query_scalar(
-        "-- adoption_index
-         SELECT indisvalid FROM pg_index
-         WHERE indexrelid = to_regclass('cloudflare_image_logs_image_id_timestamp')
-             AND indrelid = to_regclass('cloudflare_image_logs')",
-    );
-    let reading = connection.transact(begin_sql(), async |tx| {
-        Ok(reading.fetch_optional(tx).await?)
-    });
-    reading.await
+/// The index that the migration of the audit log creates.
+pub(super) struct AuditLogIndex {
+    /// The quoted name of the table's schema. Outside a transaction, `search_path` is not set.
+    schema: String,
+    /// `None` if the index is missing. An interrupted build leaves an invalid index.
+    is_valid: Option<bool>,
+}
+
+impl AuditLogIndex {
+    /// Finds the index. Returns `None` if the audit log is missing.
+    async fn find(connection: &mut Connection) -> Result<Option<Self>, OperationError> {
+        let reading = sqlx::query_as(
+            "-- adoption_index
+             SELECT quote_ident(nspname), indisvalid
+             FROM pg_class
+             JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             LEFT JOIN pg_index ON indrelid = pg_class.oid
+                 AND indexrelid = to_regclass('cloudflare_image_logs_image_id_timestamp')
+             WHERE pg_class.oid = to_regclass('cloudflare_image_logs')",
+        );
+        let finding = transact(connection, async |tx| {
+            Ok(reading.fetch_optional(tx).await?)
+        });
+        let found: Option<(String, Option<bool>)> = finding.await?;
+        Ok(found.map(|(schema, is_valid)| Self { schema, is_valid }))
+    }
+
+    /// Returns whether an interrupted build left an invalid index.
+    pub(super) async fn is_invalid(connection: &mut Connection) -> Result<bool, OperationError> {
+        let index = Self::find(connection).await?;
+        Ok(index.is_some_and(|index| index.is_valid == Some(false)))
+    }
 }
 
 /// Builds the index without blocking reads and writes. Replaces an invalid one. If Postgres ends the build because of a deadlock
@@ -284,18 +302,21 @@ async fn build_missing_index(connection: &mut Connection) -> Result<(), Operatio
 }
 
 async fn replace_index(connection: &mut Connection) -> Result<(), OperationError> {
-    if is_index_valid(connection).await? == Some(false) {
-        connection
-            .execute("DROP INDEX CONCURRENTLY cloudflare_image_logs_image_id_timestamp")
-            .await?;
+    let Some(index) = AuditLogIndex::find(connection).await? else {
+        return Ok(());
+    };
+    let schema = index.schema;
+    if index.is_valid == Some(false) {
+        let drop =
+            format!("DROP INDEX CONCURRENTLY {schema}.cloudflare_image_logs_image_id_timestamp");
+        connection.execute(AssertSqlSafe(drop)).await?;
     }
     // The name and the columns are those of the migration.
-    connection
-        .execute(
-            "CREATE INDEX CONCURRENTLY IF NOT EXISTS cloudflare_image_logs_image_id_timestamp
-             ON cloudflare_image_logs (image_id, timestamp)",
-        )
-        .await?;
+    let create = format!(
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS cloudflare_image_logs_image_id_timestamp
+         ON {schema}.cloudflare_image_logs (image_id, timestamp)"
+    );
+    connection.execute(AssertSqlSafe(create)).await?;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! A connection to the server, and the two ways in which a pooler gives server sessions to its clients.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::error::BoxDynError;
@@ -27,12 +29,33 @@ pub(super) enum PoolMode {
 pub(in crate::store) struct Connection {
     guard: GuardedConnection<Database>,
     mode: PoolMode,
+    /// The statements that set the settings of the URL in a transaction of the migrations.
+    migration_settings: Option<Arc<str>>,
 }
 
 impl Connection {
     pub(super) async fn acquire(pool: &PgPool, mode: PoolMode) -> Result<Self, Error> {
         let guard = GuardedConnection::acquire(pool).await?;
-        Ok(Self { guard, mode })
+        Ok(Self {
+            guard,
+            mode,
+            migration_settings: None,
+        })
+    }
+
+    /// Acquires a connection whose transactions begin with `begin_sql` of the migrator, and then with these settings.
+    pub(super) async fn acquire_for_migrations(
+        pool: &PgPool,
+        mode: PoolMode,
+        settings: Arc<str>,
+    ) -> Result<Self, Error> {
+        let mut connection = Self::acquire(pool, mode).await?;
+        connection.migration_settings = Some(settings);
+        Ok(connection)
+    }
+
+    pub(super) fn migration_settings(&self) -> &str {
+        self.migration_settings.as_deref().unwrap_or_default()
     }
 
     /// Returns the connection to its pool. Call it after the work succeeded.

@@ -20,10 +20,11 @@ pub(super) fn migrator() -> Migrator {
 
 /// Returns the statements that begin a transaction of the migrations. If this process dies, the server ends a statement at the
 /// deadline. The timeouts of the server's role do not apply.
-pub(super) fn begin_sql() -> String {
+pub(super) fn begin_sql(connection: &Connection) -> String {
     format!(
-        "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 0;
+        "BEGIN; {} SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = 0;
          SET LOCAL idle_in_transaction_session_timeout = 0;",
+        connection.migration_settings(),
         MIGRATION_DEADLINE.as_millis()
     )
 }
@@ -32,8 +33,18 @@ pub(super) fn begin_sql() -> String {
 pub(super) async fn begin(
     connection: &mut Connection,
 ) -> Result<Transaction<'_, Database>, sqlx::Error> {
+    let begin = begin_sql(connection);
     let connection = connection.migrator_connection();
-    connection.begin_with(AssertSqlSafe(begin_sql())).await
+    connection.begin_with(AssertSqlSafe(begin)).await
+}
+
+/// Runs work of the migrations in a transaction. If the work fails, drop the connection.
+pub(super) async fn transact<T>(
+    connection: &mut Connection,
+    work: impl AsyncFnOnce(&mut Connection) -> Result<T, OperationError>,
+) -> Result<T, OperationError> {
+    let begin = begin_sql(connection);
+    connection.transact(begin, work).await
 }
 
 /// Begins a savepoint for the migrator in a transaction that is open. Its commit commits the whole transaction.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::connection::PoolMode;
 use crate::store::settings::Settings;
+use crate::store::url::{PostgresUrl, SessionSettings};
 
 /// The idle time after which a connection is pinged before use. So connections that an outage broke are replaced, and a busy pool
 /// pays no extra round trip.
@@ -38,11 +39,16 @@ const PLANNER_SETTINGS: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
-/// Returns the settings of each session or transaction.
+/// Returns statements that set the settings of each session, until the end of the transaction if `is_local`. The settings of the
+/// URL come first, because the timeouts of the service win.
 ///
 /// The server's timeouts equal the service's deadline, so no abandoned statement runs on. The server also ends the transaction of a
 /// hanging service, and frees its locks.
-pub(super) fn session_settings(settings: &Settings) -> Vec<(&'static str, String)> {
+pub(super) fn session_settings_sql(
+    url: &SessionSettings,
+    settings: &Settings,
+    is_local: bool,
+) -> String {
     let deadline = settings.timeout_secs.seconds();
     let milliseconds = |time: Duration| time.as_millis().to_string();
     let timeouts = [
@@ -57,13 +63,10 @@ pub(super) fn session_settings(settings: &Settings) -> Vec<(&'static str, String
         ),
     ];
     let planner = PLANNER_SETTINGS.map(|(name, value)| (name, value.to_owned()));
-    timeouts.into_iter().chain(planner).collect()
-}
-
-/// Returns statements such as `SET name = 'value';`.
-pub(super) fn assignments(set: &str, settings: &[(&'static str, String)]) -> String {
-    let assign = |(name, value): &(&str, String)| format!("{set} {name} = '{value}';");
-    settings.iter().map(assign).collect()
+    let set = if is_local { "SET LOCAL" } else { "SET" };
+    let assign = |(name, value): (&str, String)| format!("{set} {name} = '{value}';");
+    let own: String = timeouts.into_iter().chain(planner).map(assign).collect();
+    url.sql(is_local) + &own
 }
 
 /// The connections that may lead to a server that is read-only. After a failover, a connection to the old primary stays open, and
@@ -93,12 +96,12 @@ impl OutdatedConnections {
 
 /// Creates the pool. It connects at the first use.
 pub(super) fn pool(
-    options: &PgConnectOptions,
+    url: &PostgresUrl,
     settings: &Settings,
     mode: Arc<OnceCell<PoolMode>>,
     outdated: Arc<OutdatedConnections>,
 ) -> PgPool {
-    let set_all: Arc<str> = assignments("SET", &session_settings(settings)).into();
+    let set_all: Arc<str> = session_settings_sql(&url.session_settings, settings, false).into();
     PgPoolOptions::new()
         .max_connections(u32::try_from(settings.max_connections.count()).unwrap_or(u32::MAX))
         .acquire_timeout(settings.acquire_timeout_secs.seconds())
@@ -130,7 +133,13 @@ pub(super) fn pool(
                 Ok(())
             })
         })
-        .connect_lazy_with(options.clone())
+        .connect_lazy_with(startup_options(url))
+}
+
+/// Returns the options of a connection, without a parameter that poolers refuse. It concerns values in text format, which nothing
+/// here uses.
+pub(super) fn startup_options(url: &PostgresUrl) -> PgConnectOptions {
+    url.options.clone().extra_float_digits(None)
 }
 
 async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -1,15 +1,16 @@
 //! The migrations of Postgres, and the check whether it is writable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Executor, PgPool};
 
-use super::adoption::{Adoption, is_index_valid};
+use super::adoption::{Adoption, AuditLogIndex};
 use super::connection::Connection;
 pub(super) use super::migrator::migrator;
-use super::migrator::{begin_inside, begin_sql, commit, run_until};
+use super::migrator::{begin_inside, begin_sql, commit, run_until, transact};
 use super::session::Postgres;
 use super::shared::adoption::applied_migrations;
 use crate::domain::notification::UnknownImages;
@@ -53,20 +54,25 @@ fn pool(backend: &Postgres) -> PgPool {
 async fn run(backend: &Postgres, pool: &PgPool) -> Result<(), OperationError> {
     let database = &backend.runner.database;
     let mode = backend.mode().await?;
-    let mut owner = Connection::acquire(pool, mode).await?;
+    let acquire = async || {
+        let settings = Arc::clone(&backend.migration_settings);
+        Connection::acquire_for_migrations(pool, mode, settings).await
+    };
+    let mut owner = acquire().await?;
     let work = find_work(&mut owner, database).await?;
     if work == Work::None {
         owner.release();
         return Ok(());
     }
     let locking = async {
-        owner.execute(AssertSqlSafe(begin_sql())).await?;
+        let begin = begin_sql(&owner);
+        owner.execute(AssertSqlSafe(begin)).await?;
         lock(&mut owner).await?;
         Adoption::find(&mut owner, database).await
     };
     let adoption = within_deadline(database, locking).await?;
     if !adoption.is_empty() || work == Work::Index {
-        let mut connection = Connection::acquire(pool, mode).await?;
+        let mut connection = acquire().await?;
         within_deadline(database, adoption.alter(&mut connection)).await?;
         adoption.build_index(&mut connection).await?;
         within_deadline(database, adoption.record(&mut connection)).await?;
@@ -98,15 +104,13 @@ async fn find_work(
     connection: &mut Connection,
     database: &DatabaseLabel,
 ) -> Result<Work, OperationError> {
-    let applied = connection
-        .transact(begin_sql(), async |tx| applied_migrations(tx).await)
-        .await?;
+    let applied = transact(connection, async |tx| applied_migrations(tx).await).await?;
     if pending_migrations(&migrator(), &applied).is_empty() {
         check_checksums(connection).await?;
-        let is_invalid = is_index_valid(connection).await? == Some(false);
+        let is_invalid = AuditLogIndex::is_invalid(connection).await?;
         return Ok(if is_invalid { Work::Index } else { Work::None });
     }
-    let reading = connection.transact(begin_sql(), async |tx| {
+    let reading = transact(connection, async |tx| {
         let reading = sqlx::query_as(
             "-- schema_check_creatable
              SELECT quote_ident(current_user), quote_ident(current_schema()),
@@ -129,7 +133,7 @@ async fn find_work(
 
 /// Fails if an applied migration differs from this release's. The migrator checks that too, but only if it runs.
 async fn check_checksums(connection: &mut Connection) -> Result<(), OperationError> {
-    let reading = connection.transact(begin_sql(), async |tx| {
+    let reading = transact(connection, async |tx| {
         let reading = sqlx::query_as(
             "-- schema_checksums
              SELECT version, checksum FROM cloudflare_images_webhook_migrations",

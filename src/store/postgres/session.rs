@@ -13,7 +13,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use super::connection::{Connection, PoolMode};
 use super::connection_cache::ConnectionCache;
 use super::pool::{
-    MAX_IDLE_WITHOUT_PING, OutdatedConnections, assignments, pool, session_settings,
+    MAX_IDLE_WITHOUT_PING, OutdatedConnections, pool, session_settings_sql, startup_options,
 };
 use super::pooler;
 use crate::store::error::{ErrorClass, StoreError};
@@ -36,6 +36,8 @@ pub(in crate::store) struct Postgres {
     outdated: Arc<OutdatedConnections>,
     /// The settings of a transaction in [`PoolMode::Transaction`], as SQL.
     local_settings: String,
+    /// The settings of the URL for a transaction of the migrations, as SQL.
+    pub(super) migration_settings: Arc<str>,
     pub(super) options: PgConnectOptions,
     pub(super) runner: OperationRunner,
     pub(super) acquire_timeout: Duration,
@@ -53,8 +55,7 @@ impl Postgres {
     ) -> Self {
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
-        // Poolers refuse this parameter. It concerns values in text format, which nothing here uses.
-        let options = url.options.clone().extra_float_digits(None);
+        let options = startup_options(url);
         let mode = Arc::new(OnceCell::new());
         let outdated = Arc::new(OutdatedConnections::default());
         // Without a spare connection, cached connections would leave none for other operations.
@@ -65,14 +66,15 @@ impl Postgres {
             0
         };
         Self {
-            pool: pool(&options, settings, Arc::clone(&mode), Arc::clone(&outdated)),
+            pool: pool(url, settings, Arc::clone(&mode), Arc::clone(&outdated)),
             pooler: match settings.pooler {
                 Pooler::Auto if url.is_behind_pgbouncer => Pooler::Transaction,
                 pooler => pooler,
             },
             mode,
             outdated,
-            local_settings: assignments("SET LOCAL", &session_settings(settings)),
+            local_settings: session_settings_sql(&url.session_settings, settings, true),
+            migration_settings: url.session_settings.sql(true).into(),
             cache: ConnectionCache::new(capacity, MAX_IDLE_WITHOUT_PING),
             runner: OperationRunner {
                 database: label(&options).into(),

@@ -11,6 +11,7 @@ mod location;
 mod parameters;
 mod postgres;
 mod query;
+mod session_settings;
 mod sqlite;
 mod suggestion;
 mod target;
@@ -25,6 +26,7 @@ use error::InvalidDatabaseUrl;
 pub use ignored_parameter::IgnoredParameter;
 pub(super) use label::label;
 pub(super) use postgres::PostgresUrl;
+pub(super) use session_settings::SessionSettings;
 use sqlite::SqliteUrl;
 pub use tls::SSL_MODES;
 

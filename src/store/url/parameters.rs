@@ -137,11 +137,16 @@ pub(super) fn apply(query: &str, target: &mut Target) -> Result<(), InvalidDatab
 
 fn is_known(name: &str) -> bool {
     SUPPORTED.contains(&name)
-        || name.starts_with("options[")
+        || name_in_options(name).is_some()
         || FIXED.iter().any(|(fixed, ..)| *fixed == name)
         || UNSUPPORTED
             .iter()
             .any(|(unsupported, _)| *unsupported == name)
+}
+
+/// Returns the name of the setting in `options[name]`.
+fn name_in_options(parameter: &str) -> Option<&str> {
+    parameter.strip_prefix("options[")?.strip_suffix(']')
 }
 
 /// Returns the error, or the one of a question mark in the password: then the at sign before the host is in the query.
@@ -229,10 +234,12 @@ fn set(target: &mut Target, name: &str, value: String) -> Result<(), InvalidData
             }
         },
         // In the text of `options`, a plus is a space.
-        "options" => target
-            .options
-            .push((name.to_owned(), value.replace('+', " "))),
-        _ => target.options.push((name.to_owned(), value)),
+        "options" => target.add_options(&value.replace('+', " ")),
+        _ => {
+            if let Some(name) = name_in_options(name) {
+                target.session_settings.push(name, &value);
+            }
+        }
     }
     Ok(())
 }

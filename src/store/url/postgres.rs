@@ -11,6 +11,7 @@ use super::label::{label, socket_folder};
 use super::location::{Host, parse_location};
 use super::parameters::apply;
 use super::query::decode;
+use super::session_settings::SessionSettings;
 use super::target::Target;
 use super::tls::{PemFile, TlsMode};
 use crate::config_types::InvalidSetting;
@@ -22,6 +23,8 @@ const APPLICATION_NAME: &str = "cloudflare-images-webhook";
 #[derive(Clone)]
 pub struct PostgresUrl {
     pub(in crate::store) options: PgConnectOptions,
+    /// The settings of each session.
+    pub(in crate::store) session_settings: SessionSettings,
     /// Whether the URL says that a connection pooler is in front of the server (`pgbouncer=true`).
     pub is_behind_pgbouncer: bool,
     pub(super) tls: TlsMode,
@@ -58,14 +61,13 @@ impl PostgresUrl {
         if let Some(capacity) = target.statement_cache_capacity {
             options = options.statement_cache_capacity(capacity);
         }
-        // PgBouncer refuses startup options. The schema public is the default.
-        let is_default =
-            target.is_behind_pgbouncer && target.search_path.as_deref() == Some("\"public\"");
-        if let (Some(search_path), false) = (target.search_path, is_default) {
-            options = options.options([("search_path", search_path)]);
+        let mut session_settings = target.session_settings;
+        if let Some(search_path) = target.search_path {
+            session_settings.push("search_path", &search_path);
         }
         Ok(Self {
             options,
+            session_settings,
             is_behind_pgbouncer: target.is_behind_pgbouncer,
             tls,
             ignored: target.ignored,

@@ -9,6 +9,7 @@ use url::Url;
 use super::error::InvalidDatabaseUrl;
 use super::ignored_parameter::IgnoredParameter;
 use super::location::Host;
+use super::session_settings::SessionSettings;
 use super::tls::{PemFile, TlsParameters};
 
 /// The parts and the parameters of a URL.
@@ -23,8 +24,10 @@ pub(super) struct Target {
     pub(super) application_name: Option<String>,
     pub(super) fallback_application_name: Option<String>,
     pub(super) search_path: Option<String>,
-    /// The parameters `options` and `options[…]`, as sqlx reads them.
-    pub(super) options: Vec<(String, String)>,
+    /// The settings in `options`.
+    pub(super) session_settings: SessionSettings,
+    /// The rest of `options`, which the server gets when the service connects.
+    pub(super) startup_options: Option<String>,
     pub(super) statement_cache_capacity: Option<usize>,
     pub(super) is_behind_pgbouncer: bool,
     pub(super) tls: TlsParameters,
@@ -32,6 +35,16 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Adds a text of `options`.
+    pub(super) fn add_options(&mut self, options: &str) {
+        let others = self.session_settings.extend_from_options(options);
+        if !others.is_empty() {
+            let startup_options = self.startup_options.get_or_insert_default();
+            startup_options.push(' ');
+            startup_options.push_str(&others);
+        }
+    }
+
     /// Makes sqlx's options through a URL that has only parameters. Otherwise, sqlx would look up the password in `.pgpass` for its
     /// default host. The environment variables of libpq apply to what the URL leaves out.
     pub(super) fn sqlx_options(&self) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
@@ -58,6 +71,7 @@ impl Target {
             ("user", self.user.as_ref()),
             ("password", self.password.as_ref()),
             ("dbname", self.database.as_ref()),
+            ("options", self.startup_options.as_ref()),
             ("sslrootcert", root.as_ref()),
             ("sslcert", certificate.as_ref()),
             ("sslkey", key.as_ref()),
@@ -68,7 +82,6 @@ impl Target {
                 pairs.append_pair(name, value);
             }
         }
-        pairs.extend_pairs(&self.options);
         drop(pairs);
         PgConnectOptions::from_url(&url).map_err(|_| InvalidDatabaseUrl::UnknownScheme)
     }

@@ -326,19 +326,56 @@ fn only_remote_hosts_need_verification() {
 }
 
 #[test]
-fn sets_startup_options() {
+fn sets_session_settings_without_startup_options() {
+    let set = |name, value| format!("SELECT set_config(E'{name}', E'{value}', true);");
     for (parameters, expected) in [
-        ("schema=my%20app", "-c search_path=\"my\\ app\""),
-        ("search_path=a,b", "-c search_path=a,b"),
-        ("options=-c+geqo%3Doff", "-c geqo=off"),
-        ("options[geqo]=off", "-c geqo=off"),
-        ("options=-c%20a%3Db&schema=s", "-c a=b -c search_path=\"s\""),
-        ("pgbouncer=true&schema=public", ""),
+        ("schema=my%20app", set("search_path", r#""my app""#)),
+        ("schema=o'a\"b", set("search_path", r#""o''a""b""#)),
+        ("search_path=a,b", set("search_path", "a,b")),
+        ("currentSchema=a", set("search_path", "a")),
+        ("options=-c+geqo%3Doff", set("geqo", "off")),
+        ("options=-cGEQO%3Doff", set("geqo", "off")),
+        ("options=--work-mem%3D8MB", set("work_mem", "8MB")),
+        ("options=-c+a.b%3Dx%5C+y%5C%5Cz", set("a.b", r"x y\\z")),
+        ("options[geqo]=off", set("geqo", "off")),
+        (
+            "options=-c%20a.b%3Dc&schema=s",
+            set("a.b", "c") + &set("search_path", r#""s""#),
+        ),
+        ("options=", String::new()),
+    ] {
+        let url = postgres(&format!("postgres://app@db/app?{parameters}"));
+        assert_eq!(url.session_settings.sql(true), expected, "{parameters}");
+        assert_eq!(url.options.get_options(), None, "{parameters}");
+    }
+}
+
+#[test]
+fn keeps_options_that_no_setting_replaces() {
+    for (parameters, expected, settings) in [
+        ("options=endpoint%3Dep-1", "endpoint=ep-1", ""),
+        (
+            "options=-c+log_connections%3Don",
+            "-c log_connections=on",
+            "",
+        ),
+        ("options=-c", "-c", ""),
+        (
+            "options=-B+4+-c+geqo%3Doff+endpoint%3Dep%5C+1",
+            r"-B 4 endpoint=ep\ 1",
+            "SELECT set_config(E'geqo', E'off', false);",
+        ),
+        ("options=-B+4&options=-e", "-B 4 -e", ""),
     ] {
         let url = postgres(&format!("postgres://app@db/app?{parameters}"));
         let options = url.options.get_options().unwrap_or_default();
-        assert_eq!(options, expected, "{parameters}");
+        assert_eq!(options.trim(), expected, "{parameters}");
+        assert_eq!(url.session_settings.sql(false), settings, "{parameters}");
     }
+}
+
+#[test]
+fn reads_marks_of_poolers() {
     assert!(postgres("postgres://db/app?pgbouncer=true").is_behind_pgbouncer);
     assert!(!postgres("postgres://db/app?pgbouncer=false").is_behind_pgbouncer);
 }
