@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::app::{client, response_to};
 use crate::support::certificates::Identity;
-use crate::support::cluster::free_port;
+use crate::support::ports::free_port;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::wait;

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::support::app::{App, client, response_to};
-use crate::support::cluster::free_port;
 use crate::support::database::Database;
+use crate::support::ports::free_port;
 use crate::support::program::{Service, end_of, path, run, stderr};
 use crate::support::signing::SECRET;
 use crate::support::wait;

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::on_both_databases;
 use crate::support::app::{client, metric, response_to};
-use crate::support::cluster::free_port;
 use crate::support::database::Database;
+use crate::support::ports::free_port;
 use crate::support::program::{LOG_FILE, LogOutput, Service, program, stderr};
 use crate::support::signing::SECRET;
 use crate::support::wait;

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use tempfile::TempDir;
 
 use crate::support::app::{CLAIMS_METRIC, PATH, wait_for_pass};
-use crate::support::cluster::free_port;
 use crate::support::database::Database;
+use crate::support::ports::free_port;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::wait;

@@ -5,16 +5,15 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 
+use super::ports::free_port;
 use super::{variable, wait};
 
 /// Whether commits survive a power failure. Tests that kill processes use the production setting.
@@ -226,20 +225,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
         let _ended = self.watchdog.wait();
-    }
-}
-
-/// Returns a port that no other caller in this process gets. It is below the system's ephemeral
-/// ports.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-
-    let first = u16::try_from(std::process::id() % 10_000).expect("it is below 10000");
-    loop {
-        let port = 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) mod nats;
 pub(crate) mod nats_accounts;
 pub(crate) mod outbound_proxies;
 pub(crate) mod pooler;
+pub(crate) mod ports;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod signing;

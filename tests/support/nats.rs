@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use tempfile::TempDir;
 
 use super::certificates::Identity;
-use super::cluster::free_port;
+use super::ports::free_port;
 use super::signing::{standard, timestamped};
 use super::subscriber::RELAY_SECRET;
 use super::wait;

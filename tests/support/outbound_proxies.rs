@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::cluster::free_port;
+use super::ports::free_port;
 use super::wait;
 
 /// The user of both proxies.

@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
-use super::cluster::{free_port, shared_server, unprivileged_user};
+use super::cluster::{shared_server, unprivileged_user};
 use super::database::Database;
+use super::ports::free_port;
 use super::wait;
 
 /// A pooler. It ends with this process, because its input ends.

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
-use super::cluster::free_port;
+use super::ports::free_port;
 use super::{variable, wait};
 
 /// Returns the program's path: `TEST_PROGRAM`, or the build that belongs to the tests.

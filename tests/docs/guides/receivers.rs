@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::programs::Program;
 use crate::support::app::client;
-use crate::support::cluster::free_port;
+use crate::support::ports::free_port;
 use crate::support::program::Service;
 use crate::support::signing::{SECRET, standard, timestamped};
 use crate::support::subscriber::RELAY_SECRET;

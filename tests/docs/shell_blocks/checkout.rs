@@ -8,7 +8,8 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::pages::repository;
-use crate::support::cluster::{Cluster, Durability, free_port};
+use crate::support::cluster::{Cluster, Durability};
+use crate::support::ports::free_port;
 use crate::support::variable;
 
 /// The program of the checkouts, which was built with the tests.
