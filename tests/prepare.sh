@@ -30,6 +30,7 @@ need util-linux has unshare
 need systemd has systemd-analyze
 need nginx-light ls /usr/sbin/nginx
 need caddy has caddy
+need haproxy ls /usr/sbin/haproxy
 need pgbouncer ls /usr/sbin/pgbouncer
 need nats-server has nats-server
 need tinyproxy-bin has tinyproxy

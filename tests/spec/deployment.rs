@@ -181,6 +181,42 @@ async fn caddy_passes_webhooks_on() {
     setup.assert_works_behind(caddy).await;
 }
 
+/// One of the two replicas does not run.
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_passes_webhooks_to_running_replica() {
+    let mut setup = Setup::start();
+    let bundle = setup.file("bundle.pem");
+    let read = |path: &Path| fs::read_to_string(path).expect("a file");
+    fs::write(&bundle, read(&setup.certificate) + &read(&setup.key)).expect("a file");
+    let site = deploy("haproxy/haproxy.cfg");
+    let site = replace(&site, ":443", &format!(":{}", setup.https_port));
+    let site = replace(
+        &site,
+        "/etc/ssl/webhooks.example.com.pem",
+        &bundle.display().to_string(),
+    );
+    let site = replace(
+        &site,
+        "127.0.0.1:8080",
+        &format!("127.0.0.1:{}", setup.service.port),
+    );
+    let site = replace(
+        &site,
+        "127.0.0.2:8080",
+        &format!("127.0.0.1:{}", free_port()),
+    );
+    let file = setup.file("haproxy.cfg");
+    fs::write(&file, site).expect("a file");
+    let mut haproxy = Command::new("haproxy");
+    haproxy
+        .arg("-db")
+        .arg("-f")
+        .arg(&file)
+        .env("PATH", PROGRAMS);
+
+    setup.assert_works_behind(haproxy).await;
+}
+
 #[test]
 fn systemd_unit_is_hardened() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR"))
