@@ -14,7 +14,7 @@ FAULTS ?=
 # The database of known vulnerabilities, which cargo-deny reads.
 ADVISORIES = https://github.com/RustSec/advisory-db
 
-.PHONY: run build image-test manifest-test test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
+.PHONY: run build arm64-test image-test manifest-test test check audit docs ci tools cargo-deny mdbook require-cargo-deny soak fuzz bench prepare
 
 run:
 	$(CARGO) run --release --locked
@@ -46,6 +46,10 @@ audit: require-cargo-deny
 	@$(CARGO) deny --locked fetch db >/dev/null 2>&1 || { \
 		echo "Nothing was audited: the advisory database at $(ADVISORIES) cannot be fetched." >&2; exit 1; }
 	$(CARGO) deny --locked check advisories
+
+# Builds the program for 64-bit ARM, and tests it in an emulator. Needs rustup, gcc-aarch64-linux-gnu and qemu-user-static.
+arm64-test: prepare
+	CARGO="$(CARGO)" sh tests/arm64/run.sh
 
 # Fails unless the pinned version of cargo-deny is installed. Another version may know other checks.
 require-cargo-deny:
