@@ -1,10 +1,12 @@
 //! Adoption of tables that exist before the first migration: apps continue to use them, and tables
 //! of other programs are refused.
 
+use std::fs;
 use std::process::{Child, Output, Stdio};
 
 use serde_json::json;
-use sqlx::{Connection, Executor, SqliteConnection};
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
@@ -170,6 +172,79 @@ async fn replicas_adopt_at_same_time() {
     assert_succeeds(first);
     assert_succeeds(second);
     assert_adopted(&database).await;
+}
+
+/// Returns the migrations of a release before the table of adoptions. It takes another lock: that of sqlx's migrator.
+async fn older_release() -> Migrator {
+    let folder = TempDir::new().expect("a folder");
+    for file in fs::read_dir("migrations/postgres").expect("a folder") {
+        let file = file.expect("a file");
+        if !file.file_name().to_string_lossy().starts_with("0005") {
+            let copy = folder.path().join(file.file_name());
+            fs::copy(file.path(), copy).expect("it is copied");
+        }
+    }
+    let mut migrator = Migrator::new(folder.path()).await.expect("migrations");
+    migrator.dangerous_set_table_name("cloudflare_images_webhook_migrations");
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+#[tokio::test]
+async fn adopts_beside_older_release() {
+    let older_release = older_release().await;
+    for _ in 0..8 {
+        let database = database_of_django().await;
+        let connect = async || {
+            PgConnection::connect(&database.url)
+                .await
+                .expect("a server")
+        };
+        let mut connection = connect().await;
+
+        let migration = start_migration(&database);
+        // If both run the same migration, the older release may fail. It then starts again.
+        while older_release.run(&mut connection).await.is_err() {
+            connection = connect().await;
+        }
+
+        assert_succeeds(migration);
+        assert_adopted(&database).await;
+    }
+}
+
+/// Without the record of the adoption, retention would delete the adopted rows.
+#[tokio::test]
+async fn records_adoption_after_older_release() {
+    let older_release = older_release().await;
+    let database = database_of_django().await;
+    let snapshot = open_snapshot(&database).await;
+    let migration = start_migration(&database);
+    wait_for_index_build(&database).await;
+
+    let audit_log = older_release
+        .iter()
+        .find(|migration| migration.version == 2);
+    let audit_log = audit_log.expect("it exists");
+    let recording = sqlx::query(
+        "INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)
+         VALUES (2, $1, true, $2, 0)",
+    );
+    let mut connection = PgConnection::connect(&database.url)
+        .await
+        .expect("a server");
+    recording
+        .bind(&*audit_log.description)
+        .bind(&*audit_log.checksum)
+        .execute(&mut connection)
+        .await
+        .expect("it is recorded");
+    snapshot.release().await;
+
+    assert_succeeds(migration);
+    assert_adopted(&database).await;
+    let adopted = "SELECT table_name || ' ' || last_id FROM cloudflare_images_webhook_adoptions";
+    assert_eq!(database.texts(adopted).await, ["cloudflare_image_logs 1"]);
 }
 
 /// An older release runs its migration beside an index whose build was interrupted.
@@ -352,7 +427,7 @@ async fn refused_file_stays_unchanged() {
     let create = other.execute("CREATE TABLE relay_events (title text)");
     create.await.expect("a table");
     other.close().await.expect("it closes");
-    let before = std::fs::read(&file).expect("a file");
+    let before = fs::read(&file).expect("a file");
 
     let url = format!("sqlite://{}", file.display());
     for arguments in [["images", "list"].as_slice(), &["migrate"]] {
@@ -364,10 +439,7 @@ async fn refused_file_stays_unchanged() {
             "{}",
             stderr(&output)
         );
-        assert!(
-            std::fs::read(&file).expect("a file") == before,
-            "{arguments:?}"
-        );
+        assert!(fs::read(&file).expect("a file") == before, "{arguments:?}");
     }
 }
 

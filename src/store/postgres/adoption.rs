@@ -13,16 +13,15 @@ use std::pin::pin;
 use std::time::Duration;
 
 use sqlx::migrate::Migration;
-use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Executor};
 
 use super::connection::{Connection, PoolMode};
-use super::migrator::{begin, commit, migrator, run_until, transact};
+use super::migrator::{begin, code_of, commit, migrator, run_until, transact};
 use super::shared::adoption::{adoptable_tables, record_adoption};
 use crate::store::adoption::{
     ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION, OwnTable,
 };
-use crate::store::error::{DatabaseLabel, StoreError};
+use crate::store::error::DatabaseLabel;
 use crate::store::session::OperationError;
 
 /// The longest wait for a lock on an adopted table. All later queries of apps on the table wait behind it. It is shorter than
@@ -131,7 +130,7 @@ impl Adoption {
     }
 }
 
-/// Records a migration as applied, as sqlx's migrator does.
+/// Records a migration as applied, as sqlx's migrator does. A release without the lock of the migrations may have recorded it.
 async fn record_migration(
     tx: &mut Connection,
     migration: &Migration,
@@ -139,7 +138,7 @@ async fn record_migration(
     sqlx::query(
         "-- adoption_record_migration
          INSERT INTO cloudflare_images_webhook_migrations (version, description, success, checksum, execution_time)
-         VALUES ($1, $2, true, $3, 0)",
+         VALUES ($1, $2, true, $3, 0) ON CONFLICT (version) DO NOTHING",
     )
     .bind(migration.version)
     .bind(&*migration.description)
@@ -191,7 +190,9 @@ async fn alter(connection: &mut Connection, alteration: &Alteration) -> Result<(
         }
         Alteration::AuditLog(foreign_keys) => {
             for name in foreign_keys {
-                let drop = format!("ALTER TABLE cloudflare_image_logs DROP CONSTRAINT {name}");
+                // An older release may have dropped it since it was found.
+                let drop =
+                    format!("ALTER TABLE cloudflare_image_logs DROP CONSTRAINT IF EXISTS {name}");
                 tx.execute(AssertSqlSafe(drop)).await?;
             }
             tx.execute(
@@ -210,16 +211,7 @@ async fn alter(connection: &mut Connection, alteration: &Alteration) -> Result<(
 
 /// Returns whether the statement could not get a lock: a timeout, or a deadlock with an app.
 fn is_lock_failure(error: &OperationError) -> bool {
-    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
-    let (OperationError::Database(error)
-    | OperationError::Store(StoreError::Migration(Execute(error) | ExecuteMigration(error, _)))) =
-        error
-    else {
-        return false;
-    };
-    let error = error.as_database_error();
-    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    error.is_some_and(|error| ["55P03", "40P01"].contains(&error.code()))
+    code_of(error).is_some_and(|code| ["55P03", "40P01"].contains(&code))
 }
 
 /// Returns the quoted names of the foreign keys on `image_id` alone: entries outlive their image, and some have no image. Logs

@@ -3,7 +3,8 @@
 //! The migrator gives names to its prepared statements. So a transaction closes them before it commits: behind a pooler, the next
 //! client may get the session.
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres as Database, Transaction};
 
 use super::connection::Connection;
@@ -69,4 +70,17 @@ pub(super) async fn run_until(
     let migrator = migrator();
     let running = migrator.run_direct(last, tx, false);
     Ok(running.await.map_err(StoreError::Migration)?)
+}
+
+/// Returns the server's code (SQLSTATE) for the error of a statement, also of one in a migration.
+pub(super) fn code_of(error: &OperationError) -> Option<&str> {
+    let (OperationError::Database(error)
+    | OperationError::Store(StoreError::Migration(
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _),
+    ))) = error
+    else {
+        return None;
+    };
+    let error = error.as_database_error()?;
+    Some(error.try_downcast_ref::<PgDatabaseError>()?.code())
 }

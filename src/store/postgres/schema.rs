@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Executor, PgPool};
 use super::adoption::{Adoption, AuditLogIndex};
 use super::connection::Connection;
 pub(super) use super::migrator::migrator;
-use super::migrator::{begin_inside, begin_sql, commit, run_until, transact};
+use super::migrator::{begin_inside, begin_sql, code_of, commit, run_until, transact};
 use super::session::Postgres;
 use super::shared::adoption::applied_migrations;
 use crate::domain::notification::UnknownImages;
@@ -21,13 +21,16 @@ use crate::store::session::OperationError;
 /// The time between two attempts to get the lock of the migrations.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The maximum number of runs of the migrations. The other process commits each migration alone, so each can cause a conflict.
+const MAX_RUNS: u32 = 8;
+
 /// The connections of the migrations. One has the lock and runs the migrations. The other one adopts tables, in short transactions.
 const MAX_CONNECTIONS: u32 = 2;
 
 /// Runs the pending migrations.
 pub(super) async fn migrate(backend: &Postgres) -> Result<(), StoreError> {
     let pool = pool(backend);
-    let migrated = run(backend, &pool).await;
+    let migrated = run_beside_others(backend, &pool).await;
     pool.close().await;
     match migrated {
         Ok(()) => Ok(()),
@@ -49,6 +52,26 @@ fn pool(backend: &Postgres) -> PgPool {
         .acquire_timeout(backend.acquire_timeout)
         .test_before_acquire(false)
         .connect_lazy_with(backend.options.clone())
+}
+
+/// Runs the migrations. A release from before the lock of the migrations does not wait for it. So both may run the same migration,
+/// and the one that commits last fails. It then continues after the other one.
+async fn run_beside_others(backend: &Postgres, pool: &PgPool) -> Result<(), OperationError> {
+    for _ in 1..MAX_RUNS {
+        match run(backend, pool).await {
+            Err(error) if is_conflict(&error) => {
+                tracing::info!("another process ran the same migration; continuing after it");
+            }
+            done => return done,
+        }
+    }
+    run(backend, pool).await
+}
+
+/// Returns whether another process has created the same row or the same object, or a deadlock with it.
+fn is_conflict(error: &OperationError) -> bool {
+    // unique_violation, duplicate_table, duplicate_object, deadlock_detected
+    code_of(error).is_some_and(|code| ["23505", "42P07", "42710", "40P01"].contains(&code))
 }
 
 async fn run(backend: &Postgres, pool: &PgPool) -> Result<(), OperationError> {
