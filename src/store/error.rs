@@ -162,6 +162,15 @@ pub enum StoreError {
         /// The write-ahead log or its index.
         file: PathBuf,
     },
+    /// A file that SQLite keeps beside the database was deleted or replaced while it was being opened.
+    #[error(
+        "the file {} was deleted or replaced by another program while it was being opened; find out which program does that",
+        file.display()
+    )]
+    DeletedAtOpening {
+        /// The write-ahead log or its index.
+        file: PathBuf,
+    },
     /// The database is closed, because a file that SQLite keeps beside it was deleted. It is being opened again.
     #[error(
         "database {database} is being opened again after a file beside it was deleted; the log says what it waits for"
@@ -307,6 +316,7 @@ impl StoreError {
             | Self::FileReplaced { .. }
             | Self::WalDeleted { .. }
             | Self::Reopening { .. }
+            | Self::DeletedAtOpening { .. }
             | Self::WalReplaced { .. }
             | Self::UnsupportedEncoding { .. }
             | Self::NotAdoptable { .. }

@@ -56,6 +56,57 @@ const WITHOUT_SHARED_MEMORY: &str = "
     void *mmap(void *, size_t, int, int, int, off_t) __attribute__((alias(\"mmap64\")));
 ";
 
+/// A function that deletes the write-ahead log and its index between two openings. The first opening only checks the tables. The
+/// second one is that of the writer.
+const DELETES_BEFORE_THIRD_OPENING: &str = r#"
+    static void before_opening(const char *path, int openings) {
+        char index[4096];
+        if (openings != 3) { return; }
+        unlink(path);
+        strcpy(index, path);
+        strcpy(index + strlen(index) - 3, "shm");
+        unlink(index);
+    }
+"#;
+
+/// Functions that replace the write-ahead log by a copy after the writer has opened it.
+const REPLACES_AFTER_SECOND_OPENING: &str = r#"
+    static void before_opening(const char *path, int openings) {}
+    char *realpath(const char *path, char *resolved) {
+        char *(*next)(const char *, char *) = dlsym(RTLD_NEXT, "realpath");
+        if (openings_of_wal == 2 && replaced++ == 0) {
+            system("cp data/images.db-wal copy && mv copy data/images.db-wal");
+        }
+        return next(path, resolved);
+    }
+"#;
+
+/// Counts how often the write-ahead log was opened.
+const COUNTS_OPENINGS: &str = r#"
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <stdarg.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int openings_of_wal, replaced;
+    static void before_opening(const char *path, int openings);
+    int open64(const char *path, int flags, ...) {
+        va_list list;
+        va_start(list, flags);
+        int mode = va_arg(list, int);
+        va_end(list);
+        size_t length = strlen(path);
+        if (length > 4 && strcmp(path + length - 4, "-wal") == 0) {
+            before_opening(path, ++openings_of_wal);
+        }
+        return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+    }
+    int open(const char *path, int flags, ...) __attribute__((alias("open64")));
+"#;
+
 /// A folder with a migrated database in `data/images.db`, which any user may enter.
 fn migrated_folder() -> TempDir {
     let folder = TempDir::new().expect("a folder");
@@ -500,25 +551,189 @@ async fn replaced_wal_is_saved_at_stop() {
     assert_eq!(exit.code(), Some(0));
     let shown = run(folder.path(), &["images", "show", "image"], &[]);
     assert!(stdout(&shown).contains("program 19"), "{}", stdout(&shown));
-    let names = fs::read_dir(&data)
-        .expect("a folder")
-        .map(|file| file.expect("a file").path());
-    let saved: Vec<_> = names
-        .filter(|path| path.display().to_string().contains("-wal-saved-"))
-        .collect();
-    assert_eq!(saved.len(), 1, "{saved:?}");
-    assert!(
-        service
-            .log()
-            .iter()
-            .any(|line| line.contains(&saved[0].display().to_string()))
+    assert_logged(&service, &["images.db-wal-saved-", "this file has them"]);
+    assert_saved_log_is_complete(folder.path());
+}
+
+/// No webhook follows, so the service does not notice the deletion before the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_deleted_before_stop_lose_no_webhook() {
+    for files in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
+        let folder = migrated_folder();
+        let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+        let acknowledged = post(&service, BODY).await.status;
+        for file in files {
+            let file = folder.path().join(format!("data/images.db{file}"));
+            fs::remove_file(file).expect("the file exists");
+        }
+
+        service.signal("-TERM");
+        let exit = service.wait();
+
+        assert_eq!((acknowledged.as_u16(), exit.code()), (200, Some(0)));
+        assert_is_uploaded(folder.path());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_wal_is_saved_if_stop_cannot_copy_it() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let mut program = open_database(folder.path()).await;
+    for statement in ["BEGIN", "SELECT count(*) FROM cloudflare_images"] {
+        program.execute(statement).await.expect("it runs");
+    }
+    let acknowledged = post(&service, BODY).await.status;
+    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    let after = post(&service, TEST_MESSAGE).await.status;
+
+    service.signal("-TERM");
+    service.wait();
+    program.close().await.expect("it closes");
+
+    assert_eq!((acknowledged.as_u16(), after.as_u16()), (200, 500));
+    assert_logged(&service, &["this file has them", "another program uses"]);
+    assert_saved_log_is_complete(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_delays_saving_replaced_wal() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+    replace_wal(folder.path());
+    service.set_limit("--fsize=1:");
+
+    service.signal("-TERM");
+    wait_until_logged(&service, "cannot be saved in this file, retrying").await;
+    service.set_limit("--fsize=unlimited:");
+    let exit = service.wait();
+
+    assert_eq!((acknowledged.as_u16(), exit.code()), (200, Some(0)));
+    assert_logged(
+        &service,
+        &["images.db-wal-saved-", "File too large", "free space"],
     );
-    // Beside a copy of the database, SQLite reads the saved log.
+    assert_saved_log_is_complete(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_at_stop_is_named() {
+    for replaces in [false, true] {
+        let folder = migrated_folder();
+        let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+        let acknowledged = post(&service, BODY).await.status;
+        if replaces {
+            replace_wal(folder.path());
+        } else {
+            let wal = folder.path().join("data/images.db-wal");
+            fs::remove_file(wal).expect("the file exists");
+        }
+        service.set_limit("--fsize=1:");
+
+        service.signal("-TERM");
+        let exit = service.wait();
+
+        assert_eq!((acknowledged.as_u16(), exit.code()), (200, Some(0)));
+        assert_logged(
+            &service,
+            &[
+                "images.db-wal-saved-",
+                "File too large",
+                "compare the images",
+            ],
+        );
+        let log = service.log();
+        assert!(!log.iter().any(|line| line.contains("panicked")), "{log:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_delays_copying_deleted_wal() {
+    let folder = migrated_folder();
+    let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+    let acknowledged = post(&service, BODY).await.status;
+    fs::remove_file(folder.path().join("data/images.db-wal")).expect("the file exists");
+    service.set_limit("--fsize=1:");
+
+    let after = post(&service, TEST_MESSAGE).await.status;
+    wait_until_logged(&service, "are not copied yet, retrying").await;
+    service.set_limit("--fsize=unlimited:");
+    wait_until_open_again(&service).await;
+    service.signal("-KILL");
+    service.wait();
+
+    assert_eq!((acknowledged.as_u16(), after.as_u16()), (200, 500));
+    assert_logged(
+        &service,
+        &["images.db-wal", "are not copied yet", "free disk space"],
+    );
+    assert_is_uploaded(folder.path());
+}
+
+/// Moves the log away, as a program does that restores a backup.
+fn replace_wal(folder: &Path) {
+    let wal = folder.join("data/images.db-wal");
+    fs::rename(&wal, folder.join("away")).expect("the file exists");
+    fs::write(&wal, "written by another program").expect("a file");
+}
+
+async fn wait_until_logged(service: &Service, text: &str) {
+    wait::until_async("the service logs", async || {
+        service.log().iter().any(|line| line.contains(text))
+    })
+    .await;
+}
+
+/// Asserts that one line of the log has all these texts.
+fn assert_logged(service: &Service, texts: &[&str]) {
+    let log = service.log();
+    let has_all = |line: &String| texts.iter().all(|text| line.contains(text));
+    assert!(log.iter().any(has_all), "{texts:?}: {log:?}");
+}
+
+/// Asserts that the saved log has the acknowledged webhook. SQLite reads the log beside a copy of the database.
+fn assert_saved_log_is_complete(folder: &Path) {
+    let data = folder.join("data");
+    let files = fs::read_dir(&data).expect("a folder");
+    let mut paths = files.map(|file| file.expect("a file").path());
+    let saved = paths.find(|path| path.display().to_string().contains("-wal-saved-"));
     fs::copy(data.join("images.db"), data.join("copy.db")).expect("it is copied");
-    fs::rename(&saved[0], data.join("copy.db-wal")).expect("it is renamed");
+    fs::copy(saved.expect("a saved log"), data.join("copy.db-wal")).expect("it is copied");
     let variables = [("DATABASE_URL", "sqlite://data/copy.db")];
-    let shown = run(folder.path(), &["images", "show", "image"], &variables);
+    let shown = run(folder, &["images", "show", "image"], &variables);
     assert!(stdout(&shown).contains("uploaded"), "{}", stdout(&shown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_deleted_during_opening_lose_no_webhook() {
+    for source in [DELETES_BEFORE_THIRD_OPENING, REPLACES_AFTER_SECOND_OPENING] {
+        let folder = migrated_folder();
+        let mut service = Service::start(folder.path(), &SERVICE_VARIABLES);
+        let acknowledged = post(&service, BODY).await.status;
+        service.signal("-KILL");
+        service.wait();
+        let library = compile(folder.path(), &format!("{COUNTS_OPENINGS}{source}"));
+        let mut command = program(folder.path());
+        command
+            .arg("serve")
+            .env("LD_PRELOAD", library)
+            .env("APP__SERVER__LISTEN", "127.0.0.1:0")
+            .env("APP__OPS__LISTEN", "127.0.0.1:0");
+
+        let served = end_of(command);
+
+        let error = stderr(&served);
+        assert_eq!(
+            (acknowledged.as_u16(), served.status.code()),
+            (200, Some(1)),
+            "{error}"
+        );
+        assert!(error.contains("while it was being opened"), "{error}");
+        assert_is_uploaded(folder.path());
+        let service = Service::start(folder.path(), &SERVICE_VARIABLES);
+        assert_eq!(post(&service, TEST_MESSAGE).await.status, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

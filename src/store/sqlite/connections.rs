@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::checkpoints::{Checkpointer, LONG_WAL_PAGES};
 use super::file::OpenedFile;
 use super::result_code::is_busy;
-use super::wal_keeper::{OPEN_WAL, WalKeeper};
+use super::saved_wal::{self, WAL_REPLACED};
+use super::wal_keeper::{COPY_WAL, OPEN_WAL, WalKeeper};
 use crate::store::error::StoreError;
 use crate::store::session::OperationError;
 use crate::telemetry::chain;
@@ -73,10 +74,15 @@ impl Opener {
         let writer = self.open_writer(&options).await?;
         check_journal_mode(&writer).await?;
         sqlx::query(OPEN_WAL).execute(&writer).await?;
-        // If the WAL is deleted while the connections are opened, they have different ones.
-        let file = Arc::new(OpenedFile::at(&self.path).map_err(sqlx::Error::Io)?);
-        let wal_keeper = WalKeeper::open(&options).await?;
-        file.check(&self.path.display().to_string().into())?;
+        let (file, wal_keeper) = match self.keep_wal_open(&options).await {
+            Ok((file, wal_keeper)) => (Arc::new(file), wal_keeper),
+            Err(error) => {
+                // If the WAL was deleted, it may be the only copy of an earlier run's commits.
+                let _copied = sqlx::query(COPY_WAL).execute(&writer).await;
+                writer.close().await;
+                return Err(error);
+            }
+        };
         let readers = pool(MAX_READERS, self.acquire_timeout)
             .connect_lazy_with(options.create_if_missing(false));
         Ok(Connections {
@@ -86,6 +92,30 @@ impl Opener {
             wal_keeper,
             file,
         })
+    }
+
+    /// Opens the keeper of the WAL. Fails if the WAL was deleted since the writer opened it: the keeper would have another one.
+    async fn keep_wal_open(
+        &self,
+        options: &SqliteConnectOptions,
+    ) -> Result<(OpenedFile, WalKeeper), OperationError> {
+        let file = OpenedFile::at(&self.path)?;
+        let opened = WalKeeper::open(options).await;
+        // Before an error of the keeper: another WAL does not fit the writer's index, and SQLite takes the file for damaged.
+        match file.check(&self.path.display().to_string().into()) {
+            Ok(()) => Ok((file, opened?)),
+            Err(error) => {
+                if let Ok(wal_keeper) = opened {
+                    wal_keeper.close().await;
+                }
+                Err(match error {
+                    StoreError::WalDeleted { file } | StoreError::WalReplaced { file } => {
+                        StoreError::DeletedAtOpening { file }.into()
+                    }
+                    error => error.into(),
+                })
+            }
+        }
     }
 
     /// Opens the writer. Retries while another process locks the file: to switch a file to WAL mode, SQLite needs the lock, and
@@ -108,29 +138,15 @@ impl Opener {
 }
 
 impl Connections {
-    /// Stops the checkpoint task, and closes every connection. Copies the pages of a deleted WAL before that.
+    /// Stops the checkpoint task, and closes every connection. Copies the pages of a deleted WAL before that, or saves the WAL.
     async fn close(&self) {
         self.close_pools().await;
-        if !self.file.is_present() && !self.wal_keeper.copy_deleted_wal().await {
-            log_lost_pages();
+        if !self.file.is_present()
+            && let Err(reason) = self.wal_keeper.copy_deleted_wal().await
+        {
+            saved_wal::save(&self.file, &reason).await;
         }
         self.wal_keeper.close().await;
-    }
-
-    /// Saves the pages of a WAL that another program has replaced.
-    fn save_wal(&self) {
-        match self.file.save_wal() {
-            Ok(file) => tracing::error!(
-                file = %file.display(),
-                "another program replaced the write-ahead log; this file has the service's last writes"
-            ),
-            Err(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "another program replaced the write-ahead log, and the service's own one cannot be saved; the last webhooks may be missing"
-                );
-            }
-        }
     }
 
     async fn close_pools(&self) {
@@ -179,7 +195,7 @@ impl CurrentConnections {
         let reopened = self.lock().take();
         for connections in current.into_iter().chain(reopened) {
             if connections.file.is_wal_replaced() {
-                connections.save_wal();
+                saved_wal::save(&connections.file, WAL_REPLACED).await;
                 // SQLite would copy the pages over those of the other program, so the connections stay open until the process ends.
                 std::mem::forget(connections);
             } else {
@@ -203,14 +219,16 @@ impl CurrentConnections {
         broken.close_pools().await;
         // The deleted file is the only copy of its pages, so it stays open until they are copied.
         let mut attempts = Attempts::default();
-        while !broken.wal_keeper.copy_deleted_wal().await {
+        while let Err(reason) = broken.wal_keeper.copy_deleted_wal().await {
             if attempts.log_is_due() {
                 tracing::error!(
-                    "the pages of the deleted write-ahead log are not copied yet, retrying"
+                    file = %broken.file.wal_path().display(),
+                    reason,
+                    "the pages of the deleted write-ahead log are not copied yet, retrying; free disk space, or end other programs' transactions"
                 );
             }
             if !self.wait_for_retry().await {
-                log_lost_pages();
+                saved_wal::save(&broken.file, &reason).await;
                 break;
             }
         }
@@ -266,12 +284,6 @@ impl Attempts {
         self.0 = self.0.wrapping_add(1);
         self.0 % ATTEMPTS_PER_LINE == 2
     }
-}
-
-fn log_lost_pages() {
-    tracing::error!(
-        "the pages of the deleted write-ahead log were not copied before the stop; the last webhooks may be missing"
-    );
 }
 
 /// Fails if SQLite did not switch the file to WAL mode. It then reports no error, but keeps the previous mode.

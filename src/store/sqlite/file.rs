@@ -4,9 +4,9 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use crate::store::error::{DatabaseLabel, StoreError};
+use crate::store::session::OperationError;
 
 /// The identities of the opened files: the database file, its write-ahead log (WAL) and the index of the WAL.
 ///
@@ -28,17 +28,18 @@ pub(super) struct OpenedFile {
 type FileId = (u64, u64);
 
 impl OpenedFile {
-    /// Returns the identities of the files that are at this path now. Fails if one is missing.
-    pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let file = path.canonicalize()?;
-        let (wal_path, shm_path) = (with_suffix(&file, "-wal"), with_suffix(&file, "-shm"));
+    /// Returns the identities of the files that are at this path now. Fails if this process has others open, because they were
+    /// deleted or replaced since.
+    pub(super) fn at(path: &Path) -> Result<Self, OperationError> {
+        let file = path.canonicalize().map_err(sqlx::Error::Io)?;
+        let [wal, shm] = ["-wal", "-shm"].map(|suffix| with_suffix(&file, suffix));
         Ok(Self {
             path: path.to_owned(),
-            file_id: id(&path.metadata()?),
-            wal_id: id(&wal_path.metadata()?),
-            wal_path,
-            shm_id: id(&shm_path.metadata()?),
-            shm_path,
+            file_id: id(&path.metadata().map_err(sqlx::Error::Io)?),
+            wal_id: opened_id(&wal)?,
+            wal_path: wal,
+            shm_id: opened_id(&shm)?,
+            shm_path: shm,
         })
     }
 
@@ -82,16 +83,17 @@ impl OpenedFile {
         })
     }
 
-    /// Saves the opened WAL, which may have no path any more, in a file beside the database. Returns the path of that file. Fails
-    /// where the system does not list the open files of a process: only Linux does.
-    pub(super) fn save_wal(&self) -> io::Result<PathBuf> {
+    pub(super) fn wal_path(&self) -> &Path {
+        &self.wal_path
+    }
+
+    /// Copies the opened WAL, which may have no path any more, to this path. Fails where the system does not list the open files of
+    /// a process: only Linux does.
+    pub(super) fn copy_wal(&self, to: &Path) -> io::Result<()> {
         let is_wal = |path: &PathBuf| device_and_inode(path) == Some(self.wal_id);
         let wal = descriptors()?.find(is_wal).ok_or(io::ErrorKind::NotFound)?;
-        let since_1970 = UNIX_EPOCH.elapsed().map_err(io::Error::other)?;
-        let saved = with_suffix(&self.wal_path, &format!("-saved-{}", since_1970.as_secs()));
-        std::fs::copy(wal, &saved)?;
-        File::open(&saved)?.sync_all()?;
-        Ok(saved)
+        std::fs::copy(wal, to)?;
+        File::open(to)?.sync_all()
     }
 
     /// Returns whether a process still has the WAL or its index open: this one, or another one that keeps the index.
@@ -102,9 +104,22 @@ impl OpenedFile {
     /// Returns whether this process still has the WAL open. Only Linux lists the open files of a process. Elsewhere, the index tells
     /// it.
     fn is_open_here(&self) -> bool {
-        descriptors()
-            .is_ok_and(|mut paths| paths.any(|path| device_and_inode(&path) == Some(self.wal_id)))
+        is_open_here(self.wal_id).unwrap_or(false)
     }
+}
+
+/// Returns the identity of a file that SQLite has opened at this path. Fails if the path has no file any more, or another one.
+fn opened_id(path: &Path) -> Result<FileId, StoreError> {
+    let opened = device_and_inode(path).filter(|id| is_open_here(*id).unwrap_or(true));
+    opened.ok_or_else(|| StoreError::DeletedAtOpening {
+        file: path.to_owned(),
+    })
+}
+
+/// Returns whether this process has a file open. Fails where the system does not list the open files.
+fn is_open_here(file: FileId) -> io::Result<bool> {
+    let mut paths = descriptors()?;
+    Ok(paths.any(|path| device_and_inode(&path) == Some(file)))
 }
 
 /// Returns the paths of this process's descriptors. A path leads to an open file, even if the file was deleted (proc(5)).

@@ -12,6 +12,7 @@ mod mounts;
 mod outbox;
 mod rejections;
 mod result_code;
+mod saved_wal;
 mod schema;
 mod session;
 mod tables;

@@ -13,6 +13,13 @@ use crate::telemetry::chain;
 /// The statement that opens the WAL of a connection. SQLite opens it with the first statement that reads.
 pub(super) const OPEN_WAL: &str = "SELECT count(*) FROM sqlite_schema";
 
+/// The statement that copies the pages of the WAL into the file, and waits for readers.
+pub(super) const COPY_WAL: &str = "PRAGMA wal_checkpoint(FULL)";
+
+/// The statement that limits the wait for readers, in milliseconds. While the service runs, a copy that fails is repeated. At the
+/// stop, there must be time to save the WAL instead.
+const COPY_LOCK_TIMEOUT: &str = "PRAGMA busy_timeout = 500";
+
 /// The open connection. It is used again only to copy a deleted WAL.
 pub(super) struct WalKeeper(Mutex<Option<SqliteConnection>>);
 
@@ -21,34 +28,26 @@ impl WalKeeper {
     pub(super) async fn open(options: &SqliteConnectOptions) -> Result<Self, sqlx::Error> {
         let mut connection = SqliteConnection::connect_with(options).await?;
         sqlx::query(OPEN_WAL).execute(&mut connection).await?;
+        sqlx::query(COPY_LOCK_TIMEOUT)
+            .execute(&mut connection)
+            .await?;
         Ok(Self(Mutex::new(Some(connection))))
     }
 
-    /// Copies every page of the WAL into the file, and waits for readers (FULL). Works also after the WAL was deleted, because the
-    /// connection has it open. Returns false if a page was not copied.
-    pub(super) async fn copy_deleted_wal(&self) -> bool {
+    /// Copies every page of the WAL into the file. Works also after the WAL was deleted, because the
+    /// connection has it open. Returns the reason if a page was not copied.
+    pub(super) async fn copy_deleted_wal(&self) -> Result<(), String> {
         let Some(mut connection) = self.take() else {
-            return true;
+            return Ok(());
         };
-        let copied = sqlx::query_as("PRAGMA wal_checkpoint(FULL)")
-            .fetch_one(&mut connection)
-            .await;
+        let copied: Result<(i64, i64, i64), sqlx::Error> =
+            sqlx::query_as(COPY_WAL).fetch_one(&mut connection).await;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
         match copied {
-            Ok((0_i64, pages, copied)) => {
-                let (pages, copied): (i64, i64) = (pages, copied);
-                pages == copied
-            }
-            // Another program reads an old state of the database, or writes.
-            Ok((_busy, _, _)) => false,
-            Err(error) => {
-                let error: sqlx::Error = error;
-                tracing::warn!(
-                    error = chain(&error),
-                    "cannot copy the pages of the deleted write-ahead log"
-                );
-                false
-            }
+            Ok((0, pages, copied)) if pages == copied => Ok(()),
+            // It reads an old state of the database, or writes.
+            Ok(_) => Err("another program uses the database".to_owned()),
+            Err(error) => Err(chain(&error)),
         }
     }
 
