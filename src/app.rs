@@ -211,7 +211,7 @@ impl<'a> Service<'a> {
         })
     }
 
-    /// Logs whether the database refuses every entry of the audit log. Readiness does not check that, because it changes no data.
+    /// Logs an error if the database refuses a new entry of the audit log. Readiness does not check that, because it changes no data.
     async fn try_audit_log(&self) {
         if let Err(error) = self.store.schema.try_audit_log().await {
             tracing::error!(

@@ -60,9 +60,9 @@ pub enum ConfigError {
         line: usize,
         problem: String,
     },
-    /// A list without an item, which would allow everybody.
+    /// A list without an item, which would allow every address.
     #[error(
-        "{key}: has no item (from {origin}). Remove it, or write 0.0.0.0/0 and ::/0 to allow everybody."
+        "{key}: has no item (from {origin}). Remove it, or write 0.0.0.0/0 and ::/0 to allow every address."
     )]
     EmptyList { key: String, origin: String },
     #[error(

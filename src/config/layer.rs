@@ -78,7 +78,7 @@ impl Layer {
     }
 
     /// Fails if one of these lists has no item.
-    pub(super) fn check_filled(&self, lists: &[&str]) -> Result<(), ConfigError> {
+    pub(super) fn check_not_empty(&self, lists: &[&str]) -> Result<(), ConfigError> {
         let is_blank =
             |value: &Value| matches!(&value.kind, ValueKind::String(text) if text.is_empty());
         for key in lists {
@@ -203,7 +203,7 @@ fn trim_value(key: &str, value: &mut Value) {
     }
 }
 
-/// Returns the value of a key as it is meant, without what pasting added. Quotes are never a part of a URL.
+/// Returns the value of a key without the characters that pasting added. Quotes are never a part of a URL.
 pub(super) fn trimmed<'a>(key: &str, text: &'a str) -> &'a str {
     let text = trim_pasted(text);
     if key.rsplit(['.', '_']).next() == Some("url") {

@@ -115,7 +115,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         let renamed = layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?;
         warnings.extend(renamed.into_iter().map(ConfigWarning::RenamedKey));
         layer.check_keys(&defaults)?;
-        layer.check_filled(&receiver::Settings::FILLED_LISTS)?;
+        layer.check_not_empty(&receiver::Settings::LISTS_WITH_ITEMS)?;
         references::resolve(layer, environment, &relay::Settings::VERBATIM_KEYS)?;
     }
     let is_listen_set = layers

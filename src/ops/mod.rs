@@ -81,8 +81,8 @@ impl Ops {
     }
 }
 
-/// Returns the route of the health check on the port for webhooks. It asks nothing of the database: a load balancer that stops
-/// sending webhooks could not help a database that is away.
+/// Returns the route of the health check on the port for webhooks. It does not query the database. All replicas share
+/// one database, so a load balancer cannot avoid its outage.
 pub(crate) fn health_router(path: &UrlPath) -> Router {
     let routes = path.routes().into_iter();
     routes.fold(Router::new(), |router, path| router.route(&path, get(ok)))

@@ -128,7 +128,7 @@ async fn refuse_before(
         return Ok(next.run(request).await);
     }
     let problem = Problem::of(ProblemType::Busy).caused_by(Migrating);
-    Err(problem.detail("The service starts. Send the webhook again."))
+    Err(problem.detail("The service is starting. Send the webhook again."))
 }
 
 /// The logged cause of a webhook that arrived before the end of the migrations.

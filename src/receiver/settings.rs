@@ -16,7 +16,7 @@ use crate::signing::{Scheme, Verifier, is_ambiguous, key_bytes};
 /// The keyword for Cloudflare's networks in `webhook.allowed_addresses`.
 const CLOUDFLARE_KEYWORD: &str = "cloudflare";
 
-/// The length below which a secret is warned about. An attacker can try all short secrets against one recorded signature.
+/// The minimum length of a secret without a warning. An attacker can try all short secrets against one recorded signature.
 const MIN_SECRET_BYTES: usize = 16;
 
 /// The age of a secret during a rotation.
@@ -65,8 +65,8 @@ impl Settings {
         ("webhook.tolerance_secs", "webhook.timestamp_tolerance_secs"),
     ];
 
-    /// The lists that allow everybody when they are empty. So an empty value must not be given.
-    pub(crate) const FILLED_LISTS: [&str; 1] = ["webhook.allowed_addresses"];
+    /// The lists that allow every address if they are not set. An empty value is an error, because it is probably a mistake.
+    pub(crate) const LISTS_WITH_ITEMS: [&str; 1] = ["webhook.allowed_addresses"];
 
     /// Returns the accepted secrets, the current ones first.
     pub fn secrets(&self) -> impl Iterator<Item = SecretString> {
@@ -91,7 +91,7 @@ impl Settings {
         self.schemes.0.contains(&Scheme::Standard) && secrets.any(|secret| is_ambiguous(&secret))
     }
 
-    /// Returns whether a secret has quotes around it, which are a part of it.
+    /// Returns whether a secret has quotes around it, which are a part of the secret.
     #[must_use]
     pub fn has_quoted_secret(&self) -> bool {
         self.secrets().any(|secret| {

@@ -161,7 +161,7 @@ fn invalid_endpoint(name: &str, problem: &str) -> InvalidSetting {
     }
 }
 
-/// What endpoints share: the network, and the path of this service's own program.
+/// The parts that all endpoints share: the network, and the path of this service's own program.
 type Shared<'a> = (&'a Network, &'a Arc<Path>);
 
 /// Builds an endpoint from an entry of `relay.endpoints`. The error is a clause without the endpoint's name.

@@ -27,7 +27,7 @@ on_every_backend!(
     pause_and_resumption_fail_if_suppressed,
     parking_fails_if_suppressed,
     added_image_fails_if_suppressed,
-    try_of_audit_log_fails_if_suppressed,
+    trial_entry_fails_if_suppressed,
     stores_counts_beside_suppressed_one,
 );
 
@@ -51,7 +51,7 @@ fn delivered(delivery: i64) -> Settlement {
     settlement(delivery, attempted(1, NextState::Delivered))
 }
 
-async fn try_of_audit_log_fails_if_suppressed(fixture: &Fixture) {
+async fn trial_entry_fails_if_suppressed(fixture: &Fixture) {
     let store = fixture.open_for(&["app"]).await;
 
     let before = store.schema.try_audit_log().await;

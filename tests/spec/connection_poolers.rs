@@ -113,7 +113,7 @@ impl Setup {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn finds_out_that_sessions_are_shared() {
+async fn detects_shared_sessions() {
     let mut setup = Setup::start(Pooler::in_transaction_mode(), "auto").await;
 
     setup.assert_works().await;
@@ -183,7 +183,7 @@ async fn schema_of_url_works_behind_pooler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_setting_is_named() {
+async fn error_names_wrong_pool_mode() {
     let pooler = Pooler::start("transaction", "server_round_robin = 1");
     let database = Database::postgres().await;
     let folder = TempDir::new().expect("a folder");

@@ -85,7 +85,7 @@ async fn connects_over_every_kind_of_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ignores_what_pasting_adds() {
+async fn removes_characters_that_pasting_adds() {
     let postgres = Database::postgres().await;
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("url");

@@ -120,7 +120,7 @@ fn replace(text: &str, old: &str, new: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nginx_passes_webhooks_on() {
+async fn nginx_forwards_webhooks() {
     let mut setup = Setup::start();
     let server = deploy("nginx/webhook.conf");
     let server = replace(&server, "443", &setup.https_port.to_string());
@@ -158,7 +158,7 @@ async fn nginx_passes_webhooks_on() {
 const PROGRAMS: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caddy_passes_webhooks_on() {
+async fn caddy_forwards_webhooks() {
     let mut setup = Setup::start();
     let site = deploy("caddy/Caddyfile");
     let address = format!(
@@ -183,7 +183,7 @@ async fn caddy_passes_webhooks_on() {
 
 /// One of the two replicas does not run.
 #[tokio::test(flavor = "multi_thread")]
-async fn haproxy_passes_webhooks_to_running_replica() {
+async fn haproxy_forwards_webhooks_to_running_replica() {
     let mut setup = Setup::start();
     let bundle = setup.file("bundle.pem");
     let read = |path: &Path| fs::read_to_string(path).expect("a file");

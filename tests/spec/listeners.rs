@@ -158,7 +158,7 @@ fn health_check_is_logged_at_debug() {
 }
 
 #[test]
-fn health_path_can_be_changed_and_off() {
+fn health_path_is_configurable() {
     for (path, probed, status) in [
         ("/up", "/up", "200"),
         ("/up", "/healthz", "404"),

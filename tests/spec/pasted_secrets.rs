@@ -196,8 +196,8 @@ fn empty_list_of_addresses_is_refused() {
     fs::write(folder.path().join("my.toml"), empty).expect("a file");
     let from_file = run(folder.path(), &["check-config", "--config", "my.toml"], &[]);
     assert!(stderr(&from_file).contains("has no item (from my.toml)"));
-    for everybody in ["", "0.0.0.0/0,::/0"] {
-        let output = check(&[("APP__WEBHOOK__ALLOWED_ADDRESSES", everybody)]);
-        assert!(output.status.success(), "{everybody:?}");
+    for every_address in ["", "0.0.0.0/0,::/0"] {
+        let output = check(&[("APP__WEBHOOK__ALLOWED_ADDRESSES", every_address)]);
+        assert!(output.status.success(), "{every_address:?}");
     }
 }

@@ -400,7 +400,7 @@ async fn verifies_server_name_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proves_itself_with_client_certificate() {
+async fn authenticates_with_client_certificate() {
     let folder = TempDir::new().expect("a folder");
     let (server, client) = (
         Identity::new(folder.path(), "localhost"),

@@ -1,8 +1,8 @@
 //! The repair of a body that a strict parser refuses because of a single value.
 //!
-//! Some senders write a half of a surrogate pair, bytes that are not UTF-8, or a number that no double can hold. Such a value
-//! may be in a detail, and a detail must not cost the status beside it. The repair marks the values with U+0000, which no id, no
-//! status and no detail may contain. So a marked id or status is refused, and a marked detail is left out.
+//! Some senders write a half of a surrogate pair, bytes that are not UTF-8, or a number that no double can hold. Such a value may
+//! be in a detail, and an invalid detail must not prevent the status from being applied. The repair marks the values with U+0000,
+//! which no id, no status and no detail may contain. So a marked id or status is refused, and a marked detail is left out.
 //!
 //! The repair changes nothing else. A syntax error stays a syntax error, and the nesting stays the same.
 

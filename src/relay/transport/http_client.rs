@@ -13,7 +13,7 @@ pub(super) const USER_AGENT: &str =
 
 /// Creates a client. Each endpoint has its own client, so endpoints do not compete for connections.
 ///
-/// Without TLS it needs no authority, so plain HTTP works on a system that has none.
+/// Without TLS it needs no certificate authority, so plain HTTP works on a system that has none.
 pub(super) fn client(
     network: &Network,
     max_in_flight: usize,

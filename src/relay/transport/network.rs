@@ -1,10 +1,10 @@
-//! What the connections to all endpoints share.
+//! The network settings of all endpoints.
 
 use super::address_policy::AddressPolicy;
 use super::outbound_proxy::OutboundProxy;
 use super::tls::Authorities;
 
-/// What the connections to all endpoints share. Cheap to clone.
+/// The network settings of all endpoints. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::relay) struct Network {
     /// The denied addresses.

@@ -24,8 +24,8 @@ const PRIVATE_SUFFIXES: [&str; 6] = [
     "intranet",
 ];
 
-/// A proxy. It resolves the names of endpoints, so the addresses are unknown here. The policy then decides by name, and the proxy
-/// must refuse what the name hides. Cheap to clone.
+/// A proxy. It resolves the names of endpoints, so the addresses are unknown here. The policy then checks only names, and the
+/// proxy must refuse denied addresses. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::relay) struct OutboundProxy {
     proxy: Proxy,

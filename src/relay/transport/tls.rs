@@ -83,7 +83,7 @@ impl Authorities {
 /// Returns the configuration of a client that never uses TLS. It needs no authority.
 pub(super) fn config_without_authorities() -> ClientConfig {
     let roots = Arc::new(RootCertStore::empty());
-    config(roots, None).expect("no client certificate can be wrong")
+    config(roots, None).expect("there is no client certificate that could be invalid")
 }
 
 fn config(

@@ -1,4 +1,4 @@
-//! A connection to the server, and the two ways in which a pooler gives server sessions to its clients.
+//! A connection to the server, and its pool mode.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Finding out how a pooler gives server sessions to its clients.
+//! The detection of the pool mode.
 //!
-//! Nothing in the protocol tells a pooler from the server. So two connections look for each other's traces: a pooler that gives a
-//! session to each transaction also gives one client's session, with its settings, to another client.
+//! The protocol does not show whether a pooler or the server answers. So the first connection sets a mark in its session. A pooler in
+//! transaction mode gives this session to the second connection, or another session to the first one.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const MARK: &str = "cloudflare_images_webhook.client";
 /// The longest wait for the second connection, and for its answers. A pooler with a single session lets the second client wait.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Finds the mode, with two connections. Fails if the first one cannot be opened within this time.
+/// Detects the pool mode with two connections. Fails if the first one cannot be opened within this time.
 pub(super) async fn detect(
     options: &PgConnectOptions,
     acquire_timeout: Duration,

@@ -111,7 +111,7 @@ async fn run(backend: &Postgres, pool: &PgPool) -> Result<(), OperationError> {
     Ok(())
 }
 
-/// What the migrations have to do.
+/// The work that the migrations have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     None,
@@ -121,8 +121,8 @@ enum Work {
     Migrations,
 }
 
-/// Finds out what to do. Only reads, so a user who may not create tables can start the service. Fails if migrations are pending and
-/// the user may not.
+/// Returns the work that the migrations have. Only reads, so a user without the right to create tables can start the service. Fails
+/// if migrations are pending and the user lacks this right.
 async fn find_work(
     connection: &mut Connection,
     database: &DatabaseLabel,

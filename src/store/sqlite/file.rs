@@ -101,8 +101,8 @@ impl OpenedFile {
         device_and_inode(&self.shm_path) == Some(self.shm_id) || self.is_open_here()
     }
 
-    /// Returns whether this process still has the WAL open. Only Linux lists the open files of a process. Elsewhere, the index tells
-    /// it.
+    /// Returns whether this process still has the WAL open. Only Linux lists the open files of a process. On other systems,
+    /// the answer is always no, and the index decides.
     fn is_open_here(&self) -> bool {
         is_open_here(self.wal_id).unwrap_or(false)
     }

@@ -1,4 +1,4 @@
-//! The copy of a write-ahead log (WAL) that the service saves at its stop, if the pages of the WAL cannot get into the database file.
+//! The copy of a write-ahead log (WAL) that the service saves at its stop, if its pages cannot be copied into the database file.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Whether connections are encrypted, for the log.
+//! The encryption of connections, as the log describes it.
 
 use std::time::Duration;
 

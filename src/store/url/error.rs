@@ -3,7 +3,7 @@
 //! No error repeats a part of the URL, except the name of a parameter. After an unencoded character in a password, the parts that
 //! look like a host, a port or a name can be parts of the password.
 
-/// The reason why a text is no supported database URL. Its text follows the name of a setting.
+/// The reason why a text is not a supported database URL. The message follows the name of a setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDatabaseUrl {
     /// The scheme is unknown.
@@ -35,12 +35,12 @@ pub enum InvalidDatabaseUrl {
         "has an unencoded \"/\" in the password or the database name. Write it as %2F, and write an @ there as %40."
     )]
     UnencodedSlash,
-    /// The host is no name, address or folder.
+    /// The host is not a name, an address or a folder.
     #[error(
         "has an invalid host. Use a name, an IP address or the folder of a socket, and write IPv6 addresses in brackets ([::1])."
     )]
     Host,
-    /// The port is no number.
+    /// The port is not a number.
     #[error("has an invalid port. Use a number from 1 to 65535.")]
     Port,
     /// There are several hosts.

@@ -1,4 +1,4 @@
-//! The place of a server: a host and a port, or a socket.
+//! The location of a server: a host and a port, or a socket.
 
 use std::net::Ipv6Addr;
 
@@ -8,7 +8,7 @@ use super::query::decode;
 /// The beginning of a socket's file name. Its port follows.
 const SOCKET_FILE: &str = "/.s.PGSQL.";
 
-/// The place of a server.
+/// The location of a server.
 #[derive(Debug)]
 pub(super) enum Host {
     /// A name, or an IP address.

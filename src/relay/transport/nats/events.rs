@@ -1,4 +1,4 @@
-//! The events of one connection that decide about its attempts.
+//! The events of one connection that decide the results of its attempts.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 /// The maximum number of refused subjects that an attempt has not looked at yet. An attempt that misses one times out.
 const MAX_UNREAD_REFUSALS: usize = 256;
 
-/// The begin of the server's report if the user may not subscribe.
+/// The beginning of the server's report if the user may not subscribe.
 const SUBSCRIPTION_DENIED: &str = "permissions violation for subscription to \"";
 
-/// The begin of the server's report if the user may not publish.
+/// The beginning of the server's report if the user may not publish.
 const PUBLISH_DENIED: &str = "permissions violation for publish to \"";
 
 /// The events of a connection. The server reports a missing permission only here: the attempt would just time out.
@@ -73,7 +73,7 @@ impl ConnectionEvents {
         } else if is(PUBLISH_DENIED) {
             let subject = text[PUBLISH_DENIED.len()..].split('"').next();
             // An error means that no attempt is waiting.
-            let _nobody_waits = self
+            let _no_receiver = self
                 .refused_subjects
                 .send(subject.unwrap_or_default().into());
         }

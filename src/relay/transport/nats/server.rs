@@ -182,8 +182,8 @@ impl Server {
     }
 
     /// Resolves the host and returns the allowed addresses. With TLS, the library needs the name, resolves it again and tries
-    /// every address, so none may be denied. If the second answer differs, the certificate protects: nothing is sent before it
-    /// is verified.
+    /// every address, so none may be denied. If the second answer differs, the certificate protects the connection: nothing is sent
+    /// before it is verified.
     async fn addresses(&self, policy: &AddressPolicy) -> io::Result<Vec<ServerAddr>> {
         let (host, port) = (&self.host, self.port);
         if self.is_tls {
