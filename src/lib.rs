@@ -15,6 +15,7 @@
 //! retention    deletes old rows
 //! store        the tables; the only module with SQL
 //! web          the common base of both HTTP listeners
+//! outbound     the common base of connections to other servers
 //! telemetry    logs and metrics                                    clock       the time
 //! random       random numbers and unique ids
 //! signing      authentication schemes: verifying and signing
@@ -32,6 +33,7 @@ pub mod config_types;
 pub mod domain;
 pub(crate) mod events;
 pub(crate) mod ops;
+pub mod outbound;
 pub mod random;
 pub mod receiver;
 pub mod relay;

@@ -11,7 +11,7 @@ use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and the modules that each may import. Imports only go down.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -72,6 +72,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
             "ops",
             "store",
             "web",
+            "outbound",
             "telemetry",
             "shutdown",
             "config_types",
@@ -94,6 +95,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
         "relay",
         &[
             "store",
+            "outbound",
             "signing",
             "telemetry",
             "clock",
@@ -119,6 +121,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 19] = [
         ],
     ),
     ("web", &["telemetry", "config_types", "random", "domain"]),
+    ("outbound", &["config_types"]),
     ("signing", &["domain"]),
     ("telemetry", &["config_types"]),
     ("clock", &["domain"]),
@@ -144,10 +147,10 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
     ("percent_encoding", &["relay", "store"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
-    ("reqwest", &["cli", "relay"]),
+    ("reqwest", &["cli", "outbound", "relay"]),
     ("rustix", &["app", "relay", "store"]),
-    ("rustls", &["cli", "relay"]),
-    ("rustls_native_certs", &["relay"]),
+    ("rustls", &["cli", "outbound", "relay"]),
+    ("rustls_native_certs", &["outbound"]),
     ("sd_notify", &["app"]),
     ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
     ("hyper", &["web"]),
@@ -169,6 +172,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
             "store",
             "events",
             "web",
+            "outbound",
             "telemetry",
             "config_types",
         ],

@@ -22,7 +22,7 @@ use crate::config_types::{InvalidSetting, ListenAddress, read_file};
 use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
-use crate::{ops, receiver, relay, retention, shutdown, store, telemetry, web};
+use crate::{ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web};
 use layer::Layer;
 
 pub(crate) use effective_settings::EffectiveSetting;
@@ -45,8 +45,8 @@ pub struct Settings {
     pub webhook: receiver::Settings,
     /// The settings of publishing events to subscribers.
     pub relay: relay::Settings,
-    /// The certificate authorities of endpoints.
-    pub tls: relay::TlsSettings,
+    /// The certificate authorities of other servers.
+    pub tls: outbound::Settings,
     /// The retention periods of the tables.
     pub retention: retention::Settings,
     /// The settings of the log.
@@ -166,7 +166,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
 /// Checks the settings and builds the endpoints from them.
 fn build_endpoints(settings: &Settings, executable: &Path) -> Result<Endpoints, InvalidSetting> {
     settings.check()?;
-    Endpoints::new(&settings.relay, &settings.tls, executable)
+    Endpoints::new(&settings.relay, settings.tls.authorities()?, executable)
 }
 
 /// Merges the layers. Later layers win.

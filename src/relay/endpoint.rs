@@ -13,14 +13,13 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::payload::MessageBuilder;
 use super::settings::{
-    AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings, TlsSettings,
+    AlertEndpointSettings, AlertPolicy, EndpointSettings, RESERVED_NAMES, Settings,
 };
-use super::transport::{
-    self, AddressPolicy, Authorities, Message, Network, OutboundProxy, SendOutcome, Sink,
-};
+use super::transport::{self, AddressPolicy, Message, Network, OutboundProxy, SendOutcome, Sink};
 use crate::config_types::InvalidSetting;
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{Subscription, Subscriptions};
+use crate::outbound::Authorities;
 
 /// All endpoints of the configuration. Cheap to clone.
 #[derive(Clone)]
@@ -37,16 +36,12 @@ struct EndpointSet {
 impl Endpoints {
     /// Builds the endpoints from the settings. Fails on the first invalid endpoint. Does not compile the jq programs; see
     /// [`check_programs`](Self::check_programs). `executable` is the path of this service's own program, which runs them.
-    pub fn new(
+    pub(crate) fn new(
         settings: &Settings,
-        tls: &TlsSettings,
+        authorities: Authorities,
         executable: &Path,
     ) -> Result<Self, InvalidSetting> {
         let executable = Arc::from(executable);
-        let authorities = Authorities::new(tls.ca_file()).map_err(|rule| InvalidSetting {
-            key: "tls.ca_file",
-            rule,
-        })?;
         let proxy = settings.proxy_url.get();
         let proxy = proxy.map(|url| OutboundProxy::new(url, settings.deny_private));
         let network = Network {

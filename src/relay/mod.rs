@@ -48,7 +48,7 @@ use dispatch::{
 pub use deep_json::{MAX_DEPTH, UnreadableJson};
 pub(crate) use dispatch::PAUSED_BY_SETTING;
 pub use endpoint::Endpoints;
-pub use settings::{Settings, TlsSettings};
+pub use settings::Settings;
 pub(crate) use tester::{EndpointTester, Preview};
 
 /// The two steps of a stop, as cancellation tokens.

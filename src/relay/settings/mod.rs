@@ -6,7 +6,6 @@
 mod channel;
 mod endpoint;
 mod nats;
-mod tls;
 
 use serde::Deserialize;
 
@@ -20,7 +19,6 @@ pub(super) use endpoint::{
 };
 
 pub(super) use nats::NatsSettings;
-pub use tls::TlsSettings;
 
 /// The name of the endpoint that receives alerts about failed deliveries.
 pub(super) const FAILURE_ENDPOINT: &str = "on_failure";

@@ -8,12 +8,13 @@ use reqwest::{Client, Response, StatusCode, header};
 use url::Url;
 
 use super::headers::{MessageHeaders, redacted_lines};
-use super::http_client::{self, USER_AGENT, check_url, read_capped};
+use super::http_client::{self, check_url};
 use super::network::Network;
 use super::oauth2::TokenCache;
 use super::sink::{Message, SendOutcome, Sink};
 use crate::domain::delivery::AttemptResult;
 use crate::domain::timestamp::Timestamp;
+use crate::outbound::{USER_AGENT, read_capped};
 use crate::relay::settings::EndpointSettings;
 use crate::telemetry::chain;
 

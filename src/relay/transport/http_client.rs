@@ -1,15 +1,12 @@
 //! The HTTP client of one endpoint, for its messages and its tokens.
 
+use reqwest::Client;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
 use url::Url;
 
 use super::address_policy::HAS_DENIED_ADDRESS;
 use super::network::Network;
-use super::tls::{HTTP_PROTOCOL, config_without_authorities};
-
-pub(super) const USER_AGENT: &str =
-    concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
+use crate::outbound::{HTTP_PROTOCOL, USER_AGENT, config_without_authorities};
 
 /// Creates a client. Each endpoint has its own client, so endpoints do not compete for connections.
 ///
@@ -58,19 +55,4 @@ pub(super) fn check_url(url: &Url, setting: &str, network: &Network) -> Result<(
         Some(proxy) => proxy.check_name(host, setting),
         None => Ok(()),
     }
-}
-
-/// Reads the body of a response. Stops and returns `None` if the body exceeds the limit.
-pub(super) async fn read_capped(
-    mut response: Response,
-    max_bytes: usize,
-) -> reqwest::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > max_bytes {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
 }

@@ -12,7 +12,6 @@ mod network;
 mod oauth2;
 mod outbound_proxy;
 mod sink;
-mod tls;
 
 use std::sync::Arc;
 
@@ -27,7 +26,6 @@ pub(super) use address_policy::AddressPolicy;
 pub(super) use network::Network;
 pub(super) use outbound_proxy::OutboundProxy;
 pub(super) use sink::{Message, SendOutcome, Sink};
-pub(super) use tls::Authorities;
 
 /// Creates the sink for the endpoint's URL. Does not connect yet.
 ///

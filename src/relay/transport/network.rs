@@ -2,7 +2,7 @@
 
 use super::address_policy::AddressPolicy;
 use super::outbound_proxy::OutboundProxy;
-use super::tls::Authorities;
+use crate::outbound::Authorities;
 
 /// The network settings of all endpoints. Cheap to clone.
 #[derive(Clone)]

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::http_client::{check_url, read_capped};
+use super::http_client::check_url;
 use super::network::Network;
+use crate::outbound::read_capped;
 use crate::relay::settings::{AuthSettings, ClientAuthentication, FormValue, parse_url};
 use crate::telemetry::chain;
 

@@ -1,4 +1,4 @@
-//! The certificate authorities, and the TLS configuration of connections to endpoints.
+//! The certificate authorities, and the TLS configuration of connections to other servers.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -9,15 +9,15 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::config_types::read_file;
 
-/// The protocol that a TLS client announces (RFC 7301). Endpoints are called with HTTP/1.1.
-pub(super) const HTTP_PROTOCOL: &[u8] = b"http/1.1";
+/// The protocol that a TLS client announces (RFC 7301). Other servers are called with HTTP/1.1.
+pub(crate) const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 
 /// The trusted authorities: those of the system, and those of `tls.ca_file`. Cheap to clone.
 ///
 /// The system's authorities are those of `SSL_CERT_FILE` and `SSL_CERT_DIR` if one of the variables is set. They are loaded once,
-/// when the first endpoint needs TLS.
+/// when the first connection needs TLS.
 #[derive(Clone)]
-pub(in crate::relay) struct Authorities {
+pub(crate) struct Authorities {
     additional: Arc<[CertificateDer<'static>]>,
     loaded: Arc<OnceLock<LoadedAuthorities>>,
 }
@@ -30,7 +30,7 @@ struct LoadedAuthorities {
 
 impl Authorities {
     /// Reads the additional authorities. The error is the rule of `tls.ca_file`.
-    pub(in crate::relay) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
         let additional = match ca_file {
             None => Vec::new(),
             Some(file) => certificates(file).map_err(|problem| match problem {
@@ -50,8 +50,8 @@ impl Authorities {
         })
     }
 
-    /// Returns why no certificate can be verified. `None` if no endpoint needs TLS, or if there is an authority.
-    pub(in crate::relay) fn missing(&self) -> Option<&str> {
+    /// Returns why no certificate can be verified. `None` if no connection needs TLS, or if there is an authority.
+    pub(crate) fn missing(&self) -> Option<&str> {
         let loaded = self.loaded.get()?;
         let problem = loaded.problem.as_deref();
         let is_missing = loaded.roots.is_empty();
@@ -60,7 +60,7 @@ impl Authorities {
 
     /// Returns the configuration of a TLS client, with the files of its certificate and key. The error is a clause that names the
     /// setting.
-    pub(super) fn client_config(
+    pub(crate) fn client_config(
         &self,
         identity: Option<(&Path, &Path)>,
     ) -> Result<ClientConfig, String> {
@@ -81,7 +81,7 @@ impl Authorities {
 }
 
 /// Returns the configuration of a client that never uses TLS. It needs no authority.
-pub(super) fn config_without_authorities() -> ClientConfig {
+pub(crate) fn config_without_authorities() -> ClientConfig {
     let roots = Arc::new(RootCertStore::empty());
     config(roots, None).expect("there is no client certificate that could be invalid")
 }
