@@ -14,6 +14,7 @@
 //! relay        delivers events to other apps
 //! retention    deletes old rows
 //! store        the tables; the only module with SQL
+//! cloudflare   the client of Cloudflare's API
 //! web          the common base of both HTTP listeners
 //! outbound     the common base of connections to other servers
 //! telemetry    logs and metrics                                    clock       the time
@@ -28,6 +29,7 @@ pub mod app;
 pub(crate) mod application;
 pub mod cli;
 pub mod clock;
+pub mod cloudflare;
 pub mod config;
 pub mod config_types;
 pub mod domain;

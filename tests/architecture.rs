@@ -11,7 +11,7 @@ use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and the modules that each may import. Imports only go down.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 21] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -25,6 +25,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
             "relay",
             "ops",
             "store",
+            "cloudflare",
             "telemetry",
             "clock",
             "random",
@@ -56,6 +57,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
             "relay",
             "retention",
             "store",
+            "cloudflare",
             "events",
             "telemetry",
             "clock",
@@ -71,6 +73,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
             "retention",
             "ops",
             "store",
+            "cloudflare",
             "web",
             "outbound",
             "telemetry",
@@ -120,6 +123,10 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 20] = [
             "domain",
         ],
     ),
+    (
+        "cloudflare",
+        &["outbound", "telemetry", "random", "config_types", "domain"],
+    ),
     ("web", &["telemetry", "config_types", "random", "domain"]),
     ("outbound", &["config_types"]),
     ("signing", &["domain"]),
@@ -147,7 +154,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
     ("percent_encoding", &["relay", "store"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
-    ("reqwest", &["cli", "outbound", "relay"]),
+    ("reqwest", &["cli", "cloudflare", "outbound", "relay"]),
     ("rustix", &["app", "relay", "store"]),
     ("rustls", &["cli", "outbound", "relay"]),
     ("rustls_native_certs", &["outbound"]),
@@ -170,6 +177,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
             "retention",
             "ops",
             "store",
+            "cloudflare",
             "events",
             "web",
             "outbound",

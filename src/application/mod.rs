@@ -10,6 +10,7 @@
 //! An action is a function. It takes typed arguments and returns a view, a result or an
 //! [`ActionError`]. It does not print, parse a command line or read the configuration.
 
+pub(crate) mod cloudflare;
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 mod error;

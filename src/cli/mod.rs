@@ -3,6 +3,7 @@
 
 mod arguments;
 mod check_config;
+mod cloudflare;
 mod database;
 mod deliveries;
 mod endpoints;
@@ -69,6 +70,9 @@ enum Command {
     /// Delete old rows
     #[command(subcommand)]
     Retention(retention::Retention),
+    /// Show the webhook destination and the notification policy at Cloudflare
+    #[command(subcommand)]
+    Cloudflare(cloudflare::Cloudflare),
     /// Send a sample webhook to a running service
     Send(send::Send),
     /// Verify the signature of a request, and explain a failure
@@ -149,6 +153,7 @@ impl Cli {
             Command::Deliveries(deliveries) => deliveries.run(&loaded).await,
             Command::Endpoints(endpoints) => endpoints.run(&loaded).await,
             Command::Retention(retention) => retention.run(&loaded).await,
+            Command::Cloudflare(cloudflare) => cloudflare.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::Verify(verify) => verify.run(&loaded),
             Command::CheckConfig => check_config::run(&loaded).await,

@@ -14,7 +14,7 @@ const PREFIX: &str = "APP__";
 
 /// The short names and the keys that they set. The `APP__…` variable of the same key wins. `PORT` is not here, because it sets
 /// only a part of a value.
-const SHORT_NAMES: [(&str, &str); 7] = [
+const SHORT_NAMES: [(&str, &str); 10] = [
     ("DATABASE_URL", "database.url"),
     ("DATABASE_URL_FILE", "database.url_file"),
     ("CLOUDFLARE_WEBHOOK_SECRET", "webhook.secrets"),
@@ -27,6 +27,9 @@ const SHORT_NAMES: [(&str, &str); 7] = [
         "CLOUDFLARE_WEBHOOK_SECRET_PREVIOUS_FILE",
         "webhook.previous_secret_file",
     ),
+    ("CLOUDFLARE_ACCOUNT_ID", "cloudflare.account_id"),
+    ("CLOUDFLARE_API_TOKEN", "cloudflare.api_token"),
+    ("CLOUDFLARE_API_TOKEN_FILE", "cloudflare.api_token_file"),
     ("RUST_LOG", "log.filter"),
 ];
 

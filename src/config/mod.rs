@@ -19,10 +19,13 @@ use ::config::Config;
 use serde::Deserialize;
 
 use crate::config_types::{InvalidSetting, ListenAddress, read_file};
+use crate::outbound::Authorities;
 use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
 use crate::store::DatabaseUrl;
-use crate::{ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web};
+use crate::{
+    cloudflare, ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web,
+};
 use layer::Layer;
 
 pub(crate) use effective_settings::EffectiveSetting;
@@ -45,6 +48,8 @@ pub struct Settings {
     pub webhook: receiver::Settings,
     /// The settings of publishing events to subscribers.
     pub relay: relay::Settings,
+    /// The account and the token at Cloudflare.
+    pub cloudflare: cloudflare::Settings,
     /// The certificate authorities of other servers.
     pub tls: outbound::Settings,
     /// The retention periods of the tables.
@@ -67,6 +72,7 @@ impl Settings {
         self.server.check()?;
         self.database.check()?;
         self.webhook.check()?;
+        self.cloudflare.check()?;
         listeners::check(&self.server, &self.ops, &self.webhook.path)?;
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {
@@ -93,6 +99,7 @@ pub struct Loaded {
     pub settings: Settings,
     /// The relay's endpoints, built from the settings.
     pub endpoints: Endpoints,
+    authorities: Authorities,
     /// The profile that `APP_PROFILE` names.
     pub profile: Profile,
     /// Whether the address of the webhook listener comes from `PORT` alone.
@@ -148,13 +155,15 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     }
     warnings.extend(warning::of_database_url(database, profile, &effective));
     warnings.extend(warning::of_secrets(&settings.webhook));
-    let endpoints = build_endpoints(&settings, environment.executable()).map_err(|invalid| {
+    let built = build_endpoints(&settings, environment.executable());
+    let (authorities, endpoints) = built.map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
     })?;
     let has_proxy = settings.relay.has_proxy();
     Ok(Loaded {
         settings,
         endpoints,
+        authorities,
         profile,
         has_platform_address: port.is_some() && !is_listen_set,
         unused_proxy: environment.proxy_variable().filter(|_| !has_proxy),
@@ -163,10 +172,15 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     })
 }
 
-/// Checks the settings and builds the endpoints from them.
-fn build_endpoints(settings: &Settings, executable: &Path) -> Result<Endpoints, InvalidSetting> {
+/// Checks the settings, and builds the authorities and the endpoints from them.
+fn build_endpoints(
+    settings: &Settings,
+    executable: &Path,
+) -> Result<(Authorities, Endpoints), InvalidSetting> {
     settings.check()?;
-    Endpoints::new(&settings.relay, settings.tls.authorities()?, executable)
+    let authorities = settings.tls.authorities()?;
+    let endpoints = Endpoints::new(&settings.relay, authorities.clone(), executable)?;
+    Ok((authorities, endpoints))
 }
 
 /// Merges the layers. Later layers win.
@@ -196,6 +210,11 @@ impl Loaded {
         checked.map_err(|invalid| {
             ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &self.effective)
         })
+    }
+
+    /// Returns the trusted certificate authorities.
+    pub(crate) fn authorities(&self) -> &Authorities {
+        &self.authorities
     }
 
     /// Returns the warnings about the settings.

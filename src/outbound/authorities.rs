@@ -16,12 +16,13 @@ pub(crate) const HTTP_PROTOCOL: &[u8] = b"http/1.1";
 ///
 /// The system's authorities are those of `SSL_CERT_FILE` and `SSL_CERT_DIR` if one of the variables is set. They are loaded once,
 /// when the first connection needs TLS.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Authorities {
     additional: Arc<[CertificateDer<'static>]>,
     loaded: Arc<OnceLock<LoadedAuthorities>>,
 }
 
+#[derive(Debug)]
 struct LoadedAuthorities {
     roots: Arc<RootCertStore>,
     /// The reason why the system's authorities are missing or incomplete.

@@ -14,6 +14,7 @@ mod faults;
 mod authentication;
 mod certificates;
 mod client_addresses;
+mod cloudflare_setup;
 mod command_line;
 mod configuration;
 mod connection_limits;

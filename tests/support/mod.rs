@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod certificates;
+pub(crate) mod cloudflare;
 pub(crate) mod cluster;
 pub(crate) mod database;
 #[expect(unreachable_pub, reason = "the fuzzer has it in a library")]

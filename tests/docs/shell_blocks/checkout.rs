@@ -5,9 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use url::Url;
 
 use crate::pages::repository;
+use crate::support::cloudflare::{Cloudflare, TOKEN};
 use crate::support::cluster::{Cluster, Durability};
 use crate::support::ports::free_port;
 use crate::support::variable;
@@ -51,14 +53,20 @@ impl Ports {
 pub(super) struct Checkout {
     root: TempDir,
     ports: Ports,
+    cloudflare: Cloudflare,
+    /// Runs the tasks of `cloudflare`.
+    _runtime: Runtime,
     postgres: Option<Cluster>,
 }
 
 impl Checkout {
     pub(super) fn new(has_postgres: bool) -> Self {
         let root = TempDir::with_prefix("images-webhook-docs-").expect("a temporary folder");
+        let runtime = Runtime::new().expect("a runtime");
         let checkout = Self {
             root,
+            cloudflare: runtime.block_on(Cloudflare::start()),
+            _runtime: runtime,
             ports: Ports(["8080", "9090", "9000"].map(|name| (name, free_port()))),
             postgres: has_postgres.then(|| Cluster::start(Durability::NoFsync)),
         };
@@ -66,6 +74,9 @@ impl Checkout {
         fs::create_dir_all(checkout.home().join(".cargo/bin")).expect("a folder");
         fs::create_dir_all(checkout.stand_ins()).expect("a folder");
         checkout.copy_repository();
+        // The reader writes the token into this file.
+        fs::create_dir_all(checkout.folder().join("data")).expect("a folder");
+        fs::write(checkout.folder().join("data/api-token"), TOKEN).expect("a file");
         let program = "target/release/cloudflare-images-webhook";
         symlink(PROGRAM, checkout.folder().join(program)).expect("a link");
         checkout.add_stand_in("cargo", CARGO_STAND_IN);
@@ -98,6 +109,7 @@ impl Checkout {
             ("HOME", home.to_string()),
             ("USER", "postgres".to_owned()),
             ("LC_ALL", "C.UTF-8".to_owned()),
+            ("APP__CLOUDFLARE__BASE_URL", self.cloudflare.url()),
             ("PORT", self.port().to_string()),
             (
                 "APP__OPS__LISTEN",
@@ -115,9 +127,11 @@ impl Checkout {
             .collect()
     }
 
-    /// Replaces the documented ports. Other programs on this machine may use them.
+    /// Replaces the documented ports, because other programs on this machine may use them. Replaces the public URL, which leads to
+    /// the service through a proxy.
     pub(super) fn with_free_ports(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let service = format!("http://127.0.0.1:{}/cloudflare-images", self.port());
+        let mut text = text.replace("https://example.com/cloudflare-images", &service);
         if let Some(port) = self.postgres_port() {
             text = text.replace("localhost:5432", &format!("127.0.0.1:{port}"));
         }

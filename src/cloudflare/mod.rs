@@ -1,0 +1,17 @@
+//! The client of Cloudflare's API: images, and the destinations and policies of notifications.
+//!
+//! The webhook is a hint, and this API is the truth. Source: <https://developers.cloudflare.com/api/>. Answers are read leniently,
+//! because Cloudflare's documents and answers differ in places.
+
+mod budget;
+mod client;
+mod envelope;
+mod error;
+mod notifications;
+mod settings;
+
+pub(crate) use budget::LocalBudget;
+pub(crate) use client::Client;
+pub(crate) use error::ApiError;
+pub(crate) use notifications::{Destination, DestinationRequest, Policy};
+pub use settings::Settings;

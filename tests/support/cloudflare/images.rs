@@ -1,0 +1,176 @@
+//! Images and upload URLs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use cloudflare_images_webhook::clock::{Clock, SystemClock};
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::{Answer, ApiRequest, Cloudflare, CloudflareState};
+
+/// An image at Cloudflare.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    /// Whether its upload has not ended.
+    pub(crate) is_draft: bool,
+    pub(crate) filename: Option<String>,
+    pub(crate) metadata: Option<Value>,
+    pub(crate) creator: Option<String>,
+    pub(crate) require_signed_urls: bool,
+}
+
+impl Cloudflare {
+    /// Adds an image whose upload has not ended, or has ended.
+    pub(crate) fn add_image(&self, id: &str, is_draft: bool) {
+        let image = Image {
+            is_draft,
+            filename: (!is_draft).then(|| "cat.jpg".to_owned()),
+            metadata: None,
+            creator: None,
+            require_signed_urls: false,
+        };
+        self.inner.state().images.insert(id.to_owned(), image);
+    }
+}
+
+impl CloudflareState {
+    pub(super) fn act_on_images(&mut self, request: &ApiRequest) -> Answer {
+        let path = request.path.as_str();
+        if path == "/images/v2/direct_upload" && request.method == Method::POST {
+            return self.create_upload(request);
+        }
+        let id = path.strip_prefix("/images/v1/");
+        // An id is one segment. A slash in it must be encoded.
+        let Some(id) = id.filter(|id| !id.is_empty() && !id.contains('/')) else {
+            return Answer::error(404, 7000, "No route for that URI");
+        };
+        let id = percent_decode_str(id).decode_utf8().expect("UTF-8");
+        match (&request.method, self.images.get(&*id)) {
+            (&Method::GET, Some(image)) => Answer::ok(&details(&id, image)),
+            (&Method::DELETE, Some(_)) => {
+                self.images.remove(&*id);
+                Answer::ok(&json!({}))
+            }
+            (&Method::GET | &Method::DELETE, None) => Answer::not_found(),
+            _ => Answer::error(405, 10405, "Method not allowed"),
+        }
+    }
+
+    fn create_upload(&mut self, request: &ApiRequest) -> Answer {
+        let fields = form_fields(request);
+        let known = ["id", "metadata", "creator", "expiry", "requireSignedURLs"];
+        let unknown = fields.keys().find(|name| !known.contains(&name.as_str()));
+        assert_eq!(unknown, None, "a field that Cloudflare does not know");
+        let require_signed_urls = match fields.get("requireSignedURLs").map(String::as_str) {
+            Some("true") => true,
+            Some("false") | None => false,
+            Some(other) => panic!("requireSignedURLs is {other}"),
+        };
+        if let Some(expiry) = fields.get("expiry") {
+            let expiry = Timestamp::parse_rfc3339(expiry).expect("a time");
+            let now = SystemClock.now();
+            let is_early = expiry < now.saturating_add(Duration::from_secs(2 * 60 - 10));
+            let is_late = expiry > now.saturating_add(Duration::from_secs(6 * 3600 + 10));
+            if is_early || is_late {
+                return Answer::error(400, 5400, "expiry must be 2 minutes to 6 hours ahead");
+            }
+        }
+        let metadata = match fields.get("metadata") {
+            Some(metadata) if metadata.len() > 1024 => {
+                return Answer::error(400, 5400, "metadata must not exceed 1024 bytes");
+            }
+            Some(metadata) => Some(serde_json::from_str(metadata).expect("metadata is JSON")),
+            None => None,
+        };
+        let id = match fields.get("id") {
+            Some(_) if require_signed_urls => {
+                return Answer::error(400, 5400, "a custom id cannot have signed URLs");
+            }
+            Some(id) if self.images.contains_key(id) => {
+                return Answer::error(409, 5409, "Resource already exists");
+            }
+            Some(id) => id.clone(),
+            None => {
+                self.next_id += 1;
+                format!("made-by-cloudflare-{}", self.next_id)
+            }
+        };
+        let image = Image {
+            is_draft: true,
+            filename: None,
+            metadata,
+            creator: fields.get("creator").cloned(),
+            require_signed_urls,
+        };
+        self.images.insert(id.clone(), image);
+        let upload_url = format!("https://upload.imagedelivery.net/hash/{id}");
+        let Answer(status, mut body) = Answer::ok(&json!({"id": id, "uploadURL": upload_url}));
+        body["result_info"] = Value::Null;
+        assert_eq!(status, StatusCode::OK);
+        Answer(status, body)
+    }
+}
+
+fn details(id: &str, image: &Image) -> Value {
+    let mut details = json!({
+        "id": id,
+        "uploaded": "2026-01-02T03:04:05.678Z",
+        "requireSignedURLs": image.require_signed_urls,
+        "variants": [format!("https://imagedelivery.net/hash/{}/public", id.replace(' ', "%20"))],
+    });
+    if image.is_draft {
+        details["draft"] = true.into();
+    }
+    if let Some(filename) = &image.filename {
+        details["filename"] = filename.as_str().into();
+    }
+    if let Some(metadata) = &image.metadata {
+        // Cloudflare's documents and answers have two names for it.
+        details["meta"] = metadata.clone();
+    }
+    if let Some(creator) = &image.creator {
+        details["creator"] = creator.as_str().into();
+    }
+    details
+}
+
+/// Reads a form (RFC 7578). Panics unless each part is a text field with a name.
+fn form_fields(request: &ApiRequest) -> BTreeMap<String, String> {
+    let boundary = request
+        .content_type
+        .strip_prefix("multipart/form-data; boundary=")
+        .expect("the content type of a form");
+    let body = std::str::from_utf8(&request.body).expect("UTF-8");
+    let body = format!("\r\n{body}");
+    let delimiter = format!("\r\n--{boundary}");
+    let mut parts = body.split(delimiter.as_str());
+    assert_eq!(
+        parts.next(),
+        Some(""),
+        "nothing comes before the first part"
+    );
+    let mut fields = BTreeMap::new();
+    let mut is_complete = false;
+    for part in parts {
+        assert!(!is_complete, "nothing comes after the end");
+        if part == "--\r\n" {
+            is_complete = true;
+            continue;
+        }
+        let (head, value) = part
+            .strip_prefix("\r\n")
+            .and_then(|part| part.split_once("\r\n\r\n"))
+            .expect("a head and a value");
+        let name = head
+            .strip_prefix("content-disposition: form-data; name=\"")
+            .and_then(|name| name.strip_suffix('"'))
+            .expect("a name");
+        let earlier = fields.insert(name.to_owned(), value.to_owned());
+        assert_eq!(earlier, None, "{name} occurs once");
+    }
+    assert!(is_complete, "the form has an end");
+    fields
+}
