@@ -60,6 +60,8 @@ async fn one_port_serves_webhooks_and_probes(database: Database) {
         let url = format!("http://127.0.0.1:{port}{path}");
         response_to(client().get(url)).await.status.as_u16()
     };
+    // The port answers before the migrations have run.
+    wait::until_async("it is ready", async || status("/readyz").await == 200).await;
 
     let probes = [
         status("/healthz").await,
