@@ -1,5 +1,8 @@
 //! The memory budget of unauthenticated requests: their heads, and their bodies as far as they have arrived.
 //!
+//! It is the part of `server.unauthenticated_memory_bytes` that the buffers of the connections do not need. These buffers have the
+//! heads that have not arrived whole. After authentication, memory does not count here: the gate limits the bodies in flight.
+//!
 //! Anyone can send such requests. Without the budget, many slow requests could fill the memory. A request that waits for its body
 //! also counts towards the share of its client, so one client cannot use up the budget.
 

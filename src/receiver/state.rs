@@ -54,10 +54,7 @@ impl Receiver {
     ) -> Result<Self, InvalidSetting> {
         Ok(Self {
             verifier: Arc::new(settings.verifier()?),
-            memory_budget: MemoryBudget::new(
-                server.unauthenticated_memory_bytes.count(),
-                metrics.clone(),
-            ),
+            memory_budget: MemoryBudget::new(server.request_memory(), metrics.clone()),
             hashing_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES)),
             body: BodyReader::new(
                 server.body_limit_bytes.count(),

@@ -24,6 +24,7 @@ pub use client::{ClientAddress, TrustedProxies};
 pub use middleware::with_middleware;
 pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;
+use serve::CONNECTION_BYTES;
 pub(crate) use serve::{AddressFilter, Limits, Server};
 
 /// The `server` section of the configuration.
@@ -66,14 +67,29 @@ impl Settings {
 
     /// Checks the rules that involve several settings.
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let needed = self.body_limit_bytes.count().saturating_mul(2);
+        let bodies = self.body_limit_bytes.count().saturating_mul(2);
+        let needed = bodies.saturating_add(self.connection_memory());
         if self.unauthenticated_memory_bytes.count() < needed {
             return Err(InvalidSetting {
                 key: "server.unauthenticated_memory_bytes",
-                rule: format!("must be at least twice server.body_limit_bytes, that is {needed}"),
+                rule: format!(
+                    "must be at least twice server.body_limit_bytes plus {CONNECTION_BYTES} for each of server.max_connections, that is {needed}"
+                ),
             });
         }
         Ok(())
+    }
+
+    /// Returns the part of the memory for unauthenticated requests that is left for requests whose head has arrived.
+    pub(crate) fn request_memory(&self) -> usize {
+        let total = self.unauthenticated_memory_bytes.count();
+        total.saturating_sub(self.connection_memory())
+    }
+
+    /// Returns the part of the memory for unauthenticated requests that the buffers of all connections can use.
+    fn connection_memory(&self) -> usize {
+        let connections = self.max_connections.count();
+        connections.saturating_mul(CONNECTION_BYTES)
     }
 
     /// Returns the trusted proxies.

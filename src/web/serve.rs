@@ -37,6 +37,12 @@ const MAX_HEAD_BYTES: u16 = 16 * 1024;
 /// The maximum number of headers of a request. Genuine requests have about twenty.
 const MAX_HEADERS: usize = 100;
 
+/// The memory of the budget for each connection: its buffers, in which the head of a request arrives.
+///
+/// Over HTTP/1.1, the buffer has up to [`MAX_HEAD_BYTES`]. Over HTTP/2, there are a frame of up to 16 KiB, the header list with up
+/// to [`MAX_HEAD_BYTES`], and the header table with up to 4 KiB.
+pub(super) const CONNECTION_BYTES: usize = 40 * 1024;
+
 /// The data that a client may send on an HTTP/2 connection before the service has read it. It is the initial window of HTTP/2
 /// (RFC 9113, section 6.9.2). Larger windows would need memory for each connection.
 const HTTP2_WINDOW_BYTES: u32 = 65_535;

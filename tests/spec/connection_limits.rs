@@ -12,7 +12,7 @@ use crate::client_addresses::TEST_MESSAGE;
 use crate::on_both_databases;
 use crate::support::app::{App, PATH, response_to};
 use crate::support::database::Database;
-use crate::support::header_flood::{flood, wait_until_read};
+use crate::support::header_flood::{flood, partial_head, wait_until_read};
 use crate::support::program::{Service, open_files_limit};
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -117,7 +117,9 @@ async fn unauthenticated_requests_use_no_global_limit(database: Database) {
 }
 
 async fn large_unauthenticated_bodies_use_no_permits(database: Database) {
-    let app = App::start(database).await;
+    // The share of the client must fit all bodies.
+    let memory = ("APP__SERVER__UNAUTHENTICATED_MEMORY_BYTES", "134217728");
+    let app = App::start_with(database, &[memory]).await;
     let mut slow = Vec::new();
     for _ in 0..70 {
         let mut stream = connect(&app).await;
@@ -133,7 +135,9 @@ async fn large_unauthenticated_bodies_use_no_permits(database: Database) {
 
 async fn unauthenticated_memory_is_limited(database: Database) {
     let variables = [
-        ("APP__SERVER__UNAUTHENTICATED_MEMORY_BYTES", "4194304"),
+        // 4 MiB for requests, and 40 KiB for each connection.
+        ("APP__SERVER__MAX_CONNECTIONS", "64"),
+        ("APP__SERVER__UNAUTHENTICATED_MEMORY_BYTES", "6815744"),
         ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1"),
         // On a busy machine, the slow bodies must not time out before the other webhooks.
         ("APP__SERVER__READ_TIMEOUT_SECS", "300"),
@@ -187,18 +191,27 @@ async fn wait_until_out_of_memory(app: &App, client: &str) {
     .await;
 }
 
-#[tokio::test]
-async fn memory_limit_fits_largest_body() {
+#[test]
+fn memory_limit_fits_bodies_and_connections() {
     let folder = TempDir::new().expect("a folder");
-    let variables = [("APP__SERVER__BODY_LIMIT_BYTES", "67108864")];
+    for (key, value, is_accepted) in [
+        ("APP__SERVER__BODY_LIMIT_BYTES", "12582912", true),
+        ("APP__SERVER__BODY_LIMIT_BYTES", "12582913", false),
+        // 62 MiB remain beside two bodies of 1 MiB.
+        ("APP__SERVER__MAX_CONNECTIONS", "1587", true),
+        ("APP__SERVER__MAX_CONNECTIONS", "1588", false),
+        ("APP__SERVER__MAX_CONNECTIONS", "1000000", false),
+    ] {
+        let variables = [("CLOUDFLARE_WEBHOOK_SECRET", SECRET), (key, value)];
 
-    let output = crate::support::program::run(folder.path(), &["check-config"], &variables);
+        let output = crate::support::program::run(folder.path(), &["check-config"], &variables);
 
-    assert_eq!(output.status.code(), Some(2));
-    let stderr = crate::support::program::stderr(&output);
-    let rule =
-        "server.unauthenticated_memory_bytes: must be at least twice server.body_limit_bytes";
-    assert!(stderr.contains(rule), "{stderr}");
+        let stderr = crate::support::program::stderr(&output);
+        let rule = "server.unauthenticated_memory_bytes: must be at least twice server.body_limit_bytes plus 40960 for each of server.max_connections";
+        let code = if is_accepted { 0 } else { 2 };
+        assert_eq!(output.status.code(), Some(code), "{key} {value}: {stderr}");
+        assert_eq!(stderr.contains(rule), !is_accepted, "{stderr}");
+    }
 }
 
 #[tokio::test]
@@ -291,6 +304,59 @@ async fn header_floods_need_little_memory() {
             "{headers} headers: the memory grew by {growth} KiB"
         );
     }
+}
+
+/// The memory that the service may use beside its budget: the tasks and sockets of about 300 connections with 32 KiB each, the
+/// threads' arenas of the allocator, and what the service needs for its own work.
+const MEMORY_BESIDE_BUDGET_KIB: u64 = 48 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partial_heads_and_bodies_stay_in_budget() {
+    let folder = TempDir::new().expect("a folder");
+    let budget_kib: u64 = 32 * 1024;
+    let bytes = (budget_kib * 1024).to_string();
+    let variables = [
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+        ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1"),
+        ("APP__SERVER__MAX_CONNECTIONS", "400"),
+        ("APP__SERVER__UNAUTHENTICATED_MEMORY_BYTES", &bytes),
+        // On a busy machine, the first heads must not time out before the last ones.
+        ("APP__SERVER__READ_TIMEOUT_SECS", "300"),
+    ];
+    let service = Service::start(folder.path(), &variables);
+    let before = service.peak_memory_kib();
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nhost: h\r\nx: {}",
+        "v".repeat(15_000)
+    );
+    let body = "x".repeat(1_000_000);
+    let mut sent = Vec::new();
+    for _ in 0..128 {
+        sent.extend([head.clone().into_bytes(), partial_head()]);
+    }
+    for client in 0..100 {
+        let head = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 192.0.2.{client}\r\ncontent-length: 1000001\r\n\r\n{body}"
+        );
+        sent.push(head.into_bytes());
+    }
+
+    let sending = sent.iter().map(async |bytes| {
+        let mut stream = TcpStream::connect(("127.0.0.1", service.port))
+            .await
+            .expect("the service listens");
+        // The service answers some requests with 503 and closes their connections.
+        let is_sent = stream.write_all(bytes).await.is_ok();
+        (stream, is_sent)
+    });
+    let open = join_all(sending).await;
+
+    let growth = service.peak_memory_kib() - before;
+    assert!(open[..256].iter().all(|(_, is_sent)| *is_sent));
+    assert!(
+        growth < budget_kib + MEMORY_BESIDE_BUDGET_KIB,
+        "the memory grew by {growth} KiB"
+    );
 }
 
 #[test]
