@@ -538,6 +538,7 @@ fn both_databases_have_same_statements() {
         "schema_checksums",
         "adoption_foreign_keys",
         "adoption_index",
+        "adoption_next_partition",
         "adoption_record_migration",
     ];
     let mut postgres: Vec<String> = statements("store/postgres")

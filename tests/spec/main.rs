@@ -44,6 +44,7 @@ mod nested_payloads;
 mod oauth2_tokens;
 mod outbound_proxy;
 mod parked_notifications;
+mod partitioned_log;
 mod pasted_secrets;
 mod payload_shapes;
 mod postgres_notify;

@@ -3,7 +3,8 @@
 //! A migration would hold its locks until the index of a large table is built. So these steps run before the migrations:
 //!
 //! 1. Alter the tables under locks that last milliseconds. If an app holds a lock, the step gives up and tries again.
-//! 2. Build the index with `CONCURRENTLY`, outside a transaction.
+//! 2. Build the index with `CONCURRENTLY`, outside a transaction. `CONCURRENTLY` does not work on a partitioned table, so each
+//!    partition gets an index of its own (see [`partitions`](super::partitions)).
 //! 3. Record the last adopted rows, and the migration of the audit log as applied.
 //!
 //! Each step can be repeated, so an interrupted adoption continues at the next start. Step 3 replaces the migration of the audit
@@ -15,21 +16,18 @@ use std::time::Duration;
 use sqlx::migrate::Migration;
 use sqlx::{AssertSqlSafe, Executor};
 
+use super::alteration::{
+    Alteration, ForeignKey, LOCK_RETRY_INTERVAL, is_lock_failure, with_short_locks,
+};
 use super::connection::{Connection, PoolMode};
-use super::migrator::{begin, code_of, commit, migrator, run_until, transact};
+use super::migrator::{begin, commit, migrator, run_until, transact};
+use super::partitions::build_partitioned_index;
 use super::shared::adoption::{adoptable_tables, record_adoption};
 use crate::store::adoption::{
     ADOPTIONS_MIGRATION, AUDIT_LOG_MIGRATION, IMAGES_MIGRATION, OwnTable,
 };
 use crate::store::error::DatabaseLabel;
 use crate::store::session::OperationError;
-
-/// The longest wait for a lock on an adopted table. All later queries of apps on the table wait behind it. It is shorter than
-/// Postgres's `deadlock_timeout` of 1 s, so Postgres does not abort an app's transaction.
-const LOCK_TIMEOUT_SQL: &str = "SET LOCAL lock_timeout = '500ms'";
-
-/// The time between two attempts to lock a table.
-const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The time between two lines in the log while the index is built.
 const PROGRESS_INTERVAL: Duration = Duration::from_mins(1);
@@ -148,97 +146,38 @@ async fn record_migration(
     Ok(())
 }
 
-/// A change of an adopted table that needs an exclusive lock.
-enum Alteration {
-    /// The migration of the images.
-    Images,
-    /// The changes of the audit log's migration, with the foreign keys to drop.
-    AuditLog(Vec<String>),
-}
-
-/// Alters a table in a transaction. If an app holds a lock on the table, the transaction ends and is tried again.
-async fn with_short_locks(
+/// Returns the foreign keys on `image_id` alone: entries outlive their image, and some have no image. Logs each foreign key of the
+/// table and of its partitions.
+async fn foreign_keys_to_drop(
     connection: &mut Connection,
-    alteration: &Alteration,
-) -> Result<(), OperationError> {
-    let mut is_first = true;
-    loop {
-        match alter(connection, alteration).await {
-            Err(error) if is_lock_failure(&error) => {
-                if is_first {
-                    tracing::warn!(
-                        "an app holds a lock on a table that is being adopted; trying again every second"
-                    );
-                }
-                is_first = false;
-                tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
-            }
-            altered => return altered,
-        }
-    }
-}
-
-async fn alter(connection: &mut Connection, alteration: &Alteration) -> Result<(), OperationError> {
-    let mut tx = begin(connection).await?;
-    tx.execute(LOCK_TIMEOUT_SQL).await?;
-    match alteration {
-        Alteration::Images => {
-            // The migration sets a longer timeout for its locks. By then, the transaction has this lock.
-            tx.execute("LOCK TABLE cloudflare_images IN ACCESS EXCLUSIVE MODE")
-                .await?;
-            run_until(&mut tx, Some(IMAGES_MIGRATION)).await?;
-        }
-        Alteration::AuditLog(foreign_keys) => {
-            for name in foreign_keys {
-                // An older release may have dropped it since it was found.
-                let drop =
-                    format!("ALTER TABLE cloudflare_image_logs DROP CONSTRAINT IF EXISTS {name}");
-                tx.execute(AssertSqlSafe(drop)).await?;
-            }
-            tx.execute(
-                "ALTER TABLE cloudflare_image_logs
-                     ALTER COLUMN image_id DROP NOT NULL,
-                     ALTER COLUMN message SET DEFAULT '',
-                     ALTER COLUMN data SET DEFAULT '{}',
-                     ALTER COLUMN timestamp SET DEFAULT now()",
-            )
-            .await?;
-        }
-    }
-    commit(tx).await?;
-    Ok(())
-}
-
-/// Returns whether the statement could not get a lock: a timeout, or a deadlock with an app.
-fn is_lock_failure(error: &OperationError) -> bool {
-    code_of(error).is_some_and(|code| ["55P03", "40P01"].contains(&code))
-}
-
-/// Returns the quoted names of the foreign keys on `image_id` alone: entries outlive their image, and some have no image. Logs
-/// each foreign key of the table.
-async fn foreign_keys_to_drop(connection: &mut Connection) -> Result<Vec<String>, OperationError> {
-    let foreign_keys: Vec<(String, String, bool)> = sqlx::query_as(
+) -> Result<Vec<ForeignKey>, OperationError> {
+    let foreign_keys: Vec<(String, String, String, bool)> = sqlx::query_as(
         "-- adoption_foreign_keys
-         SELECT quote_ident(conname), pg_get_constraintdef(oid), conkey = ARRAY(
+         SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid), conkey = ARRAY(
              SELECT attnum FROM pg_attribute WHERE attrelid = conrelid AND attname = 'image_id'
          )
-         FROM pg_constraint WHERE conrelid = 'cloudflare_image_logs'::regclass AND contype = 'f' ORDER BY conname",
+         FROM pg_constraint
+         WHERE contype = 'f' AND conparentid = 0 AND (
+             conrelid = 'cloudflare_image_logs'::regclass
+             OR conrelid IN (SELECT relid FROM pg_partition_tree('cloudflare_image_logs'))
+         )
+         ORDER BY conrelid, conname",
     )
     .fetch_all(connection)
     .await?;
     let mut to_drop = Vec::new();
-    for (name, definition, is_of_image) in foreign_keys {
+    for (table, name, definition, is_of_image) in foreign_keys {
         if is_of_image {
             tracing::warn!(
-                table = "cloudflare_image_logs",
+                table,
                 foreign_key = name,
                 definition,
                 "dropping a foreign key of an adopted table, because audit log entries outlive their image"
             );
-            to_drop.push(name);
+            to_drop.push(ForeignKey { table, name });
         } else {
             tracing::info!(
-                table = "cloudflare_image_logs",
+                table,
                 foreign_key = name,
                 definition,
                 "keeping a foreign key of an adopted table"
@@ -254,6 +193,7 @@ pub(super) struct AuditLogIndex {
     schema: String,
     /// `None` if the index is missing. An interrupted build leaves an invalid index.
     is_valid: Option<bool>,
+    is_partitioned: bool,
 }
 
 impl AuditLogIndex {
@@ -261,7 +201,7 @@ impl AuditLogIndex {
     async fn find(connection: &mut Connection) -> Result<Option<Self>, OperationError> {
         let reading = sqlx::query_as(
             "-- adoption_index
-             SELECT quote_ident(nspname), indisvalid
+             SELECT quote_ident(nspname), indisvalid, relkind = 'p'
              FROM pg_class
              JOIN pg_namespace ON pg_namespace.oid = relnamespace
              LEFT JOIN pg_index ON indrelid = pg_class.oid
@@ -271,8 +211,12 @@ impl AuditLogIndex {
         let finding = transact(connection, async |tx| {
             Ok(reading.fetch_optional(tx).await?)
         });
-        let found: Option<(String, Option<bool>)> = finding.await?;
-        Ok(found.map(|(schema, is_valid)| Self { schema, is_valid }))
+        let found: Option<(String, Option<bool>, bool)> = finding.await?;
+        Ok(found.map(|(schema, is_valid, is_partitioned)| Self {
+            schema,
+            is_valid,
+            is_partitioned,
+        }))
     }
 
     /// Returns whether an interrupted build left an invalid index.
@@ -298,6 +242,9 @@ async fn replace_index(connection: &mut Connection) -> Result<(), OperationError
         return Ok(());
     };
     let schema = index.schema;
+    if index.is_partitioned {
+        return build_partitioned_index(connection, &schema).await;
+    }
     if index.is_valid == Some(false) {
         let drop =
             format!("DROP INDEX CONCURRENTLY {schema}.cloudflare_image_logs_image_id_timestamp");

@@ -1,6 +1,7 @@
 //! The Postgres backend: its session, its own statements, and the statements that both backends share.
 
 mod adoption;
+mod alteration;
 mod claim;
 mod columns;
 mod connection;
@@ -8,6 +9,7 @@ mod connection_cache;
 mod inbox;
 mod migrator;
 mod outbox;
+mod partitions;
 mod pool;
 mod pooler;
 mod rejections;

@@ -9,10 +9,13 @@ use crate::store::adoption::{AUDIT_LOG_MIGRATION, ColumnRules, IMAGES_MIGRATION,
 pub(super) const SCHEMA_EXISTS: &str = "-- schema_exists
      SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))";
 
-/// The statement that selects whether the relation with the name `$1` is an ordinary table. It looks in the schema in which the
-/// migrations would create the table.
+/// The statement that selects whether the relation with the name `$1` is a table that can be adopted. It looks in the schema in
+/// which the migrations would create the table. Only the audit log may be partitioned. A foreign table cannot have its index.
 pub(super) const IS_TABLE: &str = "-- adoption_is_table
-     SELECT class.relkind = 'r'
+     SELECT class.relkind = 'r' OR class.relkind = 'p' AND class.relname = 'cloudflare_image_logs' AND NOT EXISTS (
+         SELECT FROM pg_partition_tree(class.oid) AS tree JOIN pg_class AS part ON part.oid = tree.relid
+         WHERE part.relkind = 'f'
+     )
      FROM pg_class AS class JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
      WHERE namespace.nspname = current_schema() AND class.relname = $1";
 

@@ -45,7 +45,9 @@ pub(in crate::store) async fn adoptable_tables(
             .await?;
         let obstacle = match is_table {
             None => continue,
-            Some(false) => Some("it is not an ordinary table".to_owned()),
+            Some(false) => {
+                Some("it, or one of its partitions, is not an ordinary table".to_owned())
+            }
             Some(true) => {
                 let existing = existing_table(connection, &table).await?;
                 table.obstacle(&existing, &COLUMN_RULES)
