@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::endpoints::require_configured;
 use super::{ActionError, Context, raw_json};
-use crate::store::{Attempt, Delivery, DeliveryFilter, MoveTarget, StoreError, Unsent};
+use crate::store::{Attempt, Changed, Delivery, DeliveryFilter, MoveTarget, StoreError, Unsent};
 
 /// The most attempts of one delivery that are shown.
 const MAX_ATTEMPTS: u32 = 1000;
@@ -36,11 +36,14 @@ pub(crate) async fn show(context: &Context, id: i64) -> Result<DeliveryDetails, 
     })
 }
 
-/// Makes finished deliveries due again, and returns their number.
+/// Makes finished deliveries due again.
 ///
 /// The filter must have an id, or an endpoint with a status or a time. An endpoint alone is refused: by
 /// mistake, one would send everything again.
-pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result<u64, ActionError> {
+pub(crate) async fn replay(
+    context: &Context,
+    filter: &DeliveryFilter,
+) -> Result<Changed, ActionError> {
     let is_narrowed = filter.status.is_some() || filter.since.is_some();
     let endpoint = match (filter.id, &filter.endpoint) {
         (Some(id), _) => find(context, id).await?.endpoint,
@@ -49,11 +52,15 @@ pub(crate) async fn replay(context: &Context, filter: &DeliveryFilter) -> Result
     };
     require_configured(&context.endpoints, &endpoint)?;
     let catalog = &context.store.delivery_catalog;
-    match (
-        filter.id,
-        catalog.replay(filter, context.clock.read()).await?,
-    ) {
-        (Some(id), 0) => Err(ActionError::DeliveryNotFinished(id)),
+    let replayed = catalog.replay(filter, context.clock.read()).await?;
+    match (filter.id, replayed) {
+        (
+            Some(id),
+            Changed {
+                changed: 0,
+                suppressed: 0,
+            },
+        ) => Err(ActionError::DeliveryNotFinished(id)),
         (_, replayed) => Ok(replayed),
     }
 }
@@ -67,12 +74,12 @@ pub(crate) struct Selection {
     pub(crate) allows_configured: bool,
 }
 
-/// Moves the deliveries to another endpoint, which must be in the configuration, and returns their number.
+/// Moves the deliveries to another endpoint, which must be in the configuration.
 pub(crate) async fn move_to(
     context: &Context,
     selection: &Selection,
     to: &str,
-) -> Result<u64, ActionError> {
+) -> Result<Changed, ActionError> {
     let Some(ordered) = context.endpoints.is_ordered(to) else {
         return Err(ActionError::EndpointNotConfigured(to.to_owned()));
     };
@@ -85,30 +92,52 @@ pub(crate) async fn move_to(
         ordered,
     };
     let catalog = &context.store.delivery_catalog;
-    for_each_page(async || {
-        let page = selection.page(context);
+    for_each_page(context, selection, async |page| {
         catalog.move_deliveries(&target, &page).await
     })
     .await
 }
 
-/// Deletes the deliveries, and returns their number.
-pub(crate) async fn delete(context: &Context, selection: &Selection) -> Result<u64, ActionError> {
+/// Deletes the deliveries.
+pub(crate) async fn delete(
+    context: &Context,
+    selection: &Selection,
+) -> Result<Changed, ActionError> {
     selection.check(context)?;
     let catalog = &context.store.delivery_catalog;
-    for_each_page(async || catalog.delete_deliveries(&selection.page(context)).await).await
+    for_each_page(context, selection, async |page| {
+        catalog.delete_deliveries(&page).await
+    })
+    .await
 }
 
-/// Changes pages of deliveries until none is left, and returns the number of deliveries.
+/// Changes pages of deliveries until none changes. The database suppressed the deliveries that are left then.
 async fn for_each_page(
-    change_page: impl AsyncFn() -> Result<u64, StoreError>,
-) -> Result<u64, ActionError> {
-    let mut changed = 0;
+    context: &Context,
+    selection: &Selection,
+    change_page: impl AsyncFn(Unsent) -> Result<u64, StoreError>,
+) -> Result<Changed, ActionError> {
+    let catalog = &context.store.delivery_catalog;
+    let (mut changed, mut suppressed) = (0, 0);
     loop {
-        let of_page = change_page().await?;
+        let of_page = change_page(selection.page(context)).await?;
         changed += of_page;
-        if of_page == 0 {
-            return Ok(changed);
+        if of_page > 0 {
+            suppressed = 0;
+        } else if suppressed > 0 {
+            return Ok(Changed {
+                changed,
+                suppressed,
+            });
+        } else {
+            // Deliveries can also be left because they were inserted a moment ago. Then the next page changes some.
+            suppressed = catalog.count_unsent(&selection.page(context)).await?;
+            if suppressed == 0 {
+                return Ok(Changed {
+                    changed,
+                    suppressed,
+                });
+            }
         }
     }
 }

@@ -29,6 +29,10 @@ pub(crate) enum ActionError {
     DeliveryNotFound(i64),
     #[error("delivery {0} is not finished. It waits for an attempt, or an attempt is in progress.")]
     DeliveryNotFinished(i64),
+    #[error(
+        "the database left {0} of the selected deliveries unchanged. Check the triggers and row-level security policies of relay_deliveries."
+    )]
+    DeliveriesSuppressed(u64),
     #[error("no deliveries are selected. Use --endpoint, and add --status, --since or both.")]
     NothingSelected,
 

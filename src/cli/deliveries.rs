@@ -7,12 +7,12 @@ use clap::Subcommand;
 use super::arguments::parse_time;
 use super::database::{OpenMode, with_store};
 use super::output::{fields, print_fields, print_json, print_line, print_table};
-use crate::application::Context;
 use crate::application::deliveries::{self, AttemptView, DeliveryDetails, DeliveryView, Selection};
+use crate::application::{ActionError, Context};
 use crate::config::Loaded;
 use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
-use crate::store::DeliveryFilter;
+use crate::store::{Changed, DeliveryFilter};
 
 /// The subcommands of `deliveries`.
 #[derive(Debug, Subcommand)]
@@ -145,27 +145,29 @@ impl Deliveries {
                     ..filter.into()
                 };
                 let replayed = deliveries::replay(context, &filter).await?;
-                print_count(replayed, "pending again");
-                Ok(())
+                Ok(print_changed(replayed, "pending again")?)
             }
             Self::Move { from, to, options } => {
                 let moved = deliveries::move_to(context, &options.of(from), &to).await?;
-                print_count(moved, "moved");
-                Ok(())
+                Ok(print_changed(moved, "moved")?)
             }
             Self::Delete { endpoint, options } => {
                 let deleted = deliveries::delete(context, &options.of(endpoint)).await?;
-                print_count(deleted, "deleted");
-                Ok(())
+                Ok(print_changed(deleted, "deleted")?)
             }
         }
     }
 }
 
-fn print_count(count: u64, state: &str) {
-    match count {
+/// Prints the number of changed deliveries. Fails if the database suppressed a change.
+fn print_changed(numbers: Changed, state: &str) -> Result<(), ActionError> {
+    match numbers.changed {
         1 => print_line(&format!("1 delivery is {state}")),
-        _ => print_line(&format!("{count} deliveries are {state}")),
+        count => print_line(&format!("{count} deliveries are {state}")),
+    }
+    match numbers.suppressed {
+        0 => Ok(()),
+        suppressed => Err(ActionError::DeliveriesSuppressed(suppressed)),
     }
 }
 

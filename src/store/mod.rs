@@ -44,9 +44,10 @@ pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
-    Alert, Attempt, Claim, Claimed, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState,
-    ExpiredLeases, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult, LeasedDelivery,
-    MoveTarget, NewAttempt, NextState, Outbox, Pause, PauseProbe, Settled, Settlement, Unsent,
+    Alert, Attempt, Changed, Claim, Claimed, Delivery, DeliveryCatalog, DeliveryFilter,
+    EndpointState, ExpiredLeases, FinishedAttempt, GivenUp, LEASE_EXPIRED, LeaseResult,
+    LeasedDelivery, MoveTarget, NewAttempt, NextState, Outbox, Pause, PauseProbe, Settled,
+    Settlement, Unsent,
 };
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,

@@ -374,7 +374,7 @@ async fn replay(store: &Store, filter: &DeliveryFilter) -> u64 {
         .delivery_catalog
         .replay(filter, ClockReading::Manual(at(500)))
         .await;
-    replaying.expect("the query succeeds")
+    replaying.expect("the query succeeds").changed
 }
 
 /// Records deliveries 1 to 4 to `app`: one waits, one has a lease, one has failed and one is delivered.

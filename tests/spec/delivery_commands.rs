@@ -14,6 +14,7 @@ use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{run, stderr, stdout};
 use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
+use crate::support::suppression::Suppression;
 use crate::support::wait;
 
 const IMAGES: &str = "cloudflare_images.CloudflareImage";
@@ -90,6 +91,7 @@ on_both_databases!(
     prunes_only_completed_deliveries,
     moves_deliveries_of_removed_endpoint,
     deletes_deliveries_of_removed_endpoint,
+    commands_report_suppressed_deliveries,
 );
 
 async fn preview_matches_sent_request(database: Database) {
@@ -434,6 +436,56 @@ async fn deletes_deliveries_of_removed_endpoint(database: Database) {
     let yes = relay.run(&["deliveries", "delete", "--endpoint", "app", "--yes"]);
     assert_eq!(yes, (Some(0), "0 deliveries are deleted\n".to_owned()));
     assert_eq!(relay.app.database.deliveries().await.len(), 0);
+}
+
+async fn commands_report_suppressed_deliveries(database: Database) {
+    let relay = remove_endpoint(database).await;
+    let database = &relay.app.database;
+    let when = |condition| Suppression::of_updates_when("relay_deliveries", condition);
+    let left = |count: u8| {
+        format!(
+            "error: the database left {count} of the selected deliveries unchanged. Check the triggers and row-level security \
+             policies of relay_deliveries.\n"
+        )
+    };
+    let moving = ["deliveries", "move", "--from", "old", "--to", "app"];
+
+    when("NEW.endpoint = 'app'").start(database).await;
+    let none_moved = relay.run(&moving);
+    when("NEW.endpoint = 'app'").stop(database).await;
+    when("NEW.id = 1").start(database).await;
+    let one_moved = relay.run(&moving);
+    when("NEW.id = 1").stop(database).await;
+
+    let printed = |changed: &str, count| (Some(1), format!("{changed}\n{}", left(count)));
+    assert_eq!(none_moved, printed("0 deliveries are moved", 2));
+    assert_eq!(one_moved, printed("1 delivery is moved", 1));
+    database
+        .execute_script("UPDATE relay_deliveries SET status = 'failed', due_at = NULL, completed_at = created_at, endpoint = 'app'")
+        .await;
+    when("NEW.id = 1").start(database).await;
+    let one = relay.run(&["deliveries", "replay", "1"]);
+    let both = relay.run(&[
+        "deliveries",
+        "replay",
+        "--endpoint",
+        "app",
+        "--status",
+        "failed",
+    ]);
+    assert_eq!(one, printed("0 deliveries are pending again", 1));
+    assert_eq!(both, printed("1 delivery is pending again", 1));
+    let keep = Suppression::of_deletes_when("relay_deliveries", "OLD.id = 1");
+    keep.start(database).await;
+    let deleted = relay.run(&[
+        "deliveries",
+        "delete",
+        "--endpoint",
+        "app",
+        "--with-failed",
+        "--yes",
+    ]);
+    assert_eq!(deleted, printed("1 delivery is deleted", 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use uuid::{Uuid, Variant, Version};
 use crate::on_both_databases;
 use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
+use crate::support::plain_user::PlainUser;
 use crate::support::program::{Service, program, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -263,29 +264,6 @@ async fn is_ready_with_newer_schema(database: Database) {
     let app = App::start(database).await;
 
     assert_eq!(app.get_ops("/readyz").await.status, 200);
-}
-
-/// A user of the database who owns nothing, and may not create tables.
-struct PlainUser {
-    name: String,
-    url: String,
-}
-
-impl PlainUser {
-    async fn create(database: &Database) -> Self {
-        let (server, name) = database.url.rsplit_once('/').expect("a name");
-        let user = format!("plain_{name}");
-        let script = format!(
-            "CREATE ROLE {user} LOGIN;
-             REVOKE CREATE ON SCHEMA public FROM PUBLIC"
-        );
-        database.execute_script(&script).await;
-        let (_, address) = server.rsplit_once('@').expect("a user");
-        Self {
-            url: format!("postgres://{user}@{address}/{name}"),
-            name: user,
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use crate::on_both_databases;
 use crate::relay_delivery::{IMAGES, start, statuses, uploaded, wait_for_statuses};
 use crate::support::app::{App, CLAIMS_METRIC, TestResponse, client, response_to, wait_for_pass};
 use crate::support::database::Database;
+use crate::support::plain_user::PlainUser;
 use crate::support::program::Service;
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Subscriber, SubscriberResponse};
@@ -318,4 +319,89 @@ async fn suppressed_alert_keeps_result(database: Database) {
     wait_for_statuses(&database, &["failed"]).await;
     let message = "the database suppressed attempts or alerts";
     wait_for_error(&service, message, "relay_events").await;
+}
+
+/// A service whose user is subject to row-level security policies.
+struct RestrictedService {
+    owner: Database,
+    service: Service,
+    _folder: TempDir,
+}
+
+impl RestrictedService {
+    /// Starts the service with policies that allow everything on a table, except what `restrictions` say.
+    async fn start(table: &str, restrictions: &str) -> Self {
+        let owner = Database::postgres().await;
+        let (folder, mut service) = start_service(&owner, &[]);
+        service.signal("-TERM");
+        service.wait();
+        drop(folder);
+        owner.register("image").await;
+        let user = PlainUser::create(&owner).await;
+        let name = &user.name;
+        owner
+            .execute_script(&format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name};
+                 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+                 CREATE POLICY everything ON {table} USING (true) WITH CHECK (true);
+                 {restrictions}"
+            ))
+            .await;
+        let (folder, service) = start_service(&Database::at(&user.url), &[]);
+        Self {
+            owner,
+            service,
+            _folder: folder,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_on_audit_log_fails_webhook() {
+    let restricted = RestrictedService::start(
+        "cloudflare_image_logs",
+        "CREATE POLICY no_insert ON cloudflare_image_logs AS RESTRICTIVE FOR INSERT WITH CHECK (false)",
+    )
+    .await;
+
+    let answer = post(&restricted.service, &uploaded("image")).await;
+
+    assert_eq!(answer, 500);
+    let message = "the database refused an audit log entry";
+    wait_for_error(&restricted.service, message, "cloudflare_image_logs").await;
+    assert_eq!(restricted.owner.image("image").await["status"], "pending");
+    assert!(restricted.owner.logs().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_on_images_acknowledges_nothing() {
+    // Without its `USING`, Postgres neither updates nor locks a row, and reports no error.
+    let restricted = RestrictedService::start(
+        "cloudflare_images",
+        "CREATE POLICY no_update ON cloudflare_images AS RESTRICTIVE FOR UPDATE USING (false)",
+    )
+    .await;
+
+    let answer = post(&restricted.service, &uploaded("image")).await;
+
+    assert_ne!(answer, 200);
+    assert_eq!(restricted.owner.image("image").await["status"], "pending");
+    assert!(restricted.owner.logs().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_on_rejections_keeps_400() {
+    let restricted = RestrictedService::start(
+        "webhook_rejections",
+        "CREATE POLICY no_insert ON webhook_rejections AS RESTRICTIVE FOR INSERT WITH CHECK (false)",
+    )
+    .await;
+
+    let refused = post(&restricted.service, "no JSON").await;
+    let early = post(&restricted.service, &uploaded("early")).await;
+
+    assert_eq!((refused, early), (400, 500));
+    let message = "cannot store a rejection";
+    wait_for_error(&restricted.service, message, "webhook_rejections").await;
+    assert!(restricted.owner.rejections().await.is_empty());
 }

@@ -34,6 +34,7 @@ pub(crate) mod mutation;
 pub(crate) mod nats;
 pub(crate) mod nats_accounts;
 pub(crate) mod outbound_proxies;
+pub(crate) mod plain_user;
 pub(crate) mod pooler;
 pub(crate) mod ports;
 pub(crate) mod program;

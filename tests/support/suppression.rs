@@ -4,10 +4,10 @@ use super::database::Database;
 
 /// A trigger that suppresses rows.
 pub(crate) struct Suppression {
-    /// `INSERT` or `UPDATE`.
+    /// `INSERT`, `UPDATE` or `DELETE`.
     pub(crate) operation: &'static str,
     pub(crate) table: &'static str,
-    /// The SQL condition for suppressed rows, about `NEW`.
+    /// The SQL condition for suppressed rows, about `NEW` or `OLD`.
     pub(crate) when: &'static str,
 }
 
@@ -30,6 +30,15 @@ impl Suppression {
     pub(crate) fn of_updates_when(table: &'static str, when: &'static str) -> Self {
         Self {
             operation: "UPDATE",
+            table,
+            when,
+        }
+    }
+
+    /// A suppression of the deletions that fulfil this condition.
+    pub(crate) fn of_deletes_when(table: &'static str, when: &'static str) -> Self {
+        Self {
+            operation: "DELETE",
             table,
             when,
         }

@@ -83,8 +83,12 @@ pub trait DeliveryCatalog: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Makes completed deliveries due again, and counts their attempts from 0. Returns the number of deliveries.
-    async fn replay(&self, filter: &DeliveryFilter, now: ClockReading) -> Result<u64, StoreError>;
+    /// Makes completed deliveries due again, and counts their attempts from 0.
+    async fn replay(
+        &self,
+        filter: &DeliveryFilter,
+        now: ClockReading,
+    ) -> Result<Changed, StoreError>;
 
     /// Moves up to `limit` deliveries to another endpoint, and returns their number. They are due at once, and their attempts are
     /// counted from 0. Leased deliveries stay.
@@ -93,11 +97,23 @@ pub trait DeliveryCatalog: Send + Sync {
     /// Deletes up to `limit` deliveries, and returns their number. Leased deliveries stay.
     async fn delete_deliveries(&self, page: &Unsent) -> Result<u64, StoreError>;
 
+    /// Returns the number of deliveries that could be moved or deleted, on all pages.
+    async fn count_unsent(&self, page: &Unsent) -> Result<u64, StoreError>;
+
     /// Returns the number of waiting or leased deliveries of each endpoint that has any.
     async fn waiting_deliveries(&self) -> Result<Vec<(String, i64)>, StoreError>;
 
     /// Returns the endpoints that are paused or have waiting or failed deliveries, in the order of their names.
     async fn endpoint_states(&self) -> Result<Vec<EndpointState>, StoreError>;
+}
+
+/// The numbers of deliveries that an operator's command changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// The deliveries that changed.
+    pub changed: u64,
+    /// The deliveries that a trigger or a policy of the database kept from changing.
+    pub suppressed: u64,
 }
 
 /// A worker's request for deliveries.

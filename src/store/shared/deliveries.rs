@@ -11,7 +11,7 @@ use crate::domain::delivery::DeliveryStatus;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::outbox::{
-    Attempt, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, MoveTarget, Unsent,
+    Attempt, Changed, Delivery, DeliveryCatalog, DeliveryFilter, EndpointState, MoveTarget, Unsent,
     parse_status,
 };
 use crate::store::session::OperationError;
@@ -42,6 +42,18 @@ macro_rules! newest_deliveries {
     };
 }
 
+/// The condition for completed deliveries that match a filter.
+macro_rules! replayable {
+    ($id:literal) => {
+        concat!(
+            "due_at IS NULL AND ",
+            $id,
+            " AND (CAST($2 AS text) IS NULL OR endpoint = $2) AND (CAST($3 AS text) IS NULL OR status = $3)
+                 AND (CAST($4 AS timestamptz) IS NULL OR created_at >= $4)"
+        )
+    };
+}
+
 /// The statement that makes completed deliveries due again. `$id` is as in `newest_deliveries`.
 macro_rules! replay_deliveries {
     ($id:literal) => {
@@ -51,10 +63,19 @@ macro_rules! replay_deliveries {
              SET status = 'pending', due_at = ",
             now!("$5"),
             ", lease = NULL, attempts = 0, payload = NULL, completed_at = NULL
-             WHERE due_at IS NULL AND ",
-            $id,
-            " AND (CAST($2 AS text) IS NULL OR endpoint = $2) AND (CAST($3 AS text) IS NULL OR status = $3)
-                 AND (CAST($4 AS timestamptz) IS NULL OR created_at >= $4)"
+             WHERE ",
+            replayable!($id)
+        )
+    };
+}
+
+/// The statement that counts these deliveries.
+macro_rules! count_replayable {
+    ($id:literal) => {
+        concat!(
+            "-- deliveries_replayable
+             SELECT count(*) FROM relay_deliveries WHERE ",
+            replayable!($id)
         )
     };
 }
@@ -104,8 +125,22 @@ impl DeliveryCatalog for Backend {
         list(self, filter, limit, PayloadMode::Omitted).await
     }
 
-    async fn replay(&self, filter: &DeliveryFilter, now: ClockReading) -> Result<u64, StoreError> {
+    async fn replay(
+        &self,
+        filter: &DeliveryFilter,
+        now: ClockReading,
+    ) -> Result<Changed, StoreError> {
         self.write("replaying deliveries", async |connection| {
+            let selected: i64 = sqlx::query_scalar(match filter.id {
+                Some(_) => count_replayable!("id = $1"),
+                None => count_replayable!("CAST($1 AS bigint) IS NULL"),
+            })
+            .bind(filter.id)
+            .bind(filter.endpoint.as_deref())
+            .bind(filter.status.map(DeliveryStatus::name))
+            .bind(filter.since.map(bind_time))
+            .fetch_one(&mut *connection)
+            .await?;
             let replayed = sqlx::query(match filter.id {
                 Some(_) => replay_deliveries!("id = $1"),
                 None => replay_deliveries!("CAST($1 AS bigint) IS NULL"),
@@ -117,7 +152,11 @@ impl DeliveryCatalog for Backend {
             .bind(bind_now(now))
             .execute(connection)
             .await?;
-            Ok(replayed.rows_affected())
+            let changed = replayed.rows_affected();
+            Ok(Changed {
+                changed,
+                suppressed: selected.unsigned_abs().saturating_sub(changed),
+            })
         })
         .await
     }
@@ -161,6 +200,24 @@ impl DeliveryCatalog for Backend {
                 .execute(connection)
                 .await?;
             Ok(deleted.rows_affected())
+        })
+        .await
+    }
+
+    async fn count_unsent(&self, page: &Unsent) -> Result<u64, StoreError> {
+        self.read("counting unsent deliveries", async |connection| {
+            let counting = sqlx::query_scalar(concat!(
+                "-- deliveries_count_unsent
+                 SELECT count(*) FROM (",
+                unsent_ids!(),
+                ") AS counted",
+            ))
+            .bind(&page.endpoint)
+            .bind(bind_now(page.now))
+            .bind(i64::MAX)
+            .bind(page.with_failed);
+            let count: i64 = counting.fetch_one(connection).await?;
+            Ok(count.unsigned_abs())
         })
         .await
     }
