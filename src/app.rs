@@ -2,6 +2,7 @@
 
 mod file_limit;
 mod listeners;
+mod log_trial;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -188,7 +189,7 @@ impl<'a> Service<'a> {
                 None => return Ok(ExitReason::Clean),
             }
         }
-        self.try_audit_log().await;
+        log_trial::try_audit_log(&self.store).await;
         self.migrated.store(true, Ordering::Release);
         self.log_startup(addresses).await;
         notify_systemd(NotifyState::Ready);
@@ -209,16 +210,6 @@ impl<'a> Service<'a> {
         } else {
             exit_reason
         })
-    }
-
-    /// Logs an error if the database refuses a new entry of the audit log. Readiness does not check that, because it changes no data.
-    async fn try_audit_log(&self) {
-        if let Err(error) = self.store.schema.try_audit_log().await {
-            tracing::error!(
-                error = chain(&error),
-                "the database refused an audit log entry, so webhooks would fail; check the triggers and policies of cloudflare_image_logs"
-            );
-        }
     }
 
     /// Opens the port for probes: it responds during the migrations, and until the last request has ended. Returns the server of

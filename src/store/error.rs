@@ -71,11 +71,31 @@ pub enum StoreError {
     },
     /// A connection pooler shares server sessions between transactions, against the configuration.
     #[error(
-        "the connection pooler of database {database} shares server sessions between transactions; set database.pooler to transaction"
+        "the connection pooler of database {database} shares server sessions between transactions; set database.pooler to transaction or auto"
     )]
     SessionsAreShared {
         /// The database.
         database: DatabaseLabel,
+    },
+    /// A connection pooler gives its clients a session for each statement only.
+    #[error(
+        "the connection pooler of database {database} is in statement mode, which allows no transactions; set its pool mode to transaction or session"
+    )]
+    StatementPooling {
+        /// The database.
+        database: DatabaseLabel,
+    },
+    /// The user can use no schema of the search path.
+    #[error(
+        "user {user} of database {database} can use no schema of its search path ({search_path}); run CREATE SCHEMA, or GRANT USAGE, CREATE ON SCHEMA … TO {user}"
+    )]
+    NoSchema {
+        /// The database.
+        database: DatabaseLabel,
+        /// The user.
+        user: String,
+        /// The search path.
+        search_path: String,
     },
     /// The user of the database lacks a privilege.
     #[error(
@@ -310,6 +330,8 @@ impl StoreError {
             | Self::ReadOnly { .. }
             | Self::MissingPrivilege { .. }
             | Self::SessionsAreShared { .. }
+            | Self::StatementPooling { .. }
+            | Self::NoSchema { .. }
             | Self::FileUnusable { .. }
             | Self::FileMountedAlone { .. }
             | Self::WalRefused { .. }

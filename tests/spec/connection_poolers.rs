@@ -12,6 +12,7 @@ use crate::relay_delivery::{IMAGES, uploaded, wait_until_none_due};
 use crate::support::app::{client, response_to};
 use crate::support::database::Database;
 use crate::support::pooler::Pooler;
+use crate::support::ports::free_port;
 use crate::support::program::{Service, program, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Subscriber};
@@ -154,6 +155,77 @@ async fn works_behind_pooler_that_rotates_sessions() {
     assert!(setup.has_logged(SHARED_SESSIONS));
 }
 
+/// A service that takes it for a pooler in session mode would change settings and prepare statements in shared sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn unclear_pool_mode_counts_as_transaction() {
+    let pooler = Pooler::start("transaction", "max_db_connections = 1");
+    let database = Database::postgres().await;
+    let url = pooler.url(&database);
+    // The second connection of the service waits behind one of them for longer than the detection.
+    let busy_clients: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(keep_busy(url.clone())))
+        .collect();
+    let folder = TempDir::new().expect("a folder");
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "60"),
+        ("APP__DATABASE__TIMEOUT_SECS", "60"),
+    ];
+
+    let mut service = Service::launch(folder.path(), &variables, free_port(), free_port());
+
+    wait::until("the detection ends without a result", || {
+        let log = service.log();
+        let message = "cannot detect whether a connection pooler";
+        log.iter().any(|line| line.contains(message))
+    });
+    for client in &busy_clients {
+        client.abort();
+    }
+    service.wait_until_ready();
+    assert_eq!(show(&url, "enable_seqscan").await, "on");
+}
+
+/// Runs transactions that last longer than the service waits for the second connection of the detection.
+async fn keep_busy(url: String) {
+    loop {
+        first_value(&url, "BEGIN; SELECT pg_sleep(2.5)::text; COMMIT").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn detects_change_of_pool_mode() {
+    let mut pooler = Pooler::start("session", "");
+    let mut setup = Setup::start(&pooler, "auto").await;
+    assert!(!setup.has_logged(SHARED_SESSIONS));
+
+    pooler.restart("transaction", "max_db_connections = 1");
+    wait::until_async("the service detects the change", async || {
+        let posts = (0..10).map(|number| setup.post(uploaded(&format!("unknown-{number}"))));
+        drop(join_all(posts).await);
+        setup.has_logged(SHARED_SESSIONS)
+    })
+    .await;
+
+    setup.assert_works().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn error_names_statement_mode() {
+    let pooler = Pooler::start("statement", "");
+    let database = Database::postgres().await;
+    let folder = TempDir::new().expect("a folder");
+    let url = pooler.url(&database);
+
+    let migrated = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+
+    let error = stderr(&migrated);
+    assert!(
+        error.contains("set its pool mode to transaction or session"),
+        "{error}"
+    );
+}
+
 /// `PgBouncer` refuses startup options, so the service sets the schema itself. The tables are adopted, so the index is built outside
 /// a transaction.
 #[tokio::test(flavor = "multi_thread")]
@@ -227,10 +299,7 @@ async fn leaves_no_setting_in_shared_sessions() {
     let setup = Setup::start(&pooler, "auto").await;
     setup.database.register("image").await;
     assert_eq!(setup.post(uploaded("image")).await, 200);
-    let options: PgConnectOptions = pooler.url(&setup.database).parse().expect("a URL");
-    let mut other = PgConnection::connect_with(&options.extra_float_digits(None))
-        .await
-        .expect("the pooler answers");
+    let url = pooler.url(&setup.database);
 
     for (setting, default) in [
         ("statement_timeout", "0"),
@@ -238,17 +307,25 @@ async fn leaves_no_setting_in_shared_sessions() {
         ("enable_seqscan", "on"),
         ("synchronous_commit", "on"),
     ] {
-        // The simple protocol needs no prepared statement.
-        let show = format!("SHOW {setting}");
-        let row = other
-            .fetch_one(sqlx::AssertSqlSafe(show))
-            .await
-            .expect("a value");
-        assert_eq!(row.get::<String, _>(0), default, "{setting}");
+        assert_eq!(show(&url, setting).await, default, "{setting}");
     }
     let prepared = "SELECT count(*)::text FROM pg_prepared_statements";
-    let row = other.fetch_one(prepared).await.expect("a count");
-    assert_eq!(row.get::<String, _>(0), "0");
+    assert_eq!(first_value(&url, prepared).await, "0");
+}
+
+/// Returns a setting of the session that the pooler gives to a new client.
+async fn show(url: &str, setting: &str) -> String {
+    first_value(url, &format!("SHOW {setting}")).await
+}
+
+/// Runs a query by the simple protocol, which needs no prepared statement.
+async fn first_value(url: &str, sql: &str) -> String {
+    let options: PgConnectOptions = url.parse().expect("a URL");
+    let mut other = PgConnection::connect_with(&options.extra_float_digits(None))
+        .await
+        .expect("the pooler answers");
+    let row = other.fetch_one(sqlx::AssertSqlSafe(sql.to_owned())).await;
+    row.expect("a value").get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use crate::on_both_databases;
 use crate::support::app::{App, client, response_to};
 use crate::support::database::Database;
 use crate::support::plain_user::PlainUser;
+use crate::support::ports::free_port;
 use crate::support::program::{Service, program, run, stderr, stdout};
 use crate::support::signing::SECRET;
 use crate::support::wait;
@@ -320,4 +321,48 @@ async fn missing_privilege_on_schema_names_its_grant() {
     );
     assert!(error.contains(&format!("run {grant}")), "{error}");
     assert!(granted.status.success(), "{}", stderr(&granted));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_schema_is_named() {
+    let database = Database::postgres().await;
+    let folder = TempDir::new().expect("a folder");
+    let url = format!("{}?schema=nope", database.url);
+
+    let refused = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+    database.execute_script("CREATE SCHEMA nope").await;
+    let created = run(folder.path(), &["migrate"], &[("DATABASE_URL", &url)]);
+
+    let error = stderr(&refused);
+    assert!(
+        error.contains("can use no schema of its search path (\"nope\"); run CREATE SCHEMA"),
+        "{error}"
+    );
+    assert!(created.status.success(), "{}", stderr(&created));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn read_only_sessions_are_named() {
+    let database = Database::postgres().await;
+    let folder = TempDir::new().expect("a folder");
+    let migrated = run(
+        folder.path(),
+        &["migrate"],
+        &[("DATABASE_URL", &database.url)],
+    );
+    assert!(migrated.status.success(), "{}", stderr(&migrated));
+    let url = format!("{}?options[default_transaction_read_only]=on", database.url);
+    let variables = [
+        ("DATABASE_URL", url.as_str()),
+        ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+    ];
+    let (port, ops_port) = (free_port(), free_port());
+
+    let service = Service::launch(folder.path(), &variables, port, ops_port);
+
+    wait::until("the log names it", || {
+        let log = service.log();
+        log.iter()
+            .any(|line| line.contains("check default_transaction_read_only"))
+    });
 }

@@ -304,7 +304,8 @@ impl Service {
         self.log.lock().expect("no panic").clone()
     }
 
-    fn wait_until_ready(&mut self) {
+    /// Waits until it answers. Panics if it ends.
+    pub(crate) fn wait_until_ready(&mut self) {
         wait::until("the service answers", || {
             let is_serving = self.is_serving();
             if let Ok(Some(status)) = self.child.try_wait() {

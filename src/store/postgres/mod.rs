@@ -6,6 +6,7 @@ mod claim;
 mod columns;
 mod connection;
 mod connection_cache;
+mod detected_mode;
 mod inbox;
 mod migrator;
 mod outbox;

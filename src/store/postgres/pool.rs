@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool};
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::connection::PoolMode;
+use super::detected_mode::DetectedMode;
 use crate::store::settings::Settings;
 use crate::store::url::{PostgresUrl, SessionSettings};
 
@@ -98,7 +98,7 @@ impl OutdatedConnections {
 pub(super) fn pool(
     url: &PostgresUrl,
     settings: &Settings,
-    mode: Arc<OnceCell<PoolMode>>,
+    mode: Arc<DetectedMode>,
     outdated: Arc<OutdatedConnections>,
 ) -> PgPool {
     let set_all: Arc<str> = session_settings_sql(&url.session_settings, settings, false).into();
@@ -127,7 +127,7 @@ pub(super) fn pool(
         .after_connect(move |connection, _| {
             let (mode, set_all) = (Arc::clone(&mode), Arc::clone(&set_all));
             Box::pin(async move {
-                if mode.get() == Some(&PoolMode::Session) {
+                if mode.get() == Some(PoolMode::Session) {
                     connection.execute(AssertSqlSafe(&*set_all)).await?;
                 }
                 Ok(())

@@ -18,11 +18,12 @@ const MARK: &str = "cloudflare_images_webhook.client";
 /// The longest wait for the second connection, and for its answers. A pooler with a single session lets the second client wait.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Detects the pool mode with two connections. Fails if the first one cannot be opened within this time.
+/// Detects the pool mode with two connections. Fails if the first one cannot be opened within this time. Returns `None` if the
+/// second one gets no session: a busy pooler in transaction mode looks like one in session mode with a single session.
 pub(super) async fn detect(
     options: &PgConnectOptions,
     acquire_timeout: Duration,
-) -> Result<PoolMode, sqlx::Error> {
+) -> Result<Option<PoolMode>, sqlx::Error> {
     // The pool tries again while the server does not answer.
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -34,16 +35,18 @@ pub(super) async fn detect(
     detected
 }
 
-async fn detect_with(pool: &PgPool, options: &PgConnectOptions) -> Result<PoolMode, sqlx::Error> {
+async fn detect_with(
+    pool: &PgPool,
+    options: &PgConnectOptions,
+) -> Result<Option<PoolMode>, sqlx::Error> {
     let mark = uuid_v4().simple().to_string();
     let mut first = pool.acquire().await?.detach();
     let set_mark = format!("SELECT set_config('{MARK}', '{mark}', false)");
     first.execute(AssertSqlSafe(set_mark)).await?;
-    // A pooler in session mode may have no second session. So may a server.
     let connecting = PgConnection::connect_with(options);
     let mode = match timeout(PROBE_TIMEOUT, connecting).await {
         Ok(Ok(second)) => compare(&mut first, second, &mark).await?,
-        Ok(Err(_)) | Err(_) => PoolMode::Session,
+        Ok(Err(_)) | Err(_) => None,
     };
     // A pooler may keep the session of a client that closes its connection.
     first
@@ -60,21 +63,21 @@ async fn compare(
     first: &mut PgConnection,
     mut second: PgConnection,
     mark: &str,
-) -> Result<PoolMode, sqlx::Error> {
+) -> Result<Option<PoolMode>, sqlx::Error> {
     let beginning = async {
         second.execute("BEGIN").await?;
         read_mark(&mut second).await
     };
     // Until the second client gets a session, it may wait for the first one's.
     let mode = match timeout(PROBE_TIMEOUT, beginning).await {
-        Ok(Ok(read)) if read == mark => PoolMode::Transaction,
+        Ok(Ok(read)) if read == mark => Some(PoolMode::Transaction),
         Ok(Ok(_)) => match timeout(PROBE_TIMEOUT, read_mark(first)).await {
-            Ok(Ok(read)) if read == mark => PoolMode::Session,
-            Ok(Ok(_)) | Err(_) => PoolMode::Transaction,
+            Ok(Ok(read)) if read == mark => Some(PoolMode::Session),
+            Ok(Ok(_)) | Err(_) => Some(PoolMode::Transaction),
             Ok(Err(error)) => return Err(error),
         },
         Ok(Err(error)) => return Err(error),
-        Err(_) => PoolMode::Session,
+        Err(_) => None,
     };
     // This ends the transaction, so the first client can go on. Over TLS, `close_hard` would wait for the server, and the server for
     // the next statement.

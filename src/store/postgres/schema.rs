@@ -137,15 +137,24 @@ async fn find_work(
         let reading = sqlx::query_as(
             "-- schema_check_creatable
              SELECT quote_ident(current_user), quote_ident(current_schema()),
-                 coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)",
+                 coalesce(has_schema_privilege(current_schema(), 'CREATE'), false), current_setting('search_path')",
         );
         Ok(reading.fetch_one(tx).await?)
     });
-    let (user, schema, may_create): (String, Option<String>, bool) = reading.await?;
+    let (user, schema, may_create, search_path): (String, Option<String>, bool, String) =
+        reading.await?;
     if may_create {
         return Ok(Work::Migrations);
     }
-    let schema = schema.as_deref().unwrap_or("public");
+    let Some(schema) = schema else {
+        let database = database.clone();
+        return Err(StoreError::NoSchema {
+            database,
+            user,
+            search_path,
+        }
+        .into());
+    };
     Err(StoreError::MissingPrivilege {
         database: database.clone(),
         user,

@@ -8,10 +8,11 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, PgPool};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::connection::{Connection, PoolMode};
 use super::connection_cache::ConnectionCache;
+use super::detected_mode::DetectedMode;
 use super::pool::{
     MAX_IDLE_WITHOUT_PING, OutdatedConnections, pool, session_settings_sql, startup_options,
 };
@@ -32,7 +33,7 @@ pub(in crate::store) struct Postgres {
     pool: PgPool,
     cache: ConnectionCache,
     pooler: Pooler,
-    mode: Arc<OnceCell<PoolMode>>,
+    mode: Arc<DetectedMode>,
     outdated: Arc<OutdatedConnections>,
     /// The settings of a transaction in [`PoolMode::Transaction`], as SQL.
     local_settings: String,
@@ -56,7 +57,7 @@ impl Postgres {
         let deadline = settings.timeout_secs.seconds();
         let acquire_timeout = settings.acquire_timeout_secs.seconds();
         let options = startup_options(url);
-        let mode = Arc::new(OnceCell::new());
+        let mode = Arc::new(DetectedMode::default());
         let outdated = Arc::new(OutdatedConnections::default());
         // Without a spare connection, cached connections would leave none for other operations.
         let has_spare = settings.max_connections.count() > settings.writers.count();
@@ -177,23 +178,51 @@ impl Postgres {
         }
     }
 
-    /// Returns the pool mode. Detects it at the first call, unless the configuration has it.
+    /// Returns the pool mode. Detects it if it is not known, unless the configuration has it.
     pub(super) async fn mode(&self) -> Result<PoolMode, sqlx::Error> {
-        let mode = self.mode.get_or_try_init(async || {
+        let detecting = self.mode.get_or_detect(async || {
             let mode = match self.pooler {
-                Pooler::None | Pooler::Session => return Ok(PoolMode::Session),
-                Pooler::Transaction => PoolMode::Transaction,
+                Pooler::None | Pooler::Session => Some(PoolMode::Session),
+                Pooler::Transaction => Some(PoolMode::Transaction),
                 Pooler::Auto => pooler::detect(&self.options, self.acquire_timeout).await?,
             };
-            if mode == PoolMode::Transaction {
-                tracing::info!(
-                    setting = ?self.pooler,
-                    "a connection pooler shares server sessions between transactions; statements are not prepared in advance"
-                );
+            match mode {
+                // A connection that was opened before a successful detection has no settings.
+                Some(PoolMode::Session) => self.close_connections(),
+                Some(PoolMode::Transaction) => self.log_shared_sessions(),
+                None => tracing::warn!(
+                    "cannot detect whether a connection pooler shares server sessions; working as if it does, and checking again"
+                ),
             }
             Ok(mode)
         });
-        mode.await.copied()
+        detecting.await
+    }
+
+    fn log_shared_sessions(&self) {
+        tracing::info!(
+            setting = ?self.pooler,
+            "a connection pooler shares server sessions between transactions; statements are not prepared in advance"
+        );
+    }
+
+    /// Closes every connection that is open now, before its next use.
+    fn close_connections(&self) {
+        self.outdated.mark();
+        self.cache.clear();
+    }
+
+    /// Returns the error of a statement that another session had or lacked. A pooler whose mode was detected has changed it, so the
+    /// next operation uses the other mode.
+    fn shared_sessions_error(&self) -> StoreError {
+        if self.pooler == Pooler::Auto && self.mode.get() == Some(PoolMode::Session) {
+            self.mode.set(PoolMode::Transaction);
+            self.close_connections();
+            self.log_shared_sessions();
+        }
+        StoreError::SessionsAreShared {
+            database: self.runner.database.clone(),
+        }
     }
 
     /// Returns the statements that begin a transaction.
@@ -218,8 +247,7 @@ impl Postgres {
             Ok(value) => Ok(value),
             Err(error) => {
                 if error.is_read_only() {
-                    self.outdated.mark();
-                    self.cache.clear();
+                    self.close_connections();
                 }
                 Err(self.diagnose(error).await)
             }
@@ -232,8 +260,11 @@ impl Postgres {
         let (action, is_pool_timeout) = match &error {
             StoreError::Database { action, source, .. } => {
                 if is_statement_of_other_session(source) {
+                    return self.shared_sessions_error();
+                }
+                if is_statement_mode(source) {
                     let database = self.runner.database.clone();
-                    return StoreError::SessionsAreShared { database };
+                    return StoreError::StatementPooling { database };
                 }
                 (*action, matches!(source, sqlx::Error::PoolTimedOut))
             }
@@ -266,6 +297,12 @@ fn is_statement_of_other_session(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| {
         [DUPLICATE_PREPARED_STATEMENT, INVALID_SQL_STATEMENT_NAME].contains(&&*code)
     })
+}
+
+/// Returns whether a pooler gives its clients a session for each statement only. Its error has no code of its own.
+fn is_statement_mode(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|error| error.message().contains("statement pooling mode"))
 }
 
 /// Returns whether the connection is lost. Codes that begin with 57P mean that the server is shutting down or starting.

@@ -212,7 +212,7 @@ fn set(target: &mut Target, name: &str, value: String) -> Result<(), InvalidData
         "dbname" => target.database = Some(value),
         "application_name" => target.application_name = Some(value),
         "fallback_application_name" => target.fallback_application_name = Some(value),
-        "schema" => target.search_path = Some(quoted_identifier(&value)),
+        "schema" => target.search_path = Some(quoted_schema(&value)?),
         "currentSchema" | "search_path" => target.search_path = Some(value),
         "pgbouncer" => target.is_behind_pgbouncer = parse_bool(name, &value)?,
         "statement-cache-capacity" => {
@@ -262,6 +262,9 @@ fn parse_ssl(value: &str) -> Result<TlsMode, InvalidDatabaseUrl> {
 }
 
 /// Returns the name of a schema as SQL writes it.
-fn quoted_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+fn quoted_schema(name: &str) -> Result<String, InvalidDatabaseUrl> {
+    if name.is_empty() {
+        return Err(InvalidDatabaseUrl::value("schema", "the name of a schema"));
+    }
+    Ok(format!("\"{}\"", name.replace('"', "\"\"")))
 }

@@ -255,6 +255,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("client_encoding=latin1", "Use utf8."),
     ("gssencmode=require", "Use disable or prefer."),
     ("pgbouncer=maybe", "Use true or false."),
+    ("schema=", "Use the name of a schema."),
     ("hostaddr=db", "Use an IP address."),
     ("hostaddr=::1&sslmode=verify-full", "use only the host"),
     ("statement-cache-capacity=x", "Use a number."),
