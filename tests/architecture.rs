@@ -61,6 +61,7 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 21] = [
             "events",
             "telemetry",
             "clock",
+            "random",
             "config_types",
             "domain",
         ],

@@ -18,6 +18,7 @@ pub(crate) mod images;
 pub(crate) mod rejections;
 pub(crate) mod retention;
 pub(crate) mod schema;
+pub(crate) mod uploads;
 
 use std::sync::Arc;
 

@@ -108,7 +108,7 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
 }
 
 /// Creates the client of a command. Its calls do not count for the running services, because it makes few.
-fn client(loaded: &Loaded) -> anyhow::Result<Client> {
+pub(super) fn client(loaded: &Loaded) -> anyhow::Result<Client> {
     let settings = &loaded.settings;
     let budget = Box::new(LocalBudget::new(settings.cloudflare.quota()));
     let client = Client::new(&settings.cloudflare, loaded.authorities(), budget);

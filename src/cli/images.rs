@@ -123,11 +123,13 @@ impl Add {
             creator: self.creator,
             metadata: images::parse_metadata(&self.metadata)
                 .map_err(|error| anyhow!("--metadata {error}"))?,
+            expires_at: None,
+            require_signed_urls: false,
         })
     }
 }
 
-fn parse_id(id: &str) -> anyhow::Result<CloudflareId> {
+pub(super) fn parse_id(id: &str) -> anyhow::Result<CloudflareId> {
     CloudflareId::parse(id).map_err(|error| anyhow!("the id {error}"))
 }
 

@@ -17,6 +17,7 @@ mod retention;
 mod send;
 mod serve;
 mod shell;
+mod upload_url;
 mod verify;
 
 use std::path::PathBuf;
@@ -58,6 +59,8 @@ enum Command {
     /// Register, list, show and delete images
     #[command(subcommand)]
     Images(images::Images),
+    /// Create an upload URL at Cloudflare, and register its image
+    UploadUrl(upload_url::UploadUrl),
     /// List, show and reprocess rejected webhooks
     #[command(subcommand)]
     Rejections(rejections::Rejections),
@@ -149,6 +152,7 @@ impl Cli {
             Command::Serve => serve::run(&loaded).await,
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,
+            Command::UploadUrl(upload_url) => upload_url.run(&loaded).await,
             Command::Rejections(rejections) => rejections.run(&loaded).await,
             Command::Deliveries(deliveries) => deliveries.run(&loaded).await,
             Command::Endpoints(endpoints) => endpoints.run(&loaded).await,

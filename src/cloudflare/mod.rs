@@ -7,11 +7,14 @@ mod budget;
 mod client;
 mod envelope;
 mod error;
+mod images;
+mod multipart;
 mod notifications;
 mod settings;
 
 pub(crate) use budget::LocalBudget;
 pub(crate) use client::Client;
-pub(crate) use error::ApiError;
+pub(crate) use error::{ApiError, ErrorKind};
+pub(crate) use images::NewUpload;
 pub(crate) use notifications::{Destination, DestinationRequest, Policy};
 pub use settings::Settings;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -103,4 +104,11 @@ pub struct NewImage {
     pub creator: String,
     /// The app's own metadata: an object.
     pub metadata: Json,
+    /// The end of the upload URL. `None` counts as [`DEFAULT_UPLOAD_TIME`] after the insertion.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the image can only be shown with signed URLs.
+    pub require_signed_urls: bool,
 }
+
+/// The time for which an upload URL works, unless another time was asked for. Cloudflare's default.
+pub const DEFAULT_UPLOAD_TIME: Duration = Duration::from_mins(30);

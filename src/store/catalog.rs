@@ -13,6 +13,14 @@ pub trait ImageCatalog: Send + Sync {
     /// Adds the row of an image that is not uploaded yet.
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<AddResult, StoreError>;
 
+    /// Stores the upload URL of an image. It is not published, because everybody who has it can upload.
+    async fn set_upload_url(
+        &self,
+        id: &CloudflareId,
+        upload_url: &str,
+        now: Timestamp,
+    ) -> Result<SetResult, StoreError>;
+
     /// Deletes an image's row. Its audit log entries and the image at Cloudflare stay.
     async fn delete(&self, id: &CloudflareId, now: Timestamp) -> Result<DeleteResult, StoreError>;
 
@@ -30,6 +38,15 @@ pub enum AddResult {
     Added,
     /// A row with this id exists. It is unchanged.
     Exists,
+}
+
+/// The result of storing an upload URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetResult {
+    /// It is stored.
+    Set,
+    /// No row has this id.
+    NotFound,
 }
 
 /// The result of deleting an image.

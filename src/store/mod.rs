@@ -38,7 +38,7 @@ use crate::domain::notification::UnknownImages;
 use inbox::record::RecordPolicy;
 use outbox::router::EventRouter;
 
-pub use catalog::{AddResult, DeleteResult, ImageCatalog};
+pub use catalog::{AddResult, DeleteResult, ImageCatalog, SetResult};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};

@@ -3,7 +3,7 @@
 use cloudflare_images_webhook::domain::event::EventKind;
 use cloudflare_images_webhook::domain::image::{Image, NewImage, Status};
 use cloudflare_images_webhook::domain::json::Json;
-use cloudflare_images_webhook::store::{AddResult, DeleteResult, Store, StoreError};
+use cloudflare_images_webhook::store::{AddResult, DeleteResult, SetResult, Store, StoreError};
 
 use crate::fixture::{Fixture, on_every_backend};
 use crate::notifications::{at, failed, image_id, record, uploaded};
@@ -12,6 +12,7 @@ on_every_backend!(
     adds_image_with_its_fields,
     leaves_existing_image_unchanged,
     publishes_created_image,
+    stores_upload_url,
     finds_no_image_for_unknown_id,
     lists_last_changed_first_up_to_limit,
     lists_images_of_one_status,
@@ -62,6 +63,30 @@ async fn publishes_created_image(fixture: &Fixture) {
     let delivery = fixture.database.deliveries().await.remove(0);
     assert_eq!(delivery["endpoint"], "app");
     assert_eq!(delivery["due_at"], at(10).to_string());
+}
+
+async fn stores_upload_url(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    add(&store, "a", 10).await;
+    let catalog = &store.image_catalog;
+    let set = async |id| {
+        let id = image_id(id);
+        let setting = catalog.set_upload_url(&id, "https://upload.example/a", at(20));
+        setting.await.expect("the query succeeds")
+    };
+
+    let results = (set("a").await, set("b").await);
+
+    assert_eq!(results, (SetResult::Set, SetResult::NotFound));
+    let row = fixture.database.image("a").await;
+    assert_eq!(row["upload_url"], "https://upload.example/a");
+    assert_eq!(row["updated_at"], at(20).to_string());
+    assert_eq!(row["expires_at"], at(610).to_string());
+    assert_eq!(
+        events(fixture).await,
+        [EventKind::Created.name()],
+        "the URL is not published"
+    );
 }
 
 async fn finds_no_image_for_unknown_id(fixture: &Fixture) {
@@ -179,6 +204,8 @@ async fn add(store: &Store, id: &str, seconds: i64) -> AddResult {
         filename: "cat.jpg".to_owned(),
         creator: "user-1".to_owned(),
         metadata: Json::from_canonical(r#"{"album":7}"#.to_owned()),
+        expires_at: Some(at(seconds + 600)),
+        require_signed_urls: true,
     };
     let adding = store.image_catalog.add(&new, at(seconds)).await;
     adding.expect("the query succeeds")

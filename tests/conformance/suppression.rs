@@ -223,6 +223,8 @@ async fn added_image_fails_if_suppressed(fixture: &Fixture) {
         filename: String::new(),
         creator: String::new(),
         metadata: Json::empty_object(),
+        expires_at: None,
+        require_signed_urls: false,
     };
 
     let added = store.image_catalog.add(&image, at(50)).await;

@@ -66,4 +66,5 @@ mod shutdown;
 mod sqlite_files;
 mod suppressed_rows;
 mod table_adoption;
+mod upload_urls;
 mod verify_command;

@@ -19,8 +19,9 @@ pub(super) use sqlx::postgres::PgRow as Row;
 
 /// The statement of [`ImageCatalog::add`](crate::store::ImageCatalog::add). Postgres needs the cast to `jsonb`.
 pub(super) const CATALOG_ADD: &str = "-- catalog_add
-     INSERT INTO cloudflare_images (cloudflare_id, filename, creator, metadata, created_at, updated_at)
-     VALUES ($1, $2, $3, $4::jsonb, $5, $5)
+     INSERT INTO cloudflare_images
+         (cloudflare_id, filename, creator, metadata, created_at, updated_at, expires_at, require_signed_urls)
+     VALUES ($1, $2, $3, $4::jsonb, $5, $5, $6, $7)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
 /// The statement that deletes old deliveries, their attempts, and events without other deliveries. On SQLite, a trigger deletes

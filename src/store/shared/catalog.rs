@@ -5,9 +5,9 @@ use async_trait::async_trait;
 use super::columns::{Backend, CATALOG_ADD, bind_time, image_columns, read_image};
 use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
-use crate::domain::image::{Image, NewImage, Status};
+use crate::domain::image::{DEFAULT_UPLOAD_TIME, Image, NewImage, Status};
 use crate::domain::timestamp::Timestamp;
-use crate::store::catalog::{AddResult, DeleteResult, ImageCatalog};
+use crate::store::catalog::{AddResult, DeleteResult, ImageCatalog, SetResult};
 use crate::store::error::StoreError;
 use crate::store::inbox::record::add_to_outbox;
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
@@ -19,6 +19,8 @@ use crate::store::session::{TransactionMode, rows_suppressed};
 impl ImageCatalog for Backend {
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<AddResult, StoreError> {
         let router = &self.policy.router;
+        let default_expiry = now.saturating_add(DEFAULT_UPLOAD_TIME);
+        let expires_at = image.expires_at.unwrap_or(default_expiry);
         self.transaction("adding an image", TransactionMode::Durable, async |tx| {
             let inserted = sqlx::query(CATALOG_ADD)
                 .bind(image.cloudflare_id.as_str())
@@ -26,6 +28,8 @@ impl ImageCatalog for Backend {
                 .bind(&image.creator)
                 .bind(image.metadata.as_str())
                 .bind(bind_time(now))
+                .bind(bind_time(expires_at))
+                .bind(image.require_signed_urls)
                 .execute(&mut *tx)
                 .await?
                 .rows_affected();
@@ -44,6 +48,35 @@ impl ImageCatalog for Backend {
             }
             let wakeups = add_to_outbox(tx, &events, router).await?;
             Ok((AddResult::Added, wakeups))
+        })
+        .await
+    }
+
+    async fn set_upload_url(
+        &self,
+        id: &CloudflareId,
+        upload_url: &str,
+        now: Timestamp,
+    ) -> Result<SetResult, StoreError> {
+        self.transaction("storing an upload URL", TransactionMode::Durable, async |tx| {
+            let updated = sqlx::query(
+                "-- catalog_set_upload_url
+                 UPDATE cloudflare_images SET upload_url = $2, updated_at = $3 WHERE cloudflare_id = $1",
+            )
+            .bind(id.as_str())
+            .bind(upload_url)
+            .bind(bind_time(now))
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            if updated > 0 {
+                return Ok((SetResult::Set, Wakeups::default()));
+            }
+            let rows = tx.lock_images(&[id.as_str()], ColumnSet::State).await?;
+            if rows.is_empty() {
+                return Ok((SetResult::NotFound, Wakeups::default()));
+            }
+            Err(rows_suppressed("cloudflare_images"))
         })
         .await
     }

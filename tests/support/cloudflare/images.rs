@@ -34,6 +34,16 @@ impl Cloudflare {
         };
         self.inner.state().images.insert(id.to_owned(), image);
     }
+
+    /// Returns an image.
+    pub(crate) fn image(&self, id: &str) -> Option<Image> {
+        self.inner.state().images.get(id).cloned()
+    }
+
+    /// Returns the ids of all images.
+    pub(crate) fn image_ids(&self) -> Vec<String> {
+        self.inner.state().images.keys().cloned().collect()
+    }
 }
 
 impl CloudflareState {
