@@ -54,6 +54,10 @@ fn log(warning: &ConfigWarning) {
         ConfigWarning::QuotedSecret => {
             tracing::warn!("a webhook secret has quotes around it, which are a part of it");
         }
+        ConfigWarning::AnyAuthority { origin } => tracing::warn!(
+            origin,
+            "a database server with a certificate of any authority of this system is accepted; use sslmode=verify-full in the database URL"
+        ),
         ConfigWarning::UnverifiedDatabase { origin } => tracing::warn!(
             origin,
             "the identity of the database server is not checked; use sslmode=verify-full in the database URL"

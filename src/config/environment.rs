@@ -8,7 +8,6 @@ use ::config::{Value, ValueKind};
 use super::error::ConfigError;
 use super::layer::Layer;
 use crate::config_types::{is_secret, trim_pasted};
-use crate::store::SSL_MODES;
 
 const PREFIX: &str = "APP__";
 
@@ -87,7 +86,7 @@ impl Environment {
     }
 
     /// Returns a variable's value, without white space and byte order marks around it. An empty variable counts as not set, as in
-    /// Compose files.
+    /// Compose files. The value is empty only if the variable has nothing but white space.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.variables
             .get(name)
@@ -96,28 +95,23 @@ impl Environment {
             .map(trim_pasted)
     }
 
-    /// Fails if a variable of libpq has a value that sqlx would replace by its default. A misspelt `PGSSLMODE` would turn
-    /// encryption off.
-    pub(super) fn check_libpq(&self) -> Result<(), ConfigError> {
-        let value = |name| self.variables.get(name).filter(|value| !value.is_empty());
-        let invalid = |name: &str, problem: String| ConfigError::Setting {
-            key: "database.url".to_owned(),
-            origin: name.to_owned(),
-            problem,
-        };
-        let is_mode = |value: &String| SSL_MODES.contains(&value.to_ascii_lowercase().as_str());
-        if value("PGSSLMODE").is_some_and(|value| !is_mode(value)) {
-            let modes = SSL_MODES.join(", ");
-            return Err(invalid(
-                "PGSSLMODE",
-                format!("sslmode must be one of {modes}"),
-            ));
-        }
-        if value("PGPORT").is_some_and(|value| value.parse::<u16>().is_err()) {
-            let problem = "the port must be a number from 1 to 65535".to_owned();
-            return Err(invalid("PGPORT", problem));
-        }
-        Ok(())
+    /// Fails if a variable of libpq names a file and is empty. sqlx would open a file without a name.
+    pub(super) fn check_libpq_files(&self) -> Result<(), ConfigError> {
+        let is_empty = |name: &&str| self.variables.get(*name).is_some_and(String::is_empty);
+        let empty = ["PGSSLCERT", "PGSSLKEY"].into_iter().find(is_empty);
+        empty.map_or(Ok(()), |name| {
+            Err(ConfigError::Setting {
+                key: "database.url".to_owned(),
+                origin: name.to_owned(),
+                problem: "the path of a file is empty. Remove the variable.".to_owned(),
+            })
+        })
+    }
+
+    /// Returns the file that alone replaces the system's certificate authorities.
+    pub(super) fn only_authorities(&self) -> Option<&str> {
+        let file = self.get("SSL_CERT_FILE");
+        file.filter(|_| !self.variables.contains_key("SSL_CERT_DIR"))
     }
 
     /// Returns the variable that names a proxy for other programs, if there is one.
@@ -131,6 +125,9 @@ impl Environment {
         let Some(port) = self.get("PORT") else {
             return Ok(None);
         };
+        if port.is_empty() {
+            return Err(ConfigError::blank("server.listen", "PORT"));
+        }
         port.parse().map(Some).map_err(|_| ConfigError::Setting {
             key: "server.listen".to_owned(),
             origin: "PORT".to_owned(),
@@ -146,6 +143,9 @@ impl Environment {
             let Some(value) = self.get(name) else {
                 continue;
             };
+            if value.is_empty() {
+                return Err(ConfigError::blank(key, name));
+            }
             let kind = if defaults.is_list(key) {
                 vec![value].into()
             } else {
@@ -158,6 +158,9 @@ impl Environment {
                 continue;
             };
             let key = path.to_lowercase().replace("__", ".");
+            if value.is_empty() {
+                return Err(ConfigError::blank(&key, name));
+            }
             let kind = if defaults.is_list(&key) {
                 parse_list(&key, name, value)?
             } else {

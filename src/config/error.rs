@@ -8,6 +8,9 @@ use ::config::ConfigError as CrateError;
 
 use super::effective_settings::EffectiveSetting;
 
+/// The address for webhooks, with which the other address can collide.
+const LISTEN: &str = "server.listen";
+
 /// The reason why the settings could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -18,6 +21,12 @@ pub enum ConfigError {
         /// The problem. The remedy may follow as a second sentence.
         problem: String,
     },
+    /// A value has nothing but white space. Trimmed, it would turn authentication off, or choose a default.
+    #[error(
+        "{key}: has only white space (from {origin}). {}",
+        remedy_of_blank(key)
+    )]
+    Blank { key: String, origin: String },
     #[error("{key}: unknown setting (from {origin}). {known}")]
     UnknownKey {
         key: String,
@@ -80,6 +89,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Returns the error of a value that has only white space.
+    pub(super) fn blank(key: &str, origin: &str) -> Self {
+        Self::Blank {
+            key: key.to_owned(),
+            origin: origin.to_owned(),
+        }
+    }
+
     /// Returns the error of an invalid setting, with the origin of its value. All values in a list of tables have one origin.
     pub(super) fn invalid(key: String, problem: String, settings: &[EffectiveSetting]) -> Self {
         let list = key.split('[').next().unwrap_or_default();
@@ -89,11 +106,27 @@ impl ConfigError {
         };
         let setting = settings.iter().find(|setting| is_in_list(&setting.key));
         let origin = setting.map_or("the configuration", |setting| &*setting.origin);
+        let mut origin = origin.to_owned();
+        // This error is about two settings, and the other one is usually the wrong one.
+        let other = settings.iter().find(|setting| {
+            key == "ops.listen" && setting.key == LISTEN && problem.contains(LISTEN)
+        });
+        if let Some(other) = other {
+            origin = format!("{origin}, {LISTEN} from {}", other.origin);
+        }
         Self::Setting {
-            origin: origin.to_owned(),
+            origin,
             key,
             problem,
         }
+    }
+}
+
+fn remedy_of_blank(key: &str) -> &'static str {
+    if key == "webhook.secrets" {
+        "Write a secret, or an empty value to turn authentication off."
+    } else {
+        "Write a value, or remove it."
     }
 }
 

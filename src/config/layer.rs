@@ -70,11 +70,13 @@ impl Layer {
         value.is_some_and(|value| matches!(value.kind, ValueKind::Array(_)))
     }
 
-    /// Removes white space and byte order marks around each text, and quotes around each URL.
-    pub(super) fn trim_values(&mut self) {
+    /// Removes white space and byte order marks around each text, and quotes around each URL. Fails if nothing else is there.
+    pub(super) fn trim_values(&mut self) -> Result<(), ConfigError> {
         for (key, value) in &mut self.values {
-            trim_value(key, value);
+            let origin = value.origin().unwrap_or(&self.source).to_owned();
+            trim_value(key, value, &origin)?;
         }
+        Ok(())
     }
 
     /// Fails if one of these lists has no item.
@@ -190,17 +192,28 @@ impl Source for Layer {
     }
 }
 
-fn trim_value(key: &str, value: &mut Value) {
+fn trim_value(key: &str, value: &mut Value, origin: &str) -> Result<(), ConfigError> {
     match &mut value.kind {
-        ValueKind::String(text) => *text = trimmed(key, text).to_owned(),
-        ValueKind::Array(items) => items.iter_mut().for_each(|item| trim_value(key, item)),
+        ValueKind::String(text) if !text.is_empty() => {
+            let trimmed = trimmed(key, text);
+            if trimmed.is_empty() {
+                return Err(ConfigError::blank(key, origin));
+            }
+            *text = trimmed.to_owned();
+        }
+        ValueKind::Array(items) => {
+            for item in items {
+                trim_value(key, item, origin)?;
+            }
+        }
         ValueKind::Table(table) => {
             for (name, value) in table {
-                trim_value(name, value);
+                trim_value(name, value, origin)?;
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// Returns the value of a key without the characters that pasting added. Quotes are never a part of a URL.

@@ -22,7 +22,7 @@ use crate::config_types::{InvalidSetting, ListenAddress, read_file};
 use crate::outbound::Authorities;
 use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
-use crate::store::DatabaseUrl;
+use crate::store::{DatabaseUrl, InvalidVariables};
 use crate::{
     cloudflare, ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web,
 };
@@ -118,7 +118,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
     let mut layers = vec![file_layer(profile, file)?, environment.layer(&defaults)?];
     let mut warnings = Vec::new();
     for layer in &mut layers {
-        layer.trim_values();
+        layer.trim_values()?;
         let renamed = layer.rename_keys(&receiver::Settings::RENAMED_KEYS)?;
         warnings.extend(renamed.into_iter().map(ConfigWarning::RenamedKey));
         layer.check_keys(&defaults)?;
@@ -147,14 +147,17 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
 
     let merged = merged(&layers);
     let effective = effective_settings::all(&merged.cache);
-    let settings: Settings = serde_path_to_error::deserialize(merged)
+    let mut settings: Settings = serde_path_to_error::deserialize(merged)
         .map_err(|error| error::of_serde(&error, &effective))?;
+    apply_libpq_variables(&mut settings.database.url, environment, &effective)?;
     let database = &settings.database.url;
-    if matches!(database, DatabaseUrl::Postgres(_)) {
-        environment.check_libpq()?;
-    }
-    warnings.extend(warning::of_database_url(database, profile, &effective));
-    warnings.extend(warning::of_secrets(&settings.webhook));
+    warnings.extend(warning::of_database_url(
+        database,
+        profile,
+        environment.only_authorities(),
+        &effective,
+    ));
+    warnings.extend(warning::of_secrets(&settings.webhook, profile));
     let built = build_endpoints(&settings, environment.executable());
     let (authorities, endpoints) = built.map_err(|invalid| {
         ConfigError::invalid(invalid.key.to_owned(), invalid.rule, &effective)
@@ -170,6 +173,34 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         effective,
         warnings,
     })
+}
+
+/// Applies the environment variables of libpq to a Postgres URL.
+fn apply_libpq_variables(
+    url: &mut DatabaseUrl,
+    environment: &Environment,
+    effective: &[EffectiveSetting],
+) -> Result<(), ConfigError> {
+    let DatabaseUrl::Postgres(postgres) = url else {
+        return Ok(());
+    };
+    environment.check_libpq_files()?;
+    let applied = postgres.with_variables(|name| environment.get(name));
+    let applied = applied.map_err(|InvalidVariables { names, error }| {
+        let key = "database.url".to_owned();
+        let problem = error.to_string();
+        if names.is_empty() {
+            return ConfigError::invalid(key, problem, effective);
+        }
+        let origin = names.join(", ");
+        ConfigError::Setting {
+            key,
+            origin,
+            problem,
+        }
+    })?;
+    **postgres = applied;
+    Ok(())
 }
 
 /// Checks the settings, and builds the authorities and the endpoints from them.

@@ -2,6 +2,7 @@
 
 use super::environment::Environment;
 use super::error::ConfigError;
+use crate::config_types::parse_word;
 
 /// A set of defaults, chosen by `APP_PROFILE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,13 +16,19 @@ pub enum Profile {
 impl Profile {
     /// Returns the profile that `APP_PROFILE` names.
     pub(super) fn of_environment(environment: &Environment) -> Result<Self, ConfigError> {
-        match environment.get("APP_PROFILE") {
-            None | Some("development") => Ok(Self::Development),
-            Some("production") => Ok(Self::Production),
-            Some(_) => Err(ConfigError::Setting {
-                key: "APP_PROFILE".to_owned(),
-                origin: "the environment".to_owned(),
-                problem: "must be development or production".to_owned(),
+        const NAME: &str = "APP_PROFILE";
+        const ORIGIN: &str = "the environment";
+        let words = [
+            ("development", Self::Development),
+            ("production", Self::Production),
+        ];
+        match environment.get(NAME) {
+            None => Ok(Self::Development),
+            Some("") => Err(ConfigError::blank(NAME, ORIGIN)),
+            Some(word) => parse_word(word, &words).map_err(|problem| ConfigError::Setting {
+                key: NAME.to_owned(),
+                origin: ORIGIN.to_owned(),
+                problem,
             }),
         }
     }

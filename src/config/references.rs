@@ -146,6 +146,11 @@ impl TableResolver<'_> {
                 .environment
                 .get(name)
                 .ok_or_else(|| format!("the environment variable {name} is not set"))?;
+            if value.is_empty() {
+                return Err(format!(
+                    "the environment variable {name} has only white space"
+                ));
+            }
             expanded.push_str(before);
             expanded.push_str(value);
             remaining = after;

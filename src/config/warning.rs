@@ -29,6 +29,11 @@ pub enum ConfigWarning {
     AmbiguousSecret,
     /// A secret has quotes around it.
     QuotedSecret,
+    /// The service cannot be limited to the authority in the database URL.
+    AnyAuthority {
+        /// The source of the URL.
+        origin: String,
+    },
     /// In the profile production, another server could pose as the database.
     UnverifiedDatabase {
         /// The source of the URL.
@@ -54,6 +59,11 @@ impl fmt::Display for ConfigWarning {
             Self::QuotedSecret => f.write_str(
                 "webhook.secrets: a secret has quotes around it, which are a part of it. Remove them unless the sender has them too.",
             ),
+            Self::AnyAuthority { origin } => write!(
+                f,
+                "database.url: with sslmode=verify-ca, a server with a certificate of any authority of this system is accepted (from {origin}). \
+                 Use sslmode=verify-full."
+            ),
             Self::UnverifiedDatabase { origin } => write!(
                 f,
                 "database.url: the identity of the server is not checked (from {origin}). Use sslmode=verify-full."
@@ -62,10 +72,11 @@ impl fmt::Display for ConfigWarning {
     }
 }
 
-/// Returns the warnings about the database URL.
+/// Returns the warnings about the database URL. `authorities` is the file that replaces the system's authorities.
 pub(super) fn of_database_url(
     url: &DatabaseUrl,
     profile: Profile,
+    authorities: Option<&str>,
     settings: &[EffectiveSetting],
 ) -> Vec<ConfigWarning> {
     let setting = settings
@@ -79,7 +90,14 @@ pub(super) fn of_database_url(
         let origin = origin.to_owned();
         warnings.push(ConfigWarning::IgnoredParameters { parameters, origin });
     }
-    if profile == Profile::Production && url.is_unverified() {
+    let trusts_any = match url {
+        DatabaseUrl::Sqlite(_) => false,
+        DatabaseUrl::Postgres(url) => url.trusts_any_authority(authorities),
+    };
+    if trusts_any {
+        let origin = origin.to_owned();
+        warnings.push(ConfigWarning::AnyAuthority { origin });
+    } else if profile == Profile::Production && url.is_unverified() {
         let origin = origin.to_owned();
         warnings.push(ConfigWarning::UnverifiedDatabase { origin });
     }
@@ -87,13 +105,16 @@ pub(super) fn of_database_url(
 }
 
 /// Returns the warnings about the secrets of senders.
-pub(super) fn of_secrets(settings: &receiver::Settings) -> Vec<ConfigWarning> {
+///
+/// In the profile production, a short secret is an error.
+pub(super) fn of_secrets(settings: &receiver::Settings, profile: Profile) -> Vec<ConfigWarning> {
     let mut warnings = Vec::new();
     for (age, key) in [
         (SecretAge::Current, "webhook.secrets"),
         (SecretAge::Previous, "webhook.previous_secret"),
     ] {
-        if settings.has_short_secret(age) {
+        let is_error = profile == Profile::Production && age == SecretAge::Current;
+        if !is_error && settings.has_short_secret(age) {
             warnings.push(ConfigWarning::ShortSecret { key });
         }
     }

@@ -11,6 +11,7 @@ mod path;
 mod scalar;
 mod secret;
 mod string_list;
+mod word;
 
 use std::net::SocketAddr;
 
@@ -27,6 +28,7 @@ pub use path::UrlPath;
 pub use secret::is_secret;
 pub(crate) use secret::{Secret, SecretList, redacted, secret_of_file};
 pub(crate) use string_list::StringList;
+pub(crate) use word::parse_word;
 
 /// The error for a setting whose value has the right type but is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +78,7 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
 pub fn strict_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     let value = match Scalar::deserialize(deserializer) {
         Ok(Scalar::Bool(value)) => Some(value),
-        Ok(Scalar::Text(text)) => text.parse().ok(),
+        Ok(Scalar::Text(text)) => text.to_ascii_lowercase().parse().ok(),
         Ok(Scalar::Number(_)) | Err(_) => None,
     };
     value.ok_or_else(|| D::Error::custom("must be true or false"))

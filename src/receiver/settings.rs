@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::payload::{Pointer, Pointers};
 use crate::config_types::{
     Bounded, Days, InvalidSetting, Networks, Seconds, Secret, SecretList, StringList, UrlPath,
-    read_file, trim_quotes,
+    parse_word, read_file, trim_quotes,
 };
 use crate::domain::notification::UnknownImages;
 use crate::signing::{Scheme, Verifier, is_ambiguous, key_bytes};
@@ -191,7 +191,10 @@ impl TryFrom<StringList> for Schemes {
     fn try_from(names: StringList) -> Result<Self, Self::Error> {
         const RULE: &str =
             "must be a list of at least one of cf-webhook-auth, hmac, timestamped, standard";
-        names.parse_all(Scheme::from_name).map(Self).ok_or(RULE)
+        names
+            .parse_all(|name| Scheme::from_name(&name.to_ascii_lowercase()))
+            .map(Self)
+            .ok_or(RULE)
     }
 }
 
@@ -213,14 +216,14 @@ impl Schemes {
 struct UnknownImagesPolicy(UnknownImages);
 
 impl TryFrom<String> for UnknownImagesPolicy {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(word: String) -> Result<Self, Self::Error> {
-        match word.as_str() {
-            "reject" => Ok(Self(UnknownImages::Reject)),
-            "create" => Ok(Self(UnknownImages::Create)),
-            _ => Err("must be reject or create"),
-        }
+    fn try_from(word: String) -> Result<Self, String> {
+        let words = [
+            ("reject", UnknownImages::Reject),
+            ("create", UnknownImages::Create),
+        ];
+        parse_word(&word, &words).map(Self)
     }
 }
 

@@ -56,7 +56,8 @@ pub use rejections::{
 pub use retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 pub use schema::Schema;
 pub use settings::Settings;
-pub use url::{DatabaseUrl, IgnoredParameter, SSL_MODES};
+pub(crate) use url::InvalidVariables;
+pub use url::{DatabaseUrl, IgnoredParameter};
 
 /// An open database, with one field for each use.
 #[derive(Clone)]

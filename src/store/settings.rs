@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::inbox::group_commit::GroupCommitLimits;
 use super::url::DatabaseUrl;
-use crate::config_types::{Bounded, InvalidSetting, Seconds, strict_bool};
+use crate::config_types::{Bounded, InvalidSetting, Seconds, parse_word, strict_bool};
 
 /// The database, and the limits on its use.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Settings {
 
 /// A connection pooler, by the time for which it gives a server session to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum Pooler {
     /// Detected at the first use of the database.
     Auto,
@@ -46,11 +46,25 @@ pub enum Pooler {
     Transaction,
 }
 
+impl TryFrom<String> for Pooler {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        let words = [
+            ("auto", Self::Auto),
+            ("none", Self::None),
+            ("session", Self::Session),
+            ("transaction", Self::Transaction),
+        ];
+        parse_word(&word, &words)
+    }
+}
+
 impl Settings {
-    /// Checks the files that the URL names.
+    /// Checks the file of SQLite, or the files that a Postgres URL names.
     pub fn check(&self) -> Result<(), InvalidSetting> {
         match &self.url {
-            DatabaseUrl::Sqlite(_) => Ok(()),
+            DatabaseUrl::Sqlite(url) => url.check_file(),
             DatabaseUrl::Postgres(url) => url.check_files(),
         }
     }

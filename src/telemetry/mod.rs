@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use crate::config_types::Bounded;
+use crate::config_types::{Bounded, parse_word};
 use log_queue::LogQueue;
 
 /// The time limit for writing the rest of the log at the end of the process.
@@ -60,15 +60,15 @@ pub enum Format {
 }
 
 impl TryFrom<String> for Format {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(word: String) -> Result<Self, Self::Error> {
-        match word.as_str() {
-            "auto" => Ok(Self::Auto),
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("must be auto, text or json"),
-        }
+    fn try_from(word: String) -> Result<Self, String> {
+        let words = [
+            ("auto", Self::Auto),
+            ("text", Self::Text),
+            ("json", Self::Json),
+        ];
+        parse_word(&word, &words)
     }
 }
 

@@ -7,7 +7,7 @@ use axum::http::header::HeaderName;
 use axum::http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 
-use crate::config_types::Networks;
+use crate::config_types::{Networks, parse_word};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CF_CONNECTING_IP: HeaderName = HeaderName::from_static("cf-connecting-ip");
@@ -31,7 +31,7 @@ impl fmt::Display for ClientAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.forwarded {
             Some(ip) => ip.fmt(f),
-            None => self.peer.fmt(f),
+            None => SocketAddr::new(self.ip(), self.peer.port()).fmt(f),
         }
     }
 }
@@ -48,14 +48,14 @@ pub enum ForwardedHeader {
 }
 
 impl TryFrom<String> for ForwardedHeader {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        match name.as_str() {
-            "x-forwarded-for" => Ok(Self::XForwardedFor),
-            "cf-connecting-ip" => Ok(Self::CfConnectingIp),
-            _ => Err("must be x-forwarded-for or cf-connecting-ip"),
-        }
+    fn try_from(name: String) -> Result<Self, String> {
+        let words = [
+            ("x-forwarded-for", Self::XForwardedFor),
+            ("cf-connecting-ip", Self::CfConnectingIp),
+        ];
+        parse_word(&name, &words)
     }
 }
 

@@ -112,7 +112,7 @@ impl TryFrom<String> for HealthPath {
 
     fn try_from(path: String) -> Result<Self, Self::Error> {
         // An empty environment variable counts as not set, so a word turns it off there.
-        if path.is_empty() || path == "off" {
+        if path.is_empty() || path.eq_ignore_ascii_case("off") {
             return Ok(Self(None));
         }
         UrlPath::try_from(path)

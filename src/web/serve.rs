@@ -126,7 +126,13 @@ impl Server {
     async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
-                Ok(accepted) => return accepted,
+                Ok((stream, peer)) => {
+                    // A listener on `[::]` sees IPv4 clients under IPv6 addresses.
+                    return (
+                        stream,
+                        SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+                    );
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;

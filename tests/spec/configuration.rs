@@ -754,3 +754,64 @@ fn validates_secret_for_standard_scheme() {
     assert!(!stderr(&on).contains("hunter2"));
     assert!(off.status.success());
 }
+
+#[test]
+fn words_have_any_case_and_are_listed() {
+    let folder = TempDir::new().expect("a folder");
+    for (variable, word, other, rule) in [
+        (
+            "APP__DATABASE__POOLER",
+            "Transaction",
+            "pgbouncer",
+            "must be auto, none, session or transaction",
+        ),
+        (
+            "APP__LOG__FORMAT",
+            "JSON",
+            "xml",
+            "must be auto, text or json",
+        ),
+        (
+            "APP__WEBHOOK__SCHEMES",
+            "HMAC,Standard",
+            "md5",
+            "must be a list of at least one of cf-webhook-auth, hmac",
+        ),
+        (
+            "APP__RELAY__ON_FAILURE",
+            "Log",
+            "mail",
+            "must be log or callback",
+        ),
+        (
+            "APP__SERVER__CLIENT_ADDRESS_HEADER",
+            "CF-Connecting-IP",
+            "forwarded",
+            "must be x-forwarded-for or cf-connecting-ip",
+        ),
+        (
+            "APP__SERVER__HEALTH_PATH",
+            "OFF",
+            "none",
+            "must be off, or a path",
+        ),
+        (
+            "APP__RELAY__DENY_PRIVATE",
+            "True",
+            "yes",
+            "must be true or false",
+        ),
+        (
+            "APP_PROFILE",
+            "Development",
+            "test",
+            "must be development or production",
+        ),
+    ] {
+        let check = |value| run(folder.path(), &["check-config"], &[(variable, value)]);
+        let (accepted, refused) = (check(word), check(other));
+
+        assert!(accepted.status.success(), "{}", stderr(&accepted));
+        assert!(stderr(&refused).contains(rule), "{}", stderr(&refused));
+    }
+}

@@ -115,7 +115,7 @@ fn blank_url_opens_no_other_database() {
     for blank in [" ", "\n", "\"\""] {
         let message = error(blank);
         assert!(
-            message.starts_with("error: database.url: must be sqlite://PATH"),
+            message.starts_with("error: database.url: has only white space (from DATABASE_URL)"),
             "{message}"
         );
     }
@@ -202,8 +202,15 @@ fn warns_about_ignored_parameters_once() {
 }
 
 #[test]
-fn refuses_misspelt_libpq_variables() {
-    for (name, value) in [("PGSSLMODE", "verify_full"), ("PGPORT", "five")] {
+fn refuses_libpq_variables_by_name() {
+    for (name, value) in [
+        ("PGSSLMODE", "verify_full"),
+        ("PGPORT", "five"),
+        ("PGPORT", "0"),
+        ("PGSERVICE", "prod"),
+        ("PGREQUIREAUTH", "scram-sha-256"),
+        ("PGSSLKEY", ""),
+    ] {
         let check = |url| {
             let folder = TempDir::new().expect("a folder");
             let variables = [("DATABASE_URL", url), (name, value)];
@@ -215,6 +222,64 @@ fn refuses_misspelt_libpq_variables() {
         let origin = format!("(from {name})");
         assert!(stderr(&refused).contains(&origin), "{}", stderr(&refused));
         assert!(check("sqlite://images.db").status.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libpq_variables_check_server() {
+    let folder = TempDir::new().expect("a folder");
+    let (cluster, ca_file) = tls_server(folder.path());
+    let other = Identity::new(folder.path(), "other").ca_file();
+    let database = Database::postgres_on(&cluster).await;
+    let migrate = |root: &str| {
+        let variables = [
+            ("DATABASE_URL", database.url.as_str()),
+            ("PGSSLMODE", "require"),
+            ("PGSSLROOTCERT", root),
+        ];
+        run(folder.path(), &["migrate"], &variables)
+    };
+
+    let (trusted, untrusted, missing) = (
+        migrate(&ca_file),
+        migrate(&other),
+        migrate("/nowhere/ca.pem"),
+    );
+
+    assert!(trusted.status.success(), "{}", stderr(&trusted));
+    assert!(
+        stderr(&untrusted).contains("certificate"),
+        "{}",
+        stderr(&untrusted)
+    );
+    let expected = "PGSSLROOTCERT: the file /nowhere/ca.pem cannot be read";
+    assert!(stderr(&missing).contains(expected), "{}", stderr(&missing));
+}
+
+#[test]
+fn warns_that_verify_ca_accepts_any_authority() {
+    let folder = TempDir::new().expect("a folder");
+    let file = Identity::new(folder.path(), "company").ca_file();
+    let url = format!("postgres://db/app?sslmode=verify-ca&sslrootcert={file}");
+    let warnings = |variable| {
+        let variables = [("DATABASE_URL", url.as_str()), variable];
+        stderr(&run(folder.path(), &["check-config"], &variables))
+    };
+
+    let warning = "any authority of this system is accepted (from DATABASE_URL)";
+    assert!(warnings(("APP_PROFILE", "development")).contains(warning));
+    assert_eq!(warnings(("SSL_CERT_FILE", &file)), "");
+}
+
+#[test]
+fn refuses_paths_of_other_files() {
+    for (url, reason) in [
+        ("sqlite://~/x.db", "begins with ~"),
+        ("sqlite://data/", "names a folder"),
+        ("sqlite:////dev/null", "/dev/null is not a regular file"),
+    ] {
+        let message = error(url);
+        assert!(message.contains(reason), "{message}");
     }
 }
 
@@ -278,7 +343,7 @@ async fn log_says_whether_connection_is_encrypted() {
         ),
         (
             format!("{}?sslmode=require&{root}={ca_file}", database.url),
-            "TLS, with a check of the server's authority",
+            "TLS, with a check of the authority but not of the server",
         ),
         (
             format!("postgres://postgres@/{name}?host={socket}&port={port}"),

@@ -183,16 +183,16 @@ fn health_path_is_configurable() {
 const COLLISIONS: [(&[(&str, &str)], &str); 7] = [
     (
         &[("APP__SERVER__LISTEN", "0.0.0.0:9090")],
-        "error: ops.listen: port 9090 on this address is taken by server.listen (from config/default.toml). Use another port, or the \
-         same address for both.\n",
+        "error: ops.listen: port 9090 on this address is taken by server.listen (from config/default.toml, server.listen from \
+         APP__SERVER__LISTEN). Use another port, or the same address for both.\n",
     ),
     (
         &[("PORT", "9090")],
-        "error: ops.listen: port 9090 on this address is taken by server.listen",
+        "error: ops.listen: port 9090 on this address is taken by server.listen (from config/default.toml, server.listen from PORT)",
     ),
     (
         &[("APP__OPS__LISTEN", "[::]:8080")],
-        "error: ops.listen: port 8080 on this address is taken by server.listen (from APP__OPS__LISTEN)",
+        "error: ops.listen: port 8080 on this address is taken by server.listen (from APP__OPS__LISTEN, server.listen from config/default.toml)",
     ),
     (
         &[("APP__WEBHOOK__PATH", "/healthz/")],

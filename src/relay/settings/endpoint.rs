@@ -9,7 +9,9 @@ use serde::de::value::MapDeserializer;
 use url::Url;
 
 use super::nats::NatsSettings;
-use crate::config_types::{Bounded, Seconds, Secret, SecretList, StringList, strict_bool};
+use crate::config_types::{
+    Bounded, Seconds, Secret, SecretList, StringList, parse_word, strict_bool,
+};
 use crate::domain::delivery::RetryPolicy;
 use crate::domain::event::{EventKind, Model, Subscription};
 use crate::signing::Scheme;
@@ -121,13 +123,21 @@ impl FormValue {
 
 /// The place of the client's credentials in a token request (RFC 6749, section 2.3.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub(in crate::relay) enum ClientAuthentication {
     /// The `Authorization` header, which every server supports.
     #[default]
     Basic,
     /// The form.
     Body,
+}
+
+impl TryFrom<String> for ClientAuthentication {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        parse_word(&word, &[("basic", Self::Basic), ("body", Self::Body)])
+    }
 }
 
 fn default_timeout() -> Seconds<1, 300> {
@@ -229,7 +239,8 @@ impl EndpointSettings {
             return Ok(SUPPORTED_SCHEMES.to_vec());
         };
         let supported = |name: &str| {
-            Scheme::from_name(name).filter(|scheme| SUPPORTED_SCHEMES.contains(scheme))
+            Scheme::from_name(&name.to_ascii_lowercase())
+                .filter(|scheme| SUPPORTED_SCHEMES.contains(scheme))
         };
         items_named(names, supported)
             .ok_or_else(|| "signatures must be timestamped or standard".to_owned())

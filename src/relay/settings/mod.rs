@@ -9,7 +9,7 @@ mod nats;
 
 use serde::Deserialize;
 
-use crate::config_types::{Bounded, Secret, strict_bool};
+use crate::config_types::{Bounded, Secret, parse_word, strict_bool};
 use crate::store::NOTIFY_ENDPOINT;
 
 use channel::Channel;
@@ -57,14 +57,10 @@ enum OnFailure {
 }
 
 impl TryFrom<String> for OnFailure {
-    type Error = &'static str;
+    type Error = String;
 
-    fn try_from(word: String) -> Result<Self, Self::Error> {
-        match word.as_str() {
-            "log" => Ok(Self::Log),
-            "callback" => Ok(Self::Callback),
-            _ => Err("must be log or callback"),
-        }
+    fn try_from(word: String) -> Result<Self, String> {
+        parse_word(&word, &[("log", Self::Log), ("callback", Self::Callback)])
     }
 }
 

@@ -37,7 +37,7 @@ impl PostgresUrl {
                 Ok(Err(_)) | Err(_) => "unknown",
             },
             TlsMode::Require => UNVERIFIED,
-            TlsMode::VerifyCa => "TLS, with a check of the server's authority",
+            TlsMode::VerifyCa => "TLS, with a check of the authority but not of the server",
             TlsMode::VerifyFull => "TLS, with a check of the server",
         }
     }

@@ -54,6 +54,14 @@ pub enum InvalidDatabaseUrl {
         "has a part that is not UTF-8 or has a NUL character after its percent-encoding is decoded"
     )]
     Undecodable,
+    /// The first parameter follows an `&`.
+    #[error(
+        "has an \"&\" in the database name. Write a \"?\" before the first parameter, and an \"&\" in the name as %26."
+    )]
+    NoQuestionMark,
+    /// An environment variable has nothing but white space.
+    #[error("has only white space. Write a value, or remove the variable.")]
+    BlankVariable,
     /// A parameter has no equals sign.
     #[error("has a parameter without a value. Write NAME=VALUE, and write an & in a value as %26.")]
     NoValue,
@@ -101,6 +109,9 @@ pub enum InvalidDatabaseUrl {
     /// The SQLite URL has no path.
     #[error("has no path. Use sqlite://PATH.")]
     NoPath,
+    /// The SQLite path would lead to another file than the one that its author means.
+    #[error("{0}")]
+    Path(&'static str),
     /// The SQLite database would be in memory.
     #[error(
         "is a database in memory, which would lose acknowledged webhooks. Use the path of a file."

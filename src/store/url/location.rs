@@ -9,7 +9,7 @@ use super::query::decode;
 const SOCKET_FILE: &str = "/.s.PGSQL.";
 
 /// The location of a server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Host {
     /// A name, or an IP address.
     Name(String),

@@ -16,6 +16,7 @@ mod sqlite;
 mod suggestion;
 mod target;
 mod tls;
+mod variables;
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,7 +29,7 @@ pub(super) use label::label;
 pub(super) use postgres::PostgresUrl;
 pub(super) use session_settings::SessionSettings;
 use sqlite::SqliteUrl;
-pub use tls::SSL_MODES;
+pub(crate) use variables::InvalidVariables;
 
 /// A database URL: `sqlite://path` or `postgres://…`. It can contain a password, so it has no `Display`.
 #[derive(Clone, Deserialize)]

@@ -93,7 +93,7 @@ const UNSUPPORTED: [(&str, &str); 13] = [
 ];
 
 const USE_ACQUIRE_TIMEOUT: &str = "use database.acquire_timeout_secs";
-const USE_TIMEOUT: &str = "use database.timeout_secs";
+pub(super) const USE_TIMEOUT: &str = "use database.timeout_secs";
 const USE_MAX_CONNECTIONS: &str = "use database.max_connections";
 
 /// The parameters that are ignored, and the settings to use instead.
@@ -127,11 +127,34 @@ pub(super) fn apply(query: &str, target: &mut Target) -> Result<(), InvalidDatab
         if name != "options" && !seen.insert(name.clone()) {
             return Err(InvalidDatabaseUrl::Repeated(name));
         }
+        if !value.is_empty() {
+            target.set_by_url.insert(name.clone());
+        }
         set(target, &name, value)?;
     }
     for name in unknown {
         target.ignored.push(ignored(query, &seen, name)?);
     }
+    Ok(())
+}
+
+/// Applies the value of an environment variable that stands for a parameter.
+pub(super) fn apply_variable(
+    target: &mut Target,
+    variable: &'static str,
+    parameter: &str,
+    value: &str,
+) -> Result<(), InvalidDatabaseUrl> {
+    if is_known(parameter) {
+        set(target, parameter, value.to_owned())?;
+        target.tls.set_source(parameter, variable);
+        return Ok(());
+    }
+    let replaced = REPLACED.iter().find(|(replaced, _)| *replaced == parameter);
+    target.ignored.push(IgnoredParameter {
+        name: format!("the variable {variable}"),
+        advice: replaced.map(|(_, advice)| *advice),
+    });
     Ok(())
 }
 
@@ -212,8 +235,9 @@ fn set(target: &mut Target, name: &str, value: String) -> Result<(), InvalidData
         "dbname" => target.database = Some(value),
         "application_name" => target.application_name = Some(value),
         "fallback_application_name" => target.fallback_application_name = Some(value),
-        "schema" => target.search_path = Some(quoted_schema(&value)?),
-        "currentSchema" | "search_path" => target.search_path = Some(value),
+        "schema" => set_search_path(target, "schema", quoted_schema(&value)?)?,
+        "currentSchema" => set_search_path(target, "currentSchema", value)?,
+        "search_path" => set_search_path(target, "search_path", value)?,
         "pgbouncer" => target.is_behind_pgbouncer = parse_bool(name, &value)?,
         "statement-cache-capacity" => {
             let capacity = value.parse();
@@ -221,7 +245,8 @@ fn set(target: &mut Target, name: &str, value: String) -> Result<(), InvalidData
                 Some(capacity.map_err(|_| InvalidDatabaseUrl::value(name, "a number"))?);
         }
         "sslmode" => target.tls.mode = Some(TlsMode::parse(name, &value)?),
-        "ssl" | "requiressl" => target.tls.ssl = Some(parse_ssl(&value)?),
+        "ssl" => set_ssl(target, "ssl", &value)?,
+        "requiressl" => set_ssl(target, "requiressl", &value)?,
         "sslrootcert" | "sslcert" | "sslkey" => target.tls.set_file(name, &value)?,
         "channel_binding" => match value.as_str() {
             "disable" | "prefer" => {}
@@ -252,13 +277,35 @@ fn parse_bool(name: &str, value: &str) -> Result<bool, InvalidDatabaseUrl> {
     }
 }
 
-/// Parses a value of `ssl`: a boolean, or a value of `sslmode`.
-fn parse_ssl(value: &str) -> Result<TlsMode, InvalidDatabaseUrl> {
-    match parse_bool("ssl", value) {
-        Ok(true) => Ok(TlsMode::Require),
-        Ok(false) => Ok(TlsMode::Disable),
-        Err(_) => TlsMode::parse("ssl", value),
+/// Sets the mode in `ssl` or `requiressl`: a boolean, or a value of `sslmode`.
+fn set_ssl(target: &mut Target, name: &'static str, value: &str) -> Result<(), InvalidDatabaseUrl> {
+    let mode = match parse_bool(name, value) {
+        Ok(true) => TlsMode::Require,
+        Ok(false) => TlsMode::Disable,
+        Err(_) => TlsMode::parse(name, value)?,
+    };
+    match target.tls.ssl.replace((name, mode)) {
+        Some((other, other_mode)) if other_mode != mode => {
+            Err(InvalidDatabaseUrl::Contradiction(other, name))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Sets the schema of the tables, which has several names.
+fn set_search_path(
+    target: &mut Target,
+    name: &'static str,
+    value: String,
+) -> Result<(), InvalidDatabaseUrl> {
+    if let Some((other, other_value)) = &target.search_path
+        && *other_value != value
+        && other_value.trim_matches('"') != value.trim_matches('"')
+    {
+        return Err(InvalidDatabaseUrl::Contradiction(other, name));
+    }
+    target.search_path = Some((name, value));
+    Ok(())
 }
 
 /// Returns the name of a schema as SQL writes it.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -14,6 +15,7 @@ use super::query::decode;
 use super::session_settings::SessionSettings;
 use super::target::Target;
 use super::tls::{PemFile, TlsMode};
+use super::variables::{self, InvalidVariables};
 use crate::config_types::InvalidSetting;
 
 /// The name of the connections in `pg_stat_activity`, unless the URL has another one.
@@ -30,10 +32,13 @@ pub struct PostgresUrl {
     pub(super) tls: TlsMode,
     pub(super) ignored: Vec<IgnoredParameter>,
     files: Vec<PemFile>,
+    /// The parts and the parameters, as the URL has them.
+    target: Target,
 }
 
 impl PostgresUrl {
-    fn of_target(mut target: Target) -> Result<Self, InvalidDatabaseUrl> {
+    fn of_target(url: &Target) -> Result<Self, InvalidDatabaseUrl> {
+        let mut target = url.clone();
         if let Some(Host::Socket {
             port: Some(port), ..
         }) = target.host
@@ -41,9 +46,8 @@ impl PostgresUrl {
             target.port = Some(port);
         }
         let mut options = target.sqlx_options()?;
-        let mut tls = target
-            .tls
-            .resolve(options.get_ssl_mode(), &mut target.ignored)?;
+        let mut tls = target.tls.resolve(&mut target.ignored)?;
+        target.ignored.extend(target.session_settings.ignored());
         if target.address.is_some() && target.host.is_some() && tls == TlsMode::VerifyFull {
             return Err(InvalidDatabaseUrl::Unsupported {
                 name: "hostaddr".to_owned(),
@@ -62,7 +66,7 @@ impl PostgresUrl {
             options = options.statement_cache_capacity(capacity);
         }
         let mut session_settings = target.session_settings;
-        if let Some(search_path) = target.search_path {
+        if let Some((_, search_path)) = target.search_path {
             session_settings.push("search_path", &search_path);
         }
         Ok(Self {
@@ -72,6 +76,20 @@ impl PostgresUrl {
             tls,
             ignored: target.ignored,
             files: target.tls.files().cloned().collect(),
+            target: url.clone(),
+        })
+    }
+
+    /// Applies the environment variables of libpq to what the URL leaves out. `variable` returns the value of a variable.
+    pub(crate) fn with_variables<'a>(
+        &self,
+        variable: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<Self, InvalidVariables> {
+        let mut target = self.target.clone();
+        let applied = variables::apply(variable, &mut target)?;
+        Self::of_target(&target).map_err(|error| InvalidVariables {
+            names: applied,
+            error,
         })
     }
 
@@ -84,13 +102,30 @@ impl PostgresUrl {
         socket_folder(&self.options).is_some()
     }
 
+    /// Returns whether another server with a certificate of any known authority could pose as the server. sqlx always trusts the
+    /// system's authorities, and in this mode no name is checked.
+    ///
+    /// `authorities` is the file that replaces the system's authorities.
+    pub(crate) fn trusts_any_authority(&self, authorities: Option<&str>) -> bool {
+        let is_only_authority = |file: &PemFile| authorities.map(Path::new) == Some(&*file.path);
+        let has_only_file = self.target_root().is_some_and(is_only_authority);
+        self.tls == TlsMode::VerifyCa && !self.is_local() && !has_only_file
+    }
+
+    fn target_root(&self) -> Option<&PemFile> {
+        self.files.iter().find(|file| file.is_root)
+    }
+
     pub(super) fn is_unverified(&self) -> bool {
+        !self.is_local() && self.tls < TlsMode::VerifyFull
+    }
+
+    fn is_local(&self) -> bool {
         let host = self.options.get_host();
-        let is_local = match host.parse::<IpAddr>() {
+        match host.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
             Err(_) => host == "localhost" || self.is_socket(),
-        };
-        !is_local && self.tls < TlsMode::VerifyFull
+        }
     }
 }
 
@@ -114,6 +149,14 @@ pub(super) fn parse(text: &str) -> Result<PostgresUrl, InvalidDatabaseUrl> {
     }
     if database.contains(['@', '/']) {
         return Err(InvalidDatabaseUrl::UnencodedSlash);
+    }
+    if authority.contains('@') && database.contains('&') && database.contains('=') {
+        return Err(InvalidDatabaseUrl::NoQuestionMark);
+    }
+    // A colon belongs to a port, or to a password with a question mark.
+    let has_colon = authority.contains(':') && !authority.starts_with('[');
+    if has_colon && !authority.contains('@') && query.contains('@') {
+        return Err(InvalidDatabaseUrl::UnencodedQuestionMark);
     }
     // A parameter with a user such as `name@server` has no slash after the at sign. The rest of a password and a host has one.
     let is_cut = |piece: &str| {
@@ -139,7 +182,8 @@ pub(super) fn parse(text: &str) -> Result<PostgresUrl, InvalidDatabaseUrl> {
     let (host, port) = parse_location(location)?;
     target.host = target.host.or(host);
     target.port = target.port.or(port);
-    PostgresUrl::of_target(target)
+    target.add_parts_to_set();
+    PostgresUrl::of_target(&target)
 }
 
 fn non_empty(text: String) -> Option<String> {

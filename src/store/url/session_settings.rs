@@ -2,6 +2,9 @@
 //!
 //! libpq sends them when it connects. Poolers refuse that, so the service sets them itself.
 
+use super::ignored_parameter::IgnoredParameter;
+use super::parameters::USE_TIMEOUT;
+
 /// The settings that Postgres accepts only when a client connects (context `backend` or `superuser-backend` in `pg_settings`).
 const ONLY_WHEN_CONNECTING: [&str; 8] = [
     "ignore_system_indexes",
@@ -12,6 +15,20 @@ const ONLY_WHEN_CONNECTING: [&str; 8] = [
     "log_disconnections",
     "post_auth_delay",
     "session_preload_libraries",
+];
+
+const SET_BY_SERVICE: &str = "the service sets it";
+
+/// The settings that the service sets after those of the URL (`store::postgres::pool`), and the setting to use instead.
+const REPLACED: [(&str, &str); 8] = [
+    ("statement_timeout", USE_TIMEOUT),
+    ("lock_timeout", USE_TIMEOUT),
+    ("idle_in_transaction_session_timeout", USE_TIMEOUT),
+    ("plan_cache_mode", SET_BY_SERVICE),
+    ("enable_seqscan", SET_BY_SERVICE),
+    ("enable_hashjoin", SET_BY_SERVICE),
+    ("enable_mergejoin", SET_BY_SERVICE),
+    ("jit", SET_BY_SERVICE),
 ];
 
 /// The names and values of session settings.
@@ -44,6 +61,18 @@ impl SessionSettings {
             }
         }
         others.join(" ")
+    }
+
+    /// Returns the settings that have no effect, because the service sets them itself.
+    pub(super) fn ignored(&self) -> impl Iterator<Item = IgnoredParameter> {
+        let replaced = REPLACED.iter().filter(|(replaced, _)| {
+            let mut names = self.settings.iter().map(|(name, _)| name);
+            names.any(|name| name.eq_ignore_ascii_case(replaced))
+        });
+        replaced.map(|(name, advice)| IgnoredParameter {
+            name: format!("{name} in options"),
+            advice: Some(advice),
+        })
     }
 
     /// Returns statements that set them, until the end of the transaction if `is_local`, or else of the session.

@@ -1,5 +1,6 @@
 //! The parts and the parameters of a Postgres URL, and sqlx's options for them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use sqlx::ConnectOptions as _;
@@ -13,8 +14,10 @@ use super::session_settings::SessionSettings;
 use super::tls::{PemFile, TlsParameters};
 
 /// The parts and the parameters of a URL.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Target {
+    /// The names of the parameters that the URL sets. Its parts count as parameters.
+    pub(super) set_by_url: BTreeSet<String>,
     pub(super) host: Option<Host>,
     pub(super) address: Option<IpAddr>,
     pub(super) port: Option<u16>,
@@ -23,7 +26,8 @@ pub(super) struct Target {
     pub(super) database: Option<String>,
     pub(super) application_name: Option<String>,
     pub(super) fallback_application_name: Option<String>,
-    pub(super) search_path: Option<String>,
+    /// The value of `search_path`, and the name of the parameter that set it.
+    pub(super) search_path: Option<(&'static str, String)>,
     /// The settings in `options`.
     pub(super) session_settings: SessionSettings,
     /// The rest of `options`, which the server gets when the service connects.
@@ -35,6 +39,19 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Adds the names of the parts that the URL has.
+    pub(super) fn add_parts_to_set(&mut self) {
+        let parts = [
+            ("host", self.host.is_some()),
+            ("port", self.port.is_some()),
+            ("user", self.user.is_some()),
+            ("password", self.password.is_some()),
+            ("dbname", self.database.is_some()),
+        ];
+        let set = parts.into_iter().filter(|(_, is_set)| *is_set);
+        self.set_by_url.extend(set.map(|(name, _)| name.to_owned()));
+    }
+
     /// Adds a text of `options`.
     pub(super) fn add_options(&mut self, options: &str) {
         let others = self.session_settings.extend_from_options(options);
@@ -46,7 +63,8 @@ impl Target {
     }
 
     /// Makes sqlx's options through a URL that has only parameters. Otherwise, sqlx would look up the password in `.pgpass` for its
-    /// default host. The environment variables of libpq apply to what the URL leaves out.
+    /// default host. [`super::variables`] has applied the environment variables
+    /// of libpq. sqlx reads them too, so every value is set here.
     pub(super) fn sqlx_options(&self) -> Result<PgConnectOptions, InvalidDatabaseUrl> {
         let mut url = Url::parse("postgres://").map_err(|_| InvalidDatabaseUrl::UnknownScheme)?;
         let address = self.address.map(|address| address.to_string());
@@ -83,6 +101,16 @@ impl Target {
             }
         }
         drop(pairs);
-        PgConnectOptions::from_url(&url).map_err(|_| InvalidDatabaseUrl::UnknownScheme)
+        let mut options =
+            PgConnectOptions::from_url(&url).map_err(|_| InvalidDatabaseUrl::UnknownScheme)?;
+        if self.tls.root.is_none() {
+            // sqlx would read the file in `PGSSLROOTCERT`, even if the URL says `sslrootcert=system`.
+            options = options.ssl_root_cert_from_pem(Vec::new());
+        }
+        if options.get_host().is_empty() {
+            // sqlx takes an empty `PGHOST` for a name.
+            options = options.host("localhost");
+        }
+        Ok(options)
     }
 }

@@ -112,6 +112,8 @@ fn explains_unencoded_characters_without_repeating_them() {
         ("postgres://app:123?RET&RET=RET@db/app", "as %3F"),
         ("postgres://app:123?sslmode=RET@db/app", "as %3F"),
         ("postgres://app:123?user=RET&RET=1@db", "as %3F"),
+        ("postgres://app:123?user=SECRET@db", "as %3F"),
+        ("postgres://app:123/4?user=SECRET@db", "as %3F"),
         ("postgres://db/app?password=SEC&RET", "as %26"),
         ("postgres://db/app?password=SEC&RET=1", "as %26"),
         ("postgres://db/app?RET=1&password=SEC", "as %26"),
@@ -155,6 +157,22 @@ fn explains_other_invalid_urls() {
         ("postgres://db/app?hostaddr=::1,::2", "several hosts"),
         ("postgres://db/app?port=1,2", "several hosts"),
         ("postgres://db/app/public", "Write it as %2F"),
+        (
+            "postgres://me@db/app&sslmode=verify-full",
+            "Write a \"?\" before the first parameter",
+        ),
+        ("sqlite://~/x.db", "begins with ~"),
+        ("sqlite:~/x.db", "begins with ~"),
+        ("sqlite://$HOME/x.db", "has a variable"),
+        ("sqlite:///data/${NAME}/x.db", "has a variable"),
+        ("sqlite://localhost/x.db", "has a host"),
+        (r"sqlite://C:\x.db", "has a path of Windows"),
+        ("sqlite:///C:/x.db", "has a path of Windows"),
+        (r"sqlite://data\x.db", "has a path of Windows"),
+        ("sqlite://x.db#frag", "has a # in its path"),
+        ("sqlite://data/", "names a folder"),
+        ("sqlite://data/..", "names a folder"),
+        ("sqlite://file:x.db", "has file: in its path"),
         ("sqlite:", "has no path"),
         ("sqlite://", "has no path"),
         ("sqlite://?mode=rwc", "has no path"),
@@ -184,6 +202,8 @@ const ACCEPTED: &[(&str, &str)] = &[
     ("requiressl=1", ""),
     ("ssl=require&sslmode=verify-full", ""),
     ("statement-cache-capacity=0", ""),
+    ("ssl=true&requiressl=1", ""),
+    ("schema=a&search_path=a", ""),
     // Ignored, with a warning.
     (
         "connect_timeout=10",
@@ -192,6 +212,10 @@ const ACCEPTED: &[(&str, &str)] = &[
     (
         "connection_limit=5",
         "connection_limit (use database.max_connections)",
+    ),
+    (
+        "options=-c%20statement_timeout%3D1%20-cJIT%3Don",
+        "statement_timeout in options (use database.timeout_secs), jit in options (the service sets it)",
     ),
     ("keepalives=1", "keepalives"),
     ("colour=blue", "colour"),
@@ -231,6 +255,19 @@ const REFUSED: &[(&str, &str)] = &[
         "ssl=true&sslmode=disable",
         "ssl and sslmode, which contradict",
     ),
+    (
+        "sslmode=disable&requiressl=1",
+        "requiressl and sslmode, which contradict",
+    ),
+    (
+        "ssl=true&requiressl=0",
+        "ssl and requiressl, which contradict",
+    ),
+    (
+        "currentSchema=a&search_path=b",
+        "currentSchema and search_path, which contradict",
+    ),
+    ("schema=a&search_path=a,b", "schema and search_path, which"),
     (
         "ssl=false&sslmode=require",
         "ssl and sslmode, which contradict",
@@ -387,6 +424,9 @@ fn accepts_sqlite_files() {
         ("sqlite://data/images.db", "data/images.db", ""),
         ("sqlite:images.db", "images.db", ""),
         ("sqlite:///var/lib/images.db", "/var/lib/images.db", ""),
+        ("sqlite://./~/$x#.db", "./~/$x#.db", ""),
+        ("sqlite://../localhost", "../localhost", ""),
+        ("sqlite://localhost", "localhost", ""),
         ("sqlite://x.db?mode=rwc&cache=private", "x.db", ""),
         (
             "sqlite://x.db?connection_limit=1&_fk=1",
@@ -416,4 +456,126 @@ fn debug_hides_password() {
         let url: DatabaseUrl = url.parse().expect("a Postgres URL");
         assert_eq!(format!("{url:?}"), shown);
     }
+}
+
+/// Applies these environment variables to a URL.
+fn with_variables(
+    url: &str,
+    variables: &[(&str, &'static str)],
+) -> Result<PostgresUrl, (Vec<&'static str>, String)> {
+    let value = |name: &str| {
+        let mut variables = variables.iter();
+        variables
+            .find(|(set, _)| *set == name)
+            .map(|(_, value)| *value)
+    };
+    let applied = postgres(url).with_variables(value);
+    applied.map_err(|InvalidVariables { names, error }| (names, error.to_string()))
+}
+
+#[test]
+fn variables_stand_for_missing_parameters() {
+    let variables = [
+        ("PGHOST", "db"),
+        ("PGPORT", "7"),
+        ("PGUSER", "me"),
+        ("PGPASSWORD", "p"),
+        ("PGDATABASE", "app"),
+        ("PGSSLMODE", "require"),
+        ("PGSSLROOTCERT", "/ca.pem"),
+    ];
+    for (url, location, user, database, mode) in [
+        ("postgres://", "db:7", "me", "app", tls::TlsMode::VerifyCa),
+        (
+            "postgres://you@other:8/b?ssl=verify-full",
+            "other:8",
+            "you",
+            "b",
+            tls::TlsMode::VerifyFull,
+        ),
+        (
+            "postgres://?host=/run/pg",
+            "socket /run/pg/.s.PGSQL.7",
+            "me",
+            "app",
+            tls::TlsMode::Disable,
+        ),
+    ] {
+        let url = with_variables(url, &variables).expect("valid variables");
+
+        assert_eq!(label(&url.options), location);
+        assert_eq!(url.options.get_username(), user);
+        assert_eq!(url.options.get_database(), Some(database));
+        assert_eq!(url.tls, mode);
+    }
+    let address = with_variables("postgres://db/app", &[("PGHOSTADDR", "192.0.2.1")]);
+    assert_eq!(label(&address.expect("valid").options), "192.0.2.1:5432");
+    let bound = with_variables("postgres://db/app", &[("PGCHANNELBINDING", "require")]);
+    assert_eq!(bound.expect("valid").tls, tls::TlsMode::VerifyFull);
+}
+
+#[test]
+fn refuses_variables_by_name() {
+    for (name, value, reason) in [
+        ("PGSSLMODE", "verify_full", "sslmode"),
+        ("PGPORT", "0", "from 1 to 65535"),
+        ("PGHOST", "a,b", "several hosts"),
+        ("PGSERVICE", "prod", "unsupported parameter service"),
+        ("PGREQUIREAUTH", "scram-sha-256", "parameter require_auth"),
+        ("PGREQUIREPEER", "postgres", "parameter requirepeer"),
+        ("PGSSLCRL", "/crl.pem", "unsupported parameter sslcrl"),
+        ("PGSSLSNI", "0", "sslsni"),
+        ("PGTARGETSESSIONATTRS", "standby", "the service writes"),
+        ("PGCLIENTENCODING", "LATIN1", "Use utf8"),
+        ("PGSSLCERT", "/client.pem", "Set both"),
+        ("PGUSER", "", "only white space"),
+    ] {
+        let (names, error) = with_variables("postgres:///app", &[(name, value)])
+            .map(|url| format!("{url:?}"))
+            .expect_err(name);
+
+        assert_eq!(names, [name], "{error}");
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+}
+
+#[test]
+fn lists_variables_without_effect() {
+    for (name, value, expected) in [
+        (
+            "PGCONNECT_TIMEOUT",
+            "10",
+            "the variable PGCONNECT_TIMEOUT (use database.acquire_timeout_secs)",
+        ),
+        ("PGTZ", "UTC", "the variable PGTZ"),
+        ("PGSERVICEFILE", "/x", "the variable PGSERVICEFILE"),
+        (
+            "PGOPTIONS",
+            "-c lock_timeout=1",
+            "lock_timeout in options (use database.timeout_secs)",
+        ),
+        ("PGDATA", "/var/lib/postgresql", ""),
+    ] {
+        let url = with_variables("postgres://db/app", &[(name, value)]).expect(name);
+
+        let ignored = url.ignored.iter().map(ToString::to_string);
+        assert_eq!(ignored.collect::<Vec<_>>().join(", "), expected, "{name}");
+    }
+}
+
+#[test]
+fn only_verify_ca_trusts_any_authority() {
+    let any = |url: &str| postgres(url).trusts_any_authority(Some("/ca.pem"));
+
+    assert!(any("postgres://db/app?sslmode=verify-ca"));
+    assert!(any(
+        "postgres://db/app?sslmode=require&sslrootcert=/other.pem"
+    ));
+    assert!(!any(
+        "postgres://db/app?sslmode=verify-ca&sslrootcert=/ca.pem"
+    ));
+    assert!(!any(
+        "postgres://db/app?sslmode=verify-full&sslrootcert=/other.pem"
+    ));
+    assert!(!any("postgres://localhost/app?sslmode=verify-ca"));
 }

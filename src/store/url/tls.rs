@@ -9,15 +9,6 @@ use super::ignored_parameter::IgnoredParameter;
 use crate::config_types::{InvalidSetting, read_file};
 
 /// The values of `sslmode`.
-pub const SSL_MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
-
 const SSL_MODES_TEXT: &str = "disable, allow, prefer, require, verify-ca or verify-full";
 
 /// The protection of a connection, from the weakest to the strongest.
@@ -48,16 +39,6 @@ impl TlsMode {
         }
     }
 
-    fn of_sqlx(mode: PgSslMode) -> Self {
-        match mode {
-            PgSslMode::Disable => Self::Disable,
-            PgSslMode::Allow | PgSslMode::Prefer => Self::Prefer,
-            PgSslMode::Require => Self::Require,
-            PgSslMode::VerifyCa => Self::VerifyCa,
-            PgSslMode::VerifyFull => Self::VerifyFull,
-        }
-    }
-
     pub(super) fn to_sqlx(self) -> PgSslMode {
         match self {
             Self::Disable => PgSslMode::Disable,
@@ -69,21 +50,23 @@ impl TlsMode {
     }
 }
 
-/// A file that a parameter names.
+/// A file that a parameter or an environment variable names.
 #[derive(Debug, Clone)]
 pub(super) struct PemFile {
-    parameter: &'static str,
+    source: &'static str,
     pub(super) path: PathBuf,
+    /// Whether it has the certificate of an authority.
+    pub(super) is_root: bool,
     /// The label of the PEM block that the file must have.
     label: &'static str,
 }
 
 /// The parameters about TLS.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct TlsParameters {
     pub(super) mode: Option<TlsMode>,
-    /// The mode in `ssl`, which other drivers use.
-    pub(super) ssl: Option<TlsMode>,
+    /// The mode in `ssl`, which other drivers use, or in `requiressl`, and the name of the parameter.
+    pub(super) ssl: Option<(&'static str, TlsMode)>,
     pub(super) binds_channel: bool,
     pub(super) trusts_system: bool,
     pub(super) root: Option<PemFile>,
@@ -100,10 +83,11 @@ impl TlsParameters {
         if value.trim_start().starts_with("-----BEGIN") {
             return Err(InvalidDatabaseUrl::value(name, "the path of a file"));
         }
-        let file = |parameter, label| {
+        let file = |source, label| {
             Some(PemFile {
-                parameter,
+                source,
                 path: value.into(),
+                is_root: name == "sslrootcert",
                 label,
             })
         };
@@ -116,24 +100,34 @@ impl TlsParameters {
         Ok(())
     }
 
-    /// Returns the mode. `default` applies if the URL has none. Adds the parameters that have no effect.
+    /// Names the environment variable that set a file.
+    pub(super) fn set_source(&mut self, parameter: &str, variable: &'static str) {
+        for file in [&mut self.root, &mut self.certificate, &mut self.key] {
+            if let Some(file) = file
+                && file.source == parameter
+            {
+                file.source = variable;
+            }
+        }
+    }
+
+    /// Returns the mode. Adds the parameters that have no effect.
     pub(super) fn resolve(
         &self,
-        default: PgSslMode,
         ignored: &mut Vec<IgnoredParameter>,
     ) -> Result<TlsMode, InvalidDatabaseUrl> {
         if self.certificate.is_some() != self.key.is_some() {
             return Err(InvalidDatabaseUrl::HalfKeyPair);
         }
-        if let (Some(mode), Some(ssl)) = (self.mode, self.ssl)
+        if let (Some(mode), Some((name, ssl))) = (self.mode, self.ssl)
             && (mode < TlsMode::Require) != (ssl < TlsMode::Require)
         {
-            return Err(InvalidDatabaseUrl::Contradiction("ssl", "sslmode"));
+            return Err(InvalidDatabaseUrl::Contradiction(name, "sslmode"));
         }
-        let mut mode = match self.mode.max(self.ssl) {
+        let mut mode = match self.mode.max(self.ssl.map(|(_, mode)| mode)) {
             Some(mode) => mode,
             None if self.trusts_system => TlsMode::VerifyFull,
-            None => TlsMode::of_sqlx(default),
+            None => TlsMode::Prefer,
         };
         if self.trusts_system && mode != TlsMode::VerifyFull {
             return Err(InvalidDatabaseUrl::value(
@@ -172,13 +166,14 @@ impl PemFile {
     /// Fails if the file cannot be read, or does not have the PEM block.
     pub(super) fn check(&self) -> Result<(), InvalidSetting> {
         let Self {
-            parameter,
+            source,
             path,
             label,
+            is_root: _,
         } = self;
         let invalid = |problem: String| InvalidSetting {
             key: "database.url",
-            rule: format!("{parameter}: the file {} {problem}", path.display()),
+            rule: format!("{source}: the file {} {problem}", path.display()),
         };
         // A relative path needs the folder in which it was looked for.
         let text = read_file(path).map_err(|error| {
@@ -188,8 +183,8 @@ impl PemFile {
             };
             invalid(format!("cannot be read{folder}: {error}"))
         })?;
-        let is_encrypted = text.contains("ENCRYPTED PRIVATE KEY-----");
-        if *parameter == "sslkey" && is_encrypted {
+        let is_key = label.starts_with("PRIVATE KEY");
+        if is_key && text.contains("ENCRYPTED PRIVATE KEY-----") {
             return Err(invalid(
                 "is encrypted. Decrypt it with openssl pkey.".to_owned(),
             ));
