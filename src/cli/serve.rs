@@ -73,6 +73,12 @@ fn warn_about_network(loaded: &Loaded) {
             "no certificate authority is known, so endpoints with https:// or tls:// fail"
         );
     }
+    if let Some(reason) = loaded.endpoints.incomplete_authorities() {
+        tracing::warn!(
+            reason,
+            "some certificate authorities could not be loaded, so endpoints of these authorities fail"
+        );
+    }
     let has_endpoints = loaded.endpoints.names().next().is_some();
     if let Some(variable) = loaded.unused_proxy.filter(|_| has_endpoints) {
         tracing::warn!(

@@ -2,10 +2,10 @@
 
 /// Returns the value of a word, in any case of letters. The error lists the words.
 pub(crate) fn parse_word<T: Copy>(word: &str, words: &[(&str, T)]) -> Result<T, String> {
-    let named = words
+    let found = words
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case(word));
-    named.map(|(_, value)| *value).ok_or_else(|| {
+    found.map(|(_, value)| *value).ok_or_else(|| {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
         match names.split_last() {
             Some((last, others)) if !others.is_empty() => {

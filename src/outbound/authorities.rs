@@ -59,6 +59,13 @@ impl Authorities {
         is_missing.then(|| problem.unwrap_or("the system has none"))
     }
 
+    /// Returns why some of the system's authorities are missing, if the others were loaded.
+    pub(crate) fn incomplete(&self) -> Option<&str> {
+        let loaded = self.loaded.get()?;
+        let problem = loaded.problem.as_deref();
+        problem.filter(|_| !loaded.roots.is_empty())
+    }
+
     /// Returns the configuration of a TLS client, with the files of its certificate and key. The error is a clause that names the
     /// setting.
     pub(crate) fn client_config(

@@ -98,6 +98,11 @@ impl Endpoints {
         self.0.authorities.missing()
     }
 
+    /// Returns why some server certificates cannot be verified, if an endpoint needs that.
+    pub(crate) fn incomplete_authorities(&self) -> Option<&str> {
+        self.0.authorities.incomplete()
+    }
+
     /// Returns the subscriptions of the endpoints, and the Postgres channel.
     #[must_use]
     pub fn subscriptions(&self) -> &Subscriptions {

@@ -221,3 +221,32 @@ fn warns_about_missing_authorities_and_unused_proxy() {
         assert!(!log.contains("hidden"), "{log}");
     }
 }
+
+#[test]
+fn warns_about_authorities_that_cannot_be_loaded() {
+    let folder = TempDir::new().expect("a folder");
+    let identity = Identity::new(folder.path(), "company");
+    let authorities = folder.path().join("authorities");
+    fs::create_dir(&authorities).expect("a folder");
+    fs::copy(&identity.certificate, authorities.join("company.pem")).expect("a copy");
+    let endpoints = json!([endpoint("app", "https://app.example/")]).to_string();
+    let log_with = |file: &str| {
+        let variables = [
+            ("SSL_CERT_FILE", file),
+            ("SSL_CERT_DIR", authorities.to_str().expect("text")),
+            ("APP__RELAY__ENDPOINTS", &endpoints),
+        ];
+        let mut service = Service::start(folder.path(), &variables);
+        service.signal("-TERM");
+        service.wait();
+        service.log().join("\n")
+    };
+
+    let warning = "some certificate authorities could not be loaded";
+    let mistyped = log_with("/nowhere/ca.pem");
+    assert!(
+        mistyped.contains(warning) && mistyped.contains("/nowhere/ca.pem"),
+        "{mistyped}"
+    );
+    assert!(!log_with(&identity.ca_file()).contains(warning));
+}

@@ -1,6 +1,8 @@
 //! The proxy through which HTTP endpoints and token servers are called.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -45,6 +47,12 @@ async fn endpoints_are_called_through_proxy() {
             assert_eq!(accepted, "", "{name}");
             assert_ne!(refused, "", "{name}");
             assert!(!refused.contains("hidden"), "{refused}");
+            assert!(refused.contains("through relay.proxy_url: "), "{refused}");
+            let advice = "check the user, the password and the rules of the proxy";
+            // tinyproxy answers 401 to a request that it forwards, as an endpoint could.
+            let is_told =
+                refused.contains(advice) || refused.contains(" or the proxy answered 401");
+            assert!(is_told, "{name}: {refused}");
         }
     }
 }
@@ -68,9 +76,41 @@ fn refusal_of_proxy_fails_attempt() {
     let encrypted = test(folder.path(), "encrypted", &endpoints, &variables);
 
     // The proxy answers 403, or closes the connection before that.
-    assert_ne!(plain, "");
+    assert!(plain.contains("through relay.proxy_url: "), "{plain}");
     let error = "through relay.proxy_url: error sending request";
     assert!(encrypted.contains(error), "{encrypted}");
+}
+
+#[test]
+fn only_407_is_answer_of_proxy() {
+    for (status, error) in [
+        (
+            "407 Proxy Authentication Required",
+            "through relay.proxy_url: the proxy answered 407 Proxy Authentication Required; check the user, the password",
+        ),
+        (
+            "410 Gone",
+            "through relay.proxy_url: the endpoint or the proxy answered 410 Gone",
+        ),
+    ] {
+        let folder = TempDir::new().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let proxy = format!("http://{}", listener.local_addr().expect("an address"));
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut head = [0; 16 * 1024];
+            let _length = stream.read(&mut head).expect("a request");
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).expect("it is sent");
+        });
+        let endpoints = [endpoint("plain", "http://app.example/")];
+
+        let variables = [("APP__RELAY__PROXY_URL", proxy.as_str())];
+        let printed = test(folder.path(), "plain", &endpoints, &variables);
+
+        answering.join().expect("no panic");
+        assert!(printed.contains(error), "{printed}");
+    }
 }
 
 #[test]
@@ -89,6 +129,13 @@ fn names_are_checked_before_proxy() {
         ),
         ("http://app.localhost/", "true", "url has a denied address"),
         ("http://app.localhost/", "false", ""),
+        ("http://redis:6379/", "true", "url has a denied address"),
+        ("http://redis:6379/", "false", ""),
+        (
+            "http://api.default.svc/",
+            "true",
+            "url has a denied address",
+        ),
     ] {
         let endpoints = json!([endpoint("app", url)]).to_string();
         let variables = [

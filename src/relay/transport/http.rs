@@ -11,6 +11,7 @@ use super::headers::{MessageHeaders, redacted_lines};
 use super::http_client::{self, check_url};
 use super::network::Network;
 use super::oauth2::TokenCache;
+use super::outbound_proxy::OutboundProxy;
 use super::sink::{Message, SendOutcome, Sink};
 use crate::domain::delivery::AttemptResult;
 use crate::domain::timestamp::Timestamp;
@@ -28,7 +29,7 @@ pub(super) struct HttpSink {
     client: Client,
     /// The source of bearer tokens, if `auth` is configured.
     tokens: Option<TokenCache>,
-    has_proxy: bool,
+    proxy: Option<OutboundProxy>,
 }
 
 impl HttpSink {
@@ -60,7 +61,7 @@ impl HttpSink {
             headers,
             client,
             tokens: tokens.transpose()?,
-            has_proxy: network.proxy.is_some(),
+            proxy: network.proxy.clone(),
         })
     }
 }
@@ -88,17 +89,9 @@ impl Sink for HttpSink {
                     // The next attempt fetches a new token.
                     tokens.invalidate(&bearer).await;
                 }
-                read_outcome(response, message.sent_at).await
+                self.read_outcome(response, message.sent_at).await
             }
-            // The URL is left out because it may contain a secret.
-            Err(error) => {
-                let error = chain(&error.without_url());
-                SendOutcome::no_response(if self.has_proxy {
-                    format!("through relay.proxy_url: {error}")
-                } else {
-                    error
-                })
-            }
+            Err(error) => SendOutcome::no_response(self.describe(error)),
         }
     }
 
@@ -117,35 +110,63 @@ impl Sink for HttpSink {
     }
 }
 
-/// Reads a response. Uses only its status and `Retry-After`.
-async fn read_outcome(response: Response, sent_at: Timestamp) -> SendOutcome {
-    let status = response.status();
-    let status_code = Some(status.as_u16());
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
-    if let Err(error) = read_capped(response, MAX_RESPONSE_BYTES).await {
-        let error = chain(&error.without_url());
-        return SendOutcome {
-            status_code,
-            ..SendOutcome::no_response(format!("incomplete response: {error}"))
+impl HttpSink {
+    /// Reads a response. Uses only its status and `Retry-After`.
+    async fn read_outcome(&self, response: Response, sent_at: Timestamp) -> SendOutcome {
+        let status = response.status();
+        let status_code = Some(status.as_u16());
+        let retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
+        let answer = format!("answered {status}");
+        if let Some(proxy) = &self.proxy
+            && proxy.refused(&self.url, status)
+        {
+            // The body is not read, because some proxies reset the connection after the status.
+            return SendOutcome::no_response(self.describe_answer(status, answer));
+        }
+        if let Err(error) = read_capped(response, MAX_RESPONSE_BYTES).await {
+            let error = chain(&error.without_url());
+            let answer = format!("{answer} with an incomplete response: {error}");
+            return SendOutcome {
+                status_code,
+                ..SendOutcome::no_response(self.describe_answer(status, answer))
+            };
+        }
+        let error = if status.is_success() {
+            String::new()
+        } else if status.is_redirection() {
+            let answer = format!("{answer}, and redirects are not followed");
+            self.describe_answer(status, answer)
+        } else {
+            self.describe_answer(status, answer)
         };
+        SendOutcome {
+            result: AttemptResult::Response {
+                status: status.as_u16(),
+                retry_after,
+            },
+            status_code,
+            error,
+        }
     }
-    let error = if status.is_success() {
-        String::new()
-    } else if status.is_redirection() {
-        format!("answered {status}, and redirects are not followed")
-    } else {
-        format!("answered {status}")
-    };
-    SendOutcome {
-        result: AttemptResult::Response {
-            status: status.as_u16(),
-            retry_after,
-        },
-        status_code,
-        error,
+
+    /// Returns an answer as text. Through a proxy, it can be the proxy's.
+    fn describe_answer(&self, status: StatusCode, answer: String) -> String {
+        match &self.proxy {
+            Some(proxy) => proxy.describe_answer("the endpoint", &self.url, status, answer),
+            None => answer,
+        }
+    }
+
+    /// Returns an error as text. The URL is left out because it may contain a secret.
+    fn describe(&self, error: reqwest::Error) -> String {
+        let error = error.without_url();
+        match &self.proxy {
+            Some(_) => OutboundProxy::describe(&error),
+            None => chain(&error),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::http_client::check_url;
 use super::network::Network;
+use super::outbound_proxy::OutboundProxy;
 use crate::outbound::read_capped;
 use crate::relay::settings::{AuthSettings, ClientAuthentication, FormValue, parse_url};
 use crate::telemetry::chain;
@@ -51,6 +52,7 @@ struct Credentials {
 pub(super) struct TokenCache {
     credentials: Credentials,
     client: Client,
+    proxy: Option<OutboundProxy>,
     cached: Mutex<Option<Token>>,
 }
 
@@ -63,10 +65,10 @@ struct Token {
 /// The error if there is no token. The message is then not sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokenError {
-    #[error("no token: {}", chain(.0))]
-    Unreachable(reqwest::Error),
-    #[error("no token: the token server answered {0}")]
-    Refused(reqwest::StatusCode),
+    #[error("no token: {0}")]
+    Unreachable(String),
+    #[error("no token: {0}")]
+    Refused(String),
     /// The response is too long, malformed, or has no bearer token.
     #[error("no token: the token server's response has no usable bearer token")]
     Unusable,
@@ -121,6 +123,7 @@ impl TokenCache {
                 form,
             },
             client,
+            proxy: network.proxy.clone(),
             cached: Mutex::default(),
         })
     }
@@ -151,11 +154,24 @@ impl TokenCache {
 
     async fn fetch(&self) -> Result<Token, TokenError> {
         let requested_at = Instant::now();
-        let unreachable = |error: reqwest::Error| TokenError::Unreachable(error.without_url());
+        let unreachable = |error: reqwest::Error| {
+            let error = error.without_url();
+            TokenError::Unreachable(match &self.proxy {
+                Some(_) => OutboundProxy::describe(&error),
+                None => chain(&error),
+            })
+        };
         let response = self.request().send().await.map_err(unreachable)?;
         let status = response.status();
         if !status.is_success() {
-            return Err(TokenError::Refused(status));
+            const SERVER: &str = "the token server";
+            let (url, answer) = (&self.credentials.token_url, format!("answered {status}"));
+            return Err(TokenError::Refused(match &self.proxy {
+                Some(proxy) if proxy.forwards(url) => {
+                    proxy.describe_answer(SERVER, url, status, answer)
+                }
+                _ => format!("{SERVER} {answer}"),
+            }));
         }
         let body = read_capped(response, MAX_RESPONSE_BYTES).await;
         let body = body.map_err(unreachable)?.ok_or(TokenError::Unusable)?;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// The advice for a parameter that limits the time of an operation.
+pub(super) const USE_TIMEOUT: &str = "use database.timeout_secs";
+
 /// A parameter that has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IgnoredParameter {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::error::InvalidDatabaseUrl;
-use super::ignored_parameter::IgnoredParameter;
+use super::ignored_parameter::{IgnoredParameter, USE_TIMEOUT};
 use super::location::{parse_host, parse_port};
 use super::query::{check_name, split};
 use super::suggestion::suggestion;
@@ -93,7 +93,7 @@ const UNSUPPORTED: [(&str, &str); 13] = [
 ];
 
 const USE_ACQUIRE_TIMEOUT: &str = "use database.acquire_timeout_secs";
-pub(super) const USE_TIMEOUT: &str = "use database.timeout_secs";
+
 const USE_MAX_CONNECTIONS: &str = "use database.max_connections";
 
 /// The parameters that are ignored, and the settings to use instead.

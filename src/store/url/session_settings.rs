@@ -2,8 +2,7 @@
 //!
 //! libpq sends them when it connects. Poolers refuse that, so the service sets them itself.
 
-use super::ignored_parameter::IgnoredParameter;
-use super::parameters::USE_TIMEOUT;
+use super::ignored_parameter::{IgnoredParameter, USE_TIMEOUT};
 
 /// The settings that Postgres accepts only when a client connects (context `backend` or `superuser-backend` in `pg_settings`).
 const ONLY_WHEN_CONNECTING: [&str; 8] = [
