@@ -3,6 +3,7 @@
 mod file_limit;
 mod listeners;
 mod log_trial;
+mod supervisor;
 mod tasks;
 
 use std::net::SocketAddr;
@@ -24,11 +25,11 @@ use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
-use crate::telemetry::chain;
 use crate::telemetry::metrics::Metrics;
 use crate::web::{Limits, LineLimiter, Server, TrustedProxies, with_middleware};
 
 pub use listeners::Listeners;
+use supervisor::Supervisor;
 use tasks::Tasks;
 
 /// The name of the task that accepts webhooks.
@@ -116,6 +117,7 @@ async fn run_service(
 /// The parts of the service, before it runs.
 struct Service<'a> {
     settings: &'a Settings,
+    supervisor: Supervisor,
     clock: Arc<dyn Clock>,
     shutdown: &'a Shutdown,
     progress: &'a Progress,
@@ -157,6 +159,9 @@ impl<'a> Service<'a> {
         .give_up_bodies_at(shutdown.cutoff.clone());
         Ok(Self {
             settings,
+            supervisor: Supervisor {
+                is_waiting: loaded.notifies_systemd,
+            },
             clock,
             shutdown,
             progress,
@@ -192,13 +197,14 @@ impl<'a> Service<'a> {
         log_trial::try_audit_log(&self.store).await;
         self.migrated.store(true, Ordering::Release);
         self.log_startup(addresses).await;
-        notify_systemd(NotifyState::Ready);
+        self.supervisor.notify(NotifyState::Ready);
         let (shutdown, store) = (self.shutdown, self.store.clone());
+        let supervisor = self.supervisor;
         let (requests, progress) = (self.requests.clone(), self.progress);
         self.spawn_tasks(&mut tasks, webhook_server);
 
         let exit_reason = tasks.wait_for_shutdown(shutdown).await;
-        notify_systemd(NotifyState::Stopping);
+        supervisor.notify(NotifyState::Stopping);
         progress.exit_reason.get_or_init(|| exit_reason);
         requests.close();
         requests.wait().await;
@@ -321,12 +327,5 @@ impl<'a> Service<'a> {
         let database = &self.settings.database.url;
         let encryption = database.encryption().await;
         tracing::info!(%webhook, %ops, path, ?database, encryption, "listening for webhooks on http://{webhook}{path}");
-    }
-}
-
-/// Reports a state to systemd, if systemd started this process (`Type=notify`, see `sd_notify(3)`).
-fn notify_systemd(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(error = chain(&error), "cannot report the state to systemd");
     }
 }

@@ -216,7 +216,7 @@ const STORE_LAYERS: Layers = &[
         "session",
         "url",
     ],
-    &["error"],
+    &["error", "server_error"],
 ];
 
 struct Source {

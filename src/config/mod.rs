@@ -104,6 +104,8 @@ pub struct Loaded {
     pub profile: Profile,
     /// Whether the address of the webhook listener comes from `PORT` alone.
     pub has_platform_address: bool,
+    /// Whether systemd waits for messages about the state (`NOTIFY_SOCKET`). An empty variable counts as not set.
+    pub notifies_systemd: bool,
     /// The environment variable that names a proxy, which the service does not use.
     pub unused_proxy: Option<&'static str>,
     effective: Vec<EffectiveSetting>,
@@ -169,6 +171,7 @@ pub fn load(environment: &Environment, file: Option<&Path>) -> Result<Loaded, Co
         authorities,
         profile,
         has_platform_address: port.is_some() && !is_listen_set,
+        notifies_systemd: environment.get("NOTIFY_SOCKET").is_some(),
         unused_proxy: environment.proxy_variable().filter(|_| !has_proxy),
         effective,
         warnings,

@@ -23,6 +23,7 @@ mod postgres;
 mod rejections;
 mod retention;
 mod schema;
+mod server_error;
 mod session;
 mod settings;
 mod sqlite;
@@ -90,7 +91,7 @@ enum Backend {
 
 impl Store {
     /// Opens the database in the settings. For SQLite, creates the file and its folder if they are missing. For Postgres,
-    /// connects at the first operation.
+    /// waits until the name of the server can be resolved, and connects at the first operation.
     pub async fn open(
         settings: &Settings,
         unknown_images: UnknownImages,
@@ -111,6 +112,8 @@ impl Store {
                 Ok(Self::new(&database, wakeups, backend))
             }
             DatabaseUrl::Postgres(url) => {
+                let timeout = settings.acquire_timeout_secs.seconds();
+                url.wait_for_name(timeout).await;
                 let database = postgres::Postgres::open(url, settings, policy);
                 let database = Arc::new(database);
                 let backend = Backend::Postgres(Arc::clone(&database));

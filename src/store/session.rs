@@ -13,6 +13,7 @@ use sqlx::{Database, Pool};
 use tokio::time::Instant;
 
 use super::error::{DatabaseLabel, ErrorClass, StoreError};
+use super::server_error::without_line;
 
 /// The connection and the durability of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,7 @@ impl OperationRunner {
             database: self.database.clone(),
             action,
             class: ErrorClass::of(&source, self.classify),
-            source,
+            source: without_line(source),
         }
     }
 

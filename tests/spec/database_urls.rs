@@ -1,15 +1,17 @@
 //! `DATABASE_URL` as people write it: each form and parameter works, or one line says why not.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
 use crate::support::certificates::Identity;
 use crate::support::cluster::{Cluster, Durability};
 use crate::support::database::Database;
-use crate::support::program::{Service, run, stderr, stdout};
+use crate::support::ports::free_port;
+use crate::support::program::{Service, path, run, stderr, stdout};
 
 /// Runs a command with this URL in an empty folder.
 fn with_url(command: &[&str], url: &str) -> Output {
@@ -367,6 +369,62 @@ async fn log_says_whether_connection_is_encrypted() {
     let neon = format!("{at_localhost}?sslmode=require&channel_binding=require");
     assert!(!with_url(&["migrate"], &neon).status.success());
     assert_works_with(&neon, &[("SSL_CERT_FILE", &ca_file)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn error_of_server_has_no_line_of_its_source() {
+    let database = Database::postgres().await;
+    let (server, _) = database.url.rsplit_once('/').expect("a database");
+
+    let message = stderr(&with_url(&["migrate"], &format!("{server}/missing")));
+
+    assert!(message.contains("\"missing\" does not exist"), "{message}");
+    assert!(!message.contains("at line"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn start_waits_for_name_of_server() {
+    let database = Database::postgres().await;
+    let (folder, ports) = (
+        TempDir::new().expect("a folder"),
+        [free_port(), free_port()],
+    );
+    let hosts = folder.path().join("hosts");
+    fs::write(&hosts, "").expect("a file");
+    let mut service = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c"])
+        .arg(r#"mount --bind hosts /etc/hosts && exec "$0" serve"#)
+        .arg(path())
+        .current_dir(folder.path())
+        .env(
+            "DATABASE_URL",
+            database.url.replace("127.0.0.1", "late.invalid"),
+        )
+        .env("APP__DATABASE__ACQUIRE_TIMEOUT_SECS", "60")
+        .env("APP__SERVER__LISTEN", format!("127.0.0.1:{}", ports[0]))
+        .env("APP__OPS__LISTEN", format!("127.0.0.1:{}", ports[1]))
+        .env("RUST_LOG", "cloudflare_images_webhook=debug")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+
+    let mut log = Vec::new();
+    for line in BufReader::new(service.stderr.take().expect("a pipe")).lines() {
+        log.push(line.expect("text"));
+        let last = log.last().expect("a line");
+        if last.contains("cannot be resolved, retrying") {
+            fs::write(&hosts, "127.0.0.1 late.invalid\n").expect("a file");
+        }
+        if last.contains("listening for webhooks") {
+            break;
+        }
+    }
+    service.kill().expect("it is killed");
+    service.wait().expect("it ends");
+
+    let has = |text| log.iter().any(|line| line.contains(text));
+    assert!(has("cannot be resolved, retrying"), "{log:?}");
+    assert!(has("listening for webhooks"), "{log:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -234,6 +234,17 @@ fn systemd_unit_is_hardened() {
     assert!(printed.contains("Overall exposure level"), "{printed}");
 }
 
+#[test]
+fn systemd_restarts_without_limit() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy/systemd/cloudflare-images-webhook.service");
+    let text = fs::read_to_string(&unit).expect("the unit");
+    let section = text.split("[Service]").next().expect("a section");
+
+    assert!(section.contains("\nStartLimitIntervalSec=0\n"), "{text}");
+    assert!(text.contains("\nRestartSec=5\n"), "{text}");
+}
+
 /// `Type=notify` in the unit needs both messages.
 #[test]
 fn tells_systemd_when_it_listens_and_stops() {
@@ -257,4 +268,16 @@ fn tells_systemd_when_it_listens_and_stops() {
 
     assert_eq!((ready.trim(), stopping.trim()), ("READY=1", "STOPPING=1"));
     assert_eq!(service.wait().code(), Some(0));
+}
+
+#[test]
+fn empty_notify_socket_counts_as_not_set() {
+    let folder = TempDir::new().expect("a folder");
+
+    let mut service = Service::start(folder.path(), &[("NOTIFY_SOCKET", "")]);
+    service.signal("-TERM");
+    service.wait();
+
+    let log = service.log();
+    assert!(!log.iter().any(|line| line.contains("systemd")), "{log:?}");
 }

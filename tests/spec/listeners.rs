@@ -1,5 +1,6 @@
 //! The listeners: the health check on the port for webhooks, one port for everything, and `PORT`.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
@@ -248,6 +249,27 @@ fn port_alone_listens_on_both_families() {
     let line = lines.iter().find(|line| line.contains(message));
     let line = line.unwrap_or_else(|| panic!("{lines:?}"));
     assert!(line.contains(&format!("[::]:{port}")), "{line}");
+}
+
+#[test]
+fn log_shows_ipv4_clients_of_both_families() {
+    let (folder, port) = (TempDir::new().expect("a folder"), free_port());
+    let listen = format!("[::]:{port}");
+    let variables = [("APP__SERVER__LISTEN", listen.as_str())];
+    let mut service = Service::start_on(folder.path(), &variables, port, free_port());
+
+    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    client
+        .write_all(b"GET /unknown HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .expect("it is sent");
+    let mut response = String::new();
+    client.read_to_string(&mut response).expect("a response");
+    service.signal("-TERM");
+    service.wait();
+
+    let log = service.log().join("\n");
+    assert!(log.contains("127.0.0.1:"), "{log}");
+    assert!(!log.contains("::ffff:"), "{log}");
 }
 
 /// Runs the service in a network with no address but `::1`, asks it with two commands, and stops it.

@@ -11,6 +11,7 @@ mod location;
 mod parameters;
 mod postgres;
 mod query;
+mod resolution;
 mod session_settings;
 mod sqlite;
 mod suggestion;
