@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use url::Url;
+use url::{Host, Url};
 
 use super::budget::Quota;
 use crate::config_types::{Bounded, InvalidSetting, Seconds, Secret};
@@ -107,11 +107,24 @@ impl TryFrom<String> for BaseUrl {
         let url = Url::parse(text.trim_end_matches('/')).map_err(|_| RULE)?;
         let is_plain = url.query().is_none() && url.fragment().is_none();
         let has_user = !url.username().is_empty() || url.password().is_some();
-        if matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain && !has_user {
-            Ok(Self(url))
-        } else {
-            Err(RULE)
+        if !(matches!(url.scheme(), "http" | "https") && url.has_host() && is_plain && !has_user) {
+            return Err(RULE);
         }
+        // Anybody in the network could read the token.
+        if url.scheme() == "http" && !is_loopback(&url) {
+            return Err("must begin with https://, because the calls have the token");
+        }
+        Ok(Self(url))
+    }
+}
+
+/// Returns whether the URL leads to this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `cloudflare setup`, `cloudflare status` and `cloudflare teardown`.
 
+use std::collections::HashSet;
 use std::process::Output;
 
 use serde_json::{Value, json};
@@ -440,6 +441,30 @@ async fn calls_without_effect_are_repeated() {
     assert_eq!(calls.len(), 4, "{calls:?}");
 }
 
+/// Other people change the account at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_may_change_while_they_are_read() {
+    let setup = Setup::start().await;
+    let own = setup.service.url();
+    setup.cloudflare.paginate(2);
+    for (removed, expected) in [(None, 6), (Some("other-0"), 5)] {
+        for number in 0..5 {
+            let name = format!("other-{number}");
+            setup.cloudflare.add_destination(&name, &own);
+        }
+        setup.cloudflare.change_after_page(removed);
+
+        let output = setup.run(&["cloudflare", "status", "--json"]).await;
+
+        let status: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        let found = status["destinations"].as_array().expect("a list");
+        let ids: HashSet<_> = found.iter().map(|found| found["id"].to_string()).collect();
+        assert_eq!(ids.len(), found.len(), "each one once: {found:?}");
+        assert!(found.len() >= expected - 1, "{found:?}");
+        setup.cloudflare.clear_destinations();
+    }
+}
+
 /// A repeated creation would leave two destinations. The next run finds what the first one made.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_answer_leaves_one_destination() {
@@ -487,7 +512,12 @@ async fn missing_credentials_are_named() {
 
     assert_eq!(neither.status.code(), Some(1));
     assert!(stderr(&neither).contains("Set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN"));
+    let plain = "http://api.cloudflare.com/client/v4";
+    let no_https = setup
+        .run_with(&status, &[("APP__CLOUDFLARE__BASE_URL", plain)])
+        .await;
     for (output, key) in [
+        (no_https, "cloudflare.base_url"),
         (no_token, "cloudflare.api_token"),
         (no_account, "cloudflare.account_id"),
         (bad_account, "cloudflare.account_id"),

@@ -55,6 +55,8 @@ struct CloudflareState {
     policies: Vec<Value>,
     /// The objects on one page of a list, at most. 0: lists are not paginated.
     page_size: usize,
+    /// The change of the destinations after the next page of them.
+    change_after_page: Option<Option<&'static str>>,
     /// The methods and paths of all calls.
     calls: Vec<String>,
     /// The faults of the next calls, and the method of the call, unless any call fails.

@@ -49,6 +49,16 @@ impl Cloudflare {
         id
     }
 
+    /// Deletes all destinations.
+    pub(crate) fn clear_destinations(&self) {
+        self.inner.state().destinations.clear();
+    }
+
+    /// Changes the destinations after their first page was read: deletes the one with this name, or adds one before all others.
+    pub(crate) fn change_after_page(&self, removed: Option<&'static str>) {
+        self.inner.state().change_after_page = Some(removed);
+    }
+
     /// Adds a policy as somebody else made it, and returns its id.
     pub(crate) fn add_policy(&self, mut policy: Value) -> String {
         let mut state = self.inner.state();
@@ -146,6 +156,20 @@ impl CloudflareState {
         Answer(status, body)
     }
 
+    fn change_destinations(&mut self) {
+        match self.change_after_page.take() {
+            None => {}
+            Some(Some(removed)) => self.destinations.retain(|found| found["name"] != removed),
+            Some(None) => {
+                let id = self.new_id();
+                let url = self.destinations.first().map(|first| first["url"].clone());
+                let url = url.unwrap_or_default();
+                let added = destination(&id, "new", url.as_str().unwrap_or_default());
+                self.destinations.insert(0, added);
+            }
+        }
+    }
+
     fn save_policy(&mut self, id: Option<&str>, policy: &Value) -> Answer {
         let fields = policy.as_object().expect("a policy is an object");
         let unknown = fields
@@ -202,8 +226,10 @@ impl Inner {
         let (list, id) = split(&request.path);
         match (list, id, &request.method) {
             (DESTINATIONS, None, &Method::GET) => {
-                let state = self.state();
-                state.page(&state.destinations, &request.query)
+                let mut state = self.state();
+                let page = state.page(&state.destinations, &request.query);
+                state.change_destinations();
+                page
             }
             (DESTINATIONS, id, &Method::POST | &Method::PUT) => {
                 self.save_destination(id, &body()).await
