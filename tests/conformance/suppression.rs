@@ -6,14 +6,14 @@ use cloudflare_images_webhook::domain::image::NewImage;
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::outcome::RejectionReason;
 use cloudflare_images_webhook::store::{
-    Alert, Claim, FinishedAttempt, LeaseResult, NextState, Pause, RefusalCount, Settlement, Store,
-    StoreError,
+    Alert, Claim, FinishedAttempt, LeaseResult, NextState, Pause, PrunableTable, PruneMode,
+    PruneQuery, RefusalCount, Settlement, Store, StoreError, Unsent,
 };
 
 use crate::fixture::{Fixture, on_every_backend};
 use crate::notifications::{at, image_id, record, uploaded};
 use crate::outbox::{
-    attempted, claim, due, find, ids, open_with_ordered_endpoint, settlement, with_lease,
+    attempted, claim, due, find, ids, open_with_ordered_endpoint, settle, settlement, with_lease,
 };
 use crate::support::suppression::Suppression;
 
@@ -24,6 +24,8 @@ on_every_backend!(
     repeated_settlement_finds_stored_alert,
     claim_leaves_out_suppressed_leases,
     ordered_claim_counts_suppressed_postponements,
+    suppressed_deletion_keeps_event_and_attempt,
+    suppressed_pruning_keeps_event_and_attempt,
     pause_and_resumption_fail_if_suppressed,
     parking_fails_if_suppressed,
     added_image_fails_if_suppressed,
@@ -171,6 +173,60 @@ async fn ordered_claim_counts_suppressed_postponements(fixture: &Fixture) {
 
     assert_eq!((second.leased.len(), second.postponed), (0, 0));
     assert_eq!(second.suppressed, 1);
+}
+
+/// Opens a store with two failed deliveries, and suppresses the deletion of the first one.
+async fn open_with_kept_delivery(fixture: &Fixture) -> Store {
+    let store = open_with_leases(fixture, ["a", "b"]).await;
+    let failed = |delivery| settlement(delivery, attempted(1, NextState::Failed));
+    settle(&store, &[failed(1), failed(2)]).await;
+    Suppression::of_deletes_when("relay_deliveries", "OLD.id = 1")
+        .start(&fixture.database)
+        .await;
+    store
+}
+
+/// Asserts that only the first delivery is left, with its event and its attempt.
+async fn assert_kept_whole(fixture: &Fixture, store: &Store) {
+    let kept = find(store, 1).await;
+    let events = fixture.database.events().await;
+    let attempts = fixture.database.attempts().await;
+    assert_eq!(fixture.database.deliveries().await.len(), 1);
+    assert_eq!((events.len(), attempts.len()), (1, 1));
+    assert_eq!(events[0]["id"], kept.event_id);
+    assert_eq!(attempts[0]["delivery_id"], 1);
+}
+
+async fn suppressed_deletion_keeps_event_and_attempt(fixture: &Fixture) {
+    let store = open_with_kept_delivery(fixture).await;
+    let failed = Unsent {
+        endpoint: "app".to_owned(),
+        with_failed: true,
+        now: ClockReading::Manual(at(300)),
+        limit: 10,
+    };
+
+    let deleted = store.delivery_catalog.delete_deliveries(&failed).await;
+
+    assert_eq!(deleted.expect("the other one is deleted"), 1);
+    assert_kept_whole(fixture, &store).await;
+}
+
+async fn suppressed_pruning_keeps_event_and_attempt(fixture: &Fixture) {
+    let store = open_with_kept_delivery(fixture).await;
+    let old = PruneQuery {
+        table: PrunableTable::Deliveries,
+        after: 0,
+        limit: 10,
+        before: at(30),
+        mode: PruneMode::Delete,
+    };
+
+    let page = store.retention.prune_page(&old).await;
+
+    let page = page.expect("the other one is deleted").expect("a page");
+    assert_eq!(page.pruned, 1);
+    assert_kept_whole(fixture, &store).await;
 }
 
 async fn pause_and_resumption_fail_if_suppressed(fixture: &Fixture) {

@@ -24,19 +24,34 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
      VALUES ($1, $2, $3, $4::jsonb, $5, $5, $6, $7)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
-/// The statement that deletes old deliveries, their attempts, and events without other deliveries. On SQLite, a trigger deletes
-/// the last two.
-pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
-     WITH old AS MATERIALIZED (
-         SELECT id, event_id FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL FOR UPDATE
-     ), attempts AS (
-         DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM old)
-     ), events AS (
-         DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM old) AND NOT EXISTS (
-             SELECT FROM relay_deliveries AS other WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM old)
+/// The end of a statement that deletes the deliveries in `selected`, their attempts, and events without other deliveries. A trigger
+/// or a policy can keep a delivery, which keeps its attempts and its event. On SQLite, a trigger deletes the last two.
+macro_rules! delete_selected {
+    () => {
+        ", deleted AS (
+             DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM selected) RETURNING id, event_id
+         ), attempts AS (
+             DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM deleted)
+         ), events AS (
+             DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM deleted) AND NOT EXISTS (
+                 SELECT FROM relay_deliveries AS other
+                 WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM deleted)
+                 -- Without OFFSET, the planner may read the whole table instead of the index.
+                 OFFSET 0
+             )
          )
-     )
-     DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM old)";
+         SELECT FROM deleted"
+    };
+}
+
+/// The statement that deletes old deliveries. It returns an empty row for each.
+pub(super) const RETENTION_DELIVERIES_DELETE: &str = concat!(
+    "-- retention_deliveries_delete
+     WITH selected AS MATERIALIZED (
+         SELECT id FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL FOR UPDATE
+     )",
+    delete_selected!()
+);
 
 /// The columns of [`StateColumns`]. `jsonb` is cast to text, because the shared decoding needs text.
 macro_rules! state_columns {
@@ -116,25 +131,17 @@ pub(super) fn bind_ago(_now: ClockReading, duration: Duration) -> i64 {
     bind_micros(duration)
 }
 
-/// The statement that deletes the selected deliveries, their attempts, and events without other deliveries. On SQLite, a trigger
-/// deletes the last two.
+/// The statement that deletes the selected deliveries. It returns an empty row for each.
 pub(super) const DELIVERIES_DELETE: &str = concat!(
     "-- deliveries_delete
      WITH selected AS MATERIALIZED (
-         SELECT id, event_id FROM relay_deliveries WHERE id IN (",
+         SELECT id FROM relay_deliveries WHERE id IN (",
     unsent_ids!(),
     ") AND (status <> 'leased' OR due_at <= ",
     now!("$2"),
     ") FOR UPDATE
-     ), attempts AS (
-         DELETE FROM relay_attempts WHERE delivery_id IN (SELECT id FROM selected)
-     ), events AS (
-         DELETE FROM relay_events AS event WHERE id IN (SELECT event_id FROM selected) AND NOT EXISTS (
-             SELECT FROM relay_deliveries AS other
-             WHERE other.event_id = event.id AND other.id NOT IN (SELECT id FROM selected)
-         )
-     )
-     DELETE FROM relay_deliveries WHERE id IN (SELECT id FROM selected)"
+     )",
+    delete_selected!()
 );
 
 /// The columns of [`ImageColumns`].
