@@ -30,6 +30,7 @@ on_every_backend!(
     names_row_with_unknown_status,
     moves_unsent_deliveries_by_page,
     deletes_unsent_deliveries_by_page,
+    counts_unsent_deliveries,
     counts_waiting_deliveries,
 );
 
@@ -457,6 +458,23 @@ async fn deletes_unsent_deliveries_by_page(fixture: &Fixture) {
     assert_eq!(ids(&left), [4, 2]);
     assert_eq!(fixture.database.events().await.len(), 2);
     assert_eq!(fixture.database.attempts().await.len(), 1);
+}
+
+async fn counts_unsent_deliveries(fixture: &Fixture) {
+    let store = one_in_each_state(fixture).await;
+    let count = async |page: Unsent| {
+        let counted = store.delivery_catalog.count_unsent(&page).await;
+        counted.expect("the query succeeds")
+    };
+
+    // The limit is that of a page, which does not apply to the count.
+    let waiting = [
+        count(unsent(150, false)).await,
+        count(unsent(160, false)).await,
+    ];
+    let with_failed = count(unsent(160, true)).await;
+
+    assert_eq!((waiting, with_failed), ([1, 2], 3));
 }
 
 async fn counts_waiting_deliveries(fixture: &Fixture) {
