@@ -540,6 +540,7 @@ fn both_databases_have_same_statements() {
         "adoption_foreign_keys",
         "adoption_index",
         "adoption_next_partition",
+        "adoption_attachments_to_repeat",
         "adoption_record_migration",
     ];
     let mut postgres: Vec<String> = statements("store/postgres")

@@ -15,6 +15,7 @@ on_every_backend!(
     accepts_writable_database,
     remembers_last_rows_of_adopted_tables,
     new_tables_have_no_adopted_rows,
+    completes_index_after_partition_is_detached,
 );
 
 const MIGRATIONS: &str = "cloudflare_images_webhook_migrations";
@@ -124,6 +125,37 @@ async fn new_tables_have_no_adopted_rows(fixture: &Fixture) {
     let store = fixture.open().await;
 
     assert_eq!(last_adopted_ids(&store).await, [None; 3]);
+}
+
+/// An audit log whose adoption was interrupted. Then an app detached the last partition without an index.
+const INTERRUPTED_LOG: &str = "
+    CREATE TABLE cloudflare_image_logs (
+        id bigserial, image_id uuid, event_type varchar(50) NOT NULL, message text NOT NULL, data jsonb NOT NULL,
+        timestamp timestamptz NOT NULL, PRIMARY KEY (id, timestamp)
+    ) PARTITION BY RANGE (timestamp);
+    CREATE TABLE logs_old PARTITION OF cloudflare_image_logs FOR VALUES FROM (MINVALUE) TO ('2024-01-01')
+        PARTITION BY RANGE (timestamp);
+    CREATE TABLE logs_2022 PARTITION OF logs_old FOR VALUES FROM ('2022-01-01') TO ('2023-01-01');
+    CREATE TABLE logs_2023 PARTITION OF logs_old FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+    CREATE INDEX cloudflare_image_logs_image_id_timestamp ON ONLY cloudflare_image_logs (image_id, timestamp);
+    CREATE INDEX logs_old_index ON ONLY logs_old (image_id, timestamp);
+    CREATE INDEX logs_2023_index ON logs_2023 (image_id, timestamp);
+    ALTER INDEX cloudflare_image_logs_image_id_timestamp ATTACH PARTITION logs_old_index;
+    ALTER INDEX logs_old_index ATTACH PARTITION logs_2023_index;
+    ALTER TABLE logs_old DETACH PARTITION logs_2022;";
+
+async fn completes_index_after_partition_is_detached(fixture: &Fixture) {
+    if !fixture.database.is_postgres() {
+        // SQLite has no partitioned tables.
+        return;
+    }
+    fixture.database.execute_script(INTERRUPTED_LOG).await;
+
+    let _migrated = fixture.open().await;
+
+    let valid = "SELECT count(*) FROM pg_index WHERE indisvalid AND indexrelid IN (
+        SELECT relid FROM pg_partition_tree('cloudflare_image_logs_image_id_timestamp'))";
+    assert_eq!(fixture.database.count(valid).await, 3);
 }
 
 #[tokio::test]

@@ -7,6 +7,9 @@
 //! 3. Attach it to the index of the partitioned table, which becomes valid with the last one.
 //!
 //! An interrupted build continues with the partitions that have no attached index. A new partition gets its index from Postgres.
+//!
+//! An app may detach the last partition without an index. No attachment follows, so the index of the partitioned table would stay
+//! invalid. Postgres checks it again if an attachment is repeated.
 
 use sqlx::{AssertSqlSafe, Executor};
 
@@ -51,6 +54,9 @@ pub(super) async fn build_partitioned_index(
             "ALTER INDEX {} ATTACH PARTITION {}.{}",
             partition.parent_index, partition.schema, partition.index
         );
+        with_short_locks(connection, &Alteration::Index(attach)).await?;
+    }
+    for attach in attachments_to_repeat(connection).await? {
         with_short_locks(connection, &Alteration::Index(attach)).await?;
     }
     Ok(())
@@ -113,4 +119,18 @@ async fn next_partition(connection: &mut Connection) -> Result<Option<Partition>
         Ok(reading.fetch_optional(tx).await?)
     })
     .await
+}
+
+/// Returns a statement for each index of a partitioned table that is still invalid. The statement attaches one of its partitions'
+/// indexes again. Partitions come before the table that they are part of.
+async fn attachments_to_repeat(connection: &mut Connection) -> Result<Vec<String>, OperationError> {
+    let reading = sqlx::query_scalar(
+        "-- adoption_attachments_to_repeat
+         SELECT format('ALTER INDEX %s ATTACH PARTITION %s', tree.parentrelid, min(tree.relid::oid)::regclass)
+         FROM pg_partition_tree(to_regclass('cloudflare_image_logs_image_id_timestamp')) AS tree
+             JOIN pg_index AS parent ON parent.indexrelid = tree.parentrelid
+         WHERE NOT parent.indisvalid
+         GROUP BY tree.level, tree.parentrelid ORDER BY tree.level DESC",
+    );
+    transact(connection, async |tx| Ok(reading.fetch_all(tx).await?)).await
 }
