@@ -17,6 +17,7 @@ on_both_databases!(
     retries_with_same_id,
     fails_after_last_attempt_until_replay,
     pauses_endpoint_after_410,
+    probes_endpoint_after_an_hour,
     successful_probe_resumes_endpoint,
     refused_probe_leaves_endpoint_paused,
     honors_retry_after,
@@ -122,12 +123,39 @@ async fn pauses_endpoint_after_410(database: Database) {
 
 /// Starts a service whose endpoint has answered 410 to the first of two deliveries.
 async fn start_gone(database: Database, subscriber: &Subscriber) -> App {
+    start_gone_since(database, subscriber, Duration::ZERO).await
+}
+
+/// Starts a service whose endpoint answered 410 this long before the start of the tests' clock.
+async fn start_gone_since(database: Database, subscriber: &Subscriber, ago: Duration) -> App {
     subscriber.respond_with(SubscriberResponse::Status(410));
     let app = start(database, subscriber, json!({})).await;
+    app.clock.set_back(ago);
     upload(&app, "first").await;
     wait_for_statuses(&app.database, &["retrying"]).await;
     upload(&app, "second").await;
     app
+}
+
+async fn probes_endpoint_after_an_hour(database: Database) {
+    let subscriber = Subscriber::start().await;
+    let almost_an_hour = Duration::from_hours(1) - Duration::from_secs(1);
+    let app = start_gone_since(database, &subscriber, almost_an_hour).await;
+    let (_, database) = app.stop().await;
+
+    // With its first claim, the worker checks whether a probe is due.
+    let app = start(database, &subscriber, json!({})).await;
+    app.wait_for_claim().await;
+    let early_statuses = statuses(&app.database).await;
+    let early_attempts = app.database.attempts().await.len();
+    app.clock.advance(Duration::from_secs(1));
+
+    wait::until_async("the probe is stored", async || {
+        app.database.attempts().await.len() == 2
+    })
+    .await;
+    assert_eq!(early_statuses, ["retrying", "pending"]);
+    assert_eq!(early_attempts, 1);
 }
 
 async fn successful_probe_resumes_endpoint(database: Database) {
