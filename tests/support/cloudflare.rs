@@ -45,6 +45,15 @@ impl Inner {
     }
 }
 
+/// A change of the destinations while they are listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ListChange {
+    /// One comes before all others.
+    Add,
+    /// The one with this name goes.
+    Remove(&'static str),
+}
+
 /// What Cloudflare knows.
 #[derive(Default)]
 struct CloudflareState {
@@ -56,7 +65,7 @@ struct CloudflareState {
     /// The objects on one page of a list, at most. 0: lists are not paginated.
     page_size: usize,
     /// The change of the destinations after the next page of them.
-    change_after_page: Option<Option<&'static str>>,
+    change_after_page: Option<ListChange>,
     /// The methods and paths of all calls.
     calls: Vec<String>,
     /// The faults of the next calls, and the method of the call, unless any call fails.

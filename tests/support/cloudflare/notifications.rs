@@ -4,7 +4,7 @@ use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::super::app::client;
-use super::{Answer, ApiRequest, Cloudflare, CloudflareState, Inner};
+use super::{Answer, ApiRequest, Cloudflare, CloudflareState, Inner, ListChange};
 
 const DESTINATIONS: &str = "/alerting/v3/destinations/webhooks";
 const POLICIES: &str = "/alerting/v3/policies";
@@ -54,9 +54,9 @@ impl Cloudflare {
         self.inner.state().destinations.clear();
     }
 
-    /// Changes the destinations after their first page was read: deletes the one with this name, or adds one before all others.
-    pub(crate) fn change_after_page(&self, removed: Option<&'static str>) {
-        self.inner.state().change_after_page = Some(removed);
+    /// Changes the destinations after their next page was read.
+    pub(crate) fn change_after_page(&self, change: ListChange) {
+        self.inner.state().change_after_page = Some(change);
     }
 
     /// Adds a policy as somebody else made it, and returns its id.
@@ -159,8 +159,10 @@ impl CloudflareState {
     fn change_destinations(&mut self) {
         match self.change_after_page.take() {
             None => {}
-            Some(Some(removed)) => self.destinations.retain(|found| found["name"] != removed),
-            Some(None) => {
+            Some(ListChange::Remove(removed)) => {
+                self.destinations.retain(|found| found["name"] != removed)
+            }
+            Some(ListChange::Add) => {
                 let id = self.new_id();
                 let url = self.destinations.first().map(|first| first["url"].clone());
                 let url = url.unwrap_or_default();
