@@ -160,7 +160,7 @@ impl CloudflareState {
         match self.change_after_page.take() {
             None => {}
             Some(ListChange::Remove(removed)) => {
-                self.destinations.retain(|found| found["name"] != removed)
+                self.destinations.retain(|found| found["name"] != removed);
             }
             Some(ListChange::Add) => {
                 let id = self.new_id();
