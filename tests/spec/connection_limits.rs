@@ -191,6 +191,24 @@ async fn wait_until_out_of_memory(app: &App, client: &str) {
     .await;
 }
 
+/// One client may use a quarter of the memory that the connections leave: 1.07 MiB or 3.9 MiB.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_leave_less_memory_for_bodies() {
+    for (connections, outcome) in [("300", (503, "busy")), ("10", (401, "unauthorized"))] {
+        let variables = [
+            ("CLOUDFLARE_WEBHOOK_SECRET", SECRET),
+            ("APP__SERVER__MAX_CONNECTIONS", connections),
+            ("APP__SERVER__BODY_LIMIT_BYTES", "2000000"),
+            ("APP__SERVER__UNAUTHENTICATED_MEMORY_BYTES", "16777216"),
+        ];
+        let app = App::start_with(Database::sqlite(), &variables).await;
+
+        let answer = response_to(app.request("x".repeat(1_500_000))).await;
+
+        assert_eq!(answer.outcome(), outcome, "{connections}");
+    }
+}
+
 #[test]
 fn memory_limit_fits_bodies_and_connections() {
     let folder = TempDir::new().expect("a folder");
