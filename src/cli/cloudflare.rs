@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 
 use super::output::{print_json, print_line, print_table};
 use crate::application::cloudflare::{self, DEFAULT_NAME, Status};
-use crate::cloudflare::{Client, LocalBudget};
+use crate::cloudflare::Client;
 use crate::config::Loaded;
 use steps::print_step;
 
@@ -107,11 +107,10 @@ fn confirm(question: &str) -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Creates the client of a command. Its calls do not count for the running services, because it makes few.
+/// Creates the client of a command.
 pub(super) fn client(loaded: &Loaded) -> anyhow::Result<Client> {
     let settings = &loaded.settings;
-    let budget = Box::new(LocalBudget::new(settings.cloudflare.quota()));
-    let client = Client::new(&settings.cloudflare, loaded.authorities(), budget);
+    let client = Client::new(&settings.cloudflare, loaded.authorities());
     client.map_err(|problem| anyhow!(problem))?.ok_or_else(|| {
         anyhow!("this command calls Cloudflare's API. Set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN.")
     })

@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::time::Instant;
 
 /// The time for which Cloudflare counts calls.
@@ -13,16 +12,16 @@ const PERIOD: Duration = Duration::from_mins(5);
 ///
 /// The theoretical time of the next call is the only state. A call is allowed while that time is at most `tolerance` ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Quota {
+pub(super) struct Quota {
     /// The time between two calls.
-    pub(crate) interval: Duration,
+    interval: Duration,
     /// How far the theoretical time may be ahead.
-    pub(crate) tolerance: Duration,
+    tolerance: Duration,
 }
 
 impl Quota {
     /// Returns a limit that never exceeds `calls` in any 5 minutes. A fifth of them can be made at once.
-    pub(crate) fn per_5_minutes(calls: usize) -> Self {
+    pub(super) fn per_5_minutes(calls: usize) -> Self {
         let calls = u32::try_from(calls).unwrap_or(u32::MAX).max(2);
         let at_once = (calls / 5).max(1);
         let interval = PERIOD / (calls - at_once);
@@ -33,39 +32,27 @@ impl Quota {
     }
 }
 
-/// The calls that may be made.
-#[async_trait]
-pub(crate) trait CallBudget: Send + Sync {
-    /// Takes one call from the budget, and returns the time to wait before it. If that time is longer than `max_wait`, takes
-    /// nothing and fails with the time.
-    async fn take(&self, max_wait: Duration) -> Result<Duration, Exhausted>;
-
-    /// Allows no call for this time, because Cloudflare answered that there were too many.
-    async fn pause(&self, time: Duration);
-}
-
 /// The error if no call may be made before this time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Exhausted(pub(crate) Duration);
+pub(super) struct Exhausted(pub(super) Duration);
 
-/// A budget of this process alone, for commands that need no database.
-pub(crate) struct LocalBudget {
+/// The calls that this process may make.
+pub(super) struct CallBudget {
     quota: Quota,
     next: Mutex<Instant>,
 }
 
-impl LocalBudget {
-    pub(crate) fn new(quota: Quota) -> Self {
+impl CallBudget {
+    pub(super) fn new(quota: Quota) -> Self {
         Self {
             quota,
             next: Mutex::new(Instant::now()),
         }
     }
-}
 
-#[async_trait]
-impl CallBudget for LocalBudget {
-    async fn take(&self, max_wait: Duration) -> Result<Duration, Exhausted> {
+    /// Takes one call from the budget, and returns the time to wait before it. If that time is longer than `max_wait`, takes
+    /// nothing and fails with the time.
+    pub(super) fn take(&self, max_wait: Duration) -> Result<Duration, Exhausted> {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let theoretical = (*next).max(now);
@@ -77,7 +64,8 @@ impl CallBudget for LocalBudget {
         Ok(wait)
     }
 
-    async fn pause(&self, time: Duration) {
+    /// Allows no call for this time, because Cloudflare answered that there were too many.
+    pub(super) fn pause(&self, time: Duration) {
         let resume = Instant::now() + time + self.quota.tolerance;
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next = (*next).max(resume);
@@ -91,10 +79,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn never_exceeds_limit_in_any_5_minutes() {
         for limit in [10, 97, 1_100] {
-            let budget = LocalBudget::new(Quota::per_5_minutes(limit));
+            let budget = CallBudget::new(Quota::per_5_minutes(limit));
             let mut calls: Vec<Instant> = Vec::new();
             for _ in 0..3 * limit {
-                let wait = budget.take(Duration::MAX).await.expect("any wait is fine");
+                let wait = budget.take(Duration::MAX).expect("any wait is fine");
                 tokio::time::advance(wait).await;
                 calls.push(Instant::now());
             }
@@ -113,16 +101,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pause_ends_after_its_time() {
-        let budget = LocalBudget::new(Quota::per_5_minutes(100));
-        budget.pause(Duration::from_secs(30)).await;
+        let budget = CallBudget::new(Quota::per_5_minutes(100));
+        budget.pause(Duration::from_secs(30));
 
-        let refused = budget.take(Duration::from_secs(1)).await;
+        let refused = budget.take(Duration::from_secs(1));
         assert_eq!(refused, Err(Exhausted(Duration::from_secs(30))));
         tokio::time::advance(Duration::from_secs(30)).await;
 
-        assert!(matches!(
-            budget.take(Duration::ZERO).await,
-            Ok(Duration::ZERO)
-        ));
+        assert!(matches!(budget.take(Duration::ZERO), Ok(Duration::ZERO)));
     }
 }

@@ -40,7 +40,7 @@ struct Inner {
     token: SecretString,
     authorization: HeaderValue,
     deadline: Duration,
-    budget: Box<dyn CallBudget>,
+    budget: CallBudget,
 }
 
 /// A call without its host and its account.
@@ -75,7 +75,6 @@ impl Client {
     pub(crate) fn new(
         settings: &Settings,
         authorities: &Authorities,
-        budget: Box<dyn CallBudget>,
     ) -> Result<Option<Self>, String> {
         let Some(credentials) = settings.credentials() else {
             return Ok(None);
@@ -105,7 +104,7 @@ impl Client {
             token,
             authorization,
             deadline: settings.timeout_secs.seconds(),
-            budget,
+            budget: CallBudget::new(settings.quota()),
         }))))
     }
 
@@ -164,7 +163,7 @@ impl Client {
             ..
         }) = &read
         {
-            self.0.budget.pause(*retry_after).await;
+            self.0.budget.pause(*retry_after);
         }
         Ok(read?)
     }
@@ -175,7 +174,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        match self.0.budget.take(remaining).await {
+        match self.0.budget.take(remaining) {
             Ok(wait) => {
                 sleep(wait).await;
                 Ok(())

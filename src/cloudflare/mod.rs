@@ -12,7 +12,6 @@ mod multipart;
 mod notifications;
 mod settings;
 
-pub(crate) use budget::LocalBudget;
 pub(crate) use client::Client;
 pub(crate) use error::{ApiError, ErrorKind};
 pub(crate) use images::NewUpload;

@@ -61,8 +61,8 @@ impl Settings {
         })
     }
 
-    /// Returns the limit on calls of all replicas together.
-    pub(crate) fn quota(&self) -> Quota {
+    /// Returns the limit on calls of this process.
+    pub(super) fn quota(&self) -> Quota {
         Quota::per_5_minutes(self.max_calls_per_5_minutes.count())
     }
 }
