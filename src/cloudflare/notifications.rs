@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Call, Client};
 use super::error::{ApiError, ErrorKind};
+use crate::domain::timestamp::Timestamp;
 
 /// The type of alerts about images.
 pub(crate) const ALERT_TYPE: &str = "image_notification";
@@ -33,9 +34,22 @@ pub(crate) struct Destination {
     #[serde(default)]
     pub(crate) url: String,
     #[serde(default)]
+    created_at: Option<String>,
+    #[serde(default)]
     pub(crate) last_success: Option<String>,
     #[serde(default)]
     pub(crate) last_failure: Option<String>,
+}
+
+impl Destination {
+    /// Returns what sorts destinations by their creation. The id decides between equal times.
+    pub(crate) fn age_key(&self) -> (Option<Timestamp>, &str) {
+        (parse_time(self.created_at.as_deref()), &self.id)
+    }
+}
+
+fn parse_time(text: Option<&str>) -> Option<Timestamp> {
+    text.and_then(|text| Timestamp::parse_rfc3339(text).ok())
 }
 
 /// A destination to create or to change.
@@ -76,6 +90,12 @@ impl Policy {
             mechanisms: json!({"webhooks": [{"id": destination_id}]}),
             others: serde_json::Map::from_iter([("description".to_owned(), MARK.into())]),
         }
+    }
+
+    /// Returns what sorts policies by their creation. The id decides between equal times.
+    pub(crate) fn age_key(&self) -> (Option<Timestamp>, &str) {
+        let created = self.others.get("created").and_then(Value::as_str);
+        (parse_time(created), &self.id)
     }
 
     /// Returns whether [`Policy::new`] made it.

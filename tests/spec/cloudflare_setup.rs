@@ -184,6 +184,13 @@ async fn setup_repairs_disabled_policy() {
     assert_eq!(policies[0]["enabled"], true);
     assert_eq!(policies[0]["description"], "my own", "other fields stay");
     assert_eq!(policies[0]["mechanisms"]["email"][0]["id"], "me@x.example");
+    // What a person made is not deleted as if `setup` had made it.
+    assert_eq!(setup.cloudflare.destinations()[0]["name"], "by hand");
+    let url = setup.service.url();
+    let teardown = ["cloudflare", "teardown", "--url", &url, "--yes"];
+    setup.run(&teardown).await;
+    assert_eq!(setup.cloudflare.destinations().len(), 1);
+    assert_eq!(setup.cloudflare.policies().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,6 +269,26 @@ async fn concurrent_setups_leave_one_destination() {
             json!({"webhooks": [{"id": destinations[0]["id"]}]})
         );
     }
+}
+
+/// The other run creates its destination between this run's list and its creation. Whichever id is smaller, the first one stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_destination_stays() {
+    let setup = Setup::start().await;
+    setup
+        .cloudflare
+        .change_after_page(ListChange::Add(setup.service.url()));
+
+    let printed = lines(&setup.set_up(&[]).await);
+
+    let destinations = setup.cloudflare.destinations();
+    assert_eq!(destinations.len(), 1, "{printed:?}");
+    assert_eq!(destinations[0]["name"], "new", "it keeps its name");
+    let policies = setup.cloudflare.policies();
+    assert_eq!(
+        policies[0]["mechanisms"],
+        json!({"webhooks": [{"id": destinations[0]["id"]}]})
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -447,7 +474,10 @@ async fn lists_may_change_while_they_are_read() {
     let setup = Setup::start().await;
     let own = setup.service.url();
     setup.cloudflare.paginate(2);
-    for (change, expected) in [(ListChange::Add, 5), (ListChange::Remove("other-0"), 4)] {
+    for (change, expected) in [
+        (ListChange::Add(own.clone()), 5),
+        (ListChange::Remove("other-0"), 4),
+    ] {
         for number in 0..5 {
             let name = format!("other-{number}");
             setup.cloudflare.add_destination(&name, &own);

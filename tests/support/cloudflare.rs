@@ -46,10 +46,10 @@ impl Inner {
 }
 
 /// A change of the destinations while they are listed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum ListChange {
-    /// One comes before all others.
-    Add,
+    /// One with this URL comes before all others.
+    Add(String),
     /// The one with this name goes.
     Remove(&'static str),
 }

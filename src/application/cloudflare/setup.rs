@@ -9,12 +9,22 @@ use crate::cloudflare::{ApiError, Client, Destination, DestinationRequest, Polic
 pub(crate) struct SetupRequest<'a> {
     /// The public URL of the webhook.
     pub(crate) url: &'a str,
-    /// The name of what is created. A destination that exists gets it too.
+    /// The name of what is created. What exists keeps its name.
     pub(crate) name: &'a str,
     /// The secret that Cloudflare sends with each webhook.
     pub(crate) secret: &'a SecretString,
     /// Whether nothing is changed.
     pub(crate) is_dry_run: bool,
+}
+
+impl SetupRequest<'_> {
+    fn destination<'a>(&'a self, name: &'a str) -> DestinationRequest<'a> {
+        DestinationRequest {
+            name,
+            url: self.url,
+            secret: self.secret,
+        }
+    }
 }
 
 /// Creates or repairs the webhook destination with exactly this URL, and a policy that sends notifications about images to it.
@@ -30,55 +40,54 @@ pub(crate) async fn setup(
     set_up_policy(client, request, destination_id.as_deref(), report).await
 }
 
-/// Returns the id of the destination, or `None` if a dry run would create it.
+/// Returns the id of the destination, or `None` if a dry run would create it. A destination that exists keeps its name.
 async fn set_up_destination(
     client: &Client,
     request: &SetupRequest<'_>,
     report: &mut dyn FnMut(Step),
 ) -> Result<Option<String>, ApiError> {
-    let wanted = DestinationRequest {
-        name: request.name,
-        url: request.url,
-        secret: request.secret,
-    };
-    let mut step = |change, id: Option<&str>| {
+    let mut step = |change, name: &str, id: Option<&str>| {
         report(Step {
             subject: Subject::Destination,
             change,
-            name: request.name.to_owned(),
+            name: name.to_owned(),
             id: id.map(str::to_owned),
         });
     };
-    if let Some(id) = first_with_url(client, request.url).await? {
+    if let Some(found) = first_with_url(client, request.url).await? {
         if !request.is_dry_run {
-            client.update_destination(&id, &wanted).await?;
+            let wanted = request.destination(&found.name);
+            client.update_destination(&found.id, &wanted).await?;
         }
-        step(Change::Update, Some(&id));
-        return Ok(Some(id));
+        step(Change::Update, &found.name, Some(&found.id));
+        return Ok(Some(found.id));
     }
     if request.is_dry_run {
-        step(Change::Create, None);
+        step(Change::Create, request.name, None);
         return Ok(None);
     }
+    let wanted = request.destination(request.name);
     let created = client.create_destination(&wanted).await?;
-    step(Change::Create, Some(&created));
-    // Another run may have created one meanwhile. Both runs keep the same one.
-    let kept = first_with_url(client, request.url).await?;
-    let kept = kept.unwrap_or_else(|| created.clone());
-    if kept != created {
-        client.delete_destination(&created).await?;
-        step(Change::Delete, Some(&created));
-        client.update_destination(&kept, &wanted).await?;
-        step(Change::Update, Some(&kept));
+    step(Change::Create, request.name, Some(&created));
+    // Another run may have created one meanwhile. Both runs keep the first one.
+    match first_with_url(client, request.url).await? {
+        Some(first) if first.id != created => {
+            client.delete_destination(&created).await?;
+            step(Change::Delete, request.name, Some(&created));
+            let wanted = request.destination(&first.name);
+            client.update_destination(&first.id, &wanted).await?;
+            step(Change::Update, &first.name, Some(&first.id));
+            Ok(Some(first.id))
+        }
+        Some(_) | None => Ok(Some(created)),
     }
-    Ok(Some(kept))
 }
 
-/// Returns the id of the destination with exactly this URL. Of several, every run returns the same one.
-async fn first_with_url(client: &Client, url: &str) -> Result<Option<String>, ApiError> {
+/// Returns the destination with exactly this URL. Of several, it is the one that was created first.
+async fn first_with_url(client: &Client, url: &str) -> Result<Option<Destination>, ApiError> {
     let destinations = client.destinations().await?.into_iter();
     let with_url = destinations.filter(|destination| destination.url == url);
-    Ok(with_url.map(|Destination { id, .. }| id).min())
+    Ok(with_url.min_by(|a, b| a.age_key().cmp(&b.age_key())))
 }
 
 async fn set_up_policy(
@@ -121,10 +130,11 @@ async fn set_up_policy(
     };
     policy.id = client.create_policy(&policy).await?;
     step(Change::Create, &policy);
-    // Another run may have created one meanwhile. Both runs keep the same one.
-    let kept = pointing_at(client, destination_id).await?;
-    let mut kept = kept.iter().filter(|found| found.enabled);
-    if kept.any(|found| found.id < policy.id) {
+    // Another run may have created one meanwhile. Both runs keep the first one.
+    let found = pointing_at(client, destination_id).await?;
+    let enabled = found.iter().filter(|found| found.enabled);
+    let first = enabled.min_by_key(|found| found.age_key());
+    if first.is_some_and(|first| first.id != policy.id) {
         client.delete_policy(&policy.id).await?;
         step(Change::Delete, &policy);
     }

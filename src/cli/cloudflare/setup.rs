@@ -21,7 +21,7 @@ pub(in crate::cli) struct Setup {
     /// Public URL of the webhook
     #[arg(long, value_name = "URL")]
     url: String,
-    /// Name of the destination and the policy
+    /// Name of what is created; what exists keeps its name
     #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
     /// Print what would be done, and change nothing

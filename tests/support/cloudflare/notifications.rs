@@ -93,8 +93,18 @@ impl Cloudflare {
 fn destination(id: &str, name: &str, url: &str) -> Value {
     json!({
         "id": id, "name": name, "url": url, "type": "generic",
-        "created_at": "2020-10-26T18:25:04.532316Z", "last_success": null, "last_failure": null,
+        "created_at": created_at(id), "last_success": null, "last_failure": null,
     })
+}
+
+/// Returns the time of creation. Each object is made a second after the one before.
+fn created_at(id: &str) -> String {
+    let number = u128::MAX - u128::from_str_radix(id, 16).expect("an id");
+    format!(
+        "2020-10-26T18:{:02}:{:02}.532316Z",
+        number / 60,
+        number % 60
+    )
 }
 
 /// Sends a webhook. Returns `None` if there was no answer.
@@ -112,7 +122,8 @@ async fn post(url: &str, secret: Option<&str>, body: &Value) -> Option<u16> {
 impl CloudflareState {
     fn new_id(&mut self) -> String {
         self.next_id += 1;
-        format!("{:032x}", self.next_id)
+        // Ids say nothing about the order of creation. Here they even decrease.
+        format!("{:032x}", u128::MAX - u128::from(self.next_id))
     }
 
     /// Returns the URLs and secrets that notifications about images go to.
@@ -162,11 +173,9 @@ impl CloudflareState {
             Some(ListChange::Remove(removed)) => {
                 self.destinations.retain(|found| found["name"] != removed);
             }
-            Some(ListChange::Add) => {
+            Some(ListChange::Add(url)) => {
                 let id = self.new_id();
-                let url = self.destinations.first().map(|first| first["url"].clone());
-                let url = url.unwrap_or_default();
-                let added = destination(&id, "new", url.as_str().unwrap_or_default());
+                let added = destination(&id, "new", &url);
                 self.destinations.insert(0, added);
             }
         }
@@ -200,6 +209,7 @@ impl CloudflareState {
         };
         let mut saved = policy.clone();
         saved["id"] = id.as_str().into();
+        saved["created"] = created_at(&id).into();
         self.policies.retain(|found| found["id"] != *id);
         self.policies.push(saved);
         Answer::ok(&json!({"id": id}))
