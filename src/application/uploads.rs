@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{ActionError, Context, images};
+use super::Context;
 use crate::cloudflare::{ApiError, Client, ErrorKind, NewUpload};
 use crate::domain::id::CloudflareId;
-use crate::domain::image::NewImage;
+use crate::domain::image::{MAX_URL_CHARACTERS, NewImage};
 use crate::domain::json::Json;
 use crate::random::uuid_v7;
-use crate::store::SetResult;
+use crate::store::{AddResult, SetResult, StoreError};
 
 /// The most bytes of metadata that Cloudflare stores.
 const MAX_METADATA_BYTES: usize = 1024;
 
-/// The most characters of the column `upload_url`.
-const MAX_URL_CHARACTERS: usize = 500;
+/// The shortest time for which a URL is requested. Cloudflare refuses less than 2 minutes, and counts from the arrival of the call.
+const SHORTEST_TIME: Duration = Duration::from_secs(150);
 
 /// A requested upload URL.
 pub(crate) struct UploadRequest {
@@ -46,6 +46,14 @@ pub(crate) enum UploadError {
     MetadataTooLong,
     #[error("an image that needs signed URLs cannot have an id of your own")]
     IdWithSignedUrls,
+    #[error(
+        "Cloudflare accepts no id that is a UUID, or that has a slash at its beginning or its end"
+    )]
+    IdNotCustom,
+    #[error("the id is too long for the unique index on cloudflare_id")]
+    IdTooLong,
+    #[error("the image {0} is already registered. `images show` prints it.")]
+    Exists(CloudflareId),
     #[error("Cloudflare made an id that is not valid")]
     InvalidId,
     #[error("the row of the image {0} was deleted before its upload URL was stored")]
@@ -53,7 +61,7 @@ pub(crate) enum UploadError {
     #[error(transparent)]
     Api(#[from] ApiError),
     #[error(transparent)]
-    Action(#[from] ActionError),
+    Store(#[from] StoreError),
 }
 
 /// Creates an upload URL, and the row of its image.
@@ -68,10 +76,14 @@ pub(crate) async fn create(
     if request.metadata.as_str().len() > MAX_METADATA_BYTES {
         return Err(UploadError::MetadataTooLong);
     }
-    if request.id.is_some() && request.require_signed_urls {
-        return Err(UploadError::IdWithSignedUrls);
+    match &request.id {
+        Some(_) if request.require_signed_urls => return Err(UploadError::IdWithSignedUrls),
+        Some(id) if !id.is_custom() => return Err(UploadError::IdNotCustom),
+        Some(id) if !id.fits_index() => return Err(UploadError::IdTooLong),
+        Some(_) | None => {}
     }
-    let expires_at = context.clock.now().saturating_add(request.valid_for);
+    let valid_for = request.valid_for.max(SHORTEST_TIME);
+    let expires_at = context.clock.now().saturating_add(valid_for);
     let new_image = |cloudflare_id| NewImage {
         cloudflare_id,
         filename: request.filename.clone(),
@@ -83,10 +95,10 @@ pub(crate) async fn create(
     let own_id = match &request.id {
         Some(id) => Some(id.clone()),
         None if request.require_signed_urls => None,
-        None => CloudflareId::parse(&uuid_v7().to_string()).ok(),
+        None => CloudflareId::parse(&new_id()).ok(),
     };
     if let Some(id) = &own_id {
-        images::add(context, &new_image(id.clone())).await?;
+        add(context, new_image(id.clone())).await?;
     }
     let has_metadata = request.metadata != Json::empty_object();
     let upload = NewUpload {
@@ -100,7 +112,8 @@ pub(crate) async fn create(
         Ok(created) => created,
         Err(error) => {
             if let Some(id) = own_id.filter(|_| was_refused(&error)) {
-                images::delete(context, &id).await?;
+                let catalog = &context.store.image_catalog;
+                catalog.delete(&id, context.clock.now()).await?;
             }
             return Err(error.into());
         }
@@ -109,7 +122,7 @@ pub(crate) async fn create(
         id
     } else {
         let id = CloudflareId::parse(&created.id).map_err(|_| UploadError::InvalidId)?;
-        images::add(context, &new_image(id.clone())).await?;
+        add(context, new_image(id.clone())).await?;
         id
     };
     store_url(context, &id, &created.upload_url).await?;
@@ -118,6 +131,11 @@ pub(crate) async fn create(
         upload_url: created.upload_url,
         expires_at: expires_at.to_string(),
     })
+}
+
+/// Returns a new id. The text before the UUID makes it a custom id.
+fn new_id() -> String {
+    format!("image-{}", uuid_v7().simple())
 }
 
 /// Returns whether Cloudflare has certainly created nothing. Otherwise the row stays, because the image may exist.
@@ -129,7 +147,16 @@ fn was_refused(error: &ApiError) -> bool {
         | ErrorKind::RateLimited { .. }
         | ErrorKind::AlreadyExists
         | ErrorKind::Refused => true,
-        ErrorKind::Unavailable(_) | ErrorKind::Unexpected(_) => false,
+        ErrorKind::Unavailable(_) | ErrorKind::TimedOut { .. } | ErrorKind::Unexpected(_) => false,
+    }
+}
+
+/// Inserts the row of the image.
+async fn add(context: &Context, image: NewImage) -> Result<(), UploadError> {
+    let catalog = &context.store.image_catalog;
+    match catalog.add(&image, context.clock.now()).await? {
+        AddResult::Added => Ok(()),
+        AddResult::Exists => Err(UploadError::Exists(image.cloudflare_id)),
     }
 }
 
@@ -144,7 +171,7 @@ async fn store_url(
     }
     let catalog = &context.store.image_catalog;
     let storing = catalog.set_upload_url(id, upload_url, context.clock.now());
-    match storing.await.map_err(ActionError::from)? {
+    match storing.await? {
         SetResult::Set => Ok(()),
         SetResult::NotFound => Err(UploadError::RowDeleted(id.clone())),
     }

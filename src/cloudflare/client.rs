@@ -151,11 +151,7 @@ impl Client {
         let answer = match timeout_at(deadline, sending).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(unsent)) => return Err(unsent.failure(action)),
-            Err(_) => {
-                let seconds = self.0.deadline.as_secs();
-                let cause = format!("no complete answer within {seconds} seconds");
-                return Err(ApiError::unavailable(action, cause).into());
-            }
+            Err(_) => return Err(ApiError::timed_out(action, self.0.deadline).into()),
         };
         let read = envelope::read(action, &answer, self.0.token.expose_secret());
         if let Err(ApiError {

@@ -34,8 +34,10 @@ pub(crate) enum ErrorKind {
     AlreadyExists,
     /// Cloudflare refused the request's content.
     Refused,
-    /// There was no answer in time, or Cloudflare failed. A later call may succeed.
+    /// Cloudflare failed, or could not be reached. A later call may succeed.
     Unavailable(String),
+    /// There was no complete answer within this time. A later call may succeed.
+    TimedOut { deadline: Duration },
     /// The answer breaks the rules of the API.
     Unexpected(String),
 }
@@ -74,6 +76,14 @@ impl ApiError {
         }
     }
 
+    pub(super) fn timed_out(action: &'static str, deadline: Duration) -> Self {
+        Self {
+            action,
+            kind: ErrorKind::TimedOut { deadline },
+            messages: Vec::new(),
+        }
+    }
+
     pub(super) fn unexpected(action: &'static str, problem: impl Into<String>) -> Self {
         Self {
             action,
@@ -95,7 +105,7 @@ impl ApiError {
     pub(super) fn is_temporary(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::RateLimited { .. } | ErrorKind::Unavailable(_)
+            ErrorKind::RateLimited { .. } | ErrorKind::Unavailable(_) | ErrorKind::TimedOut { .. }
         )
     }
 }
@@ -123,6 +133,11 @@ impl fmt::Display for ApiError {
             ErrorKind::Unavailable(cause) => {
                 write!(f, "{action}: Cloudflare is not available: {cause}")
             }
+            ErrorKind::TimedOut { deadline } => write!(
+                f,
+                "{action}: Cloudflare is not available: no complete answer within {} seconds",
+                deadline.as_secs()
+            ),
             ErrorKind::Unexpected(problem) => {
                 write!(f, "{action}: unexpected answer of Cloudflare: {problem}")
             }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 /// The maximum length of an image id in characters. Cloudflare documents the limit for direct creator uploads.
 pub const MAX_ID_CHARACTERS: usize = 1024;
 
@@ -52,6 +54,17 @@ impl CloudflareId {
     }
 }
 
+impl CloudflareId {
+    /// Returns whether Cloudflare accepts the id for a new image: it is no UUID, and has no slash at its beginning or end.
+    ///
+    /// Source: <https://developers.cloudflare.com/api/resources/images/subresources/v2/subresources/direct_uploads/>.
+    #[must_use]
+    pub fn is_custom(&self) -> bool {
+        let has_outer_slash = self.0.starts_with('/') || self.0.ends_with('/');
+        !has_outer_slash && Uuid::parse_str(&self.0).is_err()
+    }
+}
+
 impl fmt::Display for CloudflareId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -84,6 +97,22 @@ mod tests {
                 CloudflareId::parse(text).map(|id| id.to_string()),
                 Ok(text.to_owned())
             );
+        }
+    }
+
+    #[test]
+    fn custom_id_is_no_uuid_or_outer_slash() {
+        for (text, is_custom) in [
+            ("users/7/cat.jpg", true),
+            ("2cdc28f0-017a-49c4-9ed7-87056c83901", true),
+            ("image-2cdc28f0017a49c49ed787056c839011", true),
+            ("2cdc28f0-017a-49c4-9ed7-87056c839011", false),
+            ("2CDC28F0017A49C49ED787056C839011", false),
+            ("/cat", false),
+            ("cat/", false),
+        ] {
+            let id = CloudflareId::parse(text).expect("an id");
+            assert_eq!(id.is_custom(), is_custom, "{text}");
         }
     }
 

@@ -110,5 +110,8 @@ pub struct NewImage {
     pub require_signed_urls: bool,
 }
 
+/// The maximum length of the column `upload_url`.
+pub const MAX_URL_CHARACTERS: usize = 500;
+
 /// The time for which an upload URL works, unless another time was asked for. Cloudflare's default.
 pub const DEFAULT_UPLOAD_TIME: Duration = Duration::from_mins(30);

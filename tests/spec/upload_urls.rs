@@ -70,7 +70,7 @@ async fn creates_url_and_row(database: Database) {
 
     let view = view(
         &setup
-            .run(&["--filename", "cat.jpg", "--expiry-minutes", "60"])
+            .run(&["--filename", "cat.jpg", "--expiry-minutes", "2"])
             .await,
     );
 
@@ -193,6 +193,11 @@ async fn invalid_arguments_are_named() {
             &["--id", "x", "--require-signed-urls"],
             "cannot be used with",
         ),
+        (
+            &["--id", "01890a5d-ac96-774b-bcce-b302099a8057"],
+            "accepts no id that is a UUID",
+        ),
+        (&["--id", "users/7/"], "slash at its beginning or its end"),
     ] {
         let output = setup.run(arguments).await;
 

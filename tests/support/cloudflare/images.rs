@@ -82,8 +82,8 @@ impl CloudflareState {
         if let Some(expiry) = fields.get("expiry") {
             let expiry = Timestamp::parse_rfc3339(expiry).expect("a time");
             let now = SystemClock.now();
-            let is_early = expiry < now.saturating_add(Duration::from_secs(2 * 60 - 10));
-            let is_late = expiry > now.saturating_add(Duration::from_secs(6 * 3600 + 10));
+            let is_early = expiry < now.saturating_add(Duration::from_mins(2));
+            let is_late = expiry > now.saturating_add(Duration::from_hours(6));
             if is_early || is_late {
                 return Answer::error(400, 5400, "expiry must be 2 minutes to 6 hours ahead");
             }
@@ -98,6 +98,9 @@ impl CloudflareState {
         let id = match fields.get("id") {
             Some(_) if require_signed_urls => {
                 return Answer::error(400, 5400, "a custom id cannot have signed URLs");
+            }
+            Some(id) if !is_custom(id) => {
+                return Answer::error(400, 5400, "the id must not be a UUID or a folder");
             }
             Some(id) if self.images.contains_key(id) => {
                 return Answer::error(409, 5409, "Resource already exists");
@@ -122,6 +125,15 @@ impl CloudflareState {
         assert_eq!(status, StatusCode::OK);
         Answer(status, body)
     }
+}
+
+/// Returns whether an image can have the id. Cloudflare's own ids are UUIDs.
+fn is_custom(id: &str) -> bool {
+    let is_uuid = uuid::Uuid::parse_str(id).is_ok();
+    (1..=1024).contains(&id.chars().count())
+        && !is_uuid
+        && !id.starts_with('/')
+        && !id.ends_with('/')
 }
 
 fn details(id: &str, image: &Image) -> Value {
