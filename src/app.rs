@@ -3,45 +3,39 @@
 mod file_limit;
 mod listeners;
 mod log_trial;
+mod servers;
 mod supervisor;
 mod tasks;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{self, Api};
+use crate::application::Context;
 use crate::clock::Clock;
+use crate::cloudflare::Client;
 use crate::config::{Loaded, Settings};
 use crate::config_types::InvalidSetting;
-use crate::ops::{self, Ops};
 use crate::receiver::Receiver;
 use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
 use crate::store::{GroupCommit, Store, Writer};
 use crate::telemetry::metrics::Metrics;
-use crate::web::{Limits, LineLimiter, Server, TrustedProxies, with_middleware};
+use crate::web::{LineLimiter, Server};
 
 pub use listeners::Listeners;
+use servers::{OPS_LIMITS, Servers};
 use supervisor::Supervisor;
 use tasks::Tasks;
 
 /// The name of the task that accepts webhooks.
 const WEBHOOK_LISTENER: &str = "webhook listener";
-
-/// The limits of the ops listener. Probes are few and fast.
-const OPS_LIMITS: Limits = Limits {
-    max_connections: 64,
-    max_connections_per_client: None,
-    head_timeout: Duration::from_secs(5),
-    keep_alive: Duration::from_secs(5),
-};
 
 /// Runs the service until shutdown, or until one of its tasks ends unexpectedly.
 ///
@@ -125,6 +119,8 @@ struct Service<'a> {
     metrics: Arc<Metrics>,
     writers: Vec<Writer>,
     receiver: Arc<Receiver>,
+    /// `None` if the settings have no tokens.
+    api: Option<Arc<Api>>,
     /// Set after the migrations.
     migrated: Arc<AtomicBool>,
     relay: Relay,
@@ -157,6 +153,12 @@ impl<'a> Service<'a> {
         )
         .map_err(invalid)?
         .give_up_bodies_at(shutdown.cutoff.clone());
+        let limits = api::Limits {
+            read_timeout: settings.server.read_timeout_secs.seconds(),
+            request_tasks: requests.clone(),
+            cutoff: shutdown.cutoff.clone(),
+        };
+        let api = build_api(loaded, store.clone(), Arc::clone(&clock), limits)?;
         Ok(Self {
             settings,
             supervisor: Supervisor {
@@ -169,6 +171,7 @@ impl<'a> Service<'a> {
             metrics,
             writers,
             receiver: Arc::new(receiver),
+            api,
             migrated: Arc::default(),
             relay: Relay::new(loaded.endpoints.clone()),
             log_limiter: Arc::new(LineLimiter::new(settings.log.refused_lines_per_second())),
@@ -221,14 +224,15 @@ impl<'a> Service<'a> {
     /// Opens the port for probes: it responds during the migrations, and until the last request has ended. Returns the server of
     /// the port for webhooks if that is another port. One port for both responds during the migrations too, but closes first.
     fn open_ops_port(&self, tasks: &mut Tasks, listeners: Listeners) -> Option<Server> {
-        let webhook_server = self.webhook_server(listeners.webhook, listeners.ops.is_none());
+        let servers = self.servers();
+        let webhook_server = servers.webhook_server(listeners.webhook, listeners.ops.is_none());
         let Some(ops) = listeners.ops else {
             let (stop, requests) = (self.shutdown.graceful.clone(), self.requests.clone());
             tasks.spawn(WEBHOOK_LISTENER, webhook_server.run(stop, requests));
             return None;
         };
         let stop = self.progress.requests_ended.clone();
-        let ops_server = self.ops_server(ops);
+        let ops_server = servers.ops_server(ops);
         tasks.spawn("ops listener", ops_server.run(stop, TaskTracker::new()));
         Some(webhook_server)
     }
@@ -270,50 +274,16 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn webhook_server(&self, listener: TcpListener, has_ops_routes: bool) -> Server {
-        let (settings, server) = (&self.settings.webhook, &self.settings.server);
-        let proxies = server.proxies();
-        let router = if has_ops_routes {
-            let webhooks = self.receiver.router_after(&self.migrated, &settings.path);
-            webhooks.merge(self.ops().router())
-        } else {
-            self.receiver.router(&settings.path)
-        };
-        let health = server.health_path.get().map(ops::health_router);
-        let router = router.merge(health.unwrap_or_default());
-        // Behind a proxy, the address of a client is known only from the headers of its requests. On the port of the probes, the
-        // address is checked for webhooks only.
-        let address_filter =
-            (proxies.trusted.is_empty() && !has_ops_routes).then(|| self.receiver.address_filter());
-        Server {
-            listener,
-            address_filter,
+    fn servers(&self) -> Servers<'a> {
+        Servers {
+            settings: self.settings,
+            receiver: Arc::clone(&self.receiver),
+            api: self.api.clone(),
+            migrated: Arc::clone(&self.migrated),
+            schema: Arc::clone(&self.store.schema),
+            metrics: Arc::clone(&self.metrics),
             log_limiter: Arc::clone(&self.log_limiter),
-            metrics: self.metrics.web.clone(),
-            router: with_middleware(router, Arc::clone(&self.log_limiter)),
-            limits: server.limits(),
-            proxies,
-        }
-    }
-
-    fn ops(&self) -> Ops {
-        Ops::new(
-            self.store.schema.clone(),
-            self.receiver.authentication_disabled(),
-            self.shutdown.graceful.clone(),
-            Arc::clone(&self.metrics),
-        )
-    }
-
-    fn ops_server(&self, listener: TcpListener) -> Server {
-        Server {
-            listener,
-            address_filter: None,
-            log_limiter: Arc::clone(&self.log_limiter),
-            metrics: self.metrics.web.clone(),
-            router: with_middleware(self.ops().router(), Arc::clone(&self.log_limiter)),
-            limits: OPS_LIMITS,
-            proxies: TrustedProxies::default(),
+            stop: self.shutdown.graceful.clone(),
         }
     }
 
@@ -328,4 +298,28 @@ impl<'a> Service<'a> {
         let encryption = database.encryption().await;
         tracing::info!(%webhook, %ops, path, ?database, encryption, "listening for webhooks on http://{webhook}{path}");
     }
+}
+
+/// Builds the API. Returns `None` if the settings have no tokens.
+fn build_api(
+    loaded: &Loaded,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    limits: api::Limits,
+) -> anyhow::Result<Option<Arc<Api>>> {
+    let settings = &loaded.settings;
+    if !settings.api.is_on() {
+        return Ok(None);
+    }
+    let context = Context {
+        store,
+        clock,
+        webhook: settings.webhook.clone(),
+        endpoints: loaded.endpoints.clone(),
+        retention: settings.retention.clone(),
+    };
+    let cloudflare = Client::new(&settings.cloudflare, loaded.authorities());
+    let cloudflare = cloudflare.map_err(|problem| anyhow::anyhow!(problem))?;
+    let api = Api::new(&settings.api, context, cloudflare, limits);
+    Ok(Some(Arc::new(api)))
 }

@@ -8,8 +8,9 @@
 //! main
 //! cli          the commands
 //! app          the composition root: run(loaded, clock, listeners, shutdown)
-//! application  the actions of an operator
-//! config       the settings, from files and the environment        shutdown    signals, deadlines, exit codes
+//! config       the settings, from files and the environment
+//! api          the HTTP API for other programs                     shutdown    signals, deadlines, exit codes
+//! application  the actions of an operator and of a client of the API
 //! receiver     receives webhooks from Cloudflare                   ops         probes and metrics
 //! relay        delivers events to other apps
 //! retention    deletes old rows
@@ -25,6 +26,7 @@
 //! domain       the rules, without I/O
 //! ```
 
+pub mod api;
 pub mod app;
 pub(crate) mod application;
 pub mod cli;

@@ -11,7 +11,7 @@ use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and the modules that each may import. Imports only go down.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 21] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 22] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -37,15 +37,46 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 21] = [
         "app",
         &[
             "config",
+            "api",
+            "application",
             "shutdown",
             "receiver",
             "relay",
             "retention",
             "ops",
             "store",
+            "cloudflare",
             "web",
             "telemetry",
             "clock",
+            "config_types",
+            "domain",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "api",
+            "receiver",
+            "relay",
+            "retention",
+            "ops",
+            "store",
+            "cloudflare",
+            "web",
+            "outbound",
+            "telemetry",
+            "shutdown",
+            "config_types",
+        ],
+    ),
+    (
+        "api",
+        &[
+            "application",
+            "cloudflare",
+            "store",
+            "web",
             "config_types",
             "domain",
         ],
@@ -64,22 +95,6 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 21] = [
             "random",
             "config_types",
             "domain",
-        ],
-    ),
-    (
-        "config",
-        &[
-            "receiver",
-            "relay",
-            "retention",
-            "ops",
-            "store",
-            "cloudflare",
-            "web",
-            "outbound",
-            "telemetry",
-            "shutdown",
-            "config_types",
         ],
     ),
     ("shutdown", &["config_types"]),
@@ -160,7 +175,10 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
     ("rustls", &["cli", "outbound", "relay"]),
     ("rustls_native_certs", &["outbound"]),
     ("sd_notify", &["app"]),
-    ("axum", &["web", "signing", "receiver", "ops", "app", "cli"]),
+    (
+        "axum",
+        &["web", "signing", "receiver", "api", "ops", "app", "cli"],
+    ),
     ("hyper", &["web"]),
     ("clap", &["cli", "main"]),
     ("clap_complete", &["cli"]),
@@ -170,8 +188,9 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
         "serde",
         &[
             "cli",
-            "application",
             "config",
+            "api",
+            "application",
             "shutdown",
             "receiver",
             "relay",

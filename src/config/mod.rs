@@ -24,7 +24,7 @@ use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
 use crate::store::{DatabaseUrl, InvalidVariables};
 use crate::{
-    cloudflare, ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web,
+    api, cloudflare, ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web,
 };
 use layer::Layer;
 
@@ -50,6 +50,8 @@ pub struct Settings {
     pub relay: relay::Settings,
     /// The account and the token at Cloudflare.
     pub cloudflare: cloudflare::Settings,
+    /// The settings of the HTTP API.
+    pub api: api::Settings,
     /// The certificate authorities of other servers.
     pub tls: outbound::Settings,
     /// The retention periods of the tables.
@@ -74,6 +76,10 @@ impl Settings {
         self.webhook.check()?;
         self.cloudflare.check()?;
         listeners::check(&self.server, &self.ops, &self.webhook.path)?;
+        self.api.check_path("webhook.path", &self.webhook.path)?;
+        if let Some(health) = self.server.health_path.get() {
+            self.api.check_path("server.health_path", health)?;
+        }
         let is_sqlite = matches!(self.database.url, DatabaseUrl::Sqlite(_));
         if is_sqlite && self.relay.notify_channel().is_some() {
             return Err(InvalidSetting {

@@ -39,7 +39,10 @@ pub(super) fn resolve(
     Ok(())
 }
 
-/// Replaces each key that names the file of a secret by the secret. A file for `secrets` has one secret in each line.
+/// The last words of keys with a list of secrets. A file for such a key has one secret in each line.
+const LISTS_OF_SECRETS: [&str; 2] = ["secrets", "tokens"];
+
+/// Replaces each key that names the file of a secret by the secret, or by a list of them.
 fn read_secret_files(
     table: &mut Map<String, Value>,
     prefix: &str,
@@ -57,7 +60,7 @@ fn read_secret_files(
         let path_origin = file.origin().map(str::to_owned);
         let path = file.into_string().unwrap_or_default();
         let content = read_secret(&path, key, path_origin.as_deref().unwrap_or(source))?;
-        let kind = if name.ends_with("secrets") {
+        let kind = if LISTS_OF_SECRETS.iter().any(|list| name.ends_with(list)) {
             let lines = content.lines().map(|line| trimmed(name, line));
             lines.map(Value::from).collect::<Vec<_>>().into()
         } else {

@@ -51,7 +51,7 @@ impl SecretList {
 }
 
 /// The last words of keys with secret values. A URL may contain a password or a token.
-const SECRET_WORDS: [&str; 5] = ["secret", "secrets", "token", "url", "headers"];
+const SECRET_WORDS: [&str; 6] = ["secret", "secrets", "token", "tokens", "url", "headers"];
 
 /// Returns whether the value of a key is secret, as for `previous_secret` or `relay.endpoints[0].headers.Authorization`.
 #[must_use]

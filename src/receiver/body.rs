@@ -13,11 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory_budget::{BudgetExceeded, Reservation};
 use crate::domain::outcome::RejectionReason;
-use crate::web::{Problem, ProblemType};
-
-/// The time limit for draining a body that is too large. Draining reads the rest of the body and discards it. Then the service
-/// responds.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::web::{Problem, ProblemType, drain};
 
 /// The size limit for draining, as a multiple of the size limit of a body. Most clients read the response only after they have
 /// sent the whole body.
@@ -174,14 +170,6 @@ async fn next_chunk(
             return Ok(Some(chunk));
         }
     }
-}
-
-/// Reads and discards up to `max_bytes` more bytes.
-async fn drain(body: Body, max_bytes: usize) {
-    let mut body = Limited::new(body, max_bytes);
-    let draining = async { while let Some(Ok(_)) = body.frame().await {} };
-    // The response does not depend on whether the client has sent the whole body.
-    let _timed_out = timeout(DRAIN_TIMEOUT, draining).await;
 }
 
 #[cfg(test)]

@@ -22,12 +22,8 @@ mod settings;
 mod state;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +32,7 @@ use crate::config_types::UrlPath;
 use crate::domain::outcome::RejectionReason;
 use crate::store::Rejections;
 use crate::telemetry::metrics::ParkedMetrics;
-use crate::web::{AddressFilter, Problem, ProblemType};
+use crate::web::AddressFilter;
 
 pub(crate) use parking::{ParkedApplier, Reprocessed};
 pub(crate) use settings::{SecretAge, Settings};
@@ -106,32 +102,4 @@ impl Receiver {
                 router.route(&path, route)
             })
     }
-
-    /// Returns the same route on a port that is open before the migrations have run. Until `migrated`, every webhook gets 503.
-    pub(crate) fn router_after(
-        self: &Arc<Self>,
-        migrated: &Arc<AtomicBool>,
-        path: &UrlPath,
-    ) -> Router {
-        let layer = from_fn_with_state(Arc::clone(migrated), refuse_before);
-        self.router(path).route_layer(layer)
-    }
 }
-
-/// Answers 503 until the migrations have run. Before that, the tables may lack what a webhook needs.
-async fn refuse_before(
-    State(migrated): State<Arc<AtomicBool>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    if migrated.load(Ordering::Acquire) {
-        return Ok(next.run(request).await);
-    }
-    let problem = Problem::of(ProblemType::Busy).caused_by(Migrating);
-    Err(problem.detail("The service is starting. Send the webhook again."))
-}
-
-/// The logged cause of a webhook that arrived before the end of the migrations.
-#[derive(Debug, thiserror::Error)]
-#[error("the migrations have not ended yet")]
-struct Migrating;

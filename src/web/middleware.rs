@@ -1,9 +1,11 @@
 //! The middleware of every listener: request ids, the access log, and answers to panics and unknown routes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -39,3 +41,26 @@ async fn method_not_allowed() -> Problem {
 fn answer_panic(_: Box<dyn std::any::Any + Send>) -> Response {
     Problem::of(ProblemType::Internal).into_response()
 }
+
+/// Makes the routes answer 503 until `migrated`, on a port that is open before the migrations have run. The tables may lack columns
+/// before that.
+pub(crate) fn refuse_until(migrated: &Arc<AtomicBool>, routes: Router) -> Router {
+    routes.route_layer(from_fn_with_state(Arc::clone(migrated), refuse_before))
+}
+
+async fn refuse_before(
+    State(migrated): State<Arc<AtomicBool>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if migrated.load(Ordering::Acquire) {
+        return Ok(next.run(request).await);
+    }
+    let problem = Problem::of(ProblemType::Busy).caused_by(Migrating);
+    Err(problem.detail("The service is starting. Send the request again."))
+}
+
+/// The logged cause of a request that arrived before the end of the migrations.
+#[derive(Debug, thiserror::Error)]
+#[error("the migrations have not ended yet")]
+struct Migrating;

@@ -7,6 +7,7 @@
 mod access_log;
 mod client;
 mod connections;
+mod drain;
 mod middleware;
 mod problem;
 mod request_id;
@@ -21,6 +22,8 @@ pub use access_log::LineLimiter;
 pub(crate) use access_log::{LogFields, LogLevel};
 pub(crate) use client::client_key;
 pub use client::{ClientAddress, TrustedProxies};
+pub(crate) use drain::drain;
+pub(crate) use middleware::refuse_until;
 pub use middleware::with_middleware;
 pub(crate) use problem::{Cause, Problem, ProblemType};
 pub(crate) use request_id::RequestId;

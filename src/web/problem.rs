@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -25,11 +25,31 @@ pub(crate) enum ProblemType {
     ReadTimeout,
     /// The service is overloaded: too many requests are in flight.
     Busy,
+    /// The request of the API breaks a rule.
+    InvalidRequest,
+    /// The request of the API has no valid token.
+    InvalidToken,
+    /// The token does not allow the request.
+    InsufficientScope,
+    UnsupportedMediaType,
+    /// Another image has the id.
+    ImageExists,
+    /// Cloudflare refuses further calls for a while.
+    CloudflareRateLimited,
+    /// Cloudflare refused the service's own credentials, or its answer cannot be understood.
+    CloudflareFailed,
+    CloudflareUnavailable,
+    CloudflareNotConfigured,
+    CloudflareTimeout,
     /// The service failed. The log has the cause.
     Internal,
 }
 
 impl ProblemType {
+    #[expect(
+        clippy::match_same_arms,
+        reason = "each type has a line, which a test of the documentation reads"
+    )]
     fn status(self) -> StatusCode {
         match self {
             Self::Rejected(reason) => StatusCode::from_u16(reason.http_status())
@@ -41,6 +61,16 @@ impl ProblemType {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ReadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidToken => StatusCode::UNAUTHORIZED,
+            Self::InsufficientScope => StatusCode::FORBIDDEN,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::ImageExists => StatusCode::CONFLICT,
+            Self::CloudflareRateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::CloudflareFailed => StatusCode::BAD_GATEWAY,
+            Self::CloudflareUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CloudflareNotConfigured => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CloudflareTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -49,6 +79,12 @@ impl ProblemType {
     fn retry_after(self) -> Option<u64> {
         // A healthy database records the whole queue within this time.
         (self == Self::Busy).then_some(1)
+    }
+
+    /// Returns the header of a response that asks for a token (RFC 6750, section 3).
+    fn challenge(self) -> Option<HeaderValue> {
+        let challenge = HeaderValue::from_static("Bearer");
+        (self == Self::InvalidToken).then_some(challenge)
     }
 
     fn name(self) -> &'static str {
@@ -61,6 +97,16 @@ impl ProblemType {
             Self::BodyTooLarge => "body-too-large",
             Self::ReadTimeout => "read-timeout",
             Self::Busy => "busy",
+            Self::InvalidRequest => "invalid-request",
+            Self::InvalidToken => "invalid-token",
+            Self::InsufficientScope => "insufficient-scope",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::ImageExists => "image-exists",
+            Self::CloudflareRateLimited => "cloudflare-rate-limited",
+            Self::CloudflareFailed => "cloudflare-failed",
+            Self::CloudflareUnavailable => "cloudflare-unavailable",
+            Self::CloudflareNotConfigured => "cloudflare-not-configured",
+            Self::CloudflareTimeout => "cloudflare-timeout",
             Self::Internal => "internal-error",
         }
     }
@@ -80,6 +126,16 @@ impl ProblemType {
             Self::BodyTooLarge => "The body is too large",
             Self::ReadTimeout => "The body did not arrive in time",
             Self::Busy => "The service is overloaded; try again later",
+            Self::InvalidRequest => "The request is not valid",
+            Self::InvalidToken => "The request has no valid token",
+            Self::InsufficientScope => "The token does not allow this request",
+            Self::UnsupportedMediaType => "The content type is not supported",
+            Self::ImageExists => "The image exists already",
+            Self::CloudflareRateLimited => "Cloudflare allows no further calls; try again later",
+            Self::CloudflareFailed => "Cloudflare did not do what the service asked for",
+            Self::CloudflareUnavailable => "Cloudflare is not available; try again later",
+            Self::CloudflareNotConfigured => "The service has no account at Cloudflare",
+            Self::CloudflareTimeout => "Cloudflare did not answer in time; try again later",
             Self::Internal => "The service failed; try again later",
         }
     }
@@ -202,6 +258,9 @@ impl IntoResponse for Problem {
         let mut response = (status, [content_type], body).into_response();
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self.kind.challenge() {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(LoggedProblem {
             name: self.kind.name(),

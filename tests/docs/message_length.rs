@@ -3,11 +3,17 @@
 use crate::pages::read;
 
 /// The sources with such texts, and the words before each text.
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 13] = [
     ("src/receiver/response.rs", ".detail("),
     ("src/receiver/gate.rs", ".detail("),
     ("src/receiver/body.rs", ".detail("),
     ("src/receiver/payload/error.rs", "#[error("),
+    ("src/api/body.rs", ".detail("),
+    ("src/api/guard.rs", ".detail("),
+    ("src/api/problem.rs", ".detail("),
+    ("src/api/upload_url.rs", ".detail("),
+    ("src/api/token.rs", "format!("),
+    ("src/api/mod.rs", "rule = "),
     ("src/config/error.rs", "#[error("),
     ("src/config/mod.rs", "rule: "),
     ("src/store/url/error.rs", "#[error("),

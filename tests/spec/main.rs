@@ -66,5 +66,6 @@ mod shutdown;
 mod sqlite_files;
 mod suppressed_rows;
 mod table_adoption;
+mod upload_url_api;
 mod upload_urls;
 mod verify_command;
