@@ -1,4 +1,4 @@
-//! The entry that a webhook writes to the audit log, `cloudflare_image_logs`.
+//! The entry that a webhook or a lookup writes to the audit log, `cloudflare_image_logs`.
 
 use uuid::Uuid;
 
@@ -6,7 +6,7 @@ use super::id::CloudflareId;
 use super::image::Status;
 use super::json::Json;
 use super::notification::Notification;
-use super::outcome::Outcome;
+use super::outcome::{Origin, Outcome};
 use super::timestamp::Timestamp;
 
 /// A new row of `cloudflare_image_logs`.
@@ -24,17 +24,18 @@ pub(crate) struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// Returns the entry for a notification; `None` for a rejection. `before` is the image's status before the notification.
+    /// Returns the entry for a notification; `None` if it has none. `before` is the image's status before the notification.
     #[must_use]
     pub(crate) fn of(
         notification: &Notification,
+        origin: Origin,
         outcome: Outcome,
         image: Option<(Uuid, CloudflareId)>,
         before: Option<Status>,
     ) -> Option<Self> {
         Some(Self {
             image,
-            event_type: outcome.audit_event()?,
+            event_type: outcome.audit_event(origin)?,
             message: outcome.audit_message(before),
             data: Self::data(&notification.payload),
             timestamp: notification.received_at,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::detail::{Precedence, ReportedDetails};
 use super::id::CloudflareId;
+use super::image::Status;
 use super::json::Json;
 use super::precedence::EffectiveTime;
 use super::timestamp::Timestamp;
@@ -45,6 +46,20 @@ impl Notification {
             | Content::OtherAlert
             | Content::Invalid(_) => None,
         }
+    }
+
+    /// Returns the status that the notification reports for its image, if any.
+    #[must_use]
+    pub fn reported_status(&self) -> Option<Status> {
+        let Content::Report(report) = &self.content else {
+            return None;
+        };
+        Some(match report.status.as_ref()? {
+            ReportedStatus::Draft => Status::Draft,
+            ReportedStatus::Expired => Status::Expired,
+            ReportedStatus::Uploaded { .. } => Status::Uploaded,
+            ReportedStatus::Failed { .. } => Status::Failed,
+        })
     }
 
     /// Returns the image that the notification is about, if any.
@@ -141,9 +156,12 @@ impl Report {
     pub(super) fn precedence(&self) -> fn(Timestamp) -> Precedence {
         match self.status {
             Some(ReportedStatus::Draft) => Precedence::Draft,
-            Some(ReportedStatus::Uploaded { .. } | ReportedStatus::Failed { .. }) | None => {
-                Precedence::Final
-            }
+            Some(
+                ReportedStatus::Expired
+                | ReportedStatus::Uploaded { .. }
+                | ReportedStatus::Failed { .. },
+            )
+            | None => Precedence::Final,
         }
     }
 }
@@ -153,6 +171,8 @@ impl Report {
 pub enum ReportedStatus {
     /// The upload URL exists. The file is not uploaded yet.
     Draft,
+    /// The upload URL expired before the file was uploaded. No webhook reports it; a lookup finds it.
+    Expired,
     /// The file is uploaded.
     Uploaded {
         /// The end of the upload, if it is reported.

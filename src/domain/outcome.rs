@@ -21,6 +21,15 @@ pub enum Outcome {
     Rejected(RejectionReason),
 }
 
+/// The origin of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Cloudflare sent it.
+    Webhook,
+    /// The service looked the image up at Cloudflare.
+    Lookup,
+}
+
 named_enum! {
     /// The reason for a refusal. Its name is the last part of the problem's `type` and the column `reason` of `webhook_rejections`.
     pub enum RejectionReason {
@@ -79,16 +88,18 @@ impl Outcome {
         }
     }
 
-    /// Returns the audit log's `event_type`; `None` for a rejection, which is stored in another table.
+    /// Returns the audit log's `event_type`; `None` if there is no entry. A rejection is stored in another table. A lookup has an
+    /// entry only if it changed the row.
     #[must_use]
-    pub fn audit_event(self) -> Option<&'static str> {
-        match self {
-            Self::Applied(_) => Some("webhook_received"),
-            Self::Duplicate(_) => Some("webhook_duplicate"),
-            Self::Stale(_) => Some("webhook_stale"),
-            Self::Test => Some("webhook_test"),
-            Self::Ignored => Some("webhook_ignored"),
-            Self::Rejected(_) => None,
+    pub fn audit_event(self, origin: Origin) -> Option<&'static str> {
+        match (origin, self) {
+            (Origin::Webhook, Self::Applied(_)) => Some("webhook_received"),
+            (Origin::Webhook, Self::Duplicate(_)) => Some("webhook_duplicate"),
+            (Origin::Webhook, Self::Stale(_)) => Some("webhook_stale"),
+            (Origin::Webhook, Self::Test) => Some("webhook_test"),
+            (Origin::Webhook, Self::Ignored) => Some("webhook_ignored"),
+            (Origin::Lookup, Self::Applied(_)) => Some("reconciled"),
+            (_, Self::Rejected(_)) | (Origin::Lookup, _) => None,
         }
     }
 
@@ -167,9 +178,22 @@ mod tests {
             ),
         ];
         for (outcome, expected) in table {
-            let found = (outcome.http_status(), outcome.name(), outcome.audit_event());
+            let found = (
+                outcome.http_status(),
+                outcome.name(),
+                outcome.audit_event(Origin::Webhook),
+            );
             assert_eq!(found, expected, "{outcome:?}");
         }
+    }
+
+    #[test]
+    fn lookup_is_logged_only_if_applied() {
+        let event = |outcome: Outcome| outcome.audit_event(Origin::Lookup);
+
+        assert_eq!(event(Outcome::Applied(Status::Expired)), Some("reconciled"));
+        assert_eq!(event(Outcome::Duplicate(Status::Uploaded)), None);
+        assert_eq!(event(Outcome::Stale(Status::Failed)), None);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The transition table: the change that a report makes to the status of an image.
 //!
-//! | row \ report | draft            | uploaded                | failed        |
-//! | ------------ | ---------------- | ----------------------- | ------------- |
-//! | pending      | changes          | changes                 | changes       |
-//! | expired      | stale            | changes                 | changes       |
-//! | draft        | if later         | changes                 | changes       |
-//! | uploaded     | stale            | if later, or fuller     | if later      |
-//! | failed       | stale            | if not earlier          | if later, or fuller |
+//! | row \ report | draft     | expired   | uploaded            | failed              |
+//! | ------------ | --------- | --------- | ------------------- | ------------------- |
+//! | pending      | changes   | changes   | changes             | changes             |
+//! | draft        | if later  | changes   | changes             | changes             |
+//! | expired      | stale     | if later  | changes             | changes             |
+//! | uploaded     | stale     | stale     | if later, or fuller | if later            |
+//! | failed       | stale     | stale     | if not earlier      | if later, or fuller |
 //!
 //! "Later" compares the time of the report with the time of the stored status. "Fuller" decides at the same time; see
 //! [`precedence`](super::precedence). Each detail has its own time and changes independently; see [`detail`](super::detail). There
@@ -59,6 +59,7 @@ fn apply_status(
         image.status_at = Some(effective.at());
         (image.status, image.uploaded_at, image.error) = match reported {
             ReportedStatus::Draft => (Status::Draft, None, String::new()),
+            ReportedStatus::Expired => (Status::Expired, None, String::new()),
             ReportedStatus::Uploaded { uploaded_at } => (
                 Status::Uploaded,
                 Some(uploaded_at.unwrap_or(effective.at())),
@@ -78,14 +79,14 @@ fn status_effect(
     let stored_at = status_time(image);
     match (image.status, reported) {
         (Status::Pending, _)
+        | (Status::Draft, ReportedStatus::Expired)
         | (
             Status::Expired | Status::Draft,
             ReportedStatus::Uploaded { .. } | ReportedStatus::Failed { .. },
         ) => Effect::Applied,
-        (Status::Expired | Status::Uploaded | Status::Failed, ReportedStatus::Draft) => {
-            Effect::Stale
-        }
-        (Status::Draft, ReportedStatus::Draft) => {
+        (Status::Expired | Status::Uploaded | Status::Failed, ReportedStatus::Draft)
+        | (Status::Uploaded | Status::Failed, ReportedStatus::Expired) => Effect::Stale,
+        (Status::Draft, ReportedStatus::Draft) | (Status::Expired, ReportedStatus::Expired) => {
             decide(effective, (effective.at(), &true), (stored_at, &true))
         }
         (Status::Uploaded, ReportedStatus::Uploaded { uploaded_at }) => {

@@ -1,10 +1,10 @@
-//! The SQL condition that selects the entries about webhooks in the audit log.
+//! The SQL condition that selects the entries about webhooks and lookups in the audit log.
 
-/// The SQL condition for entries about webhooks. Another program can have written such an entry: the Django toolkit also uses
+/// The SQL condition for entries about webhooks and lookups. Another program can have written such an entry: the Django toolkit also uses
 /// `webhook_received`.
 macro_rules! is_webhook_event {
     () => {
-        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored')"
+        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored', 'reconciled')"
     };
 }
 pub(super) use is_webhook_event;
@@ -12,7 +12,7 @@ pub(super) use is_webhook_event;
 #[cfg(test)]
 mod tests {
     use crate::domain::image::Status;
-    use crate::domain::outcome::Outcome;
+    use crate::domain::outcome::{Origin, Outcome};
 
     #[test]
     fn retention_knows_every_event_type() {
@@ -24,8 +24,13 @@ mod tests {
             Outcome::Test,
             Outcome::Ignored,
         ];
-        for event_type in outcomes.map(Outcome::audit_event) {
-            let event_type = event_type.expect("it is no rejection");
+        let origins = [Origin::Webhook, Origin::Lookup];
+        let event_types = origins
+            .into_iter()
+            .flat_map(|origin| outcomes.map(|outcome| outcome.audit_event(origin)));
+        let event_types: Vec<_> = event_types.flatten().collect();
+        assert_eq!(event_types.len(), outcomes.len() + 1);
+        for event_type in event_types {
             assert!(is_webhook_event!().contains(&format!("'{event_type}'")));
         }
     }

@@ -31,6 +31,10 @@ fn draft(seconds: i64) -> Report {
     report(Some(ReportedStatus::Draft), Some(at(seconds)))
 }
 
+fn expired(seconds: i64) -> Report {
+    report(Some(ReportedStatus::Expired), Some(at(seconds)))
+}
+
 fn uploaded(seconds: i64) -> Report {
     let status = ReportedStatus::Uploaded { uploaded_at: None };
     report(Some(status), Some(at(seconds)))
@@ -52,7 +56,7 @@ fn undated_failure() -> Report {
 fn row(status: Status) -> ImageState {
     let mut image = ImageState::registered();
     image.status = status;
-    image.status_at = (!matches!(status, Status::Pending | Status::Expired)).then(|| at(100));
+    image.status_at = (status != Status::Pending).then(|| at(100));
     image.uploaded_at = (status == Status::Uploaded).then(|| at(100));
     image.error = if status == Status::Failed {
         "too big".into()
@@ -68,20 +72,25 @@ fn effects_match_transition_table() {
     use Status::{Draft, Expired, Failed, Pending, Uploaded};
     type ReportAt = fn(i64) -> Report;
 
-    let table: [(Status, ReportAt, [Effect; 3]); 15] = [
+    let table: [(Status, ReportAt, [Effect; 3]); 20] = [
         (Pending, draft, [Applied, Applied, Applied]),
+        (Pending, expired, [Applied, Applied, Applied]),
         (Pending, uploaded, [Applied, Applied, Applied]),
         (Pending, failed, [Applied, Applied, Applied]),
         (Expired, draft, [Stale, Stale, Stale]),
+        (Expired, expired, [Stale, Duplicate, Applied]),
         (Expired, uploaded, [Applied, Applied, Applied]),
         (Expired, failed, [Applied, Applied, Applied]),
         (Draft, draft, [Stale, Duplicate, Applied]),
+        (Draft, expired, [Applied, Applied, Applied]),
         (Draft, uploaded, [Applied, Applied, Applied]),
         (Draft, failed, [Applied, Applied, Applied]),
         (Uploaded, draft, [Stale, Stale, Stale]),
+        (Uploaded, expired, [Stale, Stale, Stale]),
         (Uploaded, uploaded, [Stale, Duplicate, Applied]),
         (Uploaded, failed, [Stale, Stale, Applied]),
         (Failed, draft, [Stale, Stale, Stale]),
+        (Failed, expired, [Stale, Stale, Stale]),
         (Failed, uploaded, [Stale, Applied, Applied]),
         (Failed, failed, [Stale, Duplicate, Applied]),
     ];
@@ -107,9 +116,11 @@ fn only_applied_reports_change_row() {
     for status in Status::ALL {
         for report in [
             draft(99),
+            expired(99),
             uploaded(99),
             failed(99),
             draft(100),
+            expired(100),
             uploaded(100),
             failed(100),
         ] {
@@ -267,6 +278,7 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
     let status = prop_oneof![
         Just(None),
         Just(Some(ReportedStatus::Draft)),
+        Just(Some(ReportedStatus::Expired)),
         proptest::option::of(0..4_i64).prop_map(|uploaded| Some(ReportedStatus::Uploaded {
             uploaded_at: uploaded.map(at)
         })),

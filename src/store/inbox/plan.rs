@@ -10,7 +10,7 @@ use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, Report};
-use crate::domain::outcome::{Outcome, RejectionReason};
+use crate::domain::outcome::{Origin, Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::Arrival;
 use crate::store::outbox::event::PendingEvent;
@@ -47,6 +47,7 @@ pub(in crate::store) struct WritePlan {
 /// of the changes; `None` means the time of receipt of each notification.
 pub(in crate::store) fn decide(
     notifications: &[Arc<Notification>],
+    origin: Origin,
     snapshot: Snapshot,
     at: Option<Timestamp>,
     wanted: WantedEvents,
@@ -82,6 +83,7 @@ pub(in crate::store) fn decide(
                     plan.events.extend(result.event.map(PendingEvent::Image));
                     let entry = AuditEntry::of(
                         notification,
+                        origin,
                         result.outcome,
                         Some(image.ids()),
                         Some(result.status_before),
@@ -121,7 +123,7 @@ impl WritePlan {
     ) {
         self.outcomes.push(outcome);
         self.add_entry(
-            AuditEntry::of(notification, outcome, None, None),
+            AuditEntry::of(notification, Origin::Webhook, outcome, None, None),
             at,
             wanted,
         );

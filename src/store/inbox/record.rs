@@ -20,7 +20,7 @@ use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 use crate::domain::notification::{Content, Notification, UnknownImages};
-use crate::domain::outcome::{Outcome, RejectionReason};
+use crate::domain::outcome::{Origin, Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{EventRouter, OutboxBatch, Wakeups};
@@ -39,7 +39,13 @@ pub(in crate::store) async fn record(
     policy: &RecordPolicy,
 ) -> Result<(Vec<Outcome>, Wakeups), OperationError> {
     let snapshot = lookup(tx, notifications, policy).await?;
-    let mut plan = decide(notifications, snapshot, None, policy.router.wanted());
+    let mut plan = decide(
+        notifications,
+        Origin::Webhook,
+        snapshot,
+        None,
+        policy.router.wanted(),
+    );
     let written = write(tx, &plan, policy).await?;
     let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
     reject(tx, &plan).await?;
@@ -64,7 +70,14 @@ pub(in crate::store) async fn record_rejected(
         .cloned()
         .unzip();
     let snapshot = lookup(tx, &notifications, policy).await?;
-    let mut plan = decide(&notifications, snapshot, Some(now), policy.router.wanted());
+    let at = Some(now);
+    let mut plan = decide(
+        &notifications,
+        Origin::Webhook,
+        snapshot,
+        at,
+        policy.router.wanted(),
+    );
     let written = write(tx, &plan, policy).await?;
     let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
 
@@ -81,10 +94,36 @@ pub(in crate::store) async fn record_rejected(
     Ok((outcomes, wakeups))
 }
 
+/// Records what lookups at Cloudflare found. An image whose row was deleted meanwhile stays deleted.
+///
+/// `updated_at` becomes `now`, which is later than the lookups.
+pub(in crate::store) async fn record_lookups(
+    tx: &mut (impl ImageStatements + EventStatements),
+    found: &[Arc<Notification>],
+    policy: &RecordPolicy,
+    now: Timestamp,
+) -> Result<(Vec<Outcome>, Wakeups), OperationError> {
+    let snapshot = read_images(tx, found, UnknownImages::Reject, policy).await?;
+    let wanted = policy.router.wanted();
+    let mut plan = decide(found, Origin::Lookup, snapshot, Some(now), wanted);
+    let written = write(tx, &plan, policy).await?;
+    let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    Ok((plan.outcomes, wakeups))
+}
+
 /// Step 1: reads and locks the batch's images. Inserts missing rows if the policy is to create them.
 async fn lookup(
     tx: &mut impl ImageStatements,
     notifications: &[Arc<Notification>],
+    policy: &RecordPolicy,
+) -> Result<Snapshot, OperationError> {
+    read_images(tx, notifications, policy.unknown_images, policy).await
+}
+
+async fn read_images(
+    tx: &mut impl ImageStatements,
+    notifications: &[Arc<Notification>],
+    unknown_images: UnknownImages,
     policy: &RecordPolicy,
 ) -> Result<Snapshot, OperationError> {
     let mut ids: Vec<&CloudflareId> = notifications
@@ -101,7 +140,7 @@ async fn lookup(
     } else {
         ColumnSet::State
     };
-    let (images, inserted) = match policy.unknown_images {
+    let (images, inserted) = match unknown_images {
         UnknownImages::Create => insert_and_lock(tx, &ids, first.received_at, columns).await?,
         UnknownImages::Reject => (
             tx.lock_images(&as_strs(&ids), columns).await?,
