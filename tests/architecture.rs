@@ -11,7 +11,7 @@ use cloudflare_images_webhook::config_types::is_secret;
 use imports::Imports;
 
 /// The modules, and the modules that each may import. Imports only go down.
-const ALLOWED_IMPORTS: [(&str, &[&str]); 22] = [
+const ALLOWED_IMPORTS: [(&str, &[&str]); 23] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -51,12 +51,14 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 22] = [
             "clock",
             "config_types",
             "domain",
+            "reconcile",
         ],
     ),
     (
         "config",
         &[
             "api",
+            "reconcile",
             "receiver",
             "relay",
             "retention",
@@ -95,9 +97,22 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 22] = [
             "random",
             "config_types",
             "domain",
+            "reconcile",
         ],
     ),
     ("shutdown", &["config_types"]),
+    (
+        "reconcile",
+        &[
+            "receiver",
+            "store",
+            "cloudflare",
+            "telemetry",
+            "clock",
+            "config_types",
+            "domain",
+        ],
+    ),
     (
         "receiver",
         &[
@@ -167,7 +182,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
     ("jaq_std", &["relay"]),
     ("mimalloc", &["main"]),
     ("nkeys", &["relay"]),
-    ("percent_encoding", &["relay", "store"]),
+    ("percent_encoding", &["cloudflare", "relay", "store"]),
     ("prometheus_client", &["telemetry"]),
     ("sqlx", &["store"]),
     ("reqwest", &["cli", "cloudflare", "outbound", "relay"]),
@@ -192,6 +207,7 @@ const CONFINED_CRATES: [(&str, &[&str]); 25] = [
             "api",
             "application",
             "shutdown",
+            "reconcile",
             "receiver",
             "relay",
             "retention",
@@ -227,7 +243,9 @@ const STORE_LAYERS: Layers = &[
     &[
         "adoption",
         "audit_log",
+        "call_limit",
         "catalog",
+        "lookups",
         "outbox",
         "rejections",
         "retention",

@@ -10,6 +10,7 @@ use crate::domain::id::CloudflareId;
 use crate::domain::image::{MAX_URL_CHARACTERS, NewImage};
 use crate::domain::json::Json;
 use crate::random::uuid_v7;
+use crate::reconcile::share_budget;
 use crate::store::{AddResult, SetResult, StoreError};
 
 /// The most bytes of metadata that Cloudflare stores.
@@ -82,6 +83,7 @@ pub(crate) async fn create(
         Some(id) if !id.fits_index() => return Err(UploadError::IdTooLong),
         Some(_) | None => {}
     }
+    let client = share_budget(client.clone(), &context.store, &context.clock);
     let valid_for = request.valid_for.max(SHORTEST_TIME);
     let expires_at = context.clock.now().saturating_add(valid_for);
     let new_image = |cloudflare_id| NewImage {
@@ -146,7 +148,8 @@ fn was_refused(error: &ApiError) -> bool {
         | ErrorKind::NotFound
         | ErrorKind::RateLimited { .. }
         | ErrorKind::AlreadyExists
-        | ErrorKind::Refused => true,
+        | ErrorKind::Refused
+        | ErrorKind::LimitUnknown(_) => true,
         ErrorKind::Unavailable(_) | ErrorKind::TimedOut { .. } | ErrorKind::Unexpected(_) => false,
     }
 }

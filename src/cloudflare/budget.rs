@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::Instant;
 
 /// The time for which Cloudflare counts calls.
@@ -12,11 +13,11 @@ const PERIOD: Duration = Duration::from_mins(5);
 ///
 /// The theoretical time of the next call is the only state. A call is allowed while that time is at most `tolerance` ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Quota {
+pub(crate) struct Quota {
     /// The time between two calls.
-    interval: Duration,
+    pub(crate) interval: Duration,
     /// How far the theoretical time may be ahead.
-    tolerance: Duration,
+    pub(crate) tolerance: Duration,
 }
 
 impl Quota {
@@ -30,43 +31,65 @@ impl Quota {
             tolerance: interval * at_once.saturating_sub(1),
         }
     }
+
+    /// Returns the limit for work in the background. It leaves half of the calls that can be made at once to others.
+    pub(super) fn with_reserve(self) -> Self {
+        Self {
+            tolerance: self.tolerance / 2,
+            ..self
+        }
+    }
 }
 
-/// The error if no call may be made before this time has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exhausted(pub(super) Duration);
+/// The reason why no call may be made now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoCall {
+    /// The limit allows none before this time has passed.
+    Exhausted(Duration),
+    /// The limit cannot be read, for this reason.
+    Unknown(String),
+}
 
-/// The calls that this process may make.
-pub(super) struct CallBudget {
-    quota: Quota,
+/// The calls that may be made, as counted somewhere.
+#[async_trait]
+pub(crate) trait CallBudget: Send + Sync {
+    /// Takes one call from the budget, and returns the time to wait before it. If that time is longer than `max_wait`, takes
+    /// nothing and fails with the time.
+    async fn take(&self, quota: Quota, max_wait: Duration) -> Result<Duration, NoCall>;
+
+    /// Allows no call for this time, because Cloudflare answered that there were too many.
+    async fn pause(&self, quota: Quota, time: Duration);
+}
+
+/// The calls of this process. For commands that use no database.
+pub(super) struct ProcessBudget {
     next: Mutex<Instant>,
 }
 
-impl CallBudget {
-    pub(super) fn new(quota: Quota) -> Self {
+impl ProcessBudget {
+    pub(super) fn new() -> Self {
         Self {
-            quota,
             next: Mutex::new(Instant::now()),
         }
     }
+}
 
-    /// Takes one call from the budget, and returns the time to wait before it. If that time is longer than `max_wait`, takes
-    /// nothing and fails with the time.
-    pub(super) fn take(&self, max_wait: Duration) -> Result<Duration, Exhausted> {
+#[async_trait]
+impl CallBudget for ProcessBudget {
+    async fn take(&self, quota: Quota, max_wait: Duration) -> Result<Duration, NoCall> {
         let now = Instant::now();
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let theoretical = (*next).max(now);
-        let wait = (theoretical - now).saturating_sub(self.quota.tolerance);
+        let wait = (theoretical - now).saturating_sub(quota.tolerance);
         if wait > max_wait {
-            return Err(Exhausted(wait));
+            return Err(NoCall::Exhausted(wait));
         }
-        *next = theoretical + self.quota.interval;
+        *next = theoretical + quota.interval;
         Ok(wait)
     }
 
-    /// Allows no call for this time, because Cloudflare answered that there were too many.
-    pub(super) fn pause(&self, time: Duration) {
-        let resume = Instant::now() + time + self.quota.tolerance;
+    async fn pause(&self, quota: Quota, time: Duration) {
+        let resume = Instant::now() + time + quota.tolerance;
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         *next = (*next).max(resume);
     }
@@ -79,10 +102,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn never_exceeds_limit_in_any_5_minutes() {
         for limit in [10, 97, 1_100] {
-            let budget = CallBudget::new(Quota::per_5_minutes(limit));
+            let quota = Quota::per_5_minutes(limit);
+            let budget = ProcessBudget::new();
             let mut calls: Vec<Instant> = Vec::new();
             for _ in 0..3 * limit {
-                let wait = budget.take(Duration::MAX).expect("any wait is fine");
+                let wait = budget.take(quota, Duration::MAX).await;
+                let wait = wait.expect("any wait is fine");
                 tokio::time::advance(wait).await;
                 calls.push(Instant::now());
             }
@@ -101,13 +126,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn pause_ends_after_its_time() {
-        let budget = CallBudget::new(Quota::per_5_minutes(100));
-        budget.pause(Duration::from_secs(30));
+        let quota = Quota::per_5_minutes(100);
+        let budget = ProcessBudget::new();
+        budget.pause(quota, Duration::from_secs(30)).await;
 
-        let refused = budget.take(Duration::from_secs(1));
-        assert_eq!(refused, Err(Exhausted(Duration::from_secs(30))));
+        let refused = budget.take(quota, Duration::from_secs(1)).await;
+        assert_eq!(refused, Err(NoCall::Exhausted(Duration::from_secs(30))));
         tokio::time::advance(Duration::from_secs(30)).await;
 
-        assert!(matches!(budget.take(Duration::ZERO), Ok(Duration::ZERO)));
+        let taken = budget.take(quota, Duration::ZERO).await;
+        assert_eq!(taken, Ok(Duration::ZERO));
     }
 }

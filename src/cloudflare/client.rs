@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::budget::{CallBudget, Exhausted};
+use super::budget::{CallBudget, NoCall, ProcessBudget, Quota};
 use super::envelope::{self, Answer, RawAnswer};
 use super::error::{ApiError, ErrorKind};
 use super::settings::{BaseUrl, Settings};
@@ -31,16 +31,20 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The client. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Client(Arc<Inner>);
+pub(crate) struct Client {
+    connection: Arc<Connection>,
+    budget: Arc<dyn CallBudget>,
+    quota: Quota,
+}
 
-struct Inner {
+/// What all clones of a client share.
+struct Connection {
     http: reqwest::Client,
     base: BaseUrl,
     account_id: String,
     token: SecretString,
     authorization: HeaderValue,
     deadline: Duration,
-    budget: CallBudget,
 }
 
 /// A call without its host and its account.
@@ -97,15 +101,34 @@ impl Client {
             .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| format!("the HTTP client cannot be created: {}", chain(&error)))?;
-        Ok(Some(Self(Arc::new(Inner {
-            http,
-            base: settings.base_url.clone(),
-            account_id: credentials.account_id.to_owned(),
-            token,
-            authorization,
-            deadline: settings.timeout_secs.seconds(),
-            budget: CallBudget::new(settings.quota()),
-        }))))
+        Ok(Some(Self {
+            connection: Arc::new(Connection {
+                http,
+                base: settings.base_url.clone(),
+                account_id: credentials.account_id.to_owned(),
+                token,
+                authorization,
+                deadline: settings.timeout_secs.seconds(),
+            }),
+            budget: Arc::new(ProcessBudget::new()),
+            quota: settings.quota(),
+        }))
+    }
+
+    /// Returns a client whose calls count together with others.
+    pub(crate) fn with_budget(self, budget: Arc<dyn CallBudget>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// Returns a client for work in the background. It leaves calls to those who wait for an answer.
+    pub(crate) fn in_background(self) -> Self {
+        let quota = self.quota.with_reserve();
+        Self { quota, ..self }
+    }
+
+    /// Returns the longest time of one call and its retries.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.connection.deadline
     }
 
     /// Makes a call. A call without a second effect is repeated after a temporary error, within the deadline.
@@ -113,14 +136,14 @@ impl Client {
         &self,
         call: &Call,
     ) -> Result<Answer<T>, ApiError> {
-        let path = format!("/accounts/{}{}", self.0.account_id, call.path);
-        let Some(url) = self.0.base.join(&path) else {
+        let path = format!("/accounts/{}{}", self.connection.account_id, call.path);
+        let Some(url) = self.connection.base.join(&path) else {
             return Err(ApiError::unexpected(
                 call.action,
                 "the id cannot be part of a URL",
             ));
         };
-        let deadline = Instant::now() + self.0.deadline;
+        let deadline = Instant::now() + self.connection.deadline;
         let mut attempt = 1;
         loop {
             let error = match self.attempt(call, url.clone(), deadline).await {
@@ -151,15 +174,15 @@ impl Client {
         let answer = match timeout_at(deadline, sending).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(unsent)) => return Err(unsent.failure(action)),
-            Err(_) => return Err(ApiError::timed_out(action, self.0.deadline).into()),
+            Err(_) => return Err(ApiError::timed_out(action, self.connection.deadline).into()),
         };
-        let read = envelope::read(action, &answer, self.0.token.expose_secret());
+        let read = envelope::read(action, &answer, self.connection.token.expose_secret());
         if let Err(ApiError {
             kind: ErrorKind::RateLimited { retry_after },
             ..
         }) = &read
         {
-            self.0.budget.pause(*retry_after);
+            self.budget.pause(self.quota, *retry_after).await;
         }
         Ok(read?)
     }
@@ -170,19 +193,20 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), Failure> {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        match self.0.budget.take(remaining) {
+        match self.budget.take(self.quota, remaining).await {
             Ok(wait) => {
                 sleep(wait).await;
                 Ok(())
             }
-            Err(Exhausted(wait)) => Err(ApiError::rate_limited(action, wait).into()),
+            Err(NoCall::Exhausted(wait)) => Err(ApiError::rate_limited(action, wait).into()),
+            Err(NoCall::Unknown(cause)) => Err(ApiError::no_limit(action, cause).into()),
         }
     }
 
     fn request(&self, call: &Call, url: Url) -> Request {
         let mut request = Request::new(call.method.clone(), url);
         let headers: &mut HeaderMap = request.headers_mut();
-        headers.insert(AUTHORIZATION, self.0.authorization.clone());
+        headers.insert(AUTHORIZATION, self.connection.authorization.clone());
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some((content_type, body)) = &call.content {
             if let Ok(content_type) = HeaderValue::try_from(content_type) {
@@ -194,7 +218,7 @@ impl Client {
     }
 
     async fn send(&self, request: Request) -> Result<RawAnswer, SendError> {
-        let response = self.0.http.execute(request).await?;
+        let response = self.connection.http.execute(request).await?;
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());

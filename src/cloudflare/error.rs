@@ -38,6 +38,8 @@ pub(crate) enum ErrorKind {
     Unavailable(String),
     /// There was no complete answer within this time. A later call may succeed.
     TimedOut { deadline: Duration },
+    /// The service cannot read its own limit on calls, because the database fails.
+    LimitUnknown(String),
     /// The answer breaks the rules of the API.
     Unexpected(String),
 }
@@ -84,7 +86,7 @@ impl ApiError {
         }
     }
 
-    pub(super) fn unexpected(action: &'static str, problem: impl Into<String>) -> Self {
+    pub(crate) fn unexpected(action: &'static str, problem: impl Into<String>) -> Self {
         Self {
             action,
             kind: ErrorKind::Unexpected(problem.into()),
@@ -98,6 +100,39 @@ impl ApiError {
             action,
             kind: ErrorKind::RateLimited { retry_after },
             messages: Vec::new(),
+        }
+    }
+
+    /// Returns the error without a call, because the limit on calls cannot be read.
+    pub(super) fn no_limit(action: &'static str, cause: String) -> Self {
+        Self {
+            action,
+            kind: ErrorKind::LimitUnknown(cause),
+            messages: Vec::new(),
+        }
+    }
+
+    /// Returns the time after which a call may be made, if there were too many.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            ErrorKind::RateLimited { retry_after } => Some(retry_after),
+            _ => None,
+        }
+    }
+
+    /// Returns whether any other call would fail too.
+    pub(crate) fn concerns_all_calls(&self) -> bool {
+        match self.kind {
+            ErrorKind::Unauthorized
+            | ErrorKind::Forbidden
+            | ErrorKind::RateLimited { .. }
+            | ErrorKind::Unavailable(_)
+            | ErrorKind::TimedOut { .. }
+            | ErrorKind::LimitUnknown(_) => true,
+            ErrorKind::NotFound
+            | ErrorKind::AlreadyExists
+            | ErrorKind::Refused
+            | ErrorKind::Unexpected(_) => false,
         }
     }
 
@@ -138,6 +173,9 @@ impl fmt::Display for ApiError {
                 "{action}: Cloudflare is not available: no complete answer within {} seconds",
                 deadline.as_secs()
             ),
+            ErrorKind::LimitUnknown(cause) => {
+                write!(f, "{action}: the limit on calls cannot be read: {cause}")
+            }
             ErrorKind::Unexpected(problem) => {
                 write!(f, "{action}: unexpected answer of Cloudflare: {problem}")
             }

@@ -1,14 +1,23 @@
-//! Upload URLs (<https://developers.cloudflare.com/api/resources/images/>).
+//! Images and upload URLs (<https://developers.cloudflare.com/api/resources/images/>).
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::client::{Call, Client};
 use super::envelope::Answer;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorKind};
 use super::multipart::Form;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
+
+/// The characters of an id that a path may have as they are (unreserved characters of RFC 3986).
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// An upload URL to create (`POST images/v2/direct_upload`).
 #[derive(Debug, Clone)]
@@ -30,6 +39,30 @@ pub(crate) struct Upload {
     pub(crate) id: String,
     #[serde(rename = "uploadURL")]
     pub(crate) upload_url: String,
+}
+
+/// An image, as Cloudflare describes it: an object with `id`, `filename`, `variants` and more (`GET images/v1/{id}`).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct FoundImage {
+    pub(crate) object: Map<String, Value>,
+}
+
+impl FoundImage {
+    fn is_about(&self, id: &CloudflareId) -> bool {
+        self.object.get("id").and_then(Value::as_str) == Some(id.as_str())
+    }
+
+    /// Returns whether the file is not uploaded yet. The key is absent after the upload.
+    pub(crate) fn is_draft(&self) -> bool {
+        self.object.get("draft").and_then(Value::as_bool) == Some(true)
+    }
+
+    /// Returns the time of the upload. Drafts have the field too, so it does not prove an upload.
+    pub(crate) fn uploaded_at(&self) -> Option<Timestamp> {
+        let uploaded = self.object.get("uploaded").and_then(Value::as_str)?;
+        Timestamp::parse_rfc3339(uploaded).ok()
+    }
 }
 
 impl Client {
@@ -62,5 +95,24 @@ impl Client {
         };
         let Answer { result, .. } = self.call(&call).await?;
         Ok(result)
+    }
+
+    /// Looks up an image. Returns `None` if it does not exist: it was deleted, or its upload URL expired.
+    pub(crate) async fn image(&self, id: &CloudflareId) -> Result<Option<FoundImage>, ApiError> {
+        let path = format!("/images/v1/{}", utf8_percent_encode(id.as_str(), ENCODED));
+        let call = Call::get("looking up an image", path);
+        match self.call::<FoundImage>(&call).await {
+            Ok(answer) if answer.result.is_about(id) => Ok(Some(answer.result)),
+            // An answer about another image would be recorded for this one.
+            Ok(_) => Err(ApiError::unexpected(
+                call.action,
+                "it is about another image",
+            )),
+            Err(ApiError {
+                kind: ErrorKind::NotFound,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -12,8 +12,9 @@ mod multipart;
 mod notifications;
 mod settings;
 
+pub(crate) use budget::{CallBudget, NoCall, Quota};
 pub(crate) use client::Client;
 pub(crate) use error::{ApiError, ErrorKind};
-pub(crate) use images::NewUpload;
+pub(crate) use images::{FoundImage, NewUpload};
 pub(crate) use notifications::{Destination, DestinationRequest, Policy};
 pub use settings::Settings;

@@ -61,7 +61,7 @@ impl Settings {
         })
     }
 
-    /// Returns the limit on calls of this process.
+    /// Returns the limit on calls.
     pub(super) fn quota(&self) -> Quota {
         Quota::per_5_minutes(self.max_calls_per_5_minutes.count())
     }

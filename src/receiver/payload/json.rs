@@ -47,7 +47,7 @@ fn parse_repaired(body: &[u8], error: serde_json::Error) -> Result<ParsedBody, P
 }
 
 /// Normalizes a value with at most this number of levels.
-fn normalize(value: &mut Value, levels: usize) -> Result<(), PayloadError> {
+pub(super) fn normalize(value: &mut Value, levels: usize) -> Result<(), PayloadError> {
     match value {
         Value::Object(_) | Value::Array(_) if levels == 0 => Err(PayloadError::TooDeep),
         Value::Object(fields) => fields

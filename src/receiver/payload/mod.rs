@@ -16,7 +16,8 @@ mod repair;
 
 use serde_json::{Map, Value};
 
-use crate::domain::json::Json;
+use crate::domain::detail::ReportedDetails;
+use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS};
 use crate::domain::notification::Content;
 use field::Fields;
 use json::ParsedBody;
@@ -73,6 +74,31 @@ pub fn parse(body: &[u8], pointers: &Pointers) -> Result<Parsed, PayloadError> {
         content,
         payload: json::canonical(&value),
         ignored,
+    })
+}
+
+/// Cloudflare's description of an image, as its API returns it.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageDescription {
+    /// The details. A detail that breaks its rule is left out.
+    pub(crate) details: ReportedDetails,
+    /// The description in canonical form.
+    pub(crate) payload: Json,
+}
+
+/// Parses Cloudflare's description of an image by the rules for webhooks. Fails if it has too many levels.
+pub(crate) fn parse_description(
+    object: Map<String, Value>,
+) -> Result<ImageDescription, PayloadError> {
+    let mut value = Value::Object(object);
+    json::normalize(&mut value, MAX_ACCEPTED_LEVELS)?;
+    let details = match &value {
+        Value::Object(object) => Fields::new(object).details(&mut IgnoredFields::default()),
+        _ => ReportedDetails::default(),
+    };
+    Ok(ImageDescription {
+        details,
+        payload: json::canonical(&value),
     })
 }
 
