@@ -6,6 +6,7 @@
 //! relay       ──────────────────────────► Outbox      │
 //! application ──────────────────────────► catalogs    ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
 //! retention   ──────────────────────────► Retention   │       └── shared/: statements that are the same on both
+//! reconcile   ──────────────────────────► Lookups     │
 //! app, ops    ──────────────────────────► Schema      ┘
 //! ```
 //!
@@ -15,9 +16,11 @@
 
 mod adoption;
 mod audit_log;
+mod call_limit;
 mod catalog;
 mod error;
 mod inbox;
+mod lookups;
 mod outbox;
 mod postgres;
 mod rejections;
@@ -39,10 +42,14 @@ use crate::domain::notification::UnknownImages;
 use inbox::record::RecordPolicy;
 use outbox::router::EventRouter;
 
+pub use call_limit::{CallLimit, TakenCall};
 pub use catalog::{AddResult, DeleteResult, ImageCatalog, SetResult};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
+pub use lookups::{
+    ClaimedLookups, ImagePage, ImagePosition, Lookup, LookupClaim, LookupKey, Lookups,
+};
 pub(crate) use outbox::router::NOTIFY_ENDPOINT;
 pub use outbox::{
     Alert, Attempt, Changed, Claim, Claimed, Delivery, DeliveryCatalog, DeliveryFilter,
@@ -79,6 +86,10 @@ pub struct Store {
     pub outbox: Arc<dyn Outbox>,
     /// The catalog of deliveries: lists and replays them.
     pub delivery_catalog: Arc<dyn DeliveryCatalog>,
+    /// The queue of lookups at Cloudflare.
+    pub lookups: Arc<dyn Lookups>,
+    /// The limit on calls of Cloudflare's API, which all processes with this database share.
+    pub call_limit: Arc<dyn CallLimit>,
     wakeups: HashMap<String, Arc<Notify>>,
     backend: Backend,
 }
@@ -139,7 +150,7 @@ impl Store {
     fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
         D: Inbox + Rejections + ImageCatalog + RejectionCatalog + Retention + Schema,
-        D: Outbox + DeliveryCatalog + 'static,
+        D: Outbox + DeliveryCatalog + Lookups + CallLimit + 'static,
     {
         Self {
             inbox: database.clone(),
@@ -150,6 +161,8 @@ impl Store {
             schema: database.clone(),
             outbox: database.clone(),
             delivery_catalog: database.clone(),
+            lookups: database.clone(),
+            call_limit: database.clone(),
             wakeups,
             backend,
         }

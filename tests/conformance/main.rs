@@ -8,6 +8,7 @@ mod catalog;
 mod deliveries;
 mod fixture;
 mod inbox;
+mod lookups;
 mod notifications;
 mod ordering;
 mod outbox;

@@ -16,8 +16,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fixture::Backend;
 use crate::{
-    catalog, deliveries, inbox, ordering, outbox, pauses, rejection_catalog, rejections, retention,
-    schema, suppression,
+    catalog, deliveries, inbox, lookups, ordering, outbox, pauses, rejection_catalog, rejections,
+    retention, schema, suppression,
 };
 
 mod every_statement_runs {
@@ -61,6 +61,7 @@ async fn run_all(backend: Backend) {
     pauses::run_all(backend).await;
     deliveries::run_all(backend).await;
     catalog::run_all(backend).await;
+    lookups::run_all(backend).await;
     retention::run_all(backend).await;
     schema::run_all(backend).await;
     suppression::run_all(backend).await;

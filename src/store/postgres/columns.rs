@@ -126,6 +126,83 @@ macro_rules! ago {
 }
 pub(super) use ago;
 
+/// The time that is a duration after now: the parameter of [`now`], and the parameter of the duration.
+macro_rules! later {
+    ($now:literal, $duration:literal) => {
+        concat!(
+            "(COALESCE(",
+            $now,
+            ", now()) + ",
+            $duration,
+            " * interval '1 microsecond')"
+        )
+    };
+}
+pub(super) use later;
+
+/// Converts a duration for binding to the second parameter of [`later`].
+pub(super) fn bind_later(_now: ClockReading, duration: Duration) -> i64 {
+    bind_micros(duration)
+}
+
+/// The current time in microseconds since 1970, as [`now`].
+macro_rules! now_micros {
+    ($parameter:literal) => {
+        concat!(
+            "COALESCE(",
+            $parameter,
+            ", CAST(extract(epoch FROM now()) * 1000000 AS bigint))"
+        )
+    };
+}
+pub(super) use now_micros;
+
+/// Converts a reading for binding to the parameter of [`now_micros`].
+pub(super) fn bind_now_micros(now: ClockReading) -> Option<i64> {
+    now.manual_time().map(Timestamp::unix_micros)
+}
+
+/// The parameter with a text, as a value of this type.
+macro_rules! from_text {
+    ($parameter:literal, $type:literal) => {
+        concat!($parameter, "::", $type)
+    };
+}
+pub(super) use from_text;
+
+/// A value as text, which [`from_text`] turns back.
+macro_rules! as_text {
+    ($value:literal) => {
+        concat!($value, "::text")
+    };
+}
+pub(super) use as_text;
+
+/// The lock on rows that a statement is about to change. It skips rows that another process has locked.
+macro_rules! skip_locked {
+    () => {
+        " FOR UPDATE SKIP LOCKED"
+    };
+}
+pub(super) use skip_locked;
+
+/// The position before every image: a time and an id.
+pub(super) const FIRST_POSITION: (&str, &str) =
+    ("-infinity", "00000000-0000-0000-0000-000000000000");
+
+/// The UUIDs in the parameter.
+macro_rules! selected_uuids {
+    ($parameter:literal) => {
+        concat!("SELECT UNNEST(", $parameter, "::uuid[])")
+    };
+}
+pub(super) use selected_uuids;
+
+/// Converts texts of UUIDs for binding to the parameter of [`selected_uuids`].
+pub(super) fn bind_uuids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
+    ids.to_vec()
+}
+
 /// Converts a duration for binding to the second parameter of [`ago`].
 pub(super) fn bind_ago(_now: ClockReading, duration: Duration) -> i64 {
     bind_micros(duration)
@@ -165,6 +242,12 @@ pub(super) fn read_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, 
     let time: Option<PgTimestamp> = row.try_get(column)?;
     let time = time.map(PgTimestamp::timestamp).transpose();
     time.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Reads a time from a column that another program may have written. `None` if it is absent, or if [`Timestamp`] cannot represent it.
+pub(super) fn read_time_if_valid(row: &PgRow, column: &str) -> Option<Timestamp> {
+    let time: Option<PgTimestamp> = row.try_get(column).ok()?;
+    time?.timestamp().ok()
 }
 
 /// Reads a number of rows.

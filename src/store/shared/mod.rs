@@ -4,9 +4,12 @@
 //! through `super::columns`. So each statement is written once, as a literal.
 
 pub(super) mod adoption;
+mod call_limit;
 mod catalog;
 mod deliveries;
 mod inbox;
+mod lookup_pages;
+mod lookups;
 mod outbox;
 mod rejection_catalog;
 mod rejections;

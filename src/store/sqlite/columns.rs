@@ -85,6 +85,72 @@ pub(super) fn bind_ago(now: ClockReading, duration: Duration) -> String {
     bind_time(now.time().saturating_sub(duration))
 }
 
+/// The time that is a duration after now. Both parameters have times: SQLite does not calculate with them.
+macro_rules! later {
+    ($now:literal, $duration:literal) => {
+        $duration
+    };
+}
+pub(super) use later;
+
+/// Converts a time after now for binding to the second parameter of [`later`].
+pub(super) fn bind_later(now: ClockReading, duration: Duration) -> String {
+    bind_time(now.time().saturating_add(duration))
+}
+
+/// The current time in microseconds since 1970, as [`now`].
+macro_rules! now_micros {
+    ($parameter:literal) => {
+        $parameter
+    };
+}
+pub(super) use now_micros;
+
+/// Converts a reading for binding to the parameter of [`now_micros`].
+pub(super) fn bind_now_micros(now: ClockReading) -> i64 {
+    now.time().unix_micros()
+}
+
+/// The parameter with a text. SQLite stores times and UUIDs as text.
+macro_rules! from_text {
+    ($parameter:literal, $type:literal) => {
+        $parameter
+    };
+}
+pub(super) use from_text;
+
+/// A value as text. SQLite stores times and UUIDs as text.
+macro_rules! as_text {
+    ($value:literal) => {
+        $value
+    };
+}
+pub(super) use as_text;
+
+/// The lock on rows that a statement is about to change. SQLite locks the whole database.
+macro_rules! skip_locked {
+    () => {
+        ""
+    };
+}
+pub(super) use skip_locked;
+
+/// The position before every image: a time and an id.
+pub(super) const FIRST_POSITION: (&str, &str) = ("", "");
+
+/// The UUIDs in the parameter.
+macro_rules! selected_uuids {
+    ($parameter:literal) => {
+        concat!("SELECT value FROM json_each(", $parameter, ")")
+    };
+}
+pub(super) use selected_uuids;
+
+/// Converts texts of UUIDs for binding to the parameter of [`selected_uuids`].
+pub(super) fn bind_uuids(ids: &[&str]) -> String {
+    json(ids)
+}
+
 /// The statement that deletes the selected deliveries. A trigger deletes their attempts, and events without other deliveries.
 pub(super) const DELIVERIES_DELETE: &str = concat!(
     "-- deliveries_delete
@@ -114,6 +180,12 @@ pub(super) fn read_time(row: &SqliteRow, column: &str) -> Result<Option<Timestam
     let text: Option<&str> = row.try_get(column)?;
     let time = text.map(Timestamp::parse_rfc3339).transpose();
     time.map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// Reads a time from a column that another program may have written. `None` if it is absent, or if it is not a time.
+pub(super) fn read_time_if_valid(row: &SqliteRow, column: &str) -> Option<Timestamp> {
+    let text: Option<String> = row.try_get(column).ok()?;
+    parse_time(text, "", Uuid::nil()).ok()?
 }
 
 /// Decodes an image from a row with the [`image_columns`].
