@@ -3,6 +3,7 @@
 mod file_limit;
 mod listeners;
 mod log_trial;
+mod reconciliation;
 mod servers;
 mod supervisor;
 mod tasks;
@@ -22,6 +23,7 @@ use crate::cloudflare::Client;
 use crate::config::{Loaded, Settings};
 use crate::config_types::InvalidSetting;
 use crate::receiver::Receiver;
+use crate::reconcile::Reconciler;
 use crate::relay::{Relay, StopTokens};
 use crate::retention::Pruner;
 use crate::shutdown::{ExitReason, Shutdown};
@@ -124,6 +126,8 @@ struct Service<'a> {
     /// Set after the migrations.
     migrated: Arc<AtomicBool>,
     relay: Relay,
+    /// Looks up images at Cloudflare, if the settings say so.
+    reconciler: Option<Reconciler>,
     log_limiter: Arc<LineLimiter>,
     /// The connections of the webhook listener, and the tasks of requests that outlive their connection.
     requests: TaskTracker,
@@ -159,6 +163,7 @@ impl<'a> Service<'a> {
             cutoff: shutdown.cutoff.clone(),
         };
         let api = build_api(loaded, store.clone(), Arc::clone(&clock), limits)?;
+        let reconciler = reconciliation::reconciler(loaded, &store, &clock)?;
         Ok(Self {
             settings,
             supervisor: Supervisor {
@@ -174,6 +179,7 @@ impl<'a> Service<'a> {
             api,
             migrated: Arc::default(),
             relay: Relay::new(loaded.endpoints.clone()),
+            reconciler,
             log_limiter: Arc::new(LineLimiter::new(settings.log.refused_lines_per_second())),
             requests,
         })
@@ -259,6 +265,9 @@ impl<'a> Service<'a> {
             },
         );
         tasks.spawn("relay", relaying);
+        if let Some(reconciler) = self.reconciler {
+            tasks.spawn("reconciliation", reconciler.run(stop.clone()));
+        }
 
         let background_tasks = self.receiver.background_tasks(
             &self.settings.webhook,
@@ -317,6 +326,7 @@ fn build_api(
         webhook: settings.webhook.clone(),
         endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
+        reconcile: settings.reconcile.clone(),
     };
     let cloudflare = Client::new(&settings.cloudflare, loaded.authorities());
     let cloudflare = cloudflare.map_err(|problem| anyhow::anyhow!(problem))?;

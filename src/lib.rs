@@ -11,6 +11,7 @@
 //! config       the settings, from files and the environment
 //! api          the HTTP API for other programs                     shutdown    signals, deadlines, exit codes
 //! application  the actions of an operator and of a client of the API
+//! reconcile    looks up images at Cloudflare
 //! receiver     receives webhooks from Cloudflare                   ops         probes and metrics
 //! relay        delivers events to other apps
 //! retention    deletes old rows
@@ -40,6 +41,7 @@ pub(crate) mod ops;
 pub mod outbound;
 pub mod random;
 pub mod receiver;
+pub mod reconcile;
 pub mod relay;
 pub mod retention;
 pub mod shutdown;

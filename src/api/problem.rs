@@ -48,6 +48,7 @@ impl From<UploadError> for Problem {
                     }
                     ErrorKind::Unavailable(_) => Self::of(ProblemType::CloudflareUnavailable),
                     ErrorKind::TimedOut { .. } => Self::of(ProblemType::CloudflareTimeout),
+                    ErrorKind::LimitUnknown(_) => Self::of(ProblemType::Internal),
                     ErrorKind::Unauthorized
                     | ErrorKind::Forbidden
                     | ErrorKind::NotFound

@@ -15,6 +15,7 @@ pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 mod error;
 pub(crate) mod images;
+pub(crate) mod reconcile;
 pub(crate) mod rejections;
 pub(crate) mod retention;
 pub(crate) mod schema;
@@ -38,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) webhook: receiver::Settings,
     pub(crate) endpoints: Endpoints,
     pub(crate) retention: crate::retention::Settings,
+    pub(crate) reconcile: crate::reconcile::Settings,
 }
 
 /// Returns stored JSON unchanged. Invalid JSON becomes a string, because SQLite accepts any text.

@@ -84,8 +84,7 @@ pub(crate) async fn create(
         Some(_) | None => {}
     }
     let client = share_budget(client.clone(), &context.store, &context.clock);
-    let valid_for = request.valid_for.max(SHORTEST_TIME);
-    let expires_at = context.clock.now().saturating_add(valid_for);
+    let expires_at = (context.clock.now()).saturating_add(request.valid_for.max(SHORTEST_TIME));
     let new_image = |cloudflare_id| NewImage {
         cloudflare_id,
         filename: request.filename.clone(),

@@ -54,6 +54,7 @@ pub(super) async fn with_store<T>(
         webhook: settings.webhook.clone(),
         endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
+        reconcile: settings.reconcile.clone(),
     };
     let result = match prepare_tables(&context, mode, settings).await {
         Ok(()) => action(&context).await,

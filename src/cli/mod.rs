@@ -12,6 +12,7 @@ mod http;
 mod images;
 mod migrate;
 mod output;
+mod reconcile;
 mod rejections;
 mod retention;
 mod send;
@@ -61,6 +62,8 @@ enum Command {
     Images(images::Images),
     /// Create an upload URL at Cloudflare, and register its image
     UploadUrl(upload_url::UploadUrl),
+    /// Look up images at Cloudflare that still wait for their upload, and record what became of them
+    Reconcile(reconcile::Reconcile),
     /// List, show and reprocess rejected webhooks
     #[command(subcommand)]
     Rejections(rejections::Rejections),
@@ -153,6 +156,7 @@ impl Cli {
             Command::Migrate => migrate::run(&loaded).await,
             Command::Images(images) => images.run(&loaded).await,
             Command::UploadUrl(upload_url) => upload_url.run(&loaded).await,
+            Command::Reconcile(reconcile) => reconcile.run(&loaded).await,
             Command::Rejections(rejections) => rejections.run(&loaded).await,
             Command::Deliveries(deliveries) => deliveries.run(&loaded).await,
             Command::Endpoints(endpoints) => endpoints.run(&loaded).await,

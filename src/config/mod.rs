@@ -24,7 +24,8 @@ use crate::receiver::SecretAge;
 use crate::relay::Endpoints;
 use crate::store::{DatabaseUrl, InvalidVariables};
 use crate::{
-    api, cloudflare, ops, outbound, receiver, relay, retention, shutdown, store, telemetry, web,
+    api, cloudflare, ops, outbound, receiver, reconcile, relay, retention, shutdown, store,
+    telemetry, web,
 };
 use layer::Layer;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub cloudflare: cloudflare::Settings,
     /// The settings of the HTTP API.
     pub api: api::Settings,
+    /// The settings of looking up images at Cloudflare.
+    pub reconcile: reconcile::Settings,
     /// The certificate authorities of other servers.
     pub tls: outbound::Settings,
     /// The retention periods of the tables.

@@ -50,6 +50,7 @@ mod payload_shapes;
 mod postgres_notify;
 mod query_plans;
 mod rate_limits;
+mod reconciliation;
 mod rejection_log;
 mod relay_circuit_breaker;
 mod relay_delivery;
