@@ -41,14 +41,14 @@ macro_rules! details {
 
             /// Creates details from values and times. The times are in the order of [`Self::NAMES`].
             #[must_use]
-            pub fn new(values: DetailValues, times: [Option<Precedence>; COUNT]) -> Self {
+            pub fn new(values: DetailValues, times: DetailTimes) -> Self {
                 let [$($name),*] = times;
                 Self { $($name: Detail { value: values.$name, precedence: $name },)* }
             }
 
             /// Returns the time of each detail, in the order of [`Self::NAMES`].
             #[must_use]
-            pub fn times(&self) -> [Option<Precedence>; COUNT] {
+            pub fn times(&self) -> DetailTimes {
                 [$(self.$name.precedence),*]
             }
 
@@ -68,12 +68,27 @@ macro_rules! details {
                 let effects = [$(self.$name.merge(details.$name.as_ref(), effective, precedence)),*];
                 effects.into_iter().fold(Effect::Duplicate, Effect::and)
             }
+
+            /// Merges imported details. A time without a value stands for the initial value. Returns whether a detail changed.
+            pub(super) fn merge_imported(&mut self, details: &ReportedDetails, times: &DetailTimes) -> bool {
+                let [$($name),*] = *times;
+                let initial = Self::initial();
+                let changes = [$({
+                    let value = details.$name.as_ref();
+                    let value = value.or($name.is_some().then_some(&initial.$name.value));
+                    self.$name.merge_imported(value, $name)
+                }),*];
+                changes.contains(&true)
+            }
         }
     };
 }
 
 /// The number of details.
 const COUNT: usize = 5;
+
+/// The time of each detail, in the order of [`ImageDetails::NAMES`].
+pub type DetailTimes = [Option<Precedence>; COUNT];
 
 details! {
     /// The file's name.
@@ -158,5 +173,22 @@ impl<T: TieBreak + Clone> Detail<T> {
             self.precedence = Some(precedence);
         }
         effect
+    }
+
+    /// Replaces the value by an imported one, unless a notification reported a greater one. Returns whether the detail changed.
+    fn merge_imported(&mut self, value: Option<&T>, precedence: Option<Precedence>) -> bool {
+        let Some(value) = value else {
+            return false;
+        };
+        let wins = match (precedence, self.precedence) {
+            // An app wrote both values, so neither is out of date.
+            (None, None) => value.tie_break() != self.value.tie_break(),
+            _ => (precedence, value.tie_break()) > (self.precedence, self.value.tie_break()),
+        };
+        if wins {
+            self.value = value.clone();
+            self.precedence = precedence;
+        }
+        wins
     }
 }

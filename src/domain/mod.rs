@@ -9,6 +9,7 @@ pub mod detail;
 pub mod event;
 pub mod id;
 pub mod image;
+pub mod import;
 pub mod json;
 pub(crate) mod named;
 pub mod notification;

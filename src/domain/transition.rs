@@ -131,4 +131,4 @@ fn status_time(image: &ImageState) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

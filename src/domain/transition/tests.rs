@@ -7,7 +7,7 @@ use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
 
-fn at(seconds: i64) -> Timestamp {
+pub(in crate::domain) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds).expect("a small number of seconds")
 }
 
@@ -274,7 +274,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 /// Generates few times and few values, so ties and repetitions are common.
-fn any_dated_report() -> impl Strategy<Value = Report> {
+pub(in crate::domain) fn any_dated_report() -> impl Strategy<Value = Report> {
     let status = prop_oneof![
         Just(None),
         Just(Some(ReportedStatus::Draft)),
@@ -308,7 +308,9 @@ fn any_dated_report() -> impl Strategy<Value = Report> {
     })
 }
 
-fn after_all<'a>(reports: impl IntoIterator<Item = &'a Report>) -> ImageState {
+pub(in crate::domain) fn after_all<'a>(
+    reports: impl IntoIterator<Item = &'a Report>,
+) -> ImageState {
     let mut image = ImageState::registered();
     for (second, report) in (0..).zip(reports) {
         apply_report(&mut image, report, second);
