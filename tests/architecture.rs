@@ -171,8 +171,9 @@ const ALLOWED_IMPORTS: [(&str, &[&str]); 23] = [
 
 /// The crates that only some modules may use. The command line sends webhooks, so it uses the HTTP
 /// client.
-const CONFINED_CRATES: [(&str, &[&str]); 25] = [
+const CONFINED_CRATES: [(&str, &[&str]); 26] = [
     ("async_nats", &["relay"]),
+    ("csv_core", &["application"]),
     ("governor", &["receiver", "relay"]),
     ("fastrand", &["random"]),
     ("httpdate", &["relay"]),
@@ -239,6 +240,7 @@ const STORE_LAYERS: Layers = &[
     &[""],
     &["postgres", "sqlite", "shared"],
     &["settings"],
+    &["transfer"],
     &["inbox"],
     &[
         "adoption",

@@ -37,6 +37,14 @@ pub(crate) fn image_created(event_id: &str, image: ImageRow<'_>, at: Timestamp) 
     )
 }
 
+/// Returns the payload of an event about an inserted image, whose row was read after the insertion.
+#[must_use]
+pub(crate) fn image_inserted(event_id: &str, image: ImageRow<'_>, at: Timestamp) -> String {
+    let object = ImageObject::unchanged(image);
+    let model_and_kind = (Model::Image, EventKind::Created);
+    payload_json(event_id, model_and_kind, &object, None, at)
+}
+
 /// Returns the payload of an event about a changed image.
 #[must_use]
 pub(crate) fn image_updated(

@@ -1,16 +1,17 @@
-//! The SQL condition that selects the entries about webhooks and lookups in the audit log.
+//! The SQL condition that selects the entries of this service in the audit log.
 
-/// The SQL condition for entries about webhooks and lookups. Another program can have written such an entry: the Django toolkit also uses
-/// `webhook_received`.
-macro_rules! is_webhook_event {
+/// The SQL condition for entries about webhooks, lookups and imports. Another program can have written such an entry: the Django
+/// toolkit also uses `webhook_received`.
+macro_rules! is_own_event {
     () => {
-        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored', 'reconciled')"
+        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored', 'reconciled', 'imported')"
     };
 }
-pub(super) use is_webhook_event;
+pub(super) use is_own_event;
 
 #[cfg(test)]
 mod tests {
+    use crate::domain::audit::IMPORTED;
     use crate::domain::image::Status;
     use crate::domain::outcome::{Origin, Outcome};
 
@@ -31,7 +32,8 @@ mod tests {
         let event_types: Vec<_> = event_types.flatten().collect();
         assert_eq!(event_types.len(), outcomes.len() + 1);
         for event_type in event_types {
-            assert!(is_webhook_event!().contains(&format!("'{event_type}'")));
+            assert!(is_own_event!().contains(&format!("'{event_type}'")));
         }
+        assert!(is_own_event!().contains(&format!("'{IMPORTED}'")));
     }
 }

@@ -30,6 +30,7 @@ mod server_error;
 mod session;
 mod settings;
 mod sqlite;
+mod transfer;
 mod url;
 
 use std::collections::HashMap;
@@ -64,6 +65,7 @@ pub use rejections::{
 pub use retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 pub use schema::Schema;
 pub use settings::Settings;
+pub use transfer::{ExportPage, ExportPosition, ExportedImage, ImageTransfer, ImportEffect};
 pub(crate) use url::InvalidVariables;
 pub use url::{DatabaseUrl, IgnoredParameter};
 
@@ -76,6 +78,8 @@ pub struct Store {
     pub rejections: Arc<dyn Rejections>,
     /// The catalog of images: lists, adds and deletes them.
     pub image_catalog: Arc<dyn ImageCatalog>,
+    /// The import and the export of images.
+    pub image_transfer: Arc<dyn ImageTransfer>,
     /// The catalog of rejections: lists them.
     pub rejection_catalog: Arc<dyn RejectionCatalog>,
     /// The retention: deletes old rows.
@@ -149,13 +153,14 @@ impl Store {
 
     fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
-        D: Inbox + Rejections + ImageCatalog + RejectionCatalog + Retention + Schema,
-        D: Outbox + DeliveryCatalog + Lookups + CallLimit + 'static,
+        D: Inbox + Rejections + ImageCatalog + ImageTransfer + RejectionCatalog + Retention,
+        D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + 'static,
     {
         Self {
             inbox: database.clone(),
             rejections: database.clone(),
             image_catalog: database.clone(),
+            image_transfer: database.clone(),
             rejection_catalog: database.clone(),
             retention: database.clone(),
             schema: database.clone(),

@@ -19,3 +19,4 @@ mod retention;
 mod schema;
 mod statements;
 mod suppression;
+mod transfer;

@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::fixture::Backend;
 use crate::{
     catalog, deliveries, inbox, lookups, ordering, outbox, pauses, rejection_catalog, rejections,
-    retention, schema, suppression,
+    retention, schema, suppression, transfer,
 };
 
 mod every_statement_runs {
@@ -65,6 +65,7 @@ async fn run_all(backend: Backend) {
     retention::run_all(backend).await;
     schema::run_all(backend).await;
     suppression::run_all(backend).await;
+    transfer::run_all(backend).await;
 }
 
 /// Returns the start of each statement of a backend: its first string literal, with single spaces.

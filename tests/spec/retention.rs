@@ -69,7 +69,7 @@ on_both_databases!(
     zero_days_disables_pruning,
     parking_again_extends_retention,
     command_previews_and_deletes_old_rows,
-    deletes_every_type_of_webhook_entry,
+    deletes_every_type_of_own_entry,
     records_webhooks_while_pruning,
     keeps_rows_from_before_adoption,
 );
@@ -164,7 +164,7 @@ async fn command_previews_and_deletes_old_rows(database: Database) {
     assert_eq!(rows(&database).await, (NEW_ROWS, ALL_ROWS));
 }
 
-async fn deletes_every_type_of_webhook_entry(database: Database) {
+async fn deletes_every_type_of_own_entry(database: Database) {
     let app = App::start(database).await;
     app.database.register("image").await;
     for (body, outcome) in [
@@ -189,6 +189,8 @@ async fn deletes_every_type_of_webhook_entry(database: Database) {
         assert_eq!(app.post_webhook(body).await.outcome(), (200, outcome));
     }
     let (_, database) = app.stop().await;
+    let imported = "INSERT INTO cloudflare_image_logs (timestamp, event_type) VALUES ('2024-01-01T12:00:00.000000Z', 'imported')";
+    database.execute_script(imported).await;
     let folder = TempDir::new().expect("a folder");
 
     // The command uses the real clock, and the service's clock is in 2024.
@@ -200,7 +202,7 @@ async fn deletes_every_type_of_webhook_entry(database: Database) {
 
     assert_eq!(
         deleted,
-        "cloudflare_image_logs: 5 rows were deleted\n\
+        "cloudflare_image_logs: 6 rows were deleted\n\
          webhook_rejections: 0 rows were deleted\n\
          relay_deliveries: 0 rows were deleted\n"
     );

@@ -7,7 +7,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::domain::detail::{DetailValues, ImageDetails, Precedence};
+use crate::domain::detail::{DetailTimes, DetailValues, ImageDetails, Precedence};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{Image, ImageState, Status};
 use crate::domain::json::Json;
@@ -210,16 +210,8 @@ impl StateColumns {
         let (id, extra_columns) = (self.id, self.extra_columns);
         let undecodable_column = |column, reason: String| undecodable(column, id, reason);
 
-        let details_at: DetailsAt = serde_json::from_str(&self.details_at).map_err(|error| {
-            undecodable_column("details_at", format!("must map details to times: {error}"))
-        })?;
-        let mut times = [None; ImageDetails::NAMES.len()];
-        for (time, stored) in times.iter_mut().zip(details_at.0) {
-            *time = stored
-                .map(DetailTime::precedence)
-                .transpose()
-                .map_err(|error| undecodable_column("details_at", error.to_string()))?;
-        }
+        let times = decode_details_at(&self.details_at)
+            .map_err(|error| undecodable_column("details_at", error.to_string()))?;
 
         Ok(StoredImage {
             id,
@@ -257,8 +249,29 @@ impl ImageColumns {
     }
 }
 
+/// The error for a text that is not a value of the column `details_at`.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidDetailsAt {
+    /// The text has another form.
+    #[error("must map details to times: {0}")]
+    Form(#[from] serde_json::Error),
+    /// A time is out of range.
+    #[error(transparent)]
+    Time(#[from] InvalidTimestamp),
+}
+
+/// Decodes the column `details_at`. Leaves out details that this release does not know.
+pub(crate) fn decode_details_at(text: &str) -> Result<DetailTimes, InvalidDetailsAt> {
+    let stored: DetailsAt = serde_json::from_str(text)?;
+    let mut times = DetailTimes::default();
+    for (time, stored) in times.iter_mut().zip(stored.0) {
+        *time = stored.map(DetailTime::precedence).transpose()?;
+    }
+    Ok(times)
+}
+
 /// Encodes the column `details_at`.
-pub(in crate::store) fn encode_details_at(details: &ImageDetails) -> String {
+pub(crate) fn encode_details_at(details: &ImageDetails) -> String {
     let times = details.times().map(|time| time.map(DetailTime::of));
     serde_json::to_string(&DetailsAt(times)).expect("a map of integers serializes to JSON")
 }

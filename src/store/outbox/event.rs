@@ -36,6 +36,12 @@ impl NewEvent {
         Self::of_image(EventKind::Created, image, payload, at)
     }
 
+    /// Returns the event of an inserted image, whose row was read after the insertion.
+    pub(in crate::store) fn image_inserted(image: ImageRow<'_>, at: Timestamp) -> Self {
+        let payload = |id: &str| events::image_inserted(id, image, at);
+        Self::of_image(EventKind::Created, image, payload, at)
+    }
+
     /// Returns the event of a changed image.
     pub(in crate::store) fn image_updated(
         image: ImageRow<'_>,

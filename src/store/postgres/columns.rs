@@ -6,12 +6,14 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, FromRow, Postgres as Database, Row as _, Type};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::clock::ClockReading;
 use crate::domain::image::Image;
 use crate::domain::timestamp::{InvalidTimestamp, Timestamp};
 use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
 use crate::store::session::OperationError;
+use crate::store::transfer::ExportedImage;
 
 pub(super) use super::connection::Connection;
 pub(super) use super::session::Postgres as Backend;
@@ -231,6 +233,58 @@ macro_rules! image_columns {
     };
 }
 pub(super) use image_columns;
+
+/// The rows of an import in a parameter, as a table with the columns of
+/// [`imported_columns`](crate::store::transfer::rows::imported_columns).
+macro_rules! imported_rows {
+    ($parameter:literal) => {
+        concat!(
+            "(SELECT * FROM json_to_recordset(",
+            $parameter,
+            "::json) AS item (
+                 id uuid, cloudflare_id text, status text, status_at timestamptz, uploaded_at timestamptz, error text, filename text,
+                 creator text, require_signed_urls boolean, variants jsonb, cloudflare_metadata jsonb, details_at text,
+                 metadata jsonb, user_id bigint, original_filename text, content_type text, file_size bigint, width bigint,
+                 height bigint, format text, created_at timestamptz, updated_at timestamptz, expires_at timestamptz,
+                 last_referenced_at timestamptz
+             ))"
+        )
+    };
+}
+pub(super) use imported_rows;
+
+/// The columns of [`ExportedImage`].
+macro_rules! exported_columns {
+    () => {
+        concat!(
+            $crate::store::postgres::columns::image_columns!(),
+            ", json_build_array(",
+            $crate::store::inbox::columns::extra_columns!("NULL"),
+            ")::text AS extra_columns"
+        )
+    };
+}
+pub(super) use exported_columns;
+
+/// The position of an export in a parameter.
+macro_rules! page_position {
+    ($parameter:literal) => {
+        concat!($parameter, "::uuid")
+    };
+}
+pub(super) use page_position;
+
+/// Reads the position of a row with the [`exported_columns`].
+pub(super) fn read_position(row: &PgRow) -> Result<String, sqlx::Error> {
+    let id: Uuid = row.try_get("id")?;
+    Ok(id.to_string())
+}
+
+/// Decodes a row with the [`exported_columns`]. Returns its size in bytes too.
+pub(super) fn read_exported(row: &PgRow) -> Result<(ExportedImage, usize), OperationError> {
+    let extra_columns: &str = row.try_get("extra_columns")?;
+    Ok(ExportedImage::decode(read_image(row)?, extra_columns)?)
+}
 
 /// Converts a time for binding.
 pub(super) fn bind_time(time: Timestamp) -> OffsetDateTime {

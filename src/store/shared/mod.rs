@@ -15,6 +15,7 @@ mod rejection_catalog;
 mod rejections;
 mod retention;
 mod schema;
+mod transfer;
 
 use super::{
     claim as claim_statements, columns, outbox as outbox_statements,

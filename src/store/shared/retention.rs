@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::columns::{Backend, Connection, RETENTION_DELIVERIES_DELETE, bind_time};
-use crate::store::audit_log::is_webhook_event;
+use crate::store::audit_log::is_own_event;
 use crate::store::error::StoreError;
 use crate::store::retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention};
 use crate::store::session::OperationError;
@@ -26,12 +26,12 @@ const AUDIT_LOG: Statements = Statements {
     delete: concat!(
         "-- retention_logs_delete
          DELETE FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
-        is_webhook_event!(),
+        is_own_event!(),
     ),
     count: concat!(
         "-- retention_logs_count
          SELECT count(*) FROM cloudflare_image_logs WHERE id > $1 AND id <= $2 AND timestamp < $3 AND ",
-        is_webhook_event!(),
+        is_own_event!(),
     ),
 };
 

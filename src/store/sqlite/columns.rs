@@ -13,6 +13,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::columns::{DetailColumns, ImageColumns, StateColumns, undecodable};
 use crate::store::session::OperationError;
+use crate::store::transfer::ExportedImage;
 
 pub(super) use super::session::Sqlite as Backend;
 pub(super) use sqlx::SqliteConnection as Connection;
@@ -169,6 +170,61 @@ macro_rules! image_columns {
     };
 }
 pub(super) use image_columns;
+
+/// The rows of an import in a parameter, as a table with the columns of
+/// [`imported_columns`](crate::store::transfer::rows::imported_columns).
+macro_rules! imported_rows {
+    ($parameter:literal) => {
+        concat!(
+            "(SELECT value ->> 'id' AS id, value ->> 'cloudflare_id' AS cloudflare_id, value ->> 'status' AS status,
+                 value ->> 'status_at' AS status_at, value ->> 'uploaded_at' AS uploaded_at, value ->> 'error' AS error,
+                 value ->> 'filename' AS filename, value ->> 'creator' AS creator,
+                 value ->> 'require_signed_urls' AS require_signed_urls, value -> 'variants' AS variants,
+                 value -> 'cloudflare_metadata' AS cloudflare_metadata, value ->> 'details_at' AS details_at,
+                 value -> 'metadata' AS metadata, value ->> 'user_id' AS user_id,
+                 value ->> 'original_filename' AS original_filename, value ->> 'content_type' AS content_type,
+                 value ->> 'file_size' AS file_size, value ->> 'width' AS width, value ->> 'height' AS height,
+                 value ->> 'format' AS format, value ->> 'created_at' AS created_at, value ->> 'updated_at' AS updated_at,
+                 value ->> 'expires_at' AS expires_at, value ->> 'last_referenced_at' AS last_referenced_at
+             FROM jsonb_each(",
+            $parameter,
+            "))"
+        )
+    };
+}
+pub(super) use imported_rows;
+
+/// The columns of [`ExportedImage`].
+macro_rules! exported_columns {
+    () => {
+        concat!(
+            $crate::store::sqlite::columns::image_columns!(),
+            ", json_array(",
+            $crate::store::inbox::columns::extra_columns!("NULL"),
+            ") AS extra_columns"
+        )
+    };
+}
+pub(super) use exported_columns;
+
+/// The position of an export in a parameter. An app may have written the UUID in another spelling, so the text is compared.
+macro_rules! page_position {
+    ($parameter:literal) => {
+        $parameter
+    };
+}
+pub(super) use page_position;
+
+/// Reads the position of a row with the [`exported_columns`].
+pub(super) fn read_position(row: &SqliteRow) -> Result<String, sqlx::Error> {
+    row.try_get("id")
+}
+
+/// Decodes a row with the [`exported_columns`]. Returns its size in bytes too.
+pub(super) fn read_exported(row: &SqliteRow) -> Result<(ExportedImage, usize), OperationError> {
+    let extra_columns: &str = row.try_get("extra_columns")?;
+    Ok(ExportedImage::decode(read_image(row)?, extra_columns)?)
+}
 
 /// Converts a time for binding.
 pub(super) fn bind_time(time: Timestamp) -> String {
