@@ -19,6 +19,7 @@ pub(crate) mod reconcile;
 pub(crate) mod rejections;
 pub(crate) mod retention;
 pub(crate) mod schema;
+pub(crate) mod transfer;
 pub(crate) mod uploads;
 
 use std::sync::Arc;

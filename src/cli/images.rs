@@ -1,4 +1,4 @@
-//! `images add`, `images delete`, `images show`, `images list`.
+//! `images add`, `images delete`, `images show`, `images list`. The other subcommands are in [`image_files`](super::image_files).
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use clap::Subcommand;
 
 use super::database::{OpenMode, with_store};
+use super::image_files::{Export, Import};
 use super::output::{print_json, print_line, print_table, print_view};
 use crate::application::images::{self, ImageView};
 use crate::application::{Context, rejections};
@@ -43,6 +44,10 @@ pub(super) enum Images {
         #[arg(long)]
         json: bool,
     },
+    /// Insert and update images from a CSV or JSON Lines file
+    Import(Import),
+    /// Print all images as CSV or JSON Lines
+    Export(Export),
 }
 
 /// The arguments of `images add`.
@@ -90,6 +95,8 @@ impl Images {
                 let list = async |context: &Context| list(context, status, limit, json).await;
                 with_store(loaded, OpenMode::Existing, list).await?;
             }
+            Self::Import(import) => return import.run(loaded).await,
+            Self::Export(export) => return export.run(loaded).await,
         }
         Ok(ExitCode::SUCCESS)
     }

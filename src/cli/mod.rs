@@ -9,9 +9,11 @@ mod deliveries;
 mod endpoints;
 mod healthcheck;
 mod http;
+mod image_files;
 mod images;
 mod migrate;
 mod output;
+mod progress;
 mod reconcile;
 mod rejections;
 mod retention;
@@ -57,7 +59,7 @@ enum Command {
     Serve,
     /// Create the tables, or update them to this version
     Migrate,
-    /// Register, list, show and delete images
+    /// Register, list, show, delete, import and export images
     #[command(subcommand)]
     Images(images::Images),
     /// Create an upload URL at Cloudflare, and register its image

@@ -14,10 +14,20 @@ static FAILED_WRITE: OnceLock<io::Error> = OnceLock::new();
 
 /// Writes a line to standard output. [`failed_write`] returns the error if the write fails.
 pub(super) fn print_line(text: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{text}") {
+    print_text(&format!("{text}\n"));
+}
+
+/// Writes text to standard output. Returns false if a write has failed. [`failed_write`] returns the error.
+pub(super) fn print_text(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    if let Err(error) = written {
         // Only the first error is reported.
         let _is_later = FAILED_WRITE.set(error);
     }
+    FAILED_WRITE.get().is_none()
 }
 
 /// Returns the error if standard output is incomplete, for example because a disk is full. A reader that closes early, such as

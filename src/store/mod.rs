@@ -47,6 +47,7 @@ pub use call_limit::{CallLimit, TakenCall};
 pub use catalog::{AddResult, DeleteResult, ImageCatalog, SetResult};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
+pub(crate) use inbox::columns::{decode_details_at, encode_details_at};
 pub use inbox::group_commit::{GroupCommit, GroupCommitLimits, Writer};
 pub use lookups::{
     ClaimedLookups, ImagePage, ImagePosition, Lookup, LookupClaim, LookupKey, Lookups,

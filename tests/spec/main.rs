@@ -32,6 +32,8 @@ mod health_endpoints;
 mod http_responses;
 mod ignored_details;
 mod image_deletion;
+mod image_export;
+mod image_import;
 mod image_transitions;
 mod inbox_batches;
 mod invalid_payloads;

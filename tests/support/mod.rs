@@ -43,6 +43,7 @@ pub(crate) mod signing;
 pub(crate) mod subscriber;
 pub(crate) mod suppression;
 pub(crate) mod token_server;
+pub(crate) mod transfer;
 pub(crate) mod wait;
 
 /// Reads an environment variable of the test run.

@@ -46,6 +46,14 @@ fn parse_repaired(body: &[u8], error: serde_json::Error) -> Result<ParsedBody, P
     })
 }
 
+/// Returns JSON of another source in the canonical form of payloads.
+pub(crate) fn canonical_json(text: &str) -> Result<Json, serde_json::Error> {
+    let mut value: Value = serde_json::from_str(text)?;
+    // The caller has checked the number of levels, so this normalizes all numbers.
+    let _is_too_deep = normalize(&mut value, MAX_ACCEPTED_LEVELS);
+    Ok(canonical(&value))
+}
+
 /// Normalizes a value with at most this number of levels.
 pub(super) fn normalize(value: &mut Value, levels: usize) -> Result<(), PayloadError> {
     match value {

@@ -25,6 +25,7 @@ use json::ParsedBody;
 pub use envelope::Pointers;
 pub(crate) use error::PayloadError;
 pub use ignored::IgnoredFields;
+pub(crate) use json::canonical_json;
 pub use pointer::Pointer;
 
 /// A parsed body.

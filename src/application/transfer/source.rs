@@ -1,0 +1,135 @@
+//! The source of an import: batches of lines. A file is read on a thread of its own, while the database writes.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::columns::{Cells, MAX_LINE_BYTES};
+use super::csv::{CsvReader, skip_blank};
+use super::error::{FileError, InvalidLine};
+use super::json_lines::JsonLinesReader;
+use super::row;
+use crate::domain::import::ImportedImage;
+
+/// The maximum number of lines in a batch. Each batch is one transaction, and a running service waits for it on SQLite.
+const MAX_BATCH_LINES: usize = 500;
+
+/// The number of bytes at which a batch takes no more lines.
+const MAX_BATCH_BYTES: u64 = MAX_LINE_BYTES as u64;
+
+/// A part of the lines to import, in order.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(super) lines: Vec<Line>,
+    /// The number of bytes that were read so far.
+    pub(super) bytes_read: u64,
+}
+
+/// A line to import. A line of CSV may contain line breaks.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The number of the first line, from 1.
+    pub(super) number: u64,
+    pub(super) image: Result<ImportedImage, InvalidLine>,
+}
+
+/// A source of lines.
+pub(crate) struct Source {
+    pub(super) batches: mpsc::Receiver<Batch>,
+    /// The task that sends the batches. It ends at the end of the file, or if the receiver is dropped.
+    pub(super) reading: JoinHandle<Result<(), FileError>>,
+}
+
+impl Source {
+    /// Returns the lines of a file: CSV or JSON Lines, as its first character says.
+    pub(crate) fn of_file(file: impl Read + Send + 'static) -> Self {
+        // One batch waits while another is written, so the memory is limited.
+        let (sender, batches) = mpsc::channel(1);
+        let send = move |batch| sender.blocking_send(batch).is_ok();
+        let reading = tokio::task::spawn_blocking(move || read(file, send));
+        Self { batches, reading }
+    }
+}
+
+/// Reads all lines, and sends them in batches. Stops if a batch is not wanted.
+fn read(file: impl Read, mut send: impl FnMut(Batch) -> bool) -> Result<(), FileError> {
+    let counted = Counted { file, bytes: 0 };
+    let mut input = BufReader::with_capacity(64 * 1024, counted);
+    let Some(mut reader) = LineReader::open(&mut input)? else {
+        return Ok(());
+    };
+    loop {
+        let mut lines = Vec::new();
+        let start = input.get_ref().bytes;
+        while lines.len() < MAX_BATCH_LINES && input.get_ref().bytes - start < MAX_BATCH_BYTES {
+            let Some((number, cells)) = reader.next(&mut input)? else {
+                break;
+            };
+            let image = cells.and_then(row::parse);
+            lines.push(Line { number, image });
+        }
+        let bytes_read = input.get_ref().bytes;
+        if lines.is_empty() || !send(Batch { lines, bytes_read }) {
+            return Ok(());
+        }
+    }
+}
+
+/// Counts the bytes of a file.
+struct Counted<R> {
+    file: R,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+enum LineReader {
+    Csv(Box<CsvReader>),
+    JsonLines(JsonLinesReader),
+}
+
+impl LineReader {
+    /// Skips a byte order mark, and detects the format. Returns `None` if the file is empty.
+    fn open(input: &mut impl BufRead) -> Result<Option<Self>, FileError> {
+        skip_byte_order_mark(input)?;
+        let mut line = 1;
+        skip_blank(input, &mut line)?;
+        match input.fill_buf()?.first() {
+            None => Ok(None),
+            Some(b'[') => Err(FileError::JsonArray),
+            Some(b'{') => Ok(Some(Self::JsonLines(JsonLinesReader::new(line)))),
+            Some(_) => Ok(CsvReader::open(input, line)?.map(|reader| Self::Csv(Box::new(reader)))),
+        }
+    }
+
+    fn next(
+        &mut self,
+        input: &mut impl BufRead,
+    ) -> io::Result<Option<(u64, Result<Cells, InvalidLine>)>> {
+        match self {
+            Self::Csv(reader) => reader.next(input),
+            Self::JsonLines(reader) => reader.next(input),
+        }
+    }
+}
+
+/// Skips the byte order mark of UTF-8. Spreadsheets write it.
+fn skip_byte_order_mark(input: &mut impl BufRead) -> Result<(), FileError> {
+    if matches!(input.fill_buf()?.first(), Some(0xff | 0xfe)) {
+        return Err(FileError::Utf16);
+    }
+    for byte in *b"\xef\xbb\xbf" {
+        if input.fill_buf()?.first() != Some(&byte) {
+            break;
+        }
+        input.consume(1);
+    }
+    Ok(())
+}
