@@ -12,6 +12,7 @@
 
 pub(crate) mod cloudflare;
 pub(crate) mod deliveries;
+pub(crate) mod doctor;
 pub(crate) mod endpoints;
 mod error;
 pub(crate) mod images;

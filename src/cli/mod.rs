@@ -6,6 +6,7 @@ mod check_config;
 mod cloudflare;
 mod database;
 mod deliveries;
+mod doctor;
 mod endpoints;
 mod healthcheck;
 mod http;
@@ -85,6 +86,8 @@ enum Command {
     Send(send::Send),
     /// Verify the signature of a request, and explain a failure
     Verify(verify::Verify),
+    /// Check the installation, and print what to do
+    Doctor(doctor::Doctor),
     /// Print every setting with its value and source; secrets are redacted
     CheckConfig,
     /// Check whether a running service is ready
@@ -166,6 +169,7 @@ impl Cli {
             Command::Cloudflare(cloudflare) => cloudflare.run(&loaded).await,
             Command::Send(send) => send.run(&loaded).await,
             Command::Verify(verify) => verify.run(&loaded),
+            Command::Doctor(doctor) => doctor.run(&loaded).await,
             Command::CheckConfig => check_config::run(&loaded).await,
             Command::Healthcheck => healthcheck::run(&loaded).await,
             Command::Completions(completions) => completions.print(Self::command()),

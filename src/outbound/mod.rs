@@ -1,13 +1,14 @@
-//! The common base of connections to other servers: the trusted certificate authorities, and reading responses under a limit.
+//! The common base of connections to other servers: the trusted certificate authorities, reading responses under a limit,
+//! and finding out what answers at a URL.
 
 mod authorities;
+mod probe;
 mod response;
 mod settings;
+mod user_agent;
 
 pub(crate) use authorities::{Authorities, HTTP_PROTOCOL, config_without_authorities};
+pub(crate) use probe::{ProbeAnswer, ProbeError, Prober};
 pub(crate) use response::read_capped;
 pub use settings::Settings;
-
-/// The value of the header `User-Agent`.
-pub(crate) const USER_AGENT: &str =
-    concat!("cloudflare-images-webhook/", env!("CARGO_PKG_VERSION"));
+pub(crate) use user_agent::USER_AGENT;

@@ -22,6 +22,7 @@ mod error;
 mod inbox;
 mod lookups;
 mod outbox;
+mod pooling;
 mod postgres;
 mod rejections;
 mod retention;
@@ -59,6 +60,7 @@ pub use outbox::{
     LeasedDelivery, MoveTarget, NewAttempt, NextState, Outbox, Pause, PauseProbe, Settled,
     Settlement, Unsent,
 };
+pub use pooling::Pooling;
 pub use rejections::{
     ParkedPage, ParkedQuery, RefusalCount, Rejection, RejectionCatalog, RejectionFilter,
     Rejections, StoredRequestInfo,
@@ -143,6 +145,15 @@ impl Store {
         match &self.backend {
             Backend::Postgres(database) => database.close().await,
             Backend::Sqlite(database) => database.close().await,
+        }
+    }
+
+    /// Returns whether a connection pooler shares server sessions. Detects it if it is not known.
+    pub async fn pooling(&self) -> Result<Pooling, StoreError> {
+        match &self.backend {
+            // The future is large.
+            Backend::Postgres(database) => Box::pin(database.pooling()).await,
+            Backend::Sqlite(_) => Ok(Pooling::Absent),
         }
     }
 

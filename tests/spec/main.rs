@@ -24,6 +24,7 @@ mod database_urls;
 mod delivery_commands;
 mod deployment;
 mod django_adoption;
+mod doctor;
 mod endpoint_configuration;
 mod failure_alerts;
 mod fuzz_corpus;

@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::connection::PoolMode;
+use crate::store::pooling::Pooling;
 
 /// The time between two attempts to detect the mode.
 const RETRY_INTERVAL: Duration = Duration::from_mins(1);
@@ -32,6 +33,15 @@ impl DetectedMode {
             SESSION => Some(PoolMode::Session),
             TRANSACTION => Some(PoolMode::Transaction),
             _ => None,
+        }
+    }
+
+    /// Returns the mode as an operator sees it.
+    pub(super) fn pooling(&self) -> Pooling {
+        match self.get() {
+            Some(PoolMode::Session) => Pooling::Session,
+            Some(PoolMode::Transaction) => Pooling::Transaction,
+            None => Pooling::Unclear,
         }
     }
 

@@ -20,6 +20,7 @@ use super::pooler;
 use crate::store::error::{ErrorClass, StoreError};
 use crate::store::inbox::record::RecordPolicy;
 use crate::store::outbox::router::Wakeups;
+use crate::store::pooling::Pooling;
 use crate::store::session::{OperationError, OperationRunner, TransactionMode};
 use crate::store::settings::{Pooler, Settings};
 use crate::store::url::PostgresUrl;
@@ -197,6 +198,13 @@ impl Postgres {
             Ok(mode)
         });
         detecting.await
+    }
+
+    /// Returns whether a pooler shares server sessions.
+    pub(in crate::store) async fn pooling(&self) -> Result<Pooling, StoreError> {
+        let action = "detecting a connection pooler";
+        self.run(action, async { Ok(self.mode().await?) }).await?;
+        Ok(self.mode.pooling())
     }
 
     fn log_shared_sessions(&self) {

@@ -1,0 +1,36 @@
+//! What the checks need to know about the installation.
+
+use crate::domain::event::Subscriptions;
+use crate::{receiver, store};
+
+/// What the checks need to know about the installation.
+pub(crate) struct Installation<'a> {
+    /// The warnings about the configuration.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) strictness: Strictness,
+    pub(crate) webhook: &'a receiver::Settings,
+    pub(crate) database: &'a store::Settings,
+    pub(crate) subscriptions: &'a Subscriptions,
+    /// The webhook on this machine. `None`: its port is not known.
+    pub(crate) local_webhook: Option<LocalUrl>,
+    /// The readiness probe on this machine. `None`: its port is not known.
+    pub(crate) local_readiness: Option<LocalUrl>,
+}
+
+/// How serious a weak secret is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    /// The service warns.
+    Development,
+    /// The service does not start.
+    Production,
+}
+
+/// The address of a listener, as clients on this machine reach it.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalUrl {
+    /// The address and the port.
+    pub(crate) address: String,
+    /// The URL to read.
+    pub(crate) url: String,
+}
