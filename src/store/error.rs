@@ -259,6 +259,8 @@ impl ErrorClass {
             sqlx::Error::Database(error) => classify(&**error),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
+            // A server or a proxy that stops can break off its answer.
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Self::Systemic,
@@ -363,6 +365,7 @@ mod tests {
 
         for error in [
             sqlx::Error::Io(reset),
+            sqlx::Error::Protocol("unexpected response from SSLRequest: 0x00".to_owned()),
             sqlx::Error::PoolTimedOut,
             sqlx::Error::PoolClosed,
             sqlx::Error::WorkerCrashed,
