@@ -2,18 +2,20 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 
+use super::cloudflare::client;
 use super::database::{OpenMode, with_store};
 use super::output::{escape_control, print_line, print_text};
 use super::progress::Progress;
 use crate::application::transfer::{
-    Format, ImportObserver, ImportTotals, InvalidLine, Source, export, import,
+    Format, ImportObserver, ImportTotals, InvalidLine, Origin, Source, export, import,
 };
 use crate::application::{Context, rejections};
+use crate::cloudflare::Client;
 use crate::config::Loaded;
 
 /// The most invalid lines that are printed. All are counted.
@@ -23,7 +25,11 @@ const MAX_PRINTED_LINES: u64 = 100;
 #[derive(Debug, clap::Args)]
 pub(super) struct Import {
     /// CSV or JSON Lines file; - is the standard input
-    file: PathBuf,
+    #[arg(required_unless_present = "from_cloudflare")]
+    file: Option<PathBuf>,
+    /// Import all images of the account at Cloudflare
+    #[arg(long, conflicts_with = "file")]
+    from_cloudflare: bool,
 }
 
 /// The arguments of `images export`.
@@ -36,9 +42,14 @@ pub(super) struct Export {
 
 impl Import {
     pub(super) async fn run(self, loaded: &Loaded) -> anyhow::Result<ExitCode> {
-        let (source, size) = self.open()?;
+        let input = match &self.file {
+            Some(file) => Input::open(file)?,
+            None => Input::Account(client(loaded)?),
+        };
         let totals = with_store(loaded, OpenMode::Create, async |context| {
-            let mut report = Report::new(size);
+            let (origin, size) = (input.origin(), input.size());
+            let source = input.source(context);
+            let mut report = Report::new(origin, size);
             let totals = import(context, source, &mut report).await;
             report.finish();
             let totals = totals?;
@@ -49,41 +60,77 @@ impl Import {
         .await?;
         Ok(ExitCode::from(u8::from(totals.invalid > 0)))
     }
+}
 
-    /// Opens the file. Returns its size too, if it is known.
-    fn open(&self) -> anyhow::Result<(Source, Option<u64>)> {
-        if self.file.as_os_str() == "-" {
-            return Ok((Source::of_file(io::stdin()), None));
+/// The images to import.
+enum Input {
+    Stdin,
+    /// A file, and its size if it is known.
+    File(File, Option<u64>),
+    Account(Client),
+}
+
+impl Input {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        if path.as_os_str() == "-" {
+            return Ok(Self::Stdin);
         }
-        let name = self.file.display();
-        let file = File::open(&self.file).with_context(|| format!("cannot open {name}"))?;
+        let name = path.display();
+        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         let metadata = file.metadata();
         let metadata = metadata.with_context(|| format!("cannot open {name}"))?;
         if metadata.is_dir() {
             return Err(anyhow!("{name} is a folder"));
         }
         let size = metadata.is_file().then_some(metadata.len());
-        Ok((Source::of_file(file), size))
+        Ok(Self::File(file, size))
+    }
+
+    fn origin(&self) -> Origin {
+        match self {
+            Self::Stdin | Self::File(..) => Origin::File,
+            Self::Account(_) => Origin::Account,
+        }
+    }
+
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::File(_, size) => *size,
+            Self::Stdin | Self::Account(_) => None,
+        }
+    }
+
+    fn source(self, context: &Context) -> Source {
+        match self {
+            Self::Stdin => Source::of_file(io::stdin()),
+            Self::File(file, _) => Source::of_file(file),
+            Self::Account(client) => Source::of_account(context, client),
+        }
     }
 }
 
 /// Prints the invalid lines and the progress of an import.
 struct Report {
+    origin: Origin,
     progress: Progress,
     invalid: u64,
 }
 
 impl Report {
-    fn new(size: Option<u64>) -> Self {
-        let progress = Progress::new(size);
-        let invalid = 0;
-        Self { progress, invalid }
+    fn new(origin: Origin, size: Option<u64>) -> Self {
+        Self {
+            origin,
+            progress: Progress::new(size),
+            invalid: 0,
+        }
     }
 
     fn finish(mut self) {
         self.progress.clear();
         if let more @ 1.. = self.invalid.saturating_sub(MAX_PRINTED_LINES) {
-            self.progress.print_line(&format!("and {more} more lines"));
+            let unit = self.origin.unit();
+            self.progress
+                .print_line(&format!("and {more} more {unit}s"));
         }
     }
 }
@@ -93,14 +140,17 @@ impl ImportObserver for Report {
         self.invalid += 1;
         if self.invalid <= MAX_PRINTED_LINES {
             let reason = escape_control(&reason.to_string());
+            let unit = self.origin.unit();
             self.progress
-                .print_line(&format!("line {number}: {reason}"));
+                .print_line(&format!("{unit} {number}: {reason}"));
         }
     }
 
     fn committed(&mut self, totals: &ImportTotals, bytes_read: u64) {
-        self.progress
-            .show(bytes_read, &format!("{} lines", totals.lines()));
+        self.progress.show(
+            bytes_read,
+            &format!("{} {}s", totals.lines(), self.origin.unit()),
+        );
     }
 }
 

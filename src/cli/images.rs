@@ -44,7 +44,7 @@ pub(super) enum Images {
         #[arg(long)]
         json: bool,
     },
-    /// Insert and update images from a CSV or JSON Lines file
+    /// Insert and update images from a CSV or JSON Lines file, or from Cloudflare
     Import(Import),
     /// Print all images as CSV or JSON Lines
     Export(Export),

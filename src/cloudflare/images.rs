@@ -65,7 +65,51 @@ impl FoundImage {
     }
 }
 
+/// A page of the list of images.
+#[derive(Debug)]
+pub(crate) struct ImageList {
+    /// The description of each image, in the form of [`FoundImage`].
+    pub(crate) images: Vec<Value>,
+    /// The position after the page; `None` for the last page.
+    pub(crate) next: Option<String>,
+}
+
+/// The number of images on a page. An image with all 100 variants needs about 10 KB, so a page stays below the limit of answers.
+const PER_PAGE: usize = 250;
+
+/// The result of a list, as Cloudflare writes it.
+#[derive(Deserialize)]
+struct ListResult {
+    #[serde(default)]
+    images: Option<Vec<Value>>,
+    #[serde(default)]
+    continuation_token: Option<String>,
+}
+
 impl Client {
+    /// Returns a page of the account's images, the oldest first. Drafts are not listed. `after` is the position of the page before.
+    pub(crate) async fn images(&self, after: Option<&str>) -> Result<ImageList, ApiError> {
+        let first = format!("/images/v2?per_page={PER_PAGE}&sort_order=asc");
+        let path = match after.map(|after| utf8_percent_encode(after, ENCODED)) {
+            Some(token) => format!("{first}&continuation_token={token}"),
+            None => first,
+        };
+        let call = Call::get("listing the images", path);
+        let Answer { result, .. } = self.call::<ListResult>(&call).await?;
+        let next = result.continuation_token.filter(|token| !token.is_empty());
+        if next.is_some() && next.as_deref() == after {
+            // The list would never end.
+            return Err(ApiError::unexpected(
+                call.action,
+                "the list does not continue",
+            ));
+        }
+        Ok(ImageList {
+            images: result.images.unwrap_or_default(),
+            next,
+        })
+    }
+
     /// Creates an upload URL. It is not repeated after an answer was lost, because the URL would be created twice.
     pub(crate) async fn create_upload(&self, upload: &NewUpload<'_>) -> Result<Upload, ApiError> {
         let mut form = Form::new();

@@ -15,6 +15,6 @@ mod settings;
 pub(crate) use budget::{CallBudget, NoCall, Quota};
 pub(crate) use client::Client;
 pub(crate) use error::{ApiError, ErrorKind};
-pub(crate) use images::{FoundImage, NewUpload};
+pub(crate) use images::{FoundImage, ImageList, NewUpload};
 pub(crate) use notifications::{Destination, DestinationRequest, Policy};
 pub use settings::Settings;

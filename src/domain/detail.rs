@@ -17,6 +17,14 @@ macro_rules! details {
             $($(#[$doc])* pub $name: Option<$type>,)*
         }
 
+        impl ReportedDetails {
+            /// Returns whether each detail is reported, in the order of [`ImageDetails::NAMES`].
+            #[must_use]
+            pub fn are_reported(&self) -> [bool; COUNT] {
+                [$(self.$name.is_some()),*]
+            }
+        }
+
         /// The values of the details of an image's row.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct DetailValues {

@@ -1,14 +1,18 @@
 //! `images import`: inserts and updates images from CSV and JSON Lines.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use crate::on_both_databases;
 use crate::support::app::App;
 use crate::support::database::Database;
 use crate::support::program::{self, Service};
+use crate::support::proxy::{NetworkCondition, Proxy};
 use crate::support::signing::SECRET;
 use crate::support::subscriber::{RELAY_SECRET, Received, Subscriber};
 use crate::support::transfer::{Ended, Transfer, imported};
+use crate::support::wait;
 
 on_both_databases!(
     imports_csv_with_some_columns,
@@ -22,6 +26,8 @@ on_both_databases!(
     applies_parked_notifications,
     publishes_imported_images,
     imports_beside_running_service,
+    skips_records_over_limit,
+    stopped_import_names_last_line,
 );
 
 fn failed(stderr: &str) -> Ended {
@@ -368,6 +374,109 @@ async fn imports_beside_running_service(database: Database) {
     assert_eq!(app.database.count(complete).await, 3000);
     let uploaded = "SELECT count(*) FROM cloudflare_images WHERE status = 'uploaded'";
     assert_eq!(app.database.count(uploaded).await, 60);
+}
+
+async fn skips_records_over_limit(database: Database) {
+    let transfer = Transfer::new(database);
+    let large = "x,\n".repeat(3 * 1024 * 1024);
+    let cells = ",".repeat(2000);
+
+    let ended = transfer.import(format!(
+        "cloudflare_id,filename\na,\"{large}\"\nb,{cells}\nc,{}\nd,d\n",
+        "x".repeat(4 * 1024 * 1024 - 2)
+    ));
+
+    let lines = 3 * 1024 * 1024;
+    let expected = reported(
+        "2 inserted, 0 updated, 0 unchanged, 2 not imported",
+        &[
+            "line 2: the line has more than 4 MiB",
+            &format!("line {}: the line has more than 1024 cells", lines + 3),
+        ],
+    );
+    assert_eq!(ended, expected);
+    assert_eq!(transfer.database.image("d").await["filename"], "d");
+}
+
+async fn stopped_import_names_last_line(database: Database) {
+    let file = database.url.strip_prefix("sqlite://").map(str::to_owned);
+    let proxy = match file {
+        Some(_) => None,
+        None => Some(Proxy::in_front_of(&database.url).await),
+    };
+    let url = match &proxy {
+        Some(proxy) => proxy.url(&database.url),
+        None => database.url.clone(),
+    };
+    let transfer = Transfer::with(database, &[("DATABASE_URL", &url)]);
+    assert_eq!(transfer.import("cloudflare_id\n"), imported(0, 0, 0));
+    let rows = |numbers: std::ops::Range<u32>| -> String {
+        let rows: Vec<String> = numbers.map(|number| format!("image-{number}\n")).collect();
+        rows.concat()
+    };
+    let mut importing = transfer.start_import();
+    let mut input = importing.stdin.take().expect("it is piped");
+    let start = format!("cloudflare_id\n{}", rows(0..1000));
+    input.write_all(start.as_bytes()).expect("it reads");
+    wait::until_async("two batches are committed", async || {
+        let count = "SELECT count(*) FROM cloudflare_images";
+        transfer.database.count(count).await == 1000
+    })
+    .await;
+
+    // The database is gone.
+    let moved = |file: &str| format!("{file}.moved");
+    match (&proxy, &file) {
+        (Some(proxy), _) => proxy.set(NetworkCondition::Refused),
+        (None, Some(file)) => std::fs::rename(file, moved(file)).expect("it is moved"),
+        (None, None) => {}
+    }
+    let _is_closed = input.write_all(rows(1000..1600).as_bytes());
+    drop(input);
+    let ended: Ended = importing.wait_with_output().expect("it ends").into();
+    match (&proxy, &file) {
+        (Some(proxy), _) => proxy.set(NetworkCondition::Normal),
+        (None, Some(file)) => std::fs::rename(moved(file), file).expect("it is moved"),
+        (None, None) => {}
+    }
+    let again = transfer.import(format!("cloudflare_id\n{}", rows(0..1600)));
+
+    assert_eq!((ended.code, &*ended.stdout), (Some(1), ""));
+    let expected = "error: the import stopped after line 1001; repeat it to continue: ";
+    assert!(ended.stderr.starts_with(expected), "{}", ended.stderr);
+    assert_eq!(again, imported(600, 0, 1000));
+}
+
+#[test]
+fn terminal_shows_progress_and_invalid_lines() {
+    let transfer = Transfer::new(Database::sqlite());
+    let file = "cloudflare_id,user_id\na,1\nb,x\n";
+    std::fs::write(transfer.folder().join("images"), file).expect("the file is written");
+    let mut command = std::process::Command::new("script");
+    command
+        .args([
+            "-qec",
+            &format!("{} images import images", program::path()),
+            "/dev/null",
+        ])
+        .current_dir(transfer.folder())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .envs(transfer.variables());
+
+    let output = program::end_of(command);
+
+    let shown = program::stdout(&output);
+    assert!(
+        shown.contains("\u{1b}[2K[==============================] 100 %  2 lines"),
+        "{shown:?}"
+    );
+    assert!(
+        shown.contains("\u{1b}[2Kline 3: user_id must be a whole number\r\n"),
+        "{shown:?}"
+    );
+    let end = "\r\u{1b}[2K1 inserted, 0 updated, 0 unchanged, 1 not imported\r\n";
+    assert!(shown.ends_with(end), "{shown:?}");
 }
 
 #[test]

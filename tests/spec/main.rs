@@ -35,6 +35,7 @@ mod ignored_details;
 mod image_deletion;
 mod image_export;
 mod image_import;
+mod image_import_from_cloudflare;
 mod image_transitions;
 mod inbox_batches;
 mod invalid_payloads;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -70,6 +70,18 @@ impl Transfer {
             .collect()
     }
 
+    /// Starts `images import -`, whose input the caller writes.
+    pub(crate) fn start_import(&self) -> Child {
+        let mut command = program(self.folder());
+        command
+            .args(["images", "import", "-"])
+            .envs(self.variables())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("the program runs")
+    }
+
     /// Imports a file with this content.
     pub(crate) fn import(&self, content: impl AsRef<[u8]>) -> Ended {
         std::fs::write(self.folder().join("images"), content).expect("the file is written");
@@ -78,14 +90,7 @@ impl Transfer {
 
     /// Imports this content from the standard input.
     pub(crate) fn import_from_stdin(&self, content: impl AsRef<[u8]>) -> Ended {
-        let mut command = program(self.folder());
-        command
-            .args(["images", "import", "-"])
-            .envs(self.variables())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program runs");
+        let mut child = self.start_import();
         let mut stdin = child.stdin.take().expect("it is piped");
         // The program may end before it has read everything.
         let _is_closed = stdin.write_all(content.as_ref());

@@ -42,6 +42,9 @@ named_enum! {
 /// The maximum size of a line, and so of a cell. Larger lines are invalid.
 pub(super) const MAX_LINE_BYTES: usize = 4 * 1024 * 1024;
 
+/// The maximum number of cells in a record of CSV.
+pub(super) const MAX_CELLS: usize = 1024;
+
 /// The number of columns.
 pub(super) const COLUMNS: usize = Column::ALL.len();
 

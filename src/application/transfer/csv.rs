@@ -4,14 +4,11 @@ use std::io::{self, BufRead};
 
 use csv_core::{ReadRecordResult, Reader};
 
-use super::columns::{COLUMNS, Cells, Column, MAX_LINE_BYTES};
+use super::columns::{COLUMNS, Cells, Column, MAX_CELLS, MAX_LINE_BYTES};
 use super::error::{FileError, InvalidLine};
 
 /// The size of the buffer for a record at the start. It grows up to the limit of a line.
 const INITIAL_BYTES: usize = 4096;
-
-/// The maximum number of cells in a record.
-const MAX_CELLS: usize = 1024;
 
 /// Reads the records of a CSV file. The memory is limited, also if a quotation mark is not closed.
 pub(super) struct CsvReader {
@@ -75,7 +72,7 @@ impl CsvReader {
             return Ok(None);
         }
         let first_line = self.line;
-        let (mut bytes, mut cells, mut is_too_long) = (0, 0, false);
+        let (mut bytes, mut cells, mut excess) = (0, 0, None);
         loop {
             let chunk = input.fill_buf()?;
             self.is_at_end = chunk.is_empty();
@@ -89,7 +86,7 @@ impl CsvReader {
                 input.consume(read);
             }
             (bytes, cells) = (bytes + written, cells + ended);
-            let is_empty = bytes == 0 && cells == 0 && !is_too_long;
+            let is_empty = bytes == 0 && cells == 0 && excess.is_none();
             match result {
                 ReadRecordResult::InputEmpty if self.is_at_end && is_empty => return Ok(None),
                 ReadRecordResult::InputEmpty if self.is_at_end => {
@@ -101,14 +98,20 @@ impl CsvReader {
                     self.buffer.resize(doubled.min(MAX_LINE_BYTES), 0);
                 }
                 // The rest of the record is read, and overwrites its start.
-                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    (bytes, cells, is_too_long) = (0, 0, true);
+                ReadRecordResult::OutputFull => {
+                    (bytes, cells) = (0, 0);
+                    excess.get_or_insert(InvalidLine::TooLong);
                 }
-                ReadRecordResult::Record if is_too_long => {
-                    return Ok(Some((first_line, Err(InvalidLine::TooLong))));
+                ReadRecordResult::OutputEndsFull => {
+                    (bytes, cells) = (0, 0);
+                    excess.get_or_insert(InvalidLine::TooManyCells);
                 }
                 ReadRecordResult::Record => {
-                    return Ok(Some((first_line, self.texts(cells))));
+                    let record = match excess {
+                        Some(excess) => Err(excess),
+                        None => self.texts(cells),
+                    };
+                    return Ok(Some((first_line, record)));
                 }
                 ReadRecordResult::End => return Ok(None),
             }

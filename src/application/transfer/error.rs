@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::columns::{Column, MAX_LINE_BYTES};
+use super::columns::{Column, MAX_CELLS, MAX_LINE_BYTES};
+use crate::cloudflare::ApiError;
 use crate::domain::json::MAX_ACCEPTED_LEVELS;
 use crate::store::StoreError;
 use crate::telemetry::chain;
@@ -33,12 +34,17 @@ pub(crate) enum InvalidLine {
     ColumnTwice(Column),
     #[error("the line has {found} cells instead of {expected}")]
     CellCount { expected: usize, found: usize },
+    #[error("the line has more than {MAX_CELLS} cells")]
+    TooManyCells,
     #[error("the line has more than {} MiB", MAX_LINE_BYTES / 1024 / 1024)]
     TooLong,
     #[error("the line has a quotation mark without a second one")]
     UnclosedQuote,
     #[error("the line must be UTF-8 text")]
     NotUtf8,
+    /// Cloudflare's description of an image breaks a rule.
+    #[error("the description of the image is not valid: {0}")]
+    Description(String),
     #[error("id belongs to another image")]
     RowIdTaken,
     #[error("the database refused the row: {}", chain(.0))]
@@ -46,6 +52,10 @@ pub(crate) enum InvalidLine {
 }
 
 impl InvalidLine {
+    pub(super) fn description(rule: &str) -> Self {
+        Self::Description(rule.to_owned())
+    }
+
     pub(super) fn rule(column: Column, rule: &impl ToString) -> Self {
         let rule = rule.to_string();
         Self::Rule { column, rule }
@@ -76,18 +86,40 @@ pub(crate) enum FileError {
     NoIdColumn,
 }
 
+/// The origin of the lines of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file.
+    File,
+    /// The account at Cloudflare.
+    Account,
+}
+
+impl Origin {
+    /// Returns the name of what is numbered.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::File => "line",
+            Self::Account => "image",
+        }
+    }
+}
+
 /// The reason why an import stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("the import stopped after line {last_line}. Import the file again to continue.")]
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error("the import stopped after {} {last_line}; repeat it to continue", origin.unit())]
     Stopped {
+        origin: Origin,
         /// The last line up to which all lines are committed or invalid. 0 if there is none.
         last_line: u64,
         #[source]
         source: StoreError,
     },
-    #[error("reading the file panicked")]
+    #[error("the task that reads the images panicked")]
     Panicked,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::error::{ImportError, InvalidLine};
+use super::error::{ImportError, InvalidLine, Origin};
 use super::source::{Batch, Line, Source};
 use crate::application::Context;
 use crate::domain::id::CloudflareId;
@@ -49,12 +49,14 @@ pub(crate) async fn import(
     let Source {
         mut batches,
         reading,
+        origin,
     } = source;
     let mut import = Import {
         context,
         observer,
         totals: ImportTotals::default(),
         last_line: 0,
+        origin,
     };
     while let Some(Batch { lines, bytes_read }) = batches.recv().await {
         import.write_batch(lines).await?;
@@ -81,6 +83,7 @@ struct Import<'a, O> {
     totals: ImportTotals,
     /// The last line up to which all lines are committed or invalid. 0 if there is none.
     last_line: u64,
+    origin: Origin,
 }
 
 impl<O: ImportObserver> Import<'_, O> {
@@ -160,6 +163,7 @@ impl<O: ImportObserver> Import<'_, O> {
 
     fn stopped(&self, source: StoreError) -> ImportError {
         ImportError::Stopped {
+            origin: self.origin,
             last_line: self.last_line,
             source,
         }

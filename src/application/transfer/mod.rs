@@ -1,12 +1,14 @@
-//! The import and the export of images as CSV or JSON Lines.
+//! The import and the export of images as CSV or JSON Lines, and the import of the images at Cloudflare.
 //!
 //! ```text
-//! file ──► source: LineReader ──► row::parse ──► batches ──► import ──► store
+//! file ──► source: LineReader ──► row::parse ──┐
+//! Cloudflare ──► account: list ────────────────┴► batches ──► import ──► store
 //! store ──► export ──► text
 //! ```
 //!
-//! A line has the columns of `cloudflare_images` under their names. [`Source`] can have another origin than a file.
+//! A line of a file has the columns of `cloudflare_images` under their names.
 
+mod account;
 mod columns;
 mod csv;
 mod error;
@@ -16,7 +18,7 @@ mod json_lines;
 mod row;
 mod source;
 
-pub(crate) use error::InvalidLine;
+pub(crate) use error::{InvalidLine, Origin};
 pub(crate) use export::{Format, export};
 pub(crate) use import::{ImportObserver, ImportTotals, import};
 pub(crate) use source::Source;

@@ -85,7 +85,8 @@ fn parse_details(cells: &mut Cells) -> Result<ReportedDetails, InvalidLine> {
         filename: cells.take(Column::Filename),
         creator: cells.take(Column::Creator),
         require_signed_urls: parse_cell(cells, Column::RequireSignedUrls, |text| {
-            bool::from_str(text).map_err(|_| "must be true or false")
+            // Spreadsheets write capitals.
+            bool::from_str(&text.to_ascii_lowercase()).map_err(|_| "must be true or false")
         })?,
         variants: parse_json(cells, Column::Variants)?
             .map(|json| json.starting_with('[', "must be a JSON array"))

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::columns::{Cells, MAX_LINE_BYTES};
 use super::csv::{CsvReader, skip_blank};
-use super::error::{FileError, InvalidLine};
+use super::error::{FileError, ImportError, InvalidLine, Origin};
 use super::json_lines::JsonLinesReader;
 use super::row;
 use crate::domain::import::ImportedImage;
@@ -22,14 +22,14 @@ const MAX_BATCH_BYTES: u64 = MAX_LINE_BYTES as u64;
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(super) lines: Vec<Line>,
-    /// The number of bytes that were read so far.
+    /// The number of bytes of the file that were read so far.
     pub(super) bytes_read: u64,
 }
 
 /// A line to import. A line of CSV may contain line breaks.
 #[derive(Debug)]
 pub(crate) struct Line {
-    /// The number of the first line, from 1.
+    /// The number of the first line or of the image, from 1.
     pub(super) number: u64,
     pub(super) image: Result<ImportedImage, InvalidLine>,
 }
@@ -37,8 +37,9 @@ pub(crate) struct Line {
 /// A source of lines.
 pub(crate) struct Source {
     pub(super) batches: mpsc::Receiver<Batch>,
-    /// The task that sends the batches. It ends at the end of the file, or if the receiver is dropped.
-    pub(super) reading: JoinHandle<Result<(), FileError>>,
+    /// The task that sends the batches. It ends after the last line, or if the receiver is dropped.
+    pub(super) reading: JoinHandle<Result<(), ImportError>>,
+    pub(super) origin: Origin,
 }
 
 impl Source {
@@ -47,8 +48,12 @@ impl Source {
         // One batch waits while another is written, so the memory is limited.
         let (sender, batches) = mpsc::channel(1);
         let send = move |batch| sender.blocking_send(batch).is_ok();
-        let reading = tokio::task::spawn_blocking(move || read(file, send));
-        Self { batches, reading }
+        let reading = tokio::task::spawn_blocking(move || Ok(read(file, send)?));
+        Self {
+            batches,
+            reading,
+            origin: Origin::File,
+        }
     }
 }
 

@@ -52,6 +52,9 @@ impl CloudflareState {
         if path == "/images/v2/direct_upload" && request.method == Method::POST {
             return self.create_upload(request);
         }
+        if path == "/images/v2" && request.method == Method::GET {
+            return self.list_images(&request.query);
+        }
         let id = path.strip_prefix("/images/v1/");
         // An id is one segment. A slash in it must be encoded.
         let Some(id) = id.filter(|id| !id.is_empty() && !id.contains('/')) else {
@@ -67,6 +70,32 @@ impl CloudflareState {
             (&Method::GET | &Method::DELETE, None) => Answer::not_found(),
             _ => Answer::error(405, 10405, "Method not allowed"),
         }
+    }
+
+    /// Lists the images that are uploaded, in the order of their ids. The token of a page is the last id before it.
+    fn list_images(&self, query: &str) -> Answer {
+        let (mut after, mut limit) = (None, 1000);
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "per_page" => limit = value.parse().expect("a number"),
+                "sort_order" => assert_eq!(value, "asc"),
+                "continuation_token" => after = Some(value.into_owned()),
+                other => panic!("Cloudflare does not know the parameter {other}"),
+            }
+        }
+        assert!((10..=10_000).contains(&limit), "per_page is {limit}");
+        if self.page_size > 0 {
+            limit = limit.min(self.page_size);
+        }
+        let is_after = |id: &str| after.as_deref().is_none_or(|after| id > after);
+        let uploaded = self.images.iter();
+        let uploaded = uploaded.filter(|(id, image)| !image.is_draft && is_after(id));
+        let mut page: Vec<_> = uploaded.take(limit + 1).collect();
+        let has_more = page.len() > limit;
+        page.truncate(limit);
+        let token = page.last().filter(|_| has_more).map(|(id, _)| id.as_str());
+        let images: Vec<Value> = page.iter().map(|(id, image)| details(id, image)).collect();
+        Answer::ok(&json!({"images": images, "continuation_token": token}))
     }
 
     fn create_upload(&mut self, request: &ApiRequest) -> Answer {
