@@ -94,7 +94,7 @@ async fn reads_files_of_spreadsheets(database: Database) {
 
     let with_mark =
         transfer.import("\u{feff}cloudflare_id,filename\r\na,\"x\r\ny\"\r\n\r\nb,z\r\n");
-    let json_with_mark = transfer.import("\u{feff}{\"cloudflare_id\":\"c\"}\r\n");
+    let json_with_mark = transfer.import("\u{feff} \t{\"cloudflare_id\":\"c\"}\r\n");
     let without_end = transfer.import("\n\ncloudflare_id\nd");
 
     assert_eq!(with_mark, imported(2, 0, 0));

@@ -106,7 +106,9 @@ impl LineReader {
         skip_byte_order_mark(input)?;
         let mut line = 1;
         skip_blank(input, &mut line)?;
-        match input.fill_buf()?.first() {
+        let start = input.fill_buf()?;
+        let is_mark = |byte: &&u8| !matches!(byte, b' ' | b'\t');
+        match start.iter().find(is_mark).or(start.first()) {
             None => Ok(None),
             Some(b'[') => Err(FileError::JsonArray),
             Some(b'{') => Ok(Some(Self::JsonLines(JsonLinesReader::new(line)))),
@@ -137,4 +139,75 @@ fn skip_byte_order_mark(input: &mut impl BufRead) -> Result<(), FileError> {
         input.consume(1);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file that is read in parts of this size.
+    struct Parts(VecDeque<u8>, usize);
+
+    impl Read for Parts {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let size = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..size])
+        }
+    }
+
+    /// Returns the number of each line with its filename or the reason why it is invalid, and the error of the file.
+    fn lines(text: &[u8], part: usize) -> (Vec<(u64, String)>, Option<String>) {
+        let mut lines = Vec::new();
+        let file = Parts(text.iter().copied().collect(), part);
+        let result = read(file, |batch| {
+            lines.extend(batch.lines.into_iter().map(|line| match line.image {
+                Ok(image) => (line.number, image.details.filename.unwrap_or_default()),
+                Err(reason) => (line.number, reason.to_string()),
+            }));
+            true
+        });
+        (lines, result.err().map(|error| error.to_string()))
+    }
+
+    #[test]
+    fn number_is_that_of_first_line() {
+        let text = b"\n\r\ncloudflare_id,filename\r\n\r\n\"a\",\"x\n\ny\"\n\nb,z\n\"c\nd,e";
+
+        let (lines, error) = lines(text, 1);
+
+        let expected = [
+            (5, "x\n\ny"),
+            (9, "z"),
+            (10, "the line has a quotation mark without a second one"),
+        ];
+        assert_eq!(lines, expected.map(|(line, text)| (line, text.to_owned())));
+        assert_eq!(error, None);
+    }
+
+    proptest! {
+        #[test]
+        fn records_do_not_depend_on_parts(text in "[ab,\"\r\n\u{fc}]{0,40}", part in 1..8_usize) {
+            let text = format!("cloudflare_id,filename\n{text}");
+
+            prop_assert_eq!(lines(text.as_bytes(), part), lines(text.as_bytes(), usize::MAX));
+        }
+
+        #[test]
+        fn json_lines_do_not_depend_on_parts(text in "[{}\":,a\r\n ]{0,40}", part in 1..8_usize) {
+            let text = format!("{{\"cloudflare_id\":\"a\"}}\n{text}");
+
+            prop_assert_eq!(lines(text.as_bytes(), part), lines(text.as_bytes(), usize::MAX));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let (lines, error) = lines(&bytes, usize::MAX);
+
+            prop_assert!(lines.is_empty() || error.is_none());
+        }
+    }
 }
