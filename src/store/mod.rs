@@ -18,6 +18,7 @@ mod adoption;
 mod audit_log;
 mod call_limit;
 mod catalog;
+mod diagnostics;
 mod error;
 mod inbox;
 mod lookups;
@@ -46,6 +47,9 @@ use outbox::router::EventRouter;
 
 pub use call_limit::{CallLimit, TakenCall};
 pub use catalog::{AddResult, DeleteResult, ImageCatalog, SetResult};
+pub use diagnostics::{
+    AuthenticatedRejection, Diagnostics, MAX_EXAMINED_ROWS, Parked, Refusals, WaitingImages,
+};
 pub use error::{DatabaseLabel, ErrorClass, StoreError};
 pub use inbox::Inbox;
 pub(crate) use inbox::columns::{decode_details_at, encode_details_at};
@@ -97,6 +101,8 @@ pub struct Store {
     pub lookups: Arc<dyn Lookups>,
     /// The limit on calls of Cloudflare's API, which all processes with this database share.
     pub call_limit: Arc<dyn CallLimit>,
+    /// Facts that show whether the installation works.
+    pub diagnostics: Arc<dyn Diagnostics>,
     wakeups: HashMap<String, Arc<Notify>>,
     backend: Backend,
 }
@@ -166,7 +172,7 @@ impl Store {
     fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
         D: Inbox + Rejections + ImageCatalog + ImageTransfer + RejectionCatalog + Retention,
-        D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + 'static,
+        D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + Diagnostics + 'static,
     {
         Self {
             inbox: database.clone(),
@@ -180,6 +186,7 @@ impl Store {
             delivery_catalog: database.clone(),
             lookups: database.clone(),
             call_limit: database.clone(),
+            diagnostics: database.clone(),
             wakeups,
             backend,
         }

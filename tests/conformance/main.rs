@@ -6,6 +6,7 @@ mod support;
 
 mod catalog;
 mod deliveries;
+mod diagnostics;
 mod fixture;
 mod inbox;
 mod lookups;

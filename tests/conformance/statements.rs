@@ -16,8 +16,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::fixture::Backend;
 use crate::{
-    catalog, deliveries, inbox, lookups, ordering, outbox, pauses, rejection_catalog, rejections,
-    retention, schema, suppression, transfer,
+    catalog, deliveries, diagnostics, inbox, lookups, ordering, outbox, pauses, rejection_catalog,
+    rejections, retention, schema, suppression, transfer,
 };
 
 mod every_statement_runs {
@@ -60,6 +60,7 @@ async fn run_all(backend: Backend) {
     ordering::run_all(backend).await;
     pauses::run_all(backend).await;
     deliveries::run_all(backend).await;
+    diagnostics::run_all(backend).await;
     catalog::run_all(backend).await;
     lookups::run_all(backend).await;
     retention::run_all(backend).await;

@@ -7,6 +7,7 @@ pub(super) mod adoption;
 mod call_limit;
 mod catalog;
 mod deliveries;
+mod diagnostics;
 mod inbox;
 mod lookup_pages;
 mod lookups;
