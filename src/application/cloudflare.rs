@@ -58,7 +58,7 @@ pub(crate) async fn status(client: &Client, path: &UrlPath) -> Result<Status, Ap
 }
 
 /// Returns whether the URL has this path, with or without the slash at its end.
-fn has_path(url: &str, path: &UrlPath) -> bool {
+pub(super) fn has_path(url: &str, path: &UrlPath) -> bool {
     let Ok(url) = url::Url::parse(url) else {
         return false;
     };

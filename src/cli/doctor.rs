@@ -1,14 +1,19 @@
 //! `doctor`: checks the installation, and prints what to do.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::anyhow;
 use clap::Args;
+use url::Url;
 
 use super::http::local_address;
 use super::output::{escape_control, print_json, print_line};
 use crate::application::doctor::{
     Check, CheckStatus, Installation, LocalUrl, Report, Strictness, examine,
 };
+use crate::clock::SystemClock;
+use crate::cloudflare::Client;
 use crate::config::{ConfigWarning, Loaded, Profile};
 use crate::config_types::ListenAddress;
 use crate::ops::READINESS_PATH;
@@ -16,6 +21,9 @@ use crate::ops::READINESS_PATH;
 /// The options of `doctor`.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// Public URL of the webhook [default: that of the destination at Cloudflare]
+    #[arg(long, value_parser = parse_url)]
+    url: Option<String>,
     /// JSON object instead of lines
     #[arg(long)]
     json: bool,
@@ -29,6 +37,7 @@ impl Doctor {
         let is_reported =
             |warning: &&ConfigWarning| !matches!(warning, ConfigWarning::ShortSecret { .. });
         let warnings = loaded.warnings().iter().filter(is_reported);
+        let client = Client::new(&settings.cloudflare, loaded.authorities());
         let report = examine(&Installation {
             warnings: warnings.map(ToString::to_string).collect(),
             strictness: match loaded.profile {
@@ -38,6 +47,10 @@ impl Doctor {
             webhook: &settings.webhook,
             database: &settings.database,
             subscriptions: loaded.endpoints.subscriptions(),
+            url: self.url,
+            cloudflare: client.map_err(|problem| anyhow!(problem))?,
+            authorities: loaded.authorities(),
+            clock: Arc::new(SystemClock),
             local_webhook: local_url(settings.server.listen, &settings.webhook.path.canonical()),
             local_readiness: local_url(settings.ops.listen, READINESS_PATH),
         })
@@ -51,6 +64,16 @@ impl Doctor {
             CheckStatus::Error => ExitCode::FAILURE,
             CheckStatus::Ok | CheckStatus::Skipped | CheckStatus::Warning => ExitCode::SUCCESS,
         })
+    }
+}
+
+fn parse_url(text: &str) -> Result<String, &'static str> {
+    let url = Url::parse(text).ok();
+    let is_web = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if url.as_ref().is_some_and(is_web) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a URL such as https://images.example.com/cloudflare-images/api/webhook/")
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::http::{client, local_address, read_text};
 use super::output::print_line;
+use crate::application::doctor::TEST_MESSAGE;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Loaded, Settings};
 use crate::domain::timestamp::Timestamp;
@@ -184,10 +185,7 @@ impl Shape {
                 "data": {"image": {"id": id, "status": "success"}},
                 "account_id": "abc123", "policy_id": "c4b3a2", "alert_type": "image_notification",
             }),
-            Self::Test => json!({
-                "text": "Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your webhook is \
-                    configured properly."
-            }),
+            Self::Test => json!({"text": TEST_MESSAGE}),
         }
     }
 }

@@ -13,7 +13,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::budget::{CallBudget, NoCall, ProcessBudget, Quota};
 use super::envelope::{self, Answer, RawAnswer};
 use super::error::{ApiError, ErrorKind};
+use super::server_clock::ServerClock;
 use super::settings::{BaseUrl, Settings};
+use crate::domain::timestamp::Timestamp;
 use crate::outbound::{
     Authorities, HTTP_PROTOCOL, USER_AGENT, config_without_authorities, read_capped,
 };
@@ -45,6 +47,7 @@ struct Connection {
     token: SecretString,
     authorization: HeaderValue,
     deadline: Duration,
+    server_clock: ServerClock,
 }
 
 /// A call without its host and its account.
@@ -109,6 +112,7 @@ impl Client {
                 token,
                 authorization,
                 deadline: settings.timeout_secs.seconds(),
+                server_clock: ServerClock::default(),
             }),
             budget: Arc::new(ProcessBudget::new()),
             quota: settings.quota(),
@@ -131,13 +135,34 @@ impl Client {
         self.connection.deadline
     }
 
+    /// Returns the present time by Cloudflare's clock. `None`: no answer had a date.
+    pub(crate) fn server_time(&self) -> Option<Timestamp> {
+        self.connection.server_clock.now()
+    }
+
     /// Makes a call. A call without a second effect is repeated after a temporary error, within the deadline.
     pub(super) async fn call<T: DeserializeOwned>(
         &self,
         call: &Call,
     ) -> Result<Answer<T>, ApiError> {
         let path = format!("/accounts/{}{}", self.connection.account_id, call.path);
-        let Some(url) = self.connection.base.join(&path) else {
+        self.call_at(call, &path).await
+    }
+
+    /// Makes a call whose path does not begin with the account.
+    pub(super) async fn call_outside_account<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+    ) -> Result<Answer<T>, ApiError> {
+        self.call_at(call, &call.path).await
+    }
+
+    async fn call_at<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        path: &str,
+    ) -> Result<Answer<T>, ApiError> {
+        let Some(url) = self.connection.base.join(path) else {
             return Err(ApiError::unexpected(
                 call.action,
                 "the id cannot be part of a URL",
@@ -219,6 +244,7 @@ impl Client {
 
     async fn send(&self, request: Request) -> Result<RawAnswer, SendError> {
         let response = self.connection.http.execute(request).await?;
+        self.connection.server_clock.read(response.headers());
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER);
         let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());

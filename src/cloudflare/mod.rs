@@ -10,7 +10,9 @@ mod error;
 mod images;
 mod multipart;
 mod notifications;
+mod server_clock;
 mod settings;
+mod token;
 
 pub(crate) use budget::{CallBudget, NoCall, Quota};
 pub(crate) use client::Client;
@@ -18,3 +20,4 @@ pub(crate) use error::{ApiError, ErrorKind};
 pub(crate) use images::{FoundImage, ImageList, NewUpload};
 pub(crate) use notifications::{Destination, DestinationRequest, Policy};
 pub use settings::Settings;
+pub(crate) use token::Token;

@@ -2,10 +2,11 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
 
 use super::budget::Quota;
 use crate::config_types::{Bounded, InvalidSetting, Seconds, Secret};
+use crate::outbound::is_loopback;
 
 /// The most characters of an account id. Cloudflare's ids have 32.
 const MAX_ACCOUNT_ID_CHARACTERS: usize = 64;
@@ -115,16 +116,6 @@ impl TryFrom<String> for BaseUrl {
             return Err("must begin with https://, because the calls have the token");
         }
         Ok(Self(url))
-    }
-}
-
-/// Returns whether the URL leads to this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
     }
 }
 

@@ -2,12 +2,14 @@
 //! and finding out what answers at a URL.
 
 mod authorities;
+mod loopback;
 mod probe;
 mod response;
 mod settings;
 mod user_agent;
 
 pub(crate) use authorities::{Authorities, HTTP_PROTOCOL, config_without_authorities};
+pub(crate) use loopback::is_loopback;
 pub(crate) use probe::{ProbeAnswer, ProbeError, Prober};
 pub(crate) use response::read_capped;
 pub use settings::Settings;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use reqwest::header::{CONTENT_TYPE, HeaderName};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 
@@ -72,6 +73,22 @@ impl Prober {
     /// Reads a URL within this time.
     pub(crate) async fn get(&self, url: &str, limit: Duration) -> Result<ProbeAnswer, ProbeError> {
         answer(self.http.get(url), limit).await
+    }
+
+    /// Posts JSON to a URL within this time.
+    pub(crate) async fn post(
+        &self,
+        url: &str,
+        headers: Vec<(HeaderName, String)>,
+        body: String,
+        limit: Duration,
+    ) -> Result<ProbeAnswer, ProbeError> {
+        let mut request = self.http.post(url);
+        request = request.header(CONTENT_TYPE, "application/json").body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        answer(request, limit).await
     }
 }
 

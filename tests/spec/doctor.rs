@@ -2,20 +2,28 @@
 
 use std::process::Output;
 
-use serde_json::Value;
+use axum::Router;
+use axum::response::Redirect;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
+use crate::support::app::{PATH, client, response_to};
+use crate::support::certificates::{Identity, TlsFront};
+use crate::support::cloudflare::{ApiFault, Cloudflare, TOKEN};
 use crate::support::database::Database;
 use crate::support::pooler::Pooler;
+use crate::support::ports::free_port;
 use crate::support::program::{Service, run, stderr, stdout};
 use crate::support::signing::SECRET;
+use crate::support::subscriber::serve;
 
 on_both_databases!(
     healthy_service_passes,
     finds_pending_migrations,
     finds_missing_database,
     finds_weak_and_missing_secrets,
+    shows_activity_of_service,
 );
 
 /// A running service, and the variables that it and the command have.
@@ -303,7 +311,7 @@ async fn prints_one_line_and_remedy() {
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(
         lines[0],
-        "ok       configuration      the configuration is valid"
+        "ok       configuration             the configuration is valid"
     );
     assert!(lines[1].starts_with("warning  secret"), "{printed}");
     assert!(lines[2].trim_start().starts_with("-> "), "{printed}");
@@ -313,4 +321,407 @@ async fn prints_one_line_and_remedy() {
             .is_some_and(|line| line.starts_with("errors: "))
     );
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// An installation with Cloudflare's side, behind HTTPS.
+struct Public {
+    installation: Installation,
+    cloudflare: Cloudflare,
+    front: TlsFront,
+    ca_file: String,
+}
+
+impl Public {
+    async fn start() -> Self {
+        let installation = Installation::start(Database::sqlite());
+        let identity = Identity::new(installation.folder.path(), "public");
+        let server = ([127, 0, 0, 1], installation.service.port).into();
+        Self {
+            cloudflare: Cloudflare::start().await,
+            front: TlsFront::start(&identity, server).await,
+            ca_file: identity.ca_file(),
+            installation,
+        }
+    }
+
+    fn url(&self) -> String {
+        self.front.url(PATH)
+    }
+
+    /// Adds the destination and the policy as `cloudflare setup` makes them. Returns the id of the destination.
+    fn set_up(&self, is_enabled: bool) -> String {
+        let id = self.cloudflare.add_destination("images", &self.url());
+        self.cloudflare.add_policy(json!({
+            "name": "uploads", "enabled": is_enabled, "alert_type": "image_notification",
+            "mechanisms": {"webhooks": [{"id": id}]},
+        }));
+        id
+    }
+
+    async fn examine(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Report {
+        let account = self.cloudflare.variables();
+        let mut all: Vec<(&str, &str)> = account.iter().map(|(n, v)| (*n, &**v)).collect();
+        all.push(("APP__TLS__CA_FILE", &self.ca_file));
+        for (name, value) in variables {
+            all.retain(|(known, _)| known != name);
+            all.push((name, value));
+        }
+        let report = self.installation.examine(arguments, &all).await;
+        assert!(!stdout(&report.output).contains(TOKEN));
+        report
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn complete_setup_passes() {
+    let public = Public::start().await;
+    let id = public.set_up(true);
+    let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+    public
+        .cloudflare
+        .set_results(&id, Some(after), Some(before));
+
+    let report = public.examine(&[], &[]).await;
+
+    assert_eq!(report.with_status("error"), Vec::<&str>::new());
+    assert_eq!(report.with_status("warning"), ["last-webhook"]);
+    assert_eq!(report.with_status("skipped"), Vec::<&str>::new());
+    assert_eq!(report.exit_code(), Some(0));
+    report.assert("public-url", "ok", "accepts a test message");
+    report.assert("api-token", "ok", "does not expire");
+    report.assert("notifications-permission", "ok", "list destinations");
+    report.assert("images-permission", "ok", "look images up");
+    report.assert(
+        "destination",
+        "ok",
+        "\"images\" sends to https://localhost:",
+    );
+    report.assert("policy", "ok", "enabled");
+    report.assert("destination-failures", "ok", "2026-01-02T00:00:00");
+    report.assert("clock", "ok", "agrees");
+    assert_eq!(
+        public.installation.database.log_types().await,
+        ["webhook_test"]
+    );
+    let calls = public.cloudflare.calls().into_iter();
+    let changes: Vec<String> = calls.filter(|call| !call.starts_with("GET ")).collect();
+    assert_eq!(changes, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verifies_tokens_of_accounts_and_users() {
+    let public = Public::start().await;
+    public.set_up(true);
+    public.cloudflare.set_token_expiry("2099-01-01T00:00:00Z");
+
+    let of_user = public.examine(&[], &[]).await;
+    public.cloudflare.give_token_to_account();
+    let of_account = public.examine(&[], &[]).await;
+
+    of_user.assert("api-token", "ok", "active until 2099-01-01");
+    of_account.assert("api-token", "ok", "active until 2099-01-01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_bad_tokens() {
+    let public = Public::start().await;
+    public.set_up(true);
+
+    let wrong = public
+        .examine(&[], &[("CLOUDFLARE_API_TOKEN", "wrong")])
+        .await;
+
+    wrong.assert("api-token", "error", "Cloudflare refused the token");
+    wrong.assert("destination", "skipped", "the token does not work");
+    wrong.assert("images-permission", "skipped", "the token does not work");
+    assert_eq!(wrong.exit_code(), Some(1));
+
+    public.cloudflare.set_token_expiry("2020-01-01T00:00:00Z");
+    let past = public.examine(&[], &[]).await;
+    past.assert("api-token", "error", "expired at 2020-01-01");
+
+    for status in ["expired", "disabled"] {
+        public.cloudflare.set_token_status(status);
+        let report = public.examine(&[], &[]).await;
+        report.assert("api-token", "error", &format!("the token is {status}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_missing_permissions() {
+    for (path, lacking, granted) in [
+        ("/images/", "images-permission", "notifications-permission"),
+        (
+            "/alerting/",
+            "notifications-permission",
+            "images-permission",
+        ),
+    ] {
+        let public = Public::start().await;
+        public.set_up(true);
+        public.cloudflare.forbid(path);
+
+        let report = public.examine(&[], &[]).await;
+
+        report.assert(lacking, "error", "no permission");
+        assert_eq!(report.result(granted).0, "ok");
+        report.assert("api-token", "ok", "active");
+        let destination = if path == "/images/" { "ok" } else { "skipped" };
+        assert_eq!(report.result("destination").0, destination);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_missing_destination() {
+    let public = Public::start().await;
+
+    let unknown = public.examine(&[], &[]).await;
+    let missing = public.examine(&["--url", &public.url()], &[]).await;
+
+    unknown.assert(
+        "destination",
+        "error",
+        "no webhook destination has the path",
+    );
+    unknown.assert("policy", "skipped", "there is no destination");
+    unknown.assert("public-url", "skipped", "--url");
+    missing.assert(
+        "destination",
+        "error",
+        "no webhook destination has the URL https://",
+    );
+    missing.assert("public-url", "ok", "accepts a test message");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_destination_that_points_elsewhere() {
+    let public = Public::start().await;
+    let other = format!("https://user:hidden@old.example.com{PATH}?key=hidden");
+    public.cloudflare.add_destination("old", &other);
+
+    let report = public.examine(&["--url", &public.url()], &[]).await;
+
+    report.assert(
+        "destination",
+        "error",
+        "\"old\" sends to https://old.example.com/",
+    );
+    assert!(!stdout(&report.output).contains("hidden"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_disabled_and_missing_policy() {
+    let disabled = Public::start().await;
+    disabled.set_up(false);
+    let missing = Public::start().await;
+    missing.cloudflare.add_destination("images", &missing.url());
+
+    let of_disabled = disabled.examine(&[], &[]).await;
+    let of_missing = missing.examine(&[], &[]).await;
+
+    of_disabled.assert("policy", "error", "\"uploads\" is disabled");
+    of_missing.assert("policy", "error", "no policy sends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_failure_after_success() {
+    let public = Public::start().await;
+    let id = public.set_up(true);
+    let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+    public
+        .cloudflare
+        .set_results(&id, Some(before), Some(after));
+
+    let report = public.examine(&[], &[]).await;
+
+    report.assert("destination-failures", "warning", "failed at 2026-01-02");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_wrong_clock() {
+    let public = Public::start().await;
+    public.set_up(true);
+    for (offset, status, found) in [
+        (20, "ok", "agrees"),
+        (-300, "warning", "seconds ahead of Cloudflare's"),
+        (300, "warning", "seconds behind Cloudflare's"),
+    ] {
+        public.cloudflare.move_clock(offset);
+
+        let report = public.examine(&[], &[]).await;
+
+        report.assert("clock", status, found);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_what_answers_at_public_url() {
+    let public = Public::start().await;
+    let ca = ("APP__TLS__CA_FILE", public.ca_file.as_str());
+    let other = public.front.url("/other/");
+    let url = public.url();
+    let unused = format!("https://localhost:{}{PATH}", free_port());
+    let page = Router::new().fallback(async || "<!doctype html><h1>Welcome</h1>");
+    let (page, _serving) = serve(page).await;
+    let page = format!("http://{page}{PATH}");
+    let redirect = Router::new().fallback(async || Redirect::permanent("https://example.com/"));
+    let (redirect, _serving) = serve(redirect).await;
+    let redirect = format!("http://{redirect}{PATH}");
+    let secret = (
+        "CLOUDFLARE_WEBHOOK_SECRET",
+        "another secret, as long as the first",
+    );
+    for (url, variables, status, found) in [
+        (&url, vec![ca], "ok", "accepts a test message"),
+        (&url, vec![], "error", "invalid peer certificate"),
+        (&url, vec![ca, secret], "error", "refuses the first secret"),
+        (&other, vec![ca], "error", "its path is not webhook.path"),
+        (&unused, vec![ca], "error", "no connection"),
+        (&page, vec![], "error", "the answer is not of this service"),
+        (&redirect, vec![], "error", "a redirect (308)"),
+        (
+            &public.installation.service.url(),
+            vec![],
+            "warning",
+            "leads to this machine",
+        ),
+        (
+            &"http://images.example.com/".to_owned(),
+            vec![],
+            "error",
+            "is not HTTPS",
+        ),
+    ] {
+        let report = public
+            .installation
+            .examine(&["--url", url], &variables)
+            .await;
+
+        report.assert("public-url", status, found);
+        report.assert("api-token", "skipped", "no account is set");
+        report.assert("clock", "skipped", "no account is set");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unavailable_api_fails_and_ends() {
+    let public = Public::start().await;
+    public.set_up(true);
+    for fault in [ApiFault::Html(503), ApiFault::NoAnswer, ApiFault::NoBody] {
+        public.cloudflare.fail_always(Some(fault));
+
+        let timeout = [("APP__CLOUDFLARE__TIMEOUT_SECS", "1")];
+        let report = public.examine(&[], &timeout).await;
+
+        report.assert("api-token", "error", "Cloudflare is not available");
+        report.assert("destination", "skipped", "the token does not work");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_database_fails_and_ends() {
+    let installation = Installation::start(Database::postgres().await);
+    let lock = "LOCK TABLE cloudflare_image_logs";
+    let lock = installation.database.hold_lock_of(lock).await;
+
+    let timeout = [("APP__DATABASE__TIMEOUT_SECS", "1")];
+    let report = installation.examine(&[], &timeout).await;
+
+    lock.release().await;
+    report.assert("database-write", "error", "trying the audit log");
+    report.assert("last-webhook", "error", "finding the last");
+}
+
+#[tokio::test]
+async fn refuses_url_that_is_none() {
+    let folder = TempDir::new().expect("a folder");
+
+    let output = run(folder.path(), &["doctor", "--url", "images"], &[]);
+
+    assert_eq!(output.status.code(), Some(2));
+}
+
+async fn shows_activity_of_service(database: Database) {
+    let installation = Installation::start(database);
+    let post = async |body: Value| {
+        let request = client().post(installation.service.url());
+        let request = request.header("cf-webhook-auth", SECRET);
+        response_to(request.body(body.to_string())).await.status
+    };
+    installation.database.register("image-1").await;
+    assert_eq!(
+        post(json!({"id": "image-1", "uploaded": "2026-01-01T00:00:00Z"})).await,
+        200
+    );
+
+    let report = installation.examine(&[], &[]).await;
+
+    report.assert("last-webhook", "ok", "less than 2 minutes ago");
+    report.assert("last-webhook", "ok", "its scheme is unknown");
+    report.assert("refused-webhooks", "ok", "none");
+    report.assert("unread-notification", "ok", "could be read");
+    report.assert("waiting-images", "ok", "0 still wait");
+    report.assert("parked-notifications", "ok", "none");
+    report.assert("failed-deliveries", "ok", "none");
+
+    let unread = json!({
+        "data": {"picture": {"key": "HIDDEN-1"}, "list": [{"a/b": "HIDDEN-2"}]}, "ts": 1_704_110_400,
+        "alert_type": "image_notification", "name": "HIDDEN-3", "text": "HIDDEN-4",
+    });
+    assert_eq!(post(unread).await, 400);
+    assert_eq!(
+        post(json!({"id": "image-2", "uploaded": "2026-01-01T00:00:00Z"})).await,
+        404
+    );
+    let time = if installation.database.is_postgres() {
+        "(now() - interval '2 hours')"
+    } else {
+        "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', '-2 hours')"
+    };
+    let script = format!(
+        "UPDATE webhook_rejections SET parked_at = {time} WHERE state = 'parked';
+         INSERT INTO cloudflare_images (cloudflare_id, created_at) VALUES ('old', {time});
+         INSERT INTO relay_deliveries (event_id, endpoint, status, created_at, completed_at)
+             VALUES ('evt_1', 'app', 'failed', {time}, {time})"
+    );
+    installation.database.execute_script(&script).await;
+
+    let report = installation.examine(&[], &[]).await;
+
+    let printed = stdout(&report.output);
+    assert!(!printed.contains("HIDDEN"), "{printed}");
+    report.assert("last-webhook", "ok", "its scheme was cf-webhook-auth");
+    report.assert(
+        "refused-webhooks",
+        "warning",
+        "1 invalid-payload, 1 unknown-image",
+    );
+    report.assert("unread-notification", "warning", "/data/picture/key");
+    report.assert("unread-notification", "warning", "/data/list/0/a~1b");
+    report.assert("waiting-images", "warning", "1 still wait");
+    report.assert("parked-notifications", "warning", "1 wait");
+    report.assert("failed-deliveries", "warning", "app: 1");
+    assert_eq!(report.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guide_lists_every_check() {
+    let report = Installation::start(Database::sqlite())
+        .examine(&[], &[])
+        .await;
+    let guide = include_str!("../../docs/src/guides/check-the-installation.md");
+
+    let checks = report.json["checks"].as_array().expect("a list");
+    let names: Vec<&str> = checks
+        .iter()
+        .map(|check| check["name"].as_str().expect("text"))
+        .collect();
+
+    let (_, section) = guide.split_once("## What it checks").expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("another section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let listed: Vec<&str> = rows
+        .filter_map(|row| row.split_once("` |").map(|(name, _)| name))
+        .collect();
+    assert_eq!(listed, names);
 }

@@ -3,6 +3,7 @@
 mod faults;
 mod images;
 mod notifications;
+mod token;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 use super::subscriber::serve;
 pub(crate) use faults::ApiFault;
 use images::Image;
+use token::{TokenState, set_date, verified_owner};
 
 /// The account of the tests.
 pub(crate) const ACCOUNT: &str = "0123456789abcdef0123456789abcdef";
@@ -75,6 +77,9 @@ struct CloudflareState {
     /// What the token may not do: the beginning of paths after the account.
     forbidden: Vec<&'static str>,
     next_id: u64,
+    token: TokenState,
+    /// How many seconds its clock is ahead.
+    clock_offset: i64,
 }
 
 /// A request whose body was read.
@@ -182,7 +187,14 @@ impl Drop for Cloudflare {
     }
 }
 
-async fn answer(State(inner): State<Arc<Inner>>, request: Request<Body>) -> Response<Body> {
+async fn answer(state: State<Arc<Inner>>, request: Request<Body>) -> Response<Body> {
+    let inner = Arc::clone(&state.0);
+    let mut response = answer_call(state, request).await;
+    set_date(&mut response, inner.state().clock_offset);
+    response
+}
+
+async fn answer_call(State(inner): State<Arc<Inner>>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
     let header = |name: &str| {
@@ -209,14 +221,18 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request<Body>) -> Resp
         let state = inner.state();
         state.forbidden.iter().any(|start| path.starts_with(start))
     });
-    let request = match path {
+    let verified_owner = verified_owner(full_path, path.as_deref());
+    let is_active = inner.state().token.is_active();
+    let request = match (path, verified_owner) {
         _ if !is_authorized => Err(Answer::error(401, 10000, "Authentication error")),
-        None => {
+        (_, Some(owner)) => Err(inner.state().token.verify(owner)),
+        _ if !is_active => Err(Answer::error(401, 10000, "Authentication error")),
+        (None, None) => {
             let message = "Could not route to the path, perhaps your object identifier is invalid?";
             Err(Answer::error(404, 7003, message))
         }
-        Some(_) if is_forbidden => Err(Answer::error(403, 10000, "Authentication error")),
-        Some(path) => Ok(ApiRequest {
+        (Some(_), None) if is_forbidden => Err(Answer::error(403, 10000, "Authentication error")),
+        (Some(path), None) => Ok(ApiRequest {
             method: parts.method.clone(),
             path,
             query: parts.uri.query().unwrap_or_default().to_owned(),

@@ -13,6 +13,20 @@ pub(crate) enum CheckName {
     Tables,
     DatabaseWrite,
     ConnectionPooler,
+    PublicUrl,
+    ApiToken,
+    NotificationsPermission,
+    ImagesPermission,
+    Destination,
+    Policy,
+    DestinationFailures,
+    Clock,
+    LastWebhook,
+    RefusedWebhooks,
+    UnreadNotification,
+    WaitingImages,
+    ParkedNotifications,
+    FailedDeliveries,
 }
 
 impl CheckName {
@@ -27,6 +41,20 @@ impl CheckName {
             Self::Tables => "tables",
             Self::DatabaseWrite => "database-write",
             Self::ConnectionPooler => "connection-pooler",
+            Self::PublicUrl => "public-url",
+            Self::ApiToken => "api-token",
+            Self::NotificationsPermission => "notifications-permission",
+            Self::ImagesPermission => "images-permission",
+            Self::Destination => "destination",
+            Self::Policy => "policy",
+            Self::DestinationFailures => "destination-failures",
+            Self::Clock => "clock",
+            Self::LastWebhook => "last-webhook",
+            Self::RefusedWebhooks => "refused-webhooks",
+            Self::UnreadNotification => "unread-notification",
+            Self::WaitingImages => "waiting-images",
+            Self::ParkedNotifications => "parked-notifications",
+            Self::FailedDeliveries => "failed-deliveries",
         }
     }
 }
@@ -96,6 +124,10 @@ impl Check {
     ) -> Self {
         let remedy = Some(remedy.into());
         Self::new(name, CheckStatus::Error, found.into(), remedy)
+    }
+
+    pub(super) fn is_ok(&self) -> bool {
+        self.status == CheckStatus::Ok
     }
 
     fn new(name: CheckName, status: CheckStatus, found: String, remedy: Option<String>) -> Self {

@@ -1,5 +1,6 @@
 //! The checks of the database. They never create it, and never migrate its tables.
 
+use super::activity;
 use super::check::{Check, CheckName, skipped};
 use super::installation::Installation;
 use super::limits::Limits;
@@ -52,7 +53,9 @@ fn unreachable(problem: String) -> Check {
 
 fn without_database(failed: Check) -> Vec<Check> {
     let mut checks = vec![failed];
-    checks.extend(skipped(AFTER_DATABASE, "the database cannot be used"));
+    let reason = "the database cannot be used";
+    checks.extend(skipped(AFTER_DATABASE, reason));
+    checks.extend(skipped(activity::NAMES, reason));
     checks
 }
 
@@ -63,12 +66,19 @@ async fn check_store(store: &Store, installation: &Installation<'_>, limits: Lim
     };
     let is_current = pending.is_empty();
     let reachable = format!("{:?} answers", installation.database.url);
-    vec![
+    let mut checks = vec![
         Check::ok(CheckName::Database, reachable),
         judge_tables(&pending),
         check_writable(store, is_current, limits).await,
         check_pooler(store, limits).await,
-    ]
+    ];
+    if is_current {
+        let activity = Box::pin(activity::check(store, installation, limits));
+        checks.extend(activity.await);
+    } else {
+        checks.extend(skipped(activity::NAMES, "the tables are not up to date"));
+    }
+    checks
 }
 
 fn judge_tables(pending: &[i64]) -> Check {

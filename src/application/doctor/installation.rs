@@ -1,6 +1,11 @@
 //! What the checks need to know about the installation.
 
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::cloudflare::Client;
 use crate::domain::event::Subscriptions;
+use crate::outbound::Authorities;
 use crate::{receiver, store};
 
 /// What the checks need to know about the installation.
@@ -11,6 +16,12 @@ pub(crate) struct Installation<'a> {
     pub(crate) webhook: &'a receiver::Settings,
     pub(crate) database: &'a store::Settings,
     pub(crate) subscriptions: &'a Subscriptions,
+    /// The public URL of the webhook. `None`: that of the destination at Cloudflare.
+    pub(crate) url: Option<String>,
+    /// The client of Cloudflare's API. `None`: no account is set.
+    pub(crate) cloudflare: Option<Client>,
+    pub(crate) authorities: &'a Authorities,
+    pub(crate) clock: Arc<dyn Clock>,
     /// The webhook on this machine. `None`: its port is not known.
     pub(crate) local_webhook: Option<LocalUrl>,
     /// The readiness probe on this machine. `None`: its port is not known.

@@ -49,6 +49,16 @@ impl Cloudflare {
         id
     }
 
+    /// Sets the times of the last success and failure of a destination.
+    pub(crate) fn set_results(&self, id: &str, success: Option<&str>, failure: Option<&str>) {
+        let mut state = self.inner.state();
+        let mut destinations = state.destinations.iter_mut();
+        let found = destinations.find(|found| found["id"] == id);
+        let found = found.expect("the destination exists");
+        found["last_success"] = success.into();
+        found["last_failure"] = failure.into();
+    }
+
     /// Deletes all destinations.
     pub(crate) fn clear_destinations(&self) {
         self.inner.state().destinations.clear();
