@@ -1,7 +1,7 @@
 //! The actions of an operator: list, show, add, delete, reprocess, replay, pause and more.
 //!
 //! ```text
-//! cli ──► images, rejections, deliveries, endpoints, retention, schema ──► store
+//! cli ──► images, rejections, deliveries, endpoints, retention, schema, transfer ──► store
 //!                  │                      │                       │
 //!                  ▼                      ▼                       ▼
 //!       receiver::ParkedApplier   relay::EndpointTester   retention::Pruner

@@ -4,6 +4,7 @@
 //! receiver    ──► inbox::group_commit ──► Inbox       ┐
 //! receiver    ──────────────────────────► Rejections  │
 //! relay       ──────────────────────────► Outbox      │
+//! application ─────────────────────► ImageTransfer    │
 //! application ──────────────────────────► catalogs    ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
 //! retention   ──────────────────────────► Retention   │       └── shared/: statements that are the same on both
 //! reconcile   ──────────────────────────► Lookups     │
