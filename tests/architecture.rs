@@ -257,6 +257,7 @@ const STORE_LAYERS: Layers = &[
         "retention",
         "schema",
         "session",
+        "upload_requests",
         "url",
     ],
     &["error", "server_error"],

@@ -40,7 +40,6 @@ struct Guard {
 
 /// The client of a request: the name of its token. Only the guard creates it.
 #[derive(Clone)]
-#[expect(dead_code, reason = "the keys of repeated requests belong to a name")]
 pub(super) struct AuthorizedClient(pub(super) TokenName);
 
 impl<S: Sync> FromRequestParts<S> for AuthorizedClient {

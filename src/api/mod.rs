@@ -10,6 +10,7 @@
 mod body;
 mod guard;
 mod guess_limit;
+mod idempotency;
 mod problem;
 mod settings;
 mod state;

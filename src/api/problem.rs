@@ -57,6 +57,15 @@ impl From<UploadError> for Problem {
                 };
                 problem.caused_by(error)
             }
+            UploadError::UrlLost(_) => Self::of(ProblemType::ImageExists).detail(
+                "Cloudflare has an image with this id. If an earlier request with this key failed, its URL is lost, so use another id.",
+            ),
+            UploadError::KeyReused => Self::of(ProblemType::IdempotencyKeyReused)
+                .detail("An earlier request with this Idempotency-Key had another body. Use a new key."),
+            UploadError::InProgress => Self::of(ProblemType::RequestInProgress)
+                .detail("A request with this Idempotency-Key is in progress. Send it again later."),
+            UploadError::Stopping => Self::of(ProblemType::Busy)
+                .detail("The service is stopping, and Cloudflare has not answered. Send the request again."),
             UploadError::InvalidId => Self::of(ProblemType::CloudflareFailed).caused_by(error),
             UploadError::RowDeleted(_) => Self::of(ProblemType::Internal).caused_by(error),
             UploadError::Store(error) => of_store(error),

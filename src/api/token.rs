@@ -42,7 +42,6 @@ pub(super) enum Scope {
 pub(super) struct TokenName(Arc<str>);
 
 impl TokenName {
-    #[cfg(test)]
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }

@@ -12,10 +12,11 @@ use tracing::Instrument;
 
 use super::body::read_object;
 use super::guard::AuthorizedClient;
+use super::idempotency;
 use super::problem::{invalid_field, not_configured};
 use super::state::Api;
 use crate::application::images::parse_metadata;
-use crate::application::uploads::{self, UploadRequest, UploadView};
+use crate::application::uploads::{self, Caller, RequestKey, UploadRequest, UploadView};
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json as StoredJson;
 use crate::web::{LogFields, Problem, ProblemType};
@@ -42,18 +43,22 @@ const DEFAULT_EXPIRY_MINUTES: u64 = 30;
 /// Creates an upload URL.
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
-    _client: AuthorizedClient,
+    AuthorizedClient(name): AuthorizedClient,
     request: Request,
 ) -> Result<Response, Problem> {
     let permit = Arc::clone(&api.in_flight).try_acquire_owned();
     let permit = permit.map_err(|_| Problem::of(ProblemType::Busy).caused_by(TooManyInFlight))?;
-    let body = read_object(request, &api.limits).await?;
+    let key = idempotency::key(request.headers())?;
+    let mut body = read_object(request, &api.limits).await?;
+    // An absent field and `null` are the same.
+    body.retain(|_, value| !value.is_null());
+    let key = key.map(|key| idempotency::request_key(&name, &key, &body));
     let upload = parse(body)?;
     let tasks = api.limits.request_tasks.clone();
     // The client may disconnect. The row and the URL are stored all the same.
     let creating = async move {
         let _permit = permit;
-        create_at_cloudflare(&api, upload).await
+        create_at_cloudflare(&api, upload, key).await
     };
     let created = tasks.spawn(creating.in_current_span()).await;
     let created = created.map_err(|error| Problem::of(ProblemType::Internal).caused_by(error))?;
@@ -65,14 +70,18 @@ pub(super) async fn create(
 #[error("too many requests of the API are in progress (api.max_in_flight)")]
 struct TooManyInFlight;
 
-async fn create_at_cloudflare(api: &Api, upload: UploadRequest) -> Result<UploadView, Problem> {
+async fn create_at_cloudflare(
+    api: &Api,
+    upload: UploadRequest,
+    key: Option<RequestKey>,
+) -> Result<UploadView, Problem> {
     let client = api.cloudflare.as_ref().ok_or_else(not_configured)?;
-    let creating = uploads::create(&api.context, client, upload);
-    match api.limits.cutoff.run_until_cancelled(creating).await {
-        Some(created) => created.map_err(Problem::from),
-        None => Err(Problem::of(ProblemType::Busy)
-            .detail("The service is stopping, and Cloudflare has not answered. Send it again.")),
-    }
+    let caller = Caller::new(&api.context, client, &api.limits.cutoff);
+    let created = match key {
+        Some(key) => uploads::create_once(&caller, upload, &key).await,
+        None => uploads::create(&caller, upload).await,
+    };
+    created.map_err(Problem::from)
 }
 
 fn response(upload: UploadView) -> Response {
@@ -86,9 +95,8 @@ fn response(upload: UploadView) -> Response {
     response
 }
 
-/// Parses the body. An absent field and `null` are the same.
+/// Parses the body.
 fn parse(mut body: Map<String, Value>) -> Result<UploadRequest, Problem> {
-    body.retain(|_, value| !value.is_null());
     if let Some(unknown) = body.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         let shown: String = unknown.chars().take(MAX_SHOWN_CHARACTERS).collect();
         let known = FIELDS.join(", ");

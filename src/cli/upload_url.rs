@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use super::cloudflare::client;
 use super::database::{OpenMode, with_store};
@@ -12,7 +13,7 @@ use super::images::parse_id;
 use super::output::print_view;
 use crate::application::Context;
 use crate::application::images::parse_metadata;
-use crate::application::uploads::{self, UploadRequest};
+use crate::application::uploads::{self, Caller, UploadRequest};
 use crate::config::Loaded;
 
 /// The options of `upload-url`.
@@ -54,7 +55,9 @@ impl UploadUrl {
             require_signed_urls: self.require_signed_urls,
         };
         let create = async |context: &Context| {
-            let upload = uploads::create(context, &client, request).await?;
+            let cutoff = CancellationToken::new();
+            let caller = Caller::new(context, &client, &cutoff);
+            let upload = uploads::create(&caller, request).await?;
             print_view(&upload, self.json)
         };
         with_store(loaded, OpenMode::Create, create).await?;

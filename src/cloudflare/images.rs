@@ -143,8 +143,7 @@ impl Client {
 
     /// Looks up an image. Returns `None` if it does not exist: it was deleted, or its upload URL expired.
     pub(crate) async fn image(&self, id: &CloudflareId) -> Result<Option<FoundImage>, ApiError> {
-        let path = format!("/images/v1/{}", utf8_percent_encode(id.as_str(), ENCODED));
-        let call = Call::get("looking up an image", path);
+        let call = Call::get("looking up an image", path_of(id));
         match self.call::<FoundImage>(&call).await {
             Ok(answer) if answer.result.is_about(id) => Ok(Some(answer.result)),
             // An answer about another image would be recorded for this one.
@@ -159,4 +158,28 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+
+    /// Deletes an image if its upload has not ended. Returns whether it is deleted now.
+    pub(crate) async fn delete_draft(&self, id: &CloudflareId) -> Result<bool, ApiError> {
+        match self.image(id).await? {
+            None => return Ok(true),
+            Some(image) if !image.is_draft() => return Ok(false),
+            Some(_) => {}
+        }
+        let call = Call {
+            action: "deleting an image",
+            method: Method::DELETE,
+            path: path_of(id),
+            content: None,
+        };
+        match self.call::<Value>(&call).await {
+            Err(error) if error.kind != ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(true),
+        }
+    }
+}
+
+/// Returns the path of an image.
+fn path_of(id: &CloudflareId) -> String {
+    format!("/images/v1/{}", utf8_percent_encode(id.as_str(), ENCODED))
 }

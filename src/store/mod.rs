@@ -4,7 +4,7 @@
 //! receiver    ──► inbox::group_commit ──► Inbox       ┐
 //! receiver    ──────────────────────────► Rejections  │
 //! relay       ──────────────────────────► Outbox      │
-//! application ─────────────────────► ImageTransfer    │
+//! application ──► ImageTransfer, UploadRequests       │
 //! application ──────────────────────────► catalogs    ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
 //! retention   ──────────────────────────► Retention   │       └── shared/: statements that are the same on both
 //! reconcile   ──────────────────────────► Lookups     │
@@ -34,6 +34,7 @@ mod session;
 mod settings;
 mod sqlite;
 mod transfer;
+mod upload_requests;
 mod url;
 
 use std::collections::HashMap;
@@ -74,6 +75,9 @@ pub use retention::{PrunableTable, PruneMode, PruneQuery, PrunedPage, Retention}
 pub use schema::Schema;
 pub use settings::Settings;
 pub use transfer::{ExportPage, ExportPosition, ExportedImage, ImageTransfer, ImportEffect};
+pub use upload_requests::{
+    Begun, NewUploadRequest, UploadAnswer, UploadAttempt, UploadLeaseResult, UploadRequests,
+};
 pub(crate) use url::InvalidVariables;
 pub use url::{DatabaseUrl, IgnoredParameter};
 
@@ -88,6 +92,8 @@ pub struct Store {
     pub image_catalog: Arc<dyn ImageCatalog>,
     /// The import and the export of images.
     pub image_transfer: Arc<dyn ImageTransfer>,
+    /// The requests for upload URLs that have an idempotency key.
+    pub upload_requests: Arc<dyn UploadRequests>,
     /// The catalog of rejections: lists them.
     pub rejection_catalog: Arc<dyn RejectionCatalog>,
     /// The retention: deletes old rows.
@@ -173,13 +179,15 @@ impl Store {
     fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
     where
         D: Inbox + Rejections + ImageCatalog + ImageTransfer + RejectionCatalog + Retention,
-        D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + Diagnostics + 'static,
+        D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + Diagnostics,
+        D: UploadRequests + 'static,
     {
         Self {
             inbox: database.clone(),
             rejections: database.clone(),
             image_catalog: database.clone(),
             image_transfer: database.clone(),
+            upload_requests: database.clone(),
             rejection_catalog: database.clone(),
             retention: database.clone(),
             schema: database.clone(),

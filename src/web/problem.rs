@@ -34,6 +34,10 @@ pub(crate) enum ProblemType {
     UnsupportedMediaType,
     /// Another image has the id.
     ImageExists,
+    /// A request with the same idempotency key is in progress.
+    RequestInProgress,
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused,
     /// Cloudflare refuses further calls for a while.
     CloudflareRateLimited,
     /// Cloudflare refused the service's own credentials, or its answer cannot be understood.
@@ -66,6 +70,8 @@ impl ProblemType {
             Self::InsufficientScope => StatusCode::FORBIDDEN,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ImageExists => StatusCode::CONFLICT,
+            Self::RequestInProgress => StatusCode::CONFLICT,
+            Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::CloudflareRateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::CloudflareFailed => StatusCode::BAD_GATEWAY,
             Self::CloudflareUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -77,8 +83,8 @@ impl ProblemType {
 
     /// Returns the number of seconds that a client should wait before it retries.
     fn retry_after(self) -> Option<u64> {
-        // A healthy database records the whole queue within this time.
-        (self == Self::Busy).then_some(1)
+        // A healthy database records the whole queue within this time, and Cloudflare creates an upload URL.
+        matches!(self, Self::Busy | Self::RequestInProgress).then_some(1)
     }
 
     /// Returns the header of a response that asks for a token (RFC 6750, section 3).
@@ -102,6 +108,8 @@ impl ProblemType {
             Self::InsufficientScope => "insufficient-scope",
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::ImageExists => "image-exists",
+            Self::RequestInProgress => "request-in-progress",
+            Self::IdempotencyKeyReused => "idempotency-key-reused",
             Self::CloudflareRateLimited => "cloudflare-rate-limited",
             Self::CloudflareFailed => "cloudflare-failed",
             Self::CloudflareUnavailable => "cloudflare-unavailable",
@@ -131,6 +139,8 @@ impl ProblemType {
             Self::InsufficientScope => "The token does not allow this request",
             Self::UnsupportedMediaType => "The content type is not supported",
             Self::ImageExists => "The image exists already",
+            Self::RequestInProgress => "The same request is in progress; try again later",
+            Self::IdempotencyKeyReused => "The idempotency key belongs to another request",
             Self::CloudflareRateLimited => "Cloudflare allows no further calls; try again later",
             Self::CloudflareFailed => "Cloudflare did not do what the service asked for",
             Self::CloudflareUnavailable => "Cloudflare is not available; try again later",

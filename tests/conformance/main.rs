@@ -21,3 +21,4 @@ mod schema;
 mod statements;
 mod suppression;
 mod transfer;
+mod upload_requests;

@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::fixture::Backend;
 use crate::{
     catalog, deliveries, diagnostics, inbox, lookups, ordering, outbox, pauses, rejection_catalog,
-    rejections, retention, schema, suppression, transfer,
+    rejections, retention, schema, suppression, transfer, upload_requests,
 };
 
 mod every_statement_runs {
@@ -67,6 +67,7 @@ async fn run_all(backend: Backend) {
     schema::run_all(backend).await;
     suppression::run_all(backend).await;
     transfer::run_all(backend).await;
+    upload_requests::run_all(backend).await;
 }
 
 /// Returns the start of each statement of a backend: its first string literal, with single spaces.

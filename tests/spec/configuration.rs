@@ -464,7 +464,7 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 27] = [
         "x",
         "sevrer.listen",
         "unknown setting (from APP__SEVRER__LISTEN). \
-         The sections are cloudflare, database, log, ops, relay, retention, server, shutdown, tls, webhook.",
+         The sections are api, cloudflare, database, log, ops, relay, retention, server, shutdown, tls, webhook.",
     ),
     ("APP__SERVER", "x", "server", "unknown setting"),
     (

@@ -44,7 +44,7 @@ async fn reports_missing_migrations(database: Database) {
     );
     assert_eq!(
         readiness.body["migrations"]["problem"],
-        "pending migrations: [1, 2, 3, 4, 5]; run `migrate`"
+        "pending migrations: [1, 2, 3, 4, 5, 6, 7]; run `migrate`"
     );
 }
 

@@ -31,6 +31,7 @@ mod fuzz_corpus;
 mod group_commit;
 mod health_endpoints;
 mod http_responses;
+mod idempotency_keys;
 mod ignored_details;
 mod image_deletion;
 mod image_export;

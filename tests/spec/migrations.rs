@@ -158,6 +158,8 @@ async fn rejects_state_without_its_time(database: Database) {
     app.database
         .execute_script(&format!(
             "INSERT INTO webhook_rejections (received_at, status, reason) VALUES ({time}, 404, 'unknown-image');
+             INSERT INTO cloudflare_upload_requests (id, request_digest, lease, leased_at, created_at)
+                 VALUES ('app/key', 'digest', 'lease', {time}, {time});
              INSERT INTO relay_events (id, event, model, payload, created_at) VALUES ('evt_1', 'updated', 'm', '{{}}', {time});
              INSERT INTO relay_deliveries (event_id, endpoint, due_at, created_at) VALUES ('evt_1', 'app', {time}, {time});"
         ))
@@ -178,6 +180,21 @@ async fn rejects_state_without_its_time(database: Database) {
             "webhook_rejections",
             "state = 'failed'",
             "webhook_rejections_times_check",
+        ),
+        (
+            "cloudflare_upload_requests",
+            "lease = NULL",
+            "cloudflare_upload_requests_lease_check",
+        ),
+        (
+            "cloudflare_upload_requests",
+            "state = 'interrupted'",
+            "cloudflare_upload_requests_lease_check",
+        ),
+        (
+            "cloudflare_upload_requests",
+            "state = 'finished', lease = NULL, leased_at = NULL",
+            "cloudflare_upload_requests_answer_check",
         ),
         (
             "relay_deliveries",
@@ -221,7 +238,7 @@ async fn second_migration_changes_nothing(database: Database) {
     assert!(first.status.success() && second.status.success());
     assert_eq!(
         stdout(&first),
-        "the tables are up to date; migrations run: 5\n"
+        "the tables are up to date; migrations run: 7\n"
     );
     assert_eq!(stdout(&second), "the tables are up to date\n");
 }
@@ -251,7 +268,7 @@ async fn concurrent_migrations_succeed(database: Database) {
     let versions = database
         .count("SELECT count(*) FROM cloudflare_images_webhook_migrations")
         .await;
-    assert_eq!(versions, 5);
+    assert_eq!(versions, 7);
 }
 
 async fn is_ready_with_newer_schema(database: Database) {

@@ -25,71 +25,88 @@ on_both_databases!(
 );
 
 /// The path of the endpoint.
-const PATH: &str = "/cloudflare-images/api/upload-url/";
+pub(crate) const PATH: &str = "/cloudflare-images/api/upload-url/";
 
 /// A token with the scope `write`.
-const TOKEN: &str = "write-token-of-the-tests-0123456789";
+pub(crate) const TOKEN: &str = "write-token-of-the-tests-0123456789";
 
 /// A token with the scope `read`.
 const READ_TOKEN: &str = "read-token-of-the-tests-0123456789";
 
+/// A token of another client with the scope `write`.
+pub(crate) const OTHER_TOKEN: &str = "another-token-of-the-tests-0123456789";
+
 /// Cloudflare, and a service that uses it.
-struct Setup {
-    cloudflare: Cloudflare,
-    app: App,
+pub(crate) struct Setup {
+    pub(crate) cloudflare: Cloudflare,
+    pub(crate) app: App,
+}
+
+/// Returns the variables of a service with the API.
+pub(crate) fn variables(cloudflare: &Cloudflare) -> Vec<(&'static str, String)> {
+    let tokens = json!([
+        format!("app:write:{TOKEN}"),
+        format!("other:write:{OTHER_TOKEN}"),
+        format!("page:read:{READ_TOKEN}")
+    ]);
+    let mut variables = vec![("APP__API__TOKENS", tokens.to_string())];
+    variables.extend(cloudflare.variables());
+    variables
 }
 
 impl Setup {
-    async fn start(database: Database) -> Self {
+    pub(crate) async fn start(database: Database) -> Self {
         Self::start_with(database, &[]).await
     }
 
     /// Starts a service with additional variables.
-    async fn start_with(database: Database, further: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(database: Database, further: &[(&str, &str)]) -> Self {
         let cloudflare = Cloudflare::start().await;
-        let tokens = json!([
-            format!("app:write:{TOKEN}"),
-            format!("page:read:{READ_TOKEN}")
-        ]);
-        let tokens = tokens.to_string();
-        let credentials = cloudflare.variables();
-        let credentials = credentials.iter().map(|(name, value)| (*name, &**value));
-        let mut variables: Vec<(&str, &str)> = vec![("APP__API__TOKENS", &tokens)];
-        variables.extend(credentials);
-        variables.extend(further);
-        // Cloudflare compares the end of an upload URL with its own clock.
-        let app = App::start_ahead(database, &variables, Duration::ZERO).await;
+        let app = start_app(database, &cloudflare, further).await;
         Self { cloudflare, app }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}{PATH}", self.app.address)
     }
 
     /// Builds a request with a body and without a token.
-    fn request(&self, body: &Value) -> RequestBuilder {
+    pub(crate) fn request(&self, body: &Value) -> RequestBuilder {
         let request = self.app.client().post(self.url());
         request
             .header("content-type", "application/json")
             .body(body.to_string())
     }
 
-    async fn post(&self, body: &Value) -> TestResponse {
+    pub(crate) async fn post(&self, body: &Value) -> TestResponse {
         response_to(self.request(body).bearer_auth(TOKEN)).await
     }
 
-    async fn row(&self, id: &Value) -> Value {
+    pub(crate) async fn row(&self, id: &Value) -> Value {
         let id = id.as_str().expect("an id");
         self.app.database.image(id).await
     }
 
-    async fn images(&self) -> i64 {
+    pub(crate) async fn images(&self) -> i64 {
         let statement = "SELECT count(*) FROM cloudflare_images";
         self.app.database.count(statement).await
     }
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+/// Starts a service that uses this Cloudflare.
+pub(crate) async fn start_app(
+    database: Database,
+    cloudflare: &Cloudflare,
+    further: &[(&str, &str)],
+) -> App {
+    let variables = variables(cloudflare);
+    let variables = variables.iter().map(|(name, value)| (*name, &**value));
+    let variables: Vec<(&str, &str)> = variables.chain(further.iter().copied()).collect();
+    // Cloudflare compares the end of an upload URL with its own clock.
+    App::start_ahead(database, &variables, Duration::ZERO).await
+}
+
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     let value = headers.get(name);
     value.map_or("", |value| value.to_str().expect("text"))
 }

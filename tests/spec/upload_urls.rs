@@ -126,14 +126,15 @@ async fn refused_upload_leaves_no_row(database: Database) {
             "has no permission",
         ),
         (
-            Some(ApiFault::TooManyCalls(Some(60))),
-            &[],
-            "try again in 60 seconds",
-        ),
-        (
             None,
             &["--id", "taken"],
             "Cloudflare already has this id (5409",
+        ),
+        // It is the last one, because all processes then make no call for a while.
+        (
+            Some(ApiFault::TooManyCalls(Some(60))),
+            &[],
+            "try again in 60 seconds",
         ),
     ] {
         setup.cloudflare.fail_always(fault);

@@ -241,10 +241,14 @@ async fn answer_call(State(inner): State<Arc<Inner>>, request: Request<Body>) ->
         }),
     };
     if let Some(fault) = fault {
-        if fault.acts_before()
-            && let Ok(request) = request
-        {
-            drop(inner.act(request).await);
+        let answer = match request {
+            Ok(request) if fault.acts_before() => inner.act(request).await,
+            Ok(_) => Answer::not_found(),
+            Err(answer) => answer,
+        };
+        if let ApiFault::HeldAnswer(permits) = fault {
+            permits.acquire().await.expect("it is open").forget();
+            return answer.into_response();
         }
         return fault.response().await;
     }

@@ -26,6 +26,12 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
      VALUES ($1, $2, $3, $4::jsonb, $5, $5, $6, $7)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
+/// The statement that deletes up to `$2` upload requests from before `$1`. Several replicas may delete at the same time, so locked rows are skipped.
+pub(super) const UPLOAD_REQUESTS_DELETE_OLD: &str = "-- upload_requests_delete_old
+     DELETE FROM cloudflare_upload_requests WHERE id IN (
+         SELECT id FROM cloudflare_upload_requests WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+     )";
+
 /// The end of a statement that deletes the deliveries in `selected`, their attempts, and events without other deliveries. A trigger
 /// or a policy can keep a delivery, which keeps its attempts and its event. On SQLite, a trigger deletes the last two.
 macro_rules! delete_selected {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::columns::{Backend, CATALOG_ADD, bind_time, image_columns, read_image};
+use super::columns::{Backend, CATALOG_ADD, Connection, bind_time, image_columns, read_image};
 use crate::domain::event::{EventKind, Model};
 use crate::domain::id::CloudflareId;
 use crate::domain::image::{DEFAULT_UPLOAD_TIME, Image, NewImage, Status};
@@ -12,42 +12,15 @@ use crate::store::error::StoreError;
 use crate::store::inbox::record::add_to_outbox;
 use crate::store::inbox::statements::{ColumnSet, ImageStatements};
 use crate::store::outbox::event::NewEvent;
-use crate::store::outbox::router::Wakeups;
-use crate::store::session::{TransactionMode, rows_suppressed};
+use crate::store::outbox::router::{EventRouter, Wakeups};
+use crate::store::session::{OperationError, TransactionMode, rows_suppressed};
 
 #[async_trait]
 impl ImageCatalog for Backend {
     async fn add(&self, image: &NewImage, now: Timestamp) -> Result<AddResult, StoreError> {
         let router = &self.policy.router;
-        let default_expiry = now.saturating_add(DEFAULT_UPLOAD_TIME);
-        let expires_at = image.expires_at.unwrap_or(default_expiry);
         self.transaction("adding an image", TransactionMode::Durable, async |tx| {
-            let inserted = sqlx::query(CATALOG_ADD)
-                .bind(image.cloudflare_id.as_str())
-                .bind(&image.filename)
-                .bind(&image.creator)
-                .bind(image.metadata.as_str())
-                .bind(bind_time(now))
-                .bind(bind_time(expires_at))
-                .bind(image.require_signed_urls)
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
-            let ids = [image.cloudflare_id.as_str()];
-            if inserted == 0 {
-                if tx.lock_images(&ids, ColumnSet::State).await?.is_empty() {
-                    return Err(rows_suppressed("cloudflare_images"));
-                }
-                return Ok((AddResult::Exists, Wakeups::default()));
-            }
-            let mut events = Vec::new();
-            if router.wanted().contains(Model::Image, EventKind::Created) {
-                for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
-                    events.push(NewEvent::image_created(image.decode()?.row(), now));
-                }
-            }
-            let wakeups = add_to_outbox(tx, &events, router).await?;
-            Ok((AddResult::Added, wakeups))
+            insert_image(tx, router, image, now).await
         })
         .await
     }
@@ -142,4 +115,41 @@ impl ImageCatalog for Backend {
         })
         .await
     }
+}
+
+/// Inserts the row of an image that is not uploaded yet, and its event.
+pub(super) async fn insert_image(
+    tx: &mut Connection,
+    router: &EventRouter,
+    image: &NewImage,
+    now: Timestamp,
+) -> Result<(AddResult, Wakeups), OperationError> {
+    let default_expiry = now.saturating_add(DEFAULT_UPLOAD_TIME);
+    let expires_at = image.expires_at.unwrap_or(default_expiry);
+    let inserted = sqlx::query(CATALOG_ADD)
+        .bind(image.cloudflare_id.as_str())
+        .bind(&image.filename)
+        .bind(&image.creator)
+        .bind(image.metadata.as_str())
+        .bind(bind_time(now))
+        .bind(bind_time(expires_at))
+        .bind(image.require_signed_urls)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+    let ids = [image.cloudflare_id.as_str()];
+    if inserted == 0 {
+        if tx.lock_images(&ids, ColumnSet::State).await?.is_empty() {
+            return Err(rows_suppressed("cloudflare_images"));
+        }
+        return Ok((AddResult::Exists, Wakeups::default()));
+    }
+    let mut events = Vec::new();
+    if router.wanted().contains(Model::Image, EventKind::Created) {
+        for image in tx.lock_images(&ids, ColumnSet::StateAndExtra).await? {
+            events.push(NewEvent::image_created(image.decode()?.row(), now));
+        }
+    }
+    let wakeups = add_to_outbox(tx, &events, router).await?;
+    Ok((AddResult::Added, wakeups))
 }

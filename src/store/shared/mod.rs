@@ -17,6 +17,7 @@ mod rejections;
 mod retention;
 mod schema;
 mod transfer;
+mod upload_requests;
 
 use super::{
     claim as claim_statements, columns, outbox as outbox_statements,

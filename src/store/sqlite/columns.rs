@@ -26,6 +26,12 @@ pub(super) const CATALOG_ADD: &str = "-- catalog_add
      VALUES ($1, $2, $3, $4, $5, $5, $6, $7)
      ON CONFLICT (cloudflare_id) DO NOTHING";
 
+/// The statement that deletes up to `$2` upload requests from before `$1`.
+pub(super) const UPLOAD_REQUESTS_DELETE_OLD: &str = "-- upload_requests_delete_old
+     DELETE FROM cloudflare_upload_requests WHERE id IN (
+         SELECT id FROM cloudflare_upload_requests WHERE created_at < $1 ORDER BY created_at LIMIT $2
+     )";
+
 /// The statement that deletes old deliveries. A trigger deletes their attempts, and events without other deliveries.
 pub(super) const RETENTION_DELIVERIES_DELETE: &str = "-- retention_deliveries_delete
      DELETE FROM relay_deliveries WHERE id > $1 AND id <= $2 AND created_at < $3 AND due_at IS NULL";

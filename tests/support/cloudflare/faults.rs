@@ -1,11 +1,13 @@
 //! The faults of Cloudflare's API.
 
 use std::future::pending;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::Response;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 /// A fault of one call.
 #[derive(Debug, Clone)]
@@ -32,12 +34,14 @@ pub(crate) enum ApiFault {
     NoBody,
     /// Cloudflare does what it is asked to, and the answer is lost.
     LostAnswer,
+    /// Cloudflare does what it is asked to, and answers after the permit.
+    HeldAnswer(Arc<Semaphore>),
 }
 
 impl ApiFault {
     /// Returns whether Cloudflare does what it is asked to.
     pub(super) fn acts_before(&self) -> bool {
-        matches!(self, Self::LostAnswer)
+        matches!(self, Self::LostAnswer | Self::HeldAnswer(_))
     }
 
     pub(super) async fn response(self) -> Response<Body> {
@@ -81,6 +85,7 @@ impl ApiFault {
                 (200, body.to_string().into())
             }
             Self::NoAnswer => pending().await,
+            Self::HeldAnswer(_) => unreachable!("the answer is Cloudflare's own"),
             Self::NoBody => {
                 let body = stream::pending::<Result<Bytes, std::io::Error>>();
                 (200, Body::from_stream(body))
