@@ -116,15 +116,18 @@ async fn answer(request: RequestBuilder, limit: Duration) -> Result<ProbeAnswer,
 fn certificate_problem(error: &reqwest::Error) -> Option<String> {
     let first: &(dyn Error + 'static) = error;
     let mut causes = std::iter::successors(Some(first), |&cause| cause.source());
-    causes.find_map(|cause| {
-        let tls = match cause.downcast_ref::<io::Error>() {
-            // An error of input and output does not return the error inside as its source.
-            Some(error) => error.get_ref()?.downcast_ref::<rustls::Error>(),
-            None => cause.downcast_ref::<rustls::Error>(),
-        };
-        match tls? {
-            problem @ rustls::Error::InvalidCertificate(_) => Some(problem.to_string()),
-            _ => None,
-        }
+    causes.find_map(|cause| match tls_error(cause)? {
+        problem @ rustls::Error::InvalidCertificate(_) => Some(problem.to_string()),
+        _ => None,
     })
+}
+
+/// Returns the error of TLS that this error is or has inside. An error of input and output does not return the error inside as its
+/// source, and may be inside of another one.
+fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let io = error.downcast_ref::<io::Error>();
+    match io.and_then(io::Error::get_ref) {
+        Some(inside) => tls_error(inside),
+        None => error.downcast_ref::<rustls::Error>(),
+    }
 }

@@ -8,6 +8,7 @@
 //! application ──────────────────────────► catalogs    ├── postgres/, sqlite/ ──► inbox::record ──► inbox::plan ──► domain
 //! retention   ──────────────────────────► Retention   │       └── shared/: statements that are the same on both
 //! reconcile   ──────────────────────────► Lookups     │
+//! application ──────────────────────────► Diagnostics │
 //! app, ops    ──────────────────────────► Schema      ┘
 //! ```
 //!

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::{PATH, client, response_to};
+use crate::support::app::{App, PATH, client, response_to};
 use crate::support::certificates::{Identity, TlsFront};
 use crate::support::cloudflare::{ApiFault, Cloudflare, TOKEN};
 use crate::support::database::Database;
@@ -237,8 +237,15 @@ async fn finds_another_program_on_ports() {
 
     let report = installation.examine(&[], &swapped).await;
 
-    report.assert("webhook-listener", "error", "another program answers");
+    report.assert("webhook-listener", "error", "does not have the path");
     report.assert("ops-listener", "error", "another program answers");
+
+    let page = Router::new().fallback(async || "<!doctype html><h1>Welcome</h1>");
+    let (page, _serving) = serve(page).await;
+    let listen = page.to_string();
+    let other = [("APP__SERVER__LISTEN", &*listen)];
+    let report = installation.examine(&[], &other).await;
+    report.assert("webhook-listener", "error", "another program answers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -573,7 +580,13 @@ async fn finds_what_answers_at_public_url() {
     );
     for (url, variables, status, found) in [
         (&url, vec![ca], "ok", "accepts a test message"),
-        (&url, vec![], "error", "invalid peer certificate"),
+        (&url, vec![], "error", "webhook/: invalid peer certificate"),
+        (
+            &url,
+            vec![("SSL_CERT_FILE", "/nowhere")],
+            "skipped",
+            "no certificate authorities",
+        ),
         (&url, vec![ca, secret], "error", "refuses the first secret"),
         (&other, vec![ca], "error", "its path is not webhook.path"),
         (&unused, vec![ca], "error", "no connection"),
@@ -724,4 +737,40 @@ async fn guide_lists_every_check() {
         .filter_map(|row| row.split_once("` |").map(|(name, _)| name))
         .collect();
     assert_eq!(listed, names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn understands_list_of_allowed_addresses() {
+    let list = ("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24");
+    let proxy = ("APP__SERVER__TRUSTED_PROXIES", "127.0.0.1/32");
+    for (variables, listener, found_at_listener, found_at_url) in [
+        (
+            vec![list],
+            "warning",
+            "closed the connection",
+            "no complete answer",
+        ),
+        (
+            vec![list, proxy],
+            "ok",
+            "the service answers",
+            "refuses the address of this machine",
+        ),
+    ] {
+        let app = App::start_with(Database::sqlite(), &variables).await;
+        let folder = TempDir::new().expect("a folder");
+        let own = [
+            ("DATABASE_URL", app.database.url.clone()),
+            ("CLOUDFLARE_WEBHOOK_SECRET", SECRET.to_owned()),
+            ("APP__SERVER__LISTEN", app.address.to_string()),
+            ("APP__OPS__LISTEN", app.ops.to_string()),
+        ];
+        let own = own.map(|(name, value)| (name.to_owned(), value));
+
+        let report = doctor(&folder, &["--url", &app.url()], own.into()).await;
+
+        report.assert("webhook-listener", listener, found_at_listener);
+        let (_, found) = report.result("public-url");
+        assert!(found.contains(found_at_url), "{:#}", report.json);
+    }
 }

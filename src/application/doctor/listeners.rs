@@ -8,8 +8,8 @@ use super::limits::Limits;
 use crate::outbound::{ProbeAnswer, ProbeError, Prober};
 use crate::telemetry::chain;
 
-/// The type of the problem that the service answers to a GET request for its webhook.
-const METHOD_NOT_ALLOWED: &str = "urn:cloudflare-images-webhook:problem:method-not-allowed";
+/// The start of the types of the service's problems. Its answer to a GET request for its webhook is one.
+pub(super) const PROBLEM: &str = "urn:cloudflare-images-webhook:problem:";
 
 const START_IT: &str =
     "Start the service with `serve`. Run this command on its machine, with its configuration.";
@@ -70,8 +70,14 @@ async fn check_listener(
 fn judge_webhook(address: &str, answer: &ProbeAnswer) -> Check {
     let name = CheckName::WebhookListener;
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    if body["type"] == METHOD_NOT_ALLOWED {
-        return Check::ok(name, format!("the service answers on {address}"));
+    let kind = body["type"].as_str();
+    match kind.and_then(|kind| kind.strip_prefix(PROBLEM)) {
+        Some("no-such-route") => {
+            let found = format!("the service on {address} does not have the path webhook.path");
+            return Check::error(name, found, START_IT);
+        }
+        Some(_) => return Check::ok(name, format!("the service answers on {address}")),
+        None => {}
     }
     let found = format!(
         "another program answers on {address}, with status {}",

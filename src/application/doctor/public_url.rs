@@ -6,6 +6,7 @@ use url::Url;
 use super::check::{Check, CheckName};
 use super::installation::Installation;
 use super::limits::Limits;
+use super::listeners::PROBLEM;
 use super::shown_url::shown_url;
 use crate::outbound::{ProbeAnswer, ProbeError, Prober, is_loopback};
 use crate::random::uuid_v4;
@@ -15,9 +16,6 @@ use crate::telemetry::chain;
 /// The text of the message that Cloudflare sends to test a webhook.
 pub(crate) const TEST_MESSAGE: &str = "Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your \
     webhook is configured properly.";
-
-/// The start of the types of the service's own problems.
-const PROBLEM: &str = "urn:cloudflare-images-webhook:problem:";
 
 const NAME: CheckName = CheckName::PublicUrl;
 
@@ -54,7 +52,17 @@ pub(super) async fn check(
             }
             check
         }
-        Err(failure) => judge_failure(&shown, failure),
+        Err(failure) => {
+            // Then every certificate looks wrong, also a right one.
+            let missing = installation.authorities.missing();
+            match (&failure, missing) {
+                (Failure::NoAnswer(ProbeError::Certificate(_)), Some(reason)) => {
+                    let found = format!("this machine has no certificate authorities: {reason}");
+                    Check::skipped(NAME, found)
+                }
+                _ => judge_failure(&shown, failure),
+            }
+        }
     }
 }
 
