@@ -13,11 +13,12 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 
+use super::cors;
 use super::state::Api;
 use super::token::{Scope, TokenName};
 use crate::web::{ClientAddress, Problem, ProblemType};
 
-/// Routes POST requests with a token of this scope to a handler.
+/// Routes POST requests with a token of this scope to a handler, and preflight requests of browsers.
 pub(super) fn protect<H, T>(handler: H, scope: Scope, api: &Arc<Api>) -> MethodRouter
 where
     H: Handler<T, Arc<Api>>,
@@ -27,9 +28,17 @@ where
         api: Arc::clone(api),
         scope,
     };
-    post(handler)
+    let route = post(handler)
         .route_layer(from_fn_with_state(guard, authorize))
-        .with_state(Arc::clone(api))
+        .with_state(Arc::clone(api));
+    let origins = &api.allowed_origins;
+    if origins.is_empty() {
+        return route;
+    }
+    // A browser sends a preflight request without the token.
+    route
+        .options(cors::preflight)
+        .layer(from_fn_with_state(origins.clone(), cors::add_headers))
 }
 
 #[derive(Clone)]

@@ -8,6 +8,7 @@
 //! that its tokens need.
 
 mod body;
+mod cors;
 mod guard;
 mod guess_limit;
 mod idempotency;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::cors::AllowedOrigins;
 use super::token::Tokens;
 use crate::config_types::Bounded;
 
@@ -10,6 +11,8 @@ use crate::config_types::Bounded;
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub(super) tokens: Tokens,
+    /// The origins whose pages may send requests from a browser.
+    pub(super) allowed_origins: AllowedOrigins,
     /// The maximum number of requests in progress.
     pub(super) max_in_flight: Bounded<1, 10_000>,
     /// The maximum number of wrong tokens per minute from one client. 0 means no limit.

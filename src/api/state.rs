@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cors::AllowedOrigins;
 use super::guess_limit::GuessLimit;
 use super::settings::Settings;
 use super::token::Tokens;
@@ -16,6 +17,7 @@ use crate::cloudflare::Client;
 /// The state of the API's routes.
 pub(crate) struct Api {
     pub(super) tokens: Tokens,
+    pub(super) allowed_origins: AllowedOrigins,
     pub(super) guess_limit: GuessLimit,
     /// One permit for each request in progress.
     pub(super) in_flight: Arc<Semaphore>,
@@ -44,6 +46,7 @@ impl Api {
     ) -> Self {
         Self {
             tokens: settings.tokens.clone(),
+            allowed_origins: settings.allowed_origins.clone(),
             guess_limit: GuessLimit::per_minute(settings.client_failures_per_minute.count()),
             in_flight: Arc::new(Semaphore::new(settings.max_in_flight.count())),
             context,

@@ -328,7 +328,7 @@ fn reads_secrets_from_files() {
 }
 
 /// Variables with invalid values, the key that each sets, and the allowed values in the message.
-const INVALID_SETTINGS: [(&str, &str, &str, &str); 27] = [
+const INVALID_SETTINGS: [(&str, &str, &str, &str); 29] = [
     (
         "APP__SERVER__HEALTH_PATH",
         "healthz",
@@ -464,7 +464,19 @@ const INVALID_SETTINGS: [(&str, &str, &str, &str); 27] = [
         "x",
         "sevrer.listen",
         "unknown setting (from APP__SEVRER__LISTEN). \
-         The sections are api, cloudflare, database, log, ops, relay, retention, server, shutdown, tls, webhook.",
+         The sections are api, cloudflare, database, log, ops, reconcile, relay, retention, server, shutdown, tls, webhook.",
+    ),
+    (
+        "APP__API__TOKENS",
+        "app:raed:0123456789abcdef",
+        "api.tokens",
+        "entry 1 must be TOKEN, NAME:read:TOKEN or NAME:write:TOKEN",
+    ),
+    (
+        "APP__API__ALLOWED_ORIGINS",
+        "*",
+        "api.allowed_origins",
+        "* is not allowed",
     ),
     ("APP__SERVER", "x", "server", "unknown setting"),
     (

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use reqwest::header::HeaderMap;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::on_both_databases;
-use crate::support::app::{App, TestResponse, response_to};
-use crate::support::cloudflare::{ApiFault, Cloudflare};
+use crate::support::app::{App, TestResponse, client, response_to};
+use crate::support::cloudflare::{self, ApiFault, Cloudflare};
 use crate::support::database::Database;
+use crate::support::program::{Service, run, stderr, stdout};
 
 on_both_databases!(
     creates_url_and_row,
@@ -396,4 +398,142 @@ async fn client_that_guesses_tokens_must_wait() {
     assert_eq!(guess.outcome(), (429, "rate-limited"));
     assert_ne!(header(&guess.headers, "retry-after"), "");
     assert_eq!(valid.outcome(), (429, "rate-limited"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pages_of_allowed_origins_may_call() {
+    let origins = r#"["https://app.example", "http://localhost:3000"]"#;
+    let setup = Setup::start_with(
+        Database::sqlite(),
+        &[("APP__API__ALLOWED_ORIGINS", origins)],
+    )
+    .await;
+    for (origin, allowed) in [
+        (None, ""),
+        (Some("https://app.example"), "https://app.example"),
+        (Some("http://localhost:3000"), "http://localhost:3000"),
+        (Some("https://app.example.attacker.example"), ""),
+        (Some("http://app.example"), ""),
+        (Some("null"), ""),
+    ] {
+        let with_origin = |request: RequestBuilder| match origin {
+            Some(origin) => request.header("origin", origin),
+            None => request,
+        };
+        let preflight = setup.app.client().request(Method::OPTIONS, setup.url());
+        let preflight = preflight.header("access-control-request-method", "POST");
+
+        let preflight = response_to(with_origin(preflight)).await;
+        let valid = setup.request(&json!({})).bearer_auth(TOKEN);
+        let valid = response_to(with_origin(valid)).await;
+        let refused = response_to(with_origin(setup.request(&json!({})))).await;
+
+        let statuses = [&preflight, &valid, &refused].map(|answer| answer.status.as_u16());
+        assert_eq!(statuses, [204, 201, 401], "{origin:?}");
+        for answer in [&preflight, &valid, &refused] {
+            let found = header(&answer.headers, "access-control-allow-origin");
+            assert_eq!(found, allowed, "{origin:?}");
+            assert_eq!(header(&answer.headers, "vary"), "Origin");
+            let credentials = header(&answer.headers, "access-control-allow-credentials");
+            assert_eq!(credentials, "");
+        }
+        let methods = header(&preflight.headers, "access-control-allow-methods");
+        assert_eq!(methods, "POST");
+        let headers = header(&preflight.headers, "access-control-allow-headers");
+        assert!(headers.contains("authorization") && headers.contains("idempotency-key"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn has_no_cors_headers_by_default() {
+    let setup = Setup::start(Database::sqlite()).await;
+    let request = setup.request(&json!({})).bearer_auth(TOKEN);
+
+    let answer = response_to(request.header("origin", "https://app.example")).await;
+
+    assert_eq!(answer.status, 201);
+    for name in ["access-control-allow-origin", "vary"] {
+        assert_eq!(header(&answer.headers, name), "", "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_has_no_token_and_url() {
+    let (cloudflare, folder) = (Cloudflare::start().await, TempDir::new().expect("a folder"));
+    let mut variables = variables(&cloudflare);
+    variables.push(("RUST_LOG", "trace".to_owned()));
+    let variables: Vec<(&str, &str)> = variables
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    let mut service = Service::start(folder.path(), &variables);
+    let url = format!("http://127.0.0.1:{}{PATH}", service.port);
+    let request = |token: &str| {
+        let request = client().post(&url).bearer_auth(token);
+        request
+            .header("content-type", "application/json")
+            .body("{}")
+    };
+
+    let answer = response_to(request(TOKEN)).await;
+    let refused = response_to(request("a-wrong-token-0123456789")).await;
+    service.signal("-TERM");
+    assert!(service.wait().success());
+
+    assert_eq!(
+        (answer.status, refused.status),
+        (StatusCode::CREATED, StatusCode::UNAUTHORIZED)
+    );
+    let log = service.log();
+    let lines: Vec<Value> = log
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let line = lines.iter().find(|line| line["status"] == 201);
+    let line = line.expect("a line for the request");
+    assert_eq!(line["path"], PATH);
+    assert_eq!(line["outcome"], "created");
+    assert_eq!(line["image_id"], answer.body["id"]);
+    assert_eq!(line["request_id"], header(&answer.headers, "x-request-id"));
+    let upload_url = answer.body["upload_url"].as_str().expect("a URL");
+    let secrets = [
+        TOKEN,
+        "a-wrong-token-0123456789",
+        cloudflare::TOKEN,
+        upload_url,
+    ];
+    for secret in secrets {
+        let shown = log.iter().find(|line| line.contains(secret));
+        assert_eq!(shown, None, "{secret}");
+    }
+}
+
+#[test]
+fn configuration_shows_no_token() {
+    let folder = TempDir::new().expect("a folder");
+    let entries = format!("app:write:{TOKEN}\npage:read:{READ_TOKEN}\n");
+    std::fs::write(folder.path().join("tokens"), entries).expect("a file");
+    let check = |variables: &[(&str, &str)]| run(folder.path(), &["check-config"], variables);
+
+    let from_file = check(&[("APP__API__TOKENS_FILE", "tokens")]);
+    let twice = check(&[("APP__API__TOKENS", &format!(r#"["{TOKEN}", "{TOKEN}"]"#))]);
+    let path = [
+        ("APP__API__TOKENS", TOKEN),
+        ("APP__WEBHOOK__PATH", "/cloudflare-images/api/upload-url/"),
+    ];
+    let path = check(&path);
+
+    assert_eq!(from_file.status.code(), Some(0), "{}", stderr(&from_file));
+    assert!(stdout(&from_file).contains(r#"api.tokens = ["***", "***"]"#));
+    for (output, rule) in [
+        (&twice, "api.tokens: entry 2 has the token of another entry"),
+        (&path, "webhook.path: is a path of the HTTP API"),
+    ] {
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(output).contains(rule), "{}", stderr(output));
+    }
+    for output in [&from_file, &twice, &path] {
+        let printed = stdout(output) + &stderr(output);
+        assert!(!printed.contains(TOKEN) && !printed.contains(READ_TOKEN));
+    }
 }
