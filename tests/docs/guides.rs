@@ -1,6 +1,7 @@
 //! The programs of the guides. Blocks with `run=NAME,file=PATH` are the files of a program. If they
 //! contain no main program, it is in `tests/docs/programs/NAME`.
 
+mod browser_uploads;
 mod programs;
 mod receivers;
 
@@ -15,13 +16,15 @@ use crate::support::database::Database;
 const REGISTER_PAGE: &str = "docs/src/guides/register-images.md";
 
 /// The names of the programs, each with a test.
-const PROGRAM_NAMES: [&str; 6] = [
+const PROGRAM_NAMES: [&str; 8] = [
     "receive-node",
     "receive-python",
     "register-django",
     "register-go",
     "register-node",
     "register-rails",
+    "upload-by-hand",
+    "upload-python",
 ];
 
 /// The languages whose blocks are programs.

@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Method, Request, Response, StatusCode};
+use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -77,6 +78,8 @@ struct CloudflareState {
     /// What the token may not do: the beginning of paths after the account.
     forbidden: Vec<&'static str>,
     next_id: u64,
+    /// The start of upload URLs.
+    upload_base: String,
     token: TokenState,
     /// How many seconds its clock is ahead.
     clock_offset: i64,
@@ -126,9 +129,11 @@ impl Cloudflare {
             state: Mutex::default(),
         });
         let router = Router::new()
+            .route("/upload/{*id}", post(images::upload))
             .fallback(answer)
             .with_state(Arc::clone(&inner));
         let (address, serving) = serve(router).await;
+        inner.state().upload_base = format!("http://{address}/upload");
         Self {
             address,
             inner,
@@ -241,16 +246,7 @@ async fn answer_call(State(inner): State<Arc<Inner>>, request: Request<Body>) ->
         }),
     };
     if let Some(fault) = fault {
-        let answer = match request {
-            Ok(request) if fault.acts_before() => inner.act(request).await,
-            Ok(_) => Answer::not_found(),
-            Err(answer) => answer,
-        };
-        if let ApiFault::HeldAnswer(permits) = fault {
-            permits.acquire().await.expect("it is open").forget();
-            return answer.into_response();
-        }
-        return fault.response().await;
+        return inner.fail(request, fault).await;
     }
     match request {
         Ok(request) => inner.act(request).await.into_response(),
@@ -259,6 +255,20 @@ async fn answer_call(State(inner): State<Arc<Inner>>, request: Request<Body>) ->
 }
 
 impl Inner {
+    /// Answers a call that has a fault.
+    async fn fail(&self, request: Result<ApiRequest, Answer>, fault: ApiFault) -> Response<Body> {
+        let answer = match request {
+            Ok(request) if fault.acts_before() => self.act(request).await,
+            Ok(_) => Answer::not_found(),
+            Err(answer) => answer,
+        };
+        let ApiFault::HeldAnswer(permits) = fault else {
+            return fault.response().await;
+        };
+        permits.acquire().await.expect("it is open").forget();
+        answer.into_response()
+    }
+
     async fn act(&self, request: ApiRequest) -> Answer {
         if request.path.starts_with("/images/") {
             self.state().act_on_images(&request)

@@ -76,7 +76,7 @@ impl Program {
     /// Debian's modules.
     pub(super) fn command(&self) -> Command {
         let (program, arguments): (&str, &[&str]) = match self.name.as_str() {
-            "register-django" => ("/usr/bin/python3", &["main.py"]),
+            "register-django" | "upload-python" => ("/usr/bin/python3", &["main.py"]),
             "register-rails" => ("/usr/bin/ruby", &["main.rb"]),
             "register-node" => ("node", &["main.js"]),
             "register-go" => ("go", &["run", "main.go", "uploads.go"]),

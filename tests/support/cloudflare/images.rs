@@ -1,15 +1,18 @@
 //! Images and upload URLs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, Method, Response, StatusCode};
 use cloudflare_images_webhook::clock::{Clock, SystemClock};
 use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Answer, ApiRequest, Cloudflare, CloudflareState};
+use super::{Answer, ApiRequest, Cloudflare, CloudflareState, Inner};
 
 /// An image at Cloudflare.
 #[derive(Debug, Clone)]
@@ -148,12 +151,42 @@ impl CloudflareState {
             require_signed_urls,
         };
         self.images.insert(id.clone(), image);
-        let upload_url = format!("https://upload.imagedelivery.net/hash/{id}");
+        let upload_url = format!("{}/{id}", self.upload_base);
         let Answer(status, mut body) = Answer::ok(&json!({"id": id, "uploadURL": upload_url}));
         body["result_info"] = Value::Null;
         assert_eq!(status, StatusCode::OK);
         Answer(status, body)
     }
+}
+
+/// Accepts the file of a browser's form once. Any page may read the answer, as at Cloudflare.
+pub(super) async fn upload(
+    State(inner): State<Arc<Inner>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Response<Body> {
+    let body = String::from_utf8_lossy(&body);
+    let filename = body
+        .split_once("name=\"file\"; filename=\"")
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .map(|(filename, _)| filename.to_owned());
+    let mut state = inner.state();
+    let image = state.images.get_mut(&id).filter(|image| image.is_draft);
+    let answer = match (image, filename) {
+        (Some(image), Some(filename)) => {
+            image.is_draft = false;
+            image.filename = Some(filename);
+            Answer::ok(&json!({"id": id}))
+        }
+        (Some(_), None) => Answer::error(400, 5400, "Bad request: no file"),
+        (None, _) => Answer::not_found(),
+    };
+    let mut response = answer.into_response();
+    let any = HeaderValue::from_static("*");
+    response
+        .headers_mut()
+        .insert("access-control-allow-origin", any);
+    response
 }
 
 /// Returns whether an image can have the id. Cloudflare's own ids are UUIDs.
