@@ -156,6 +156,7 @@ impl<'a> Service<'a> {
             metrics.webhook.clone(),
         )
         .map_err(invalid)?
+        .accept_hints(settings.can_look_up())
         .give_up_bodies_at(shutdown.cutoff.clone());
         let limits = api::Limits {
             read_timeout: settings.server.read_timeout_secs.seconds(),
@@ -327,6 +328,7 @@ fn build_api(
         endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
         reconcile: settings.reconcile.clone(),
+        can_look_up: settings.can_look_up(),
     };
     let cloudflare = Client::new(&settings.cloudflare, loaded.authorities());
     let cloudflare = cloudflare.map_err(|problem| anyhow::anyhow!(problem))?;

@@ -22,7 +22,7 @@ const NOW: i64 = 1_704_110_400;
 /// The secret. No input contains it, so no input is authenticated.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-const BODY: &[u8] = br#"{"text":"hello"}"#;
+const BODY: &[u8] = br#"{"text":"test message"}"#;
 
 /// The network of the trusted proxies.
 const PROXIES: &str = "10.0.0.0/8";

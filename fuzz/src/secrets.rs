@@ -11,7 +11,7 @@ use super::signing::standard;
 
 const NOW: i64 = 1_704_110_400;
 
-const BODY: &[u8] = br#"{"text":"hello"}"#;
+const BODY: &[u8] = br#"{"text":"test message"}"#;
 
 /// The part of a secret that no message may repeat.
 const MARK: &str = "TOP!SECRET";

@@ -207,6 +207,7 @@ impl Inbox for EveryImage {
                 Content::Report(_) => Outcome::Applied(Status::Uploaded),
                 Content::TestMessage => Outcome::Test,
                 Content::OtherAlert => Outcome::Ignored,
+                Content::Hint(_) => Outcome::Accepted(Status::Pending),
                 Content::Invalid(_) => Outcome::Rejected(RejectionReason::InvalidPayload),
             })
             .collect())

@@ -42,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) endpoints: Endpoints,
     pub(crate) retention: crate::retention::Settings,
     pub(crate) reconcile: crate::reconcile::Settings,
+    /// Whether the running service looks up images at Cloudflare.
+    pub(crate) can_look_up: bool,
 }
 
 /// Returns stored JSON unchanged. Invalid JSON becomes a string, because SQLite accepts any text.

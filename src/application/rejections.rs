@@ -86,7 +86,8 @@ pub(crate) fn is_refused(reprocessed: &Reprocessed) -> bool {
 
 fn applier(context: &Context) -> ParkedApplier {
     let rejections = Arc::clone(&context.store.rejections);
-    ParkedApplier::new(rejections, &context.webhook, Arc::clone(&context.clock))
+    let clock = Arc::clone(&context.clock);
+    ParkedApplier::new(rejections, &context.webhook, context.can_look_up, clock)
 }
 
 async fn find(context: &Context, id: i64) -> Result<Rejection, ActionError> {

@@ -55,6 +55,7 @@ pub(super) async fn with_store<T>(
         endpoints: loaded.endpoints.clone(),
         retention: settings.retention.clone(),
         reconcile: settings.reconcile.clone(),
+        can_look_up: settings.can_look_up(),
     };
     let result = match prepare_tables(&context, mode, settings).await {
         Ok(()) => action(&context).await,

@@ -72,6 +72,12 @@ impl Settings {
         listeners::is_one_port(self.server.listen.get(), self.ops.listen.get())
     }
 
+    /// Returns whether the running service looks up images at Cloudflare.
+    #[must_use]
+    pub fn can_look_up(&self) -> bool {
+        self.cloudflare.is_complete() && self.reconcile.after().is_some()
+    }
+
     /// Checks the rules that involve several settings.
     fn check(&self) -> Result<(), InvalidSetting> {
         self.server.check()?;

@@ -28,6 +28,14 @@ named_enum! {
     }
 }
 
+impl Status {
+    /// Returns whether the upload has not ended, as far as the service knows.
+    #[must_use]
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Pending | Self::Draft)
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())

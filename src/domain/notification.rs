@@ -44,6 +44,7 @@ impl Notification {
             Content::Report(_)
             | Content::TestMessage
             | Content::OtherAlert
+            | Content::Hint(_)
             | Content::Invalid(_) => None,
         }
     }
@@ -67,7 +68,29 @@ impl Notification {
     pub fn image(&self) -> Option<&CloudflareId> {
         match &self.content {
             Content::Report(report) => Some(&report.cloudflare_id),
-            Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => None,
+            Content::Hint(Hint {
+                image: HintedImage::Named(id),
+                ..
+            }) => Some(id),
+            Content::Hint(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
+                None
+            }
+        }
+    }
+
+    /// Returns the texts one of which may be the id of the image.
+    #[must_use]
+    pub fn candidates(&self) -> &[CloudflareId] {
+        match &self.content {
+            Content::Hint(Hint {
+                image: HintedImage::Candidates(candidates),
+                ..
+            }) => candidates,
+            Content::Hint(_)
+            | Content::Report(_)
+            | Content::TestMessage
+            | Content::OtherAlert
+            | Content::Invalid(_) => &[],
         }
     }
 }
@@ -94,8 +117,28 @@ pub enum Content {
     TestMessage,
     /// An alert of another Cloudflare product, sent to the same destination.
     OtherAlert,
+    /// A notification that does not say which image it is about, or what became of it. The service asks Cloudflare.
+    Hint(Hint),
     /// A body that breaks a rule.
     Invalid(InvalidBody),
+}
+
+/// A notification about an image that cannot be read, with what it says about the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// The image.
+    pub image: HintedImage,
+    /// The body, for the case that no image is found.
+    pub invalid: InvalidBody,
+}
+
+/// What a hint says about its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HintedImage {
+    /// The notification names the image.
+    Named(CloudflareId),
+    /// One of these texts may be the id of the image.
+    Candidates(Vec<CloudflareId>),
 }
 
 /// The body of an authenticated webhook that breaks a rule.

@@ -13,6 +13,8 @@ pub enum Outcome {
     Duplicate(Status),
     /// The notification is out of date. The row keeps this status.
     Stale(Status),
+    /// The notification does not say what became of the image. The service asks Cloudflare. The row keeps this status until then.
+    Accepted(Status),
     /// Cloudflare's "Save and Test" message.
     Test,
     /// An alert of another Cloudflare product.
@@ -62,6 +64,7 @@ impl Outcome {
             Self::Applied(_) => "applied",
             Self::Duplicate(_) => "duplicate",
             Self::Stale(_) => "stale",
+            Self::Accepted(_) => "accepted",
             Self::Test => "test",
             Self::Ignored => "ignored",
             Self::Rejected(reason) => reason.name(),
@@ -72,9 +75,12 @@ impl Outcome {
     #[must_use]
     pub fn http_status(self) -> u16 {
         match self {
-            Self::Applied(_) | Self::Duplicate(_) | Self::Stale(_) | Self::Test | Self::Ignored => {
-                200
-            }
+            Self::Applied(_)
+            | Self::Duplicate(_)
+            | Self::Stale(_)
+            | Self::Accepted(_)
+            | Self::Test
+            | Self::Ignored => 200,
             Self::Rejected(reason) => reason.http_status(),
         }
     }
@@ -83,7 +89,10 @@ impl Outcome {
     #[must_use]
     pub fn status(self) -> Option<Status> {
         match self {
-            Self::Applied(status) | Self::Duplicate(status) | Self::Stale(status) => Some(status),
+            Self::Applied(status)
+            | Self::Duplicate(status)
+            | Self::Stale(status)
+            | Self::Accepted(status) => Some(status),
             Self::Test | Self::Ignored | Self::Rejected(_) => None,
         }
     }
@@ -96,6 +105,7 @@ impl Outcome {
             (Origin::Webhook, Self::Applied(_)) => Some("webhook_received"),
             (Origin::Webhook, Self::Duplicate(_)) => Some("webhook_duplicate"),
             (Origin::Webhook, Self::Stale(_)) => Some("webhook_stale"),
+            (Origin::Webhook, Self::Accepted(_)) => Some("webhook_accepted"),
             (Origin::Webhook, Self::Test) => Some("webhook_test"),
             (Origin::Webhook, Self::Ignored) => Some("webhook_ignored"),
             (Origin::Lookup, Self::Applied(_)) => Some("reconciled"),
@@ -116,6 +126,9 @@ impl Outcome {
             }
             Self::Stale(after) => {
                 format!("the notification is out of date; the status stays {after}")
+            }
+            Self::Accepted(_) => {
+                "the notification cannot be read; the service asks Cloudflare".to_owned()
             }
             Self::Test => "Cloudflare sent a test message".to_owned(),
             Self::Ignored => "Cloudflare sent an alert of another product".to_owned(),
@@ -157,6 +170,10 @@ mod tests {
             (
                 Outcome::Stale(uploaded),
                 (200, "stale", Some("webhook_stale")),
+            ),
+            (
+                Outcome::Accepted(uploaded),
+                (200, "accepted", Some("webhook_accepted")),
             ),
             (Outcome::Test, (200, "test", Some("webhook_test"))),
             (Outcome::Ignored, (200, "ignored", Some("webhook_ignored"))),

@@ -10,9 +10,8 @@ use tracing::Instrument;
 use super::gate::AuthenticatedBody;
 use super::state::Receiver;
 use super::{payload, response};
-use crate::domain::json::Json;
-use crate::domain::notification::{Content, InvalidBody, Notification};
-use crate::domain::outcome::Outcome;
+use crate::domain::notification::{Content, Notification};
+use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::store::StoreError;
 use crate::web::{Problem, ProblemType};
 
@@ -22,27 +21,29 @@ pub(super) async fn receive(
     State(receiver): State<Arc<Receiver>>,
     body: AuthenticatedBody,
 ) -> Response {
-    let (content, payload, error) = match payload::parse(body.bytes(), &receiver.envelope) {
-        Ok(parsed) => {
-            let ignored = parsed.ignored.count();
-            if ignored > 0 {
-                receiver.metrics.details_ignored.inc_by(ignored as u64);
-                parsed.log_ignored();
-            }
-            (parsed.content, parsed.payload, None)
-        }
-        Err(error) => {
-            let invalid = InvalidBody {
-                body: body.bytes().into(),
-                problem: error.to_string(),
-            };
-            (Content::Invalid(invalid), Json::empty_object(), Some(error))
-        }
-    };
+    let interpreted = payload::interpret(body.bytes(), &receiver.envelope);
+    let ignored = interpreted.ignored.count();
+    if ignored > 0 {
+        receiver.metrics.details_ignored.inc_by(ignored as u64);
+        interpreted.log_ignored();
+    }
+    if interpreted.lacks_account {
+        tracing::warn!(
+            "a notification about an image cannot be read; set cloudflare.account_id and cloudflare.api_token, so the service asks Cloudflare"
+        );
+    }
+    let error = interpreted.error;
     let (receipt, large_body_permit) = body.into_parts();
+    let content = match interpreted.content {
+        // Anybody could make the service call Cloudflare.
+        Content::Hint(hint) if receipt.request_info.scheme.is_none() => {
+            Content::Invalid(hint.invalid)
+        }
+        content => content,
+    };
     let notification = Notification {
         content,
-        payload,
+        payload: interpreted.payload,
         received_at: receipt.received_at,
         request_info: receipt.request_info,
     };
@@ -50,9 +51,12 @@ pub(super) async fn receive(
     let recorded = record(receiver, notification, large_body_permit).await;
 
     match (error, recorded) {
-        (None, Ok(outcome)) => response::of_outcome(outcome, id),
+        (Some(error), Ok(Outcome::Rejected(RejectionReason::InvalidPayload))) => {
+            Problem::from(error).into_response()
+        }
+        // A hint has an outcome like any other notification if its image was found.
+        (_, Ok(outcome)) => response::of_outcome(outcome, id),
         (None, Err(problem)) => response::of_problem(problem, id),
-        (Some(error), Ok(_)) => Problem::from(error).into_response(),
         (Some(error), Err(problem)) => {
             // The sender gets 400 even if the rejection cannot be stored, because the body is invalid in both cases.
             tracing::error!(cause = problem.cause(), "cannot store a rejection");

@@ -70,7 +70,12 @@ impl Receiver {
         metrics: &ParkedMetrics,
         stop: &CancellationToken,
     ) -> [(&'static str, BoxFuture<'static, ()>); 3] {
-        let applier = ParkedApplier::new(Arc::clone(rejections), settings, Arc::clone(&self.clock));
+        let applier = ParkedApplier::new(
+            Arc::clone(rejections),
+            settings,
+            self.envelope.can_look_up,
+            Arc::clone(&self.clock),
+        );
         let admission = Arc::clone(&self.admission);
         let refusal_counter = Arc::clone(&self.refusal_counter);
         let requests = self.request_tasks.clone();

@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::payload::{self, IgnoredFields, Parsed, Pointers};
+use super::payload::{self, IgnoredFields, Interpreted, Pointers};
 use super::settings::Settings;
 use crate::clock::Clock;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Notification, RequestInfo};
+use crate::domain::notification::{Content, Notification, RequestInfo};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::store::{ParkedQuery, Rejection, Rejections, StoreError};
 use crate::telemetry::chain;
@@ -49,15 +49,20 @@ pub(crate) struct ParkedApplier {
 
 impl ParkedApplier {
     /// Creates an applier. Its sweeps apply only notifications that were parked in the last `webhook.parked_ttl_days`. If a
-    /// secret is configured, it applies only authenticated notifications.
+    /// secret is configured, it applies only authenticated notifications. `can_look_up` says whether the service asks Cloudflare
+    /// about images.
     pub(crate) fn new(
         rejections: Arc<dyn Rejections>,
         settings: &Settings,
+        can_look_up: bool,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
             rejections,
-            envelope: settings.envelope.pointers(),
+            envelope: Pointers {
+                can_look_up,
+                ..settings.envelope.pointers()
+            },
             clock,
             ttl: settings.parked_ttl_days.days(),
             requires_authentication: settings.secrets().next().is_some(),
@@ -138,6 +143,7 @@ impl ParkedApplier {
             Err(reason) => return Ok(Reprocessed::Refused(reason)),
         };
         let ignored = parsed.ignored.clone();
+        let error = parsed.error.as_ref().map(ToString::to_string);
         let notification = notification(rejection, parsed);
         let image = notification.image().cloned();
         let outcomes = self
@@ -150,6 +156,9 @@ impl ParkedApplier {
                     .park(rejection.id, &image, self.clock.now())
                     .await?;
                 Ok(Reprocessed::Parked(image))
+            }
+            (Some((_, Outcome::Rejected(_))), _) => {
+                Ok(Reprocessed::Refused(error.unwrap_or_default()))
             }
             (Some((_, outcome)), _) => Ok(Reprocessed::Recorded(*outcome, ignored)),
         }
@@ -280,16 +289,20 @@ impl ParkedApplier {
             .await
     }
 
-    fn parse(&self, rejection: &Rejection) -> Result<Parsed, String> {
+    fn parse(&self, rejection: &Rejection) -> Result<Interpreted, String> {
         let body = rejection
             .whole_body()
             .ok_or("its body is not stored in full")?;
-        payload::parse(body.as_bytes(), &self.envelope).map_err(|error| error.to_string())
+        let interpreted = payload::interpret(body.as_bytes(), &self.envelope);
+        match (&interpreted.content, &interpreted.error) {
+            (Content::Invalid(_), Some(error)) => Err(error.to_string()),
+            _ => Ok(interpreted),
+        }
     }
 }
 
 /// Returns the notification of a stored rejection.
-fn notification(rejection: &Rejection, parsed: Parsed) -> Notification {
+fn notification(rejection: &Rejection, parsed: Interpreted) -> Notification {
     Notification {
         content: parsed.content,
         payload: parsed.payload,
@@ -306,7 +319,7 @@ type BlockedImages = HashSet<Option<String>>;
 fn count_applied(outcomes: &[(i64, Outcome)]) -> usize {
     let applied = outcomes
         .iter()
-        .filter(|(_, outcome)| *outcome != UNKNOWN_IMAGE);
+        .filter(|(_, outcome)| !matches!(outcome, Outcome::Rejected(_)));
     applied.count()
 }
 

@@ -89,6 +89,7 @@ mod tests {
             Outcome::Applied(Status::Uploaded),
             Outcome::Duplicate(Status::Uploaded),
             Outcome::Stale(Status::Failed),
+            Outcome::Accepted(Status::Pending),
             Outcome::Test,
             Outcome::Ignored,
         ];

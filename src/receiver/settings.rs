@@ -246,6 +246,7 @@ impl EnvelopeSettings {
             id: self.id_pointers.0.clone(),
             status: self.status_pointers.0.clone(),
             error: self.error_pointers.0.clone(),
+            can_look_up: false,
         }
     }
 }

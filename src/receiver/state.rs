@@ -70,6 +70,13 @@ impl Receiver {
         })
     }
 
+    /// Makes the receiver accept notifications that cannot be read, if the service can ask Cloudflare about their image.
+    #[must_use]
+    pub fn accept_hints(mut self, can_look_up: bool) -> Self {
+        self.envelope.can_look_up = can_look_up;
+        self
+    }
+
     /// Makes the receiver give up bodies that are not complete when this token is cancelled.
     #[must_use]
     pub fn give_up_bodies_at(mut self, cutoff: CancellationToken) -> Self {

@@ -334,6 +334,7 @@ fn found(outcome: Outcome) -> Found {
         Outcome::Applied(status) => Found::Settled(status),
         Outcome::Duplicate(_)
         | Outcome::Stale(_)
+        | Outcome::Accepted(_)
         | Outcome::Test
         | Outcome::Ignored
         | Outcome::Rejected(_) => Found::SettledMeanwhile,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::settings::Settings;
 use super::shared_budget::share_budget;
 use crate::clock::Clock;
@@ -16,6 +18,8 @@ const DEFAULT_AFTER: Duration = Duration::from_mins(15);
 pub(crate) struct Reconciler {
     pub(super) lookups: Arc<dyn Lookups>,
     pub(super) client: Client,
+    /// Notified when this process has made lookups due.
+    pub(super) wakeup: Arc<Notify>,
     pub(super) clock: Arc<dyn Clock>,
     /// The age from which a waiting image is looked up.
     pub(super) after: Duration,
@@ -33,6 +37,7 @@ impl Reconciler {
         Self {
             lookups: Arc::clone(&store.lookups),
             client,
+            wakeup: Arc::clone(&store.lookups_wakeup),
             clock,
             after: settings.after().unwrap_or(DEFAULT_AFTER),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{LookupFailed, Summary};
@@ -34,11 +34,13 @@ impl Reconciler {
             let mut progress = Progress::default();
             let mut failures = 0_u32;
             loop {
-                let pause = match self.pass(&mut progress).await {
+                match self.pass(&mut progress).await {
                     Ok(summary) => {
                         failures = 0;
                         log(summary);
-                        PASS_INTERVAL
+                        // A notification that cannot be read ends the pause.
+                        let _or_pause_is_over =
+                            timeout(PASS_INTERVAL, self.wakeup.notified()).await;
                     }
                     Err(error) => {
                         let doubled = PASS_INTERVAL.saturating_mul(2_u32.saturating_pow(failures));
@@ -49,10 +51,9 @@ impl Reconciler {
                             pause_secs = pause.as_secs(),
                             "cannot look up images at Cloudflare; trying again later"
                         );
-                        pause
+                        sleep(pause).await;
                     }
-                };
-                sleep(pause).await;
+                }
             }
         };
         stop.run_until_cancelled(reconciling).await;

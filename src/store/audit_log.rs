@@ -4,7 +4,7 @@
 /// toolkit also uses `webhook_received`.
 macro_rules! is_own_event {
     () => {
-        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_test', 'webhook_ignored', 'reconciled', 'imported')"
+        "event_type IN ('webhook_received', 'webhook_duplicate', 'webhook_stale', 'webhook_accepted', 'webhook_test', 'webhook_ignored', 'reconciled', 'imported')"
     };
 }
 pub(super) use is_own_event;
@@ -22,6 +22,7 @@ mod tests {
             Outcome::Applied(status),
             Outcome::Duplicate(status),
             Outcome::Stale(status),
+            Outcome::Accepted(status),
             Outcome::Test,
             Outcome::Ignored,
         ];

@@ -136,6 +136,6 @@ impl Lookup {
     /// Returns whether the status says that the upload has not ended.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        matches!(self.status, Status::Pending | Status::Draft)
+        self.status.is_waiting()
     }
 }

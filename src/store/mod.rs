@@ -111,6 +111,8 @@ pub struct Store {
     pub call_limit: Arc<dyn CallLimit>,
     /// Facts that show whether the installation works.
     pub diagnostics: Arc<dyn Diagnostics>,
+    /// Notified when this process has made lookups at Cloudflare due.
+    pub lookups_wakeup: Arc<Notify>,
     wakeups: HashMap<String, Arc<Notify>>,
     backend: Backend,
 }
@@ -131,9 +133,11 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let router = EventRouter::new(subscriptions);
         let wakeups = router.wakeups();
+        let lookups_wakeup = Arc::default();
         let policy = RecordPolicy {
             unknown_images,
             router,
+            lookups_wakeup: Arc::clone(&lookups_wakeup),
         };
         match &settings.url {
             DatabaseUrl::Sqlite(url) => {
@@ -141,7 +145,7 @@ impl Store {
                 sqlite::adoption::check_tables(path).await?;
                 let database = Arc::new(sqlite::Sqlite::open(path, settings, policy).await?);
                 let backend = Backend::Sqlite(Arc::clone(&database));
-                Ok(Self::new(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, lookups_wakeup, backend))
             }
             DatabaseUrl::Postgres(url) => {
                 let timeout = settings.acquire_timeout_secs.seconds();
@@ -149,7 +153,7 @@ impl Store {
                 let database = postgres::Postgres::open(url, settings, policy);
                 let database = Arc::new(database);
                 let backend = Backend::Postgres(Arc::clone(&database));
-                Ok(Self::new(&database, wakeups, backend))
+                Ok(Self::new(&database, wakeups, lookups_wakeup, backend))
             }
         }
     }
@@ -177,7 +181,12 @@ impl Store {
         self.wakeups.get(endpoint).cloned().unwrap_or_default()
     }
 
-    fn new<D>(database: &Arc<D>, wakeups: HashMap<String, Arc<Notify>>, backend: Backend) -> Self
+    fn new<D>(
+        database: &Arc<D>,
+        wakeups: HashMap<String, Arc<Notify>>,
+        lookups_wakeup: Arc<Notify>,
+        backend: Backend,
+    ) -> Self
     where
         D: Inbox + Rejections + ImageCatalog + ImageTransfer + RejectionCatalog + Retention,
         D: Schema + Outbox + DeliveryCatalog + Lookups + CallLimit + Diagnostics,
@@ -198,6 +207,7 @@ impl Store {
             call_limit: database.clone(),
             diagnostics: database.clone(),
             wakeups,
+            lookups_wakeup,
             backend,
         }
     }

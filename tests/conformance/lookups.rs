@@ -10,9 +10,11 @@ use cloudflare_images_webhook::domain::id::CloudflareId;
 use cloudflare_images_webhook::domain::image::{NewImage, Status};
 use cloudflare_images_webhook::domain::json::Json;
 use cloudflare_images_webhook::domain::notification::{
-    Content, Notification, Report, ReportedStatus, RequestInfo, UnknownImages,
+    Body, Content, Hint, HintedImage, InvalidBody, Notification, Report, ReportedStatus,
+    RequestInfo, UnknownImages,
 };
 use cloudflare_images_webhook::domain::outcome::{Outcome, RejectionReason};
+use cloudflare_images_webhook::domain::timestamp::Timestamp;
 use cloudflare_images_webhook::store::{
     ImagePage, ImagePosition, Lookup, LookupClaim, Store, TakenCall,
 };
@@ -35,6 +37,8 @@ on_every_backend!(
     peeks_without_queuing,
     finds_image_of_any_status,
     accepts_unusual_rows,
+    hint_makes_lookup_due,
+    hint_without_match_is_rejected,
     shares_limit_on_calls,
     delays_calls,
 );
@@ -372,6 +376,64 @@ async fn accepts_unusual_rows(fixture: &Fixture) {
     let recorded = store.lookups.record(&found, at(NOW)).await;
     let outcomes = recorded.expect("it is recorded");
     assert_eq!(outcomes, [Outcome::Applied(Status::Uploaded)]);
+    assert_eq!(queued(fixture).await, 0);
+}
+
+fn hint(candidates: &[&str]) -> Notification {
+    let hint = Hint {
+        image: HintedImage::Candidates(candidates.iter().map(|id| image_id(id)).collect()),
+        invalid: InvalidBody {
+            body: Body::from(&b"{}"[..]),
+            problem: "it cannot be read".to_owned(),
+        },
+    };
+    Notification {
+        content: Content::Hint(hint),
+        ..uploaded("none", NOW)
+    }
+}
+
+async fn hint_makes_lookup_due(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    add(&store, "a", 10).await;
+    queue_page(&store, None, 100).await;
+    let lookup = claim(&store).await.remove(0);
+    let postponing = store.lookups.postpone(
+        &lookup.key,
+        Duration::from_hours(1),
+        ClockReading::Manual(at(NOW)),
+    );
+    postponing.await.expect("it is postponed");
+
+    let outcomes = record(&store, [hint(&["x", "a"]), hint(&["a"])]).await;
+
+    assert_eq!(outcomes, [Outcome::Accepted(Status::Pending); 2]);
+    let types = fixture.database.log_types().await;
+    assert_eq!(types, ["webhook_accepted"; 2]);
+    let due = "SELECT count(*) FROM cloudflare_image_lookups WHERE leased_until IS NULL AND due_at <= '2100-01-01T00:00:00.000000Z'";
+    assert_eq!(fixture.database.count(due).await, 1);
+    let now = Timestamp::from_unix_seconds(4_000_000_000).expect("a time");
+    let claim = LookupClaim {
+        limit: 1,
+        lease: LEASE,
+        since: None,
+        now: ClockReading::Manual(now),
+    };
+    let claimed = store.lookups.claim(&claim).await.expect("a claim");
+    assert_eq!(ids(&claimed.lookups), ["a"]);
+}
+
+async fn hint_without_match_is_rejected(fixture: &Fixture) {
+    let store = fixture.open_for(&["app"]).await;
+    for id in ["a", "b"] {
+        add(&store, id, 10).await;
+    }
+
+    let outcomes = record(&store, [hint(&["a", "b"]), hint(&["x"])]).await;
+
+    let invalid = Outcome::Rejected(RejectionReason::InvalidPayload);
+    assert_eq!(outcomes, [invalid; 2]);
+    assert_eq!(fixture.database.rejections().await.len(), 2);
     assert_eq!(queued(fixture).await, 0);
 }
 

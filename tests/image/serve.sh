@@ -24,10 +24,10 @@ check() {
         kill -0 "$service" 2>/dev/null || fail "the service has ended"
         sleep 0.1
     done
-    answer=$(curl --silent --header "cf-webhook-auth: $secret" --data '{"text":"Hello"}' \
+    answer=$(curl --silent --header "cf-webhook-auth: $secret" --data '{"text":"test message"}' \
         "http://$address:8080/cloudflare-images/api/webhook/")
     [ "$answer" = '{"outcome":"test"}' ] || fail "the webhook was answered with $answer"
-    wrong=$(curl --silent --output /dev/null --write-out '%{http_code}' --header 'cf-webhook-auth: wrong' --data '{"text":"Hello"}' \
+    wrong=$(curl --silent --output /dev/null --write-out '%{http_code}' --header 'cf-webhook-auth: wrong' --data '{"text":"test message"}' \
         "http://$address:8080/cloudflare-images/api/webhook/")
     [ "$wrong" = 401 ] || fail "a wrong secret was answered with $wrong"
     $2 healthcheck >/dev/null || fail "healthcheck failed"

@@ -12,7 +12,7 @@ use crate::support::program::{run, stderr};
 use crate::support::signing::SECRET;
 use crate::support::wait;
 
-pub(crate) const TEST_MESSAGE: &str = r#"{"text":"hello"}"#;
+pub(crate) const TEST_MESSAGE: &str = r#"{"text":"test message"}"#;
 
 /// Returns whether a response names this setting.
 pub(crate) fn names_setting(answer: &TestResponse, setting: &str) -> bool {

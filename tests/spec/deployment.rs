@@ -83,7 +83,7 @@ impl Setup {
         let webhook = client.post(&url).header("cf-webhook-auth", SECRET);
         // The proxy must not pass on an address that the client claims.
         let webhook = webhook.header("x-forwarded-for", "203.0.113.7");
-        let webhook = response_to(webhook.body(r#"{"text":"Hello"}"#)).await;
+        let webhook = response_to(webhook.body(r#"{"text":"test message"}"#)).await;
         let other = client.get(format!("https://{NAME}:{}/metrics", self.https_port));
         let other = response_to(other).await;
 

@@ -268,7 +268,9 @@ async fn mutated_webhooks_cause_no_5xx_with_database(database: Database) {
         "each success is in the audit log"
     );
     assert_eq!(
-        app.post_webhook(r#"{"text":"hello"}"#).await.outcome(),
+        app.post_webhook(r#"{"text":"test message"}"#)
+            .await
+            .outcome(),
         (200, "test")
     );
 }

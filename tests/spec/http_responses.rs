@@ -8,7 +8,7 @@ use crate::support::app::{App, response_to};
 use crate::support::database::Database;
 use crate::support::signing::SECRET;
 
-const TEST_MESSAGE: &str = r#"{"text":"t"}"#;
+const TEST_MESSAGE: &str = r#"{"text":"test message"}"#;
 
 on_both_databases!(
     accepts_path_with_or_without_slash,

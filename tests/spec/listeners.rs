@@ -16,7 +16,7 @@ use crate::support::signing::SECRET;
 use crate::support::wait;
 
 const SECRET_VARIABLE: (&str, &str) = ("CLOUDFLARE_WEBHOOK_SECRET", SECRET);
-const TEST_MESSAGE: &str = r#"{"text":"hello"}"#;
+const TEST_MESSAGE: &str = r#"{"text":"test message"}"#;
 
 on_both_databases!(
     health_check_needs_no_authentication,

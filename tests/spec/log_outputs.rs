@@ -216,7 +216,7 @@ async fn send(service: &Service) -> StatusCode {
     let webhook = client()
         .post(service.url())
         .header("cf-webhook-auth", SECRET);
-    response_to(webhook.body(r#"{"text": "test"}"#))
+    response_to(webhook.body(r#"{"text": "test message"}"#))
         .await
         .status
 }

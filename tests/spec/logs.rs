@@ -173,7 +173,7 @@ async fn logs_5xx_with_cause_chain() {
         client()
             .post(service.url())
             .header("cf-webhook-auth", SECRET)
-            .body(r#"{"text":"t"}"#),
+            .body(r#"{"text":"test message"}"#),
     )
     .await;
     let readiness = client()

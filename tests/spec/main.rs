@@ -72,6 +72,7 @@ mod shutdown;
 mod sqlite_files;
 mod suppressed_rows;
 mod table_adoption;
+mod unread_notifications;
 mod upload_url_api;
 mod upload_urls;
 mod verify_command;

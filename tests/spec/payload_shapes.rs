@@ -316,8 +316,8 @@ async fn accepts_any_test_message(database: Database) {
     let app = App::start(database).await;
     for text in [
         "Hello World! This is a test message sent from https://cloudflare.com. If you can see this, your webhook is configured properly.",
-        "x\n",
-        "",
+        "Hello World! This is a test message. If you can see this, your webhook is configured correctly.\n",
+        "TEST MESSAGE",
     ] {
         let answer = app.post_webhook(json!({"text": text}).to_string()).await;
 
@@ -325,6 +325,11 @@ async fn accepts_any_test_message(database: Database) {
             (answer.status.as_u16(), answer.body),
             (200, json!({"outcome": "test"}))
         );
+    }
+    for text in ["An image was uploaded", "a test", ""] {
+        let answer = app.post_webhook(json!({"text": text}).to_string()).await;
+
+        assert_eq!(answer.outcome(), (400, "invalid-payload"), "{text}");
     }
     assert_eq!(app.database.log_types().await, ["webhook_test"; 3]);
 }
@@ -376,7 +381,7 @@ async fn accepts_any_content_type(database: Database) {
         "nonsense",
     ] {
         let request = app
-            .request(r#"{"text":"t"}"#)
+            .request(r#"{"text":"test message"}"#)
             .header("content-type", content_type)
             .header("cf-webhook-auth", crate::support::signing::SECRET);
 

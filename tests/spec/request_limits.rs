@@ -36,8 +36,8 @@ const ACK: u8 = 1;
 /// Returns a test message of this length.
 fn test_message(length: usize) -> String {
     format!(
-        r#"{{"text":"{}"}}"#,
-        "x".repeat(length - r#"{"text":""}"#.len())
+        r#"{{"text":"test message{}"}}"#,
+        "x".repeat(length - r#"{"text":"test message"}"#.len())
     )
 }
 

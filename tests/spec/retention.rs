@@ -180,7 +180,7 @@ async fn deletes_every_type_of_own_entry(database: Database) {
             r#"{"id":"image","error":"too big","timestamp":"2024-01-01T11:00:00Z"}"#,
             "stale",
         ),
-        (r#"{"text":"hello"}"#, "test"),
+        (r#"{"text":"test message"}"#, "test"),
         (
             r#"{"data":{},"alert_type":"billing_usage_alert"}"#,
             "ignored",

@@ -13,7 +13,7 @@ use crate::support::signing::SECRET;
 use crate::support::wait;
 
 const SECRET_VARIABLE: (&str, &str) = ("CLOUDFLARE_WEBHOOK_SECRET", SECRET);
-const BODY: &str = r#"{"text":"t"}"#;
+const BODY: &str = r#"{"text":"test message"}"#;
 
 /// Opens a connection with a read timeout.
 fn connect(port: u16) -> TcpStream {

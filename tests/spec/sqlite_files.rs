@@ -20,7 +20,7 @@ use crate::support::wait;
 const BODY: &str = r#"{"id":"image","uploaded":"2024-01-01T12:00:00Z"}"#;
 
 /// A webhook without an image.
-const TEST_MESSAGE: &str = r#"{"text":"t"}"#;
+const TEST_MESSAGE: &str = r#"{"text":"test message"}"#;
 
 const SERVICE_VARIABLES: [(&str, &str); 1] = [("CLOUDFLARE_WEBHOOK_SECRET", SECRET)];
 

@@ -114,7 +114,7 @@ async fn suppressed_log_entry_fails_webhook(database: Database) {
     suppression.start(&app.database).await;
 
     let update = app.post_webhook(uploaded("image")).await;
-    let test_message = app.post_webhook(r#"{"text":"Hello"}"#).await;
+    let test_message = app.post_webhook(r#"{"text":"test message"}"#).await;
 
     assert_eq!((update.outcome(), test_message.outcome()), (FAILED, FAILED));
     assert_eq!(app.database.image("image").await["status"], "pending");

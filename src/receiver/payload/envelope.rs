@@ -23,6 +23,8 @@ pub struct Pointers {
     pub status: Vec<Pointer>,
     /// The pointers to the error message.
     pub error: Vec<Pointer>,
+    /// Whether the service can ask Cloudflare about an image. Then an unknown word for the result is refused here.
+    pub can_look_up: bool,
 }
 
 /// Returns whether the body is an envelope. An alert of another Cloudflare product is an envelope even without `data`. The
@@ -53,7 +55,7 @@ pub(super) fn parse(
     }))
 }
 
-fn is_other_alert(fields: &Fields<'_>) -> bool {
+pub(super) fn is_other_alert(fields: &Fields<'_>) -> bool {
     fields
         .get("alert_type")
         .and_then(Value::as_str)
@@ -84,17 +86,35 @@ fn status(document: &Value, pointers: &Pointers) -> Result<ReportedStatus, Paylo
             rule: "must be a string of valid Unicode without U+0000".to_owned(),
         });
     };
-    // Cloudflare does not publish the words for success. These words were observed or are likely. Any other word means that the
-    // upload failed.
+    // Cloudflare does not publish the words. These words were observed or are likely. Any other word means that the upload failed,
+    // unless the service can ask Cloudflare.
     Ok(match word.to_ascii_lowercase().as_str() {
         "success" | "uploaded" | "ready" => ReportedStatus::Uploaded { uploaded_at: None },
         "draft" | "pending" => ReportedStatus::Draft,
+        "failed" | "failure" | "error" => ReportedStatus::Failed {
+            error: failure(error, word),
+        },
+        _ if pointers.can_look_up && error.as_deref().unwrap_or_default().is_empty() => {
+            return Err(PayloadError::Field {
+                field: pointer.to_owned(),
+                rule: "has an unknown word".to_owned(),
+            });
+        }
         _ => ReportedStatus::Failed {
-            error: error
-                .filter(|error| !error.is_empty())
-                .unwrap_or_else(|| format!("Cloudflare reported the status \"{word}\"")),
+            error: failure(error, word),
         },
     })
+}
+
+fn failure(error: Option<String>, word: &str) -> String {
+    error
+        .filter(|error| !error.is_empty())
+        .unwrap_or_else(|| format!("Cloudflare reported the status \"{word}\""))
+}
+
+/// Returns the image that an envelope names, even if the envelope does not say what became of it.
+pub(super) fn named_image(document: &Value, pointers: &Pointers) -> Option<CloudflareId> {
+    cloudflare_id(document, &pointers.id).ok()
 }
 
 fn first_match<'v, 'p>(

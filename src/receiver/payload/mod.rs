@@ -9,18 +9,21 @@ mod error;
 mod event;
 mod field;
 mod flat;
+mod hint;
 mod ignored;
 mod json;
 mod pointer;
 mod repair;
+mod test_message;
 
 use serde_json::{Map, Value};
 
 use crate::domain::detail::ReportedDetails;
 use crate::domain::json::{Json, MAX_ACCEPTED_LEVELS};
-use crate::domain::notification::Content;
+use crate::domain::notification::{Content, Hint, HintedImage, InvalidBody};
 use field::Fields;
 use json::ParsedBody;
+use test_message::{is_test_message, is_text_alone};
 
 pub use envelope::Pointers;
 pub(crate) use error::PayloadError;
@@ -37,21 +40,6 @@ pub struct Parsed {
     pub payload: Json,
     /// The fields that break a rule and were ignored.
     pub ignored: IgnoredFields,
-}
-
-impl Parsed {
-    /// Writes one log line about the ignored fields: their names and rules, never their values.
-    pub(super) fn log_ignored(&self) {
-        let image = match &self.content {
-            Content::Report(report) => report.cloudflare_id.as_str(),
-            Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => "",
-        };
-        tracing::warn!(
-            image,
-            fields = %self.ignored,
-            "ignored fields of a notification that break a rule"
-        );
-    }
 }
 
 /// Parses a body. Fails with the field and the rule that it breaks.
@@ -112,6 +100,11 @@ fn content(
     let fields = Fields::new(object);
     if is_test_message(object) {
         Ok(Content::TestMessage)
+    } else if is_text_alone(object) {
+        Err(PayloadError::Field {
+            field: "text".to_owned(),
+            rule: "is the only field, and is not Cloudflare's test message".to_owned(),
+        })
     } else if envelope::is_envelope(&fields) {
         envelope::parse(&fields, document, pointers, ignored)
     } else if fields.has("event") {
@@ -125,10 +118,75 @@ fn content(
     }
 }
 
-/// Returns whether this is the message of Cloudflare's "Save and Test". Its wording varies, but `text` is always its only key.
-fn is_test_message(object: &Map<String, Value>) -> bool {
-    let is_text = |value: &Value| value.is_string() && !repair::is_marked_number(value);
-    object.len() == 1 && object.get("text").is_some_and(is_text)
+/// A body, whether it can be read or not.
+#[derive(Debug)]
+pub(super) struct Interpreted {
+    pub(super) content: Content,
+    /// The body in canonical form; an empty object if it cannot be read.
+    pub(super) payload: Json,
+    pub(super) ignored: IgnoredFields,
+    /// The reason why the body cannot be read. The content is then a hint or invalid.
+    pub(super) error: Option<PayloadError>,
+    /// Whether the body would be a hint if the service could ask Cloudflare.
+    pub(super) lacks_account: bool,
+}
+
+impl Interpreted {
+    /// Writes one log line about the ignored fields: their names and rules, never their values.
+    pub(super) fn log_ignored(&self) {
+        let image = match &self.content {
+            Content::Report(report) => report.cloudflare_id.as_str(),
+            Content::TestMessage | Content::OtherAlert | Content::Hint(_) | Content::Invalid(_) => {
+                ""
+            }
+        };
+        tracing::warn!(
+            image,
+            fields = %self.ignored,
+            "ignored fields of a notification that break a rule"
+        );
+    }
+}
+
+/// Parses a body. If it cannot be read, finds out what it says about its image, provided that the service can ask Cloudflare.
+pub(super) fn interpret(body: &[u8], pointers: &Pointers) -> Interpreted {
+    let error = match parse(body, pointers) {
+        Ok(parsed) => {
+            return Interpreted {
+                content: parsed.content,
+                payload: parsed.payload,
+                ignored: parsed.ignored,
+                error: None,
+                lacks_account: false,
+            };
+        }
+        Err(error) => error,
+    };
+    let invalid = InvalidBody {
+        body: body.into(),
+        problem: error.to_string(),
+    };
+    let hint = hint(body, pointers);
+    let lacks_account = hint.is_some() && !pointers.can_look_up;
+    let (content, payload) = match hint {
+        Some((image, payload)) if !lacks_account => {
+            (Content::Hint(Hint { image, invalid }), payload)
+        }
+        Some(_) | None => (Content::Invalid(invalid), Json::empty_object()),
+    };
+    Interpreted {
+        content,
+        payload,
+        ignored: IgnoredFields::default(),
+        error: Some(error),
+        lacks_account,
+    }
+}
+
+fn hint(body: &[u8], pointers: &Pointers) -> Option<(HintedImage, Json)> {
+    let value = json::parse(body).ok()?.value;
+    let image = hint::find(value.as_object()?, &value, pointers)?;
+    Some((image, json::canonical(&value)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn pointers() -> Pointers {
         id: texts(&["/data/image/id", "/data/id"]),
         status: texts(&["/data/image/status", "/data/status"]),
         error: texts(&["/data/image/error", "/data/error"]),
+        can_look_up: false,
     }
 }
 

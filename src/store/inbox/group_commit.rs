@@ -322,6 +322,8 @@ impl Call {
             .iter()
             .map(|notification| match &notification.content {
                 Content::Invalid(invalid) => invalid.body.as_bytes().len(),
+                // A hint also has its payload and the texts in it.
+                Content::Hint(hint) => 3 * hint.invalid.body.as_bytes().len(),
                 Content::Report(_) | Content::TestMessage | Content::OtherAlert => {
                     notification.payload.as_str().len()
                 }

@@ -63,6 +63,10 @@ impl ImageUpdate {
         (self.stored.id, self.stored.cloudflare_id.clone())
     }
 
+    pub(super) fn status(&self) -> Status {
+        self.stored.state.status
+    }
+
     pub(super) fn apply(
         &mut self,
         report: &Report,

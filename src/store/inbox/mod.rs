@@ -9,6 +9,7 @@ pub(super) mod group_commit;
 pub(super) mod image_update;
 pub(super) mod plan;
 pub(super) mod record;
+mod redelivery;
 pub(super) mod statements;
 
 use std::sync::Arc;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::columns::StoredImage;
 use super::image_update::{ChangedImage, ImageUpdate};
 use crate::domain::audit::AuditEntry;
+use crate::domain::detail::ReportedDetails;
 use crate::domain::id::CloudflareId;
 use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, Report};
+use crate::domain::notification::{Content, Hint, HintedImage, Notification, Report};
 use crate::domain::outcome::{Origin, Outcome, RejectionReason};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::transition::Arrival;
@@ -41,6 +42,8 @@ pub(in crate::store) struct WritePlan {
     pub(in crate::store) rejections: Vec<NewRejection>,
     /// The events that an endpoint wants, in the order of the changes.
     pub(in crate::store) events: Vec<PendingEvent>,
+    /// The images that the service looks up at Cloudflare.
+    pub(in crate::store) lookups: Vec<CloudflareId>,
 }
 
 /// Decides the outcome of each notification, one after another. Each sees the rows as the earlier ones left them. `at` is the time
@@ -72,10 +75,11 @@ pub(in crate::store) fn decide(
                     NewRejection::invalid_body(notification, invalid),
                 );
             }
+            Content::Hint(hint) => plan.add_hint(notification, hint, &mut images, at, wanted),
             Content::Report(report) => match images.get_mut(&report.cloudflare_id) {
                 None => plan.reject(
                     RejectionReason::UnknownImage,
-                    NewRejection::unknown_image(notification, report),
+                    NewRejection::unknown_image(notification, &report.cloudflare_id),
                 ),
                 Some(image) => {
                     let arrival = arrival(&mut already_logged, report, notification);
@@ -129,6 +133,43 @@ impl WritePlan {
         );
     }
 
+    /// Adds the outcome of a hint. Its image is looked up if its row still waits for the upload.
+    fn add_hint(
+        &mut self,
+        notification: &Notification,
+        hint: &Hint,
+        images: &mut HashMap<CloudflareId, ImageUpdate>,
+        at: Timestamp,
+        wanted: WantedEvents,
+    ) {
+        let id = match &hint.image {
+            HintedImage::Named(id) if !images.contains_key(id) => {
+                let rejection = NewRejection::unknown_image(notification, id);
+                return self.reject(RejectionReason::UnknownImage, rejection);
+            }
+            HintedImage::Named(id) => Some(id),
+            HintedImage::Candidates(candidates) => the_hinted(candidates, images),
+        };
+        let Some((id, image)) = id.and_then(|id| Some((id, images.get_mut(id)?))) else {
+            let rejection = NewRejection::invalid_body(notification, &hint.invalid);
+            return self.reject(RejectionReason::InvalidPayload, rejection);
+        };
+        // A row that was inserted for this hint publishes its event.
+        let result = image.apply(&empty_report(id), Arrival::Redelivery, at, wanted);
+        self.events.extend(result.event.map(PendingEvent::Image));
+        let status = result.status_before;
+        let outcome = if status.is_waiting() {
+            self.lookups.push(id.clone());
+            Outcome::Accepted(status)
+        } else {
+            Outcome::Duplicate(status)
+        };
+        let ids = Some(image.ids());
+        let entry = AuditEntry::of(notification, Origin::Webhook, outcome, ids, Some(status));
+        self.outcomes.push(outcome);
+        self.add_entry(entry, at, wanted);
+    }
+
     fn add_entry(&mut self, entry: Option<AuditEntry>, at: Timestamp, wanted: WantedEvents) {
         if entry.is_some() && wanted.contains_log_created() {
             let event = PendingEvent::log_created(self.entries.len(), at);
@@ -140,6 +181,31 @@ impl WritePlan {
     fn reject(&mut self, reason: RejectionReason, rejection: NewRejection) {
         self.outcomes.push(Outcome::Rejected(reason));
         self.rejections.push(rejection);
+    }
+}
+
+/// Returns the only candidate whose row waits for the upload. If none waits, returns the only candidate with a row.
+fn the_hinted<'a>(
+    candidates: &'a [CloudflareId],
+    images: &HashMap<CloudflareId, ImageUpdate>,
+) -> Option<&'a CloudflareId> {
+    let only = |may_be_settled: bool| {
+        let mut found = candidates.iter().filter(|id| {
+            let status = images.get(*id).map(ImageUpdate::status);
+            status.is_some_and(|status| may_be_settled || status.is_waiting())
+        });
+        found.next().map(|first| (first, found.next().is_none()))
+    };
+    let (id, is_only) = only(false).or_else(|| only(true))?;
+    is_only.then_some(id)
+}
+
+fn empty_report(id: &CloudflareId) -> Report {
+    Report {
+        cloudflare_id: id.clone(),
+        status: None,
+        reported_at: None,
+        details: ReportedDetails::default(),
     }
 }
 

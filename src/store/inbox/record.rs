@@ -6,21 +6,20 @@
 //! Each step compares the number of written rows with the number of given rows. If a trigger or a row-level security policy
 //! suppressed a row, the transaction fails, because the response 200 would be wrong.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use uuid::Uuid;
+use tokio::sync::Notify;
 
 use super::columns::{StateColumns, StoredImage};
 use super::plan::{Snapshot, WritePlan, decide};
+use super::redelivery::already_logged;
 use super::statements::{
-    ColumnSet, EventStatements, ImageStatements, RejectionStatements, UndatedReport, WriteResult,
+    ColumnSet, EventStatements, ImageStatements, LookupStatements, RejectionStatements, WriteResult,
 };
-use crate::domain::audit::AuditEntry;
 use crate::domain::id::CloudflareId;
-use crate::domain::json::Json;
-use crate::domain::notification::{Content, Notification, UnknownImages};
-use crate::domain::outcome::{Origin, Outcome, RejectionReason};
+use crate::domain::notification::{Notification, UnknownImages};
+use crate::domain::outcome::{Origin, Outcome};
 use crate::domain::timestamp::Timestamp;
 use crate::store::outbox::event::NewEvent;
 use crate::store::outbox::router::{EventRouter, OutboxBatch, Wakeups};
@@ -30,11 +29,13 @@ use crate::store::session::{OperationError, check_written, rows_suppressed};
 pub(in crate::store) struct RecordPolicy {
     pub(in crate::store) unknown_images: UnknownImages,
     pub(in crate::store) router: EventRouter,
+    /// Notified when lookups at Cloudflare became due.
+    pub(in crate::store) lookups_wakeup: Arc<Notify>,
 }
 
 /// Records notifications, and returns their outcomes in the same order.
 pub(in crate::store) async fn record(
-    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
+    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements + LookupStatements),
     notifications: &[Arc<Notification>],
     policy: &RecordPolicy,
 ) -> Result<(Vec<Outcome>, Wakeups), OperationError> {
@@ -47,7 +48,10 @@ pub(in crate::store) async fn record(
         policy.router.wanted(),
     );
     let written = write(tx, &plan, policy).await?;
-    let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    let mut wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    if let Some(first) = notifications.first() {
+        queue_lookups(tx, &plan, policy, first.received_at, &mut wakeups).await?;
+    }
     reject(tx, &plan).await?;
     Ok((plan.outcomes, wakeups))
 }
@@ -57,7 +61,7 @@ pub(in crate::store) async fn record(
 ///
 /// `updated_at` becomes the current time, not the time of receipt, so an app that polls for changed rows finds them.
 pub(in crate::store) async fn record_rejected(
-    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements),
+    tx: &mut (impl ImageStatements + RejectionStatements + EventStatements + LookupStatements),
     rejected: &[(i64, Arc<Notification>)],
     policy: &RecordPolicy,
     now: Timestamp,
@@ -79,12 +83,13 @@ pub(in crate::store) async fn record_rejected(
         policy.router.wanted(),
     );
     let written = write(tx, &plan, policy).await?;
-    let wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    let mut wakeups = add_to_outbox(tx, &take_events(&mut plan, &written), &policy.router).await?;
+    queue_lookups(tx, &plan, policy, now, &mut wakeups).await?;
 
     let outcomes: Vec<_> = ids.into_iter().zip(plan.outcomes).collect();
     let applied: Vec<_> = outcomes
         .iter()
-        .filter(|(_, outcome)| *outcome != Outcome::Rejected(RejectionReason::UnknownImage))
+        .filter(|(_, outcome)| !matches!(outcome, Outcome::Rejected(_)))
         .map(|(id, outcome)| (*id, outcome.name()))
         .collect();
     if !applied.is_empty() {
@@ -126,13 +131,18 @@ async fn read_images(
     unknown_images: UnknownImages,
     policy: &RecordPolicy,
 ) -> Result<Snapshot, OperationError> {
-    let mut ids: Vec<&CloudflareId> = notifications
+    let ids = sorted(
+        notifications
+            .iter()
+            .filter_map(|notification| notification.image()),
+    );
+    let hinted = notifications
         .iter()
-        .filter_map(|notification| notification.image())
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let (Some(first), false) = (notifications.first(), ids.is_empty()) else {
+        .flat_map(|notification| notification.candidates());
+    let mut candidates = sorted(hinted);
+    candidates.retain(|id| ids.binary_search(id).is_err());
+    let is_empty = ids.is_empty() && candidates.is_empty();
+    let (Some(first), false) = (notifications.first(), is_empty) else {
         return Ok(Snapshot::default());
     };
     let columns = if policy.router.wanted().contains_any_image_event() {
@@ -140,13 +150,17 @@ async fn read_images(
     } else {
         ColumnSet::State
     };
-    let (images, inserted) = match unknown_images {
+    let (mut images, inserted) = match unknown_images {
+        _ if ids.is_empty() => Default::default(),
         UnknownImages::Create => insert_and_lock(tx, &ids, first.received_at, columns).await?,
         UnknownImages::Reject => (
             tx.lock_images(&as_strs(&ids), columns).await?,
             HashSet::new(),
         ),
     };
+    if !candidates.is_empty() {
+        images.extend(tx.lock_images(&as_strs(&candidates), columns).await?);
+    }
     let images: Vec<StoredImage> = images
         .into_iter()
         .map(StateColumns::decode)
@@ -157,6 +171,14 @@ async fn read_images(
         inserted,
         already_logged,
     })
+}
+
+/// Returns each id once. All transactions lock in this order.
+fn sorted<'a>(ids: impl Iterator<Item = &'a CloudflareId>) -> Vec<&'a CloudflareId> {
+    let mut ids: Vec<_> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 fn as_strs<'a>(ids: &[&'a CloudflareId]) -> Vec<&'a str> {
@@ -194,56 +216,6 @@ async fn insert_and_lock(
     Ok((locked, inserted))
 }
 
-/// Returns the reports without a time that the audit log already has, as pairs of image and payload. Only the payload shows that
-/// such a report is a redelivery.
-async fn already_logged(
-    tx: &mut impl ImageStatements,
-    images: &[StoredImage],
-    notifications: &[Arc<Notification>],
-) -> Result<HashSet<(CloudflareId, Json)>, OperationError> {
-    if notifications
-        .iter()
-        .all(|notification| image_of_undated_report(notification).is_none())
-    {
-        return Ok(HashSet::new());
-    }
-    let image_ids: HashMap<&CloudflareId, Uuid> = images
-        .iter()
-        .map(|image| (&image.cloudflare_id, image.id))
-        .collect();
-    let (reports, payloads): (Vec<_>, Vec<_>) = notifications
-        .iter()
-        .filter_map(|notification| {
-            let cloudflare_id = image_of_undated_report(notification)?;
-            let report = UndatedReport {
-                image_id: *image_ids.get(cloudflare_id)?,
-                cloudflare_id,
-                data: AuditEntry::data(&notification.payload),
-            };
-            Some((report, &notification.payload))
-        })
-        .unzip();
-    if reports.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let positions = tx.find_already_logged(&reports).await?;
-    let found = positions.into_iter().filter_map(|position| {
-        let cloudflare_id = reports.get(position)?.cloudflare_id.clone();
-        Some((cloudflare_id, Json::clone(payloads.get(position)?)))
-    });
-    Ok(found.collect())
-}
-
-/// Returns the image of the notification, if it is a report without a time.
-fn image_of_undated_report(notification: &Notification) -> Option<&CloudflareId> {
-    match &notification.content {
-        Content::Report(report) if report.reported_at.is_none() => Some(&report.cloudflare_id),
-        Content::Report(_) | Content::TestMessage | Content::OtherAlert | Content::Invalid(_) => {
-            None
-        }
-    }
-}
-
 /// Step 3: updates images, and inserts audit log entries.
 ///
 /// A suppressed entry fails its webhook too, although the status could be stored. Without the entry, a redelivery of a report
@@ -266,6 +238,25 @@ async fn write(
         written.inserted_entries,
     )?;
     Ok(written)
+}
+
+/// Makes the lookups due that the plan asks for.
+async fn queue_lookups(
+    tx: &mut impl LookupStatements,
+    plan: &WritePlan,
+    policy: &RecordPolicy,
+    now: Timestamp,
+    wakeups: &mut Wakeups,
+) -> Result<(), OperationError> {
+    if plan.lookups.is_empty() {
+        return Ok(());
+    }
+    let mut ids: Vec<&str> = plan.lookups.iter().map(CloudflareId::as_str).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    tx.queue_lookups(&ids, now).await?;
+    wakeups.add(&policy.lookups_wakeup);
+    Ok(())
 }
 
 fn take_events(plan: &mut WritePlan, written: &WriteResult) -> Vec<NewEvent> {

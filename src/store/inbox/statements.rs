@@ -67,6 +67,16 @@ pub(in crate::store) trait EventStatements: Send {
     ) -> impl Future<Output = Result<u64, OperationError>> + Send;
 }
 
+/// The statements about lookups at Cloudflare.
+pub(in crate::store) trait LookupStatements: Send {
+    /// Makes lookups of these images due now.
+    fn queue_lookups(
+        &mut self,
+        ids: &[&str],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), OperationError>> + Send;
+}
+
 /// The statements about rejections.
 pub(in crate::store) trait RejectionStatements: Send {
     /// Inserts rejections in the given order. Returns the number of new rows.

@@ -69,6 +69,11 @@ impl WantedEvents {
 pub(in crate::store) struct Wakeups(Vec<Arc<Notify>>);
 
 impl Wakeups {
+    /// Adds a wake-up.
+    pub(in crate::store) fn add(&mut self, wakeup: &Arc<Notify>) {
+        self.0.push(Arc::clone(wakeup));
+    }
+
     /// Wakes the workers. Call it after the commit: before it, workers find no delivery.
     pub(in crate::store) fn notify(self) {
         for wakeup in self.0 {

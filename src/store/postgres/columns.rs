@@ -206,8 +206,16 @@ macro_rules! selected_uuids {
 }
 pub(super) use selected_uuids;
 
-/// Converts texts of UUIDs for binding to the parameter of [`selected_uuids`].
-pub(super) fn bind_uuids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
+/// The texts in the parameter.
+macro_rules! selected_texts {
+    ($parameter:literal) => {
+        concat!("SELECT UNNEST(", $parameter, "::text[])")
+    };
+}
+pub(super) use selected_texts;
+
+/// Converts texts for binding to the parameter of [`selected_texts`] or [`selected_uuids`].
+pub(super) fn bind_texts<'a>(ids: &[&'a str]) -> Vec<&'a str> {
     ids.to_vec()
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::error::StoreError;
 use crate::domain::id::CloudflareId;
-use crate::domain::notification::{Body, InvalidBody, Notification, Report, RequestInfo};
+use crate::domain::notification::{Body, InvalidBody, Notification, RequestInfo};
 use crate::domain::outcome::{Outcome, RejectionReason};
 use crate::domain::rejection::RejectionState;
 use crate::domain::timestamp::Timestamp;
@@ -115,14 +115,14 @@ impl NewRejection {
 
     /// Returns the rejection of a notification whose image has no row. It is parked, unless its body is too long to be stored
     /// whole. The body is stored as canonical JSON, which parses to the same notification.
-    pub(super) fn unknown_image(notification: &Notification, report: &Report) -> Self {
+    pub(super) fn unknown_image(notification: &Notification, id: &CloudflareId) -> Self {
         let body = notification.payload.as_str().as_bytes();
         let state = if body.len() <= MAX_BODY_BYTES {
             RejectionState::Parked
         } else {
             RejectionState::Stored
         };
-        let id = Some(report.cloudflare_id.clone());
+        let id = Some(id.clone());
         Self::new(notification, RejectionReason::UnknownImage, id, body, state)
     }
 

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use sqlx::Row as _;
 
 use super::columns::{
-    Backend, Connection, FIRST_POSITION, Row, as_text, bind_later, bind_now, bind_uuids, from_text,
-    later, now, selected_uuids, skip_locked,
+    Backend, Connection, FIRST_POSITION, Row, as_text, bind_later, bind_now, bind_texts, from_text,
+    later, now, selected_texts, selected_uuids, skip_locked,
 };
 use super::lookup_pages::{lookup_columns, queue_page, read_lookup, read_page, read_waiting};
 use crate::clock::ClockReading;
@@ -18,11 +18,32 @@ use crate::domain::outcome::Outcome;
 use crate::domain::timestamp::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::inbox::record::record_lookups;
+use crate::store::inbox::statements::LookupStatements;
 use crate::store::lookups::{
     ClaimedLookups, ImagePage, ImagePosition, Lookup, LookupClaim, LookupKey, Lookups,
 };
 use crate::store::outbox::router::Wakeups;
 use crate::store::session::{OperationError, TransactionMode};
+
+impl LookupStatements for Connection {
+    async fn queue_lookups(&mut self, ids: &[&str], now: Timestamp) -> Result<(), OperationError> {
+        sqlx::query(concat!(
+            "-- lookups_make_due_now
+             INSERT INTO cloudflare_image_lookups (image_id, due_at)
+             SELECT id, ",
+            now!("$1"),
+            " FROM cloudflare_images WHERE cloudflare_id IN (",
+            selected_texts!("$2"),
+            ") ORDER BY id
+             ON CONFLICT (image_id) DO UPDATE SET due_at = excluded.due_at",
+        ))
+        .bind(bind_now(ClockReading::System(now)))
+        .bind(bind_texts(ids))
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl Lookups for Backend {
@@ -198,7 +219,7 @@ async fn remove(tx: &mut Connection, keys: &[&str]) -> Result<(), OperationError
         selected_uuids!("$1"),
         ")",
     ))
-    .bind(bind_uuids(keys))
+    .bind(bind_texts(keys))
     .execute(tx)
     .await?;
     Ok(())

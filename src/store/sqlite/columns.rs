@@ -153,8 +153,16 @@ macro_rules! selected_uuids {
 }
 pub(super) use selected_uuids;
 
-/// Converts texts of UUIDs for binding to the parameter of [`selected_uuids`].
-pub(super) fn bind_uuids(ids: &[&str]) -> String {
+/// The texts in the parameter.
+macro_rules! selected_texts {
+    ($parameter:literal) => {
+        concat!("SELECT value FROM json_each(", $parameter, ")")
+    };
+}
+pub(super) use selected_texts;
+
+/// Converts texts for binding to the parameter of [`selected_texts`] or [`selected_uuids`].
+pub(super) fn bind_texts(ids: &[&str]) -> String {
     json(ids)
 }
 

@@ -36,6 +36,7 @@ fn settings(timeout_secs: u64) -> Settings {
 
 fn policy_without_endpoints() -> RecordPolicy {
     RecordPolicy {
+        lookups_wakeup: Arc::default(),
         unknown_images: UnknownImages::Reject,
         router: EventRouter::new(Subscriptions::default()),
     }
