@@ -537,3 +537,15 @@ fn configuration_shows_no_token() {
         assert!(!printed.contains(TOKEN) && !printed.contains(READ_TOKEN));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn allowed_addresses_limit_webhooks_only() {
+    let further = [("APP__WEBHOOK__ALLOWED_ADDRESSES", "203.0.113.0/24")];
+    let setup = Setup::start_with(Database::sqlite(), &further).await;
+
+    let upload = setup.post(&json!({})).await;
+    let webhook = setup.app.post_webhook(r#"{"text":"hello"}"#).await;
+
+    assert_eq!(upload.status, 201, "{upload:?}");
+    assert_eq!(webhook.outcome(), (403, "address-not-allowed"));
+}
