@@ -8,7 +8,8 @@ use super::columns::{Backend, bind_now_micros, now_micros};
 use crate::clock::ClockReading;
 use crate::store::call_limit::{CallLimit, TakenCall};
 use crate::store::error::StoreError;
-use crate::store::session::OperationError;
+use crate::store::outbox::router::Wakeups;
+use crate::store::session::TransactionMode;
 
 #[async_trait]
 impl CallLimit for Backend {
@@ -18,7 +19,9 @@ impl CallLimit for Backend {
         max_ahead: Duration,
         now: ClockReading,
     ) -> Result<TakenCall, StoreError> {
-        self.write("taking a call of the API", async |connection| {
+        // A call that a power failure forgets does no harm, and waiting for the disk would make the others wait for the row.
+        let mode = TransactionMode::WithoutFsync;
+        self.transaction("taking a call of the API", mode, async |tx| {
             let taken: Option<i64> = sqlx::query_scalar(concat!(
                 "-- calls_take
                  INSERT INTO cloudflare_api_calls AS calls (id, next_call) VALUES (1, ",
@@ -39,10 +42,10 @@ impl CallLimit for Backend {
             .bind(bind_now_micros(now))
             .bind(micros(interval))
             .bind(micros(max_ahead))
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut *tx)
             .await?;
             if let Some(ahead) = taken {
-                return Ok(TakenCall::Taken(duration(ahead)));
+                return Ok((TakenCall::Taken(duration(ahead)), Wakeups::default()));
             }
             let ahead: i64 = sqlx::query_scalar(concat!(
                 "-- calls_next
@@ -51,15 +54,16 @@ impl CallLimit for Backend {
                 " FROM cloudflare_api_calls",
             ))
             .bind(bind_now_micros(now))
-            .fetch_one(connection)
+            .fetch_one(tx)
             .await?;
-            Ok(TakenCall::Refused(duration(ahead)))
+            Ok((TakenCall::Refused(duration(ahead)), Wakeups::default()))
         })
         .await
     }
 
     async fn delay_calls(&self, ahead: Duration, now: ClockReading) -> Result<(), StoreError> {
-        self.write("delaying calls of the API", async |connection| {
+        let mode = TransactionMode::WithoutFsync;
+        self.transaction("delaying calls of the API", mode, async |tx| {
             sqlx::query(concat!(
                 "-- calls_delay
                  INSERT INTO cloudflare_api_calls AS calls (id, next_call) VALUES (1, ",
@@ -69,9 +73,9 @@ impl CallLimit for Backend {
             ))
             .bind(bind_now_micros(now))
             .bind(micros(ahead))
-            .execute(connection)
+            .execute(tx)
             .await?;
-            Ok::<_, OperationError>(())
+            Ok(((), Wakeups::default()))
         })
         .await
     }
