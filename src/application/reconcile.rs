@@ -62,24 +62,19 @@ pub(crate) async fn reconcile(
     lookups.make_due(context.clock.read()).await?;
     let mut total = Summary::default();
     loop {
-        match reconciler.reconcile_batch(since).await {
-            Ok(Some(batch)) => {
-                total.add(batch.summary);
-                for failure in &batch.failures {
-                    report(Progress::Failed(failure));
-                }
-            }
-            Ok(None) => return Ok(total),
-            Err(LookupFailed::Api(error)) => match error.retry_after() {
-                Some(wait) => {
-                    report(Progress::Waiting(wait));
-                    sleep(wait).await;
-                }
-                None => return Err(error.into()),
-            },
-            Err(LookupFailed::Store(error)) => return Err(error.into()),
+        let Some(batch) = reconciler.reconcile_batch(since).await? else {
+            return Ok(total);
+        };
+        total.add(batch.summary);
+        for failure in &batch.failures {
+            report(Progress::Failed(failure));
         }
         report(Progress::LookedUp(total));
+        if let Some(error) = batch.stopped {
+            let wait = error.retry_after().ok_or(error)?;
+            report(Progress::Waiting(wait));
+            sleep(wait).await;
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! `reconcile`.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,6 +9,7 @@ use super::cloudflare::client;
 use super::database::{OpenMode, with_store};
 use super::images::parse_id;
 use super::output::print_line;
+use super::progress::Progress as ProgressLine;
 use crate::application::Context;
 use crate::application::reconcile::{
     FailedImage, Found, Progress, Summary, preview, reconcile, reconcile_one,
@@ -18,7 +18,6 @@ use crate::cloudflare::{ApiError, Client};
 use crate::config::Loaded;
 use crate::domain::id::CloudflareId;
 use crate::domain::timestamp::Timestamp;
-use crate::telemetry;
 
 /// The options of `reconcile`.
 #[derive(Debug, Args)]
@@ -91,9 +90,12 @@ async fn preview_all(
 }
 
 async fn all(context: &Context, client: Client, since: Option<Timestamp>) -> anyhow::Result<bool> {
-    let mut line = ProgressLine::default();
-    let total = reconcile(context, client, since, &mut |progress| line.show(progress)).await;
-    line.end();
+    let mut line = ProgressLine::new(None);
+    let total = reconcile(context, client, since, &mut |progress| {
+        show(&mut line, progress);
+    })
+    .await;
+    line.clear();
     let total = total?;
     print_summary(total, false);
     Ok(total.failed > 0)
@@ -118,43 +120,21 @@ fn print_summary(total: Summary, is_preview: bool) {
     ));
 }
 
-/// One line on the terminal that shows the progress. Nothing without a terminal.
-#[derive(Default)]
-struct ProgressLine {
-    is_shown: bool,
-}
-
-impl ProgressLine {
-    fn show(&mut self, progress: Progress<'_>) {
-        let mut terminal = std::io::stderr();
-        if let Progress::Failed(FailedImage { id, error }) = progress {
-            self.end();
-            telemetry::print_line(&format!("{id}: {error}"));
+fn show(line: &mut ProgressLine, progress: Progress<'_>) {
+    match progress {
+        Progress::Failed(FailedImage { id, error }) => line.print_line(&format!("{id}: {error}")),
+        Progress::LookedUp(total) => {
+            let Summary {
+                uploaded, expired, ..
+            } = total;
+            let lookups = total.lookups();
+            let text = format!("looked up {lookups}: {uploaded} uploaded, {expired} expired");
+            line.show(lookups, &text);
         }
-        if !terminal.is_terminal() {
-            return;
-        }
-        let text = match progress {
-            Progress::Failed(_) => return,
-            Progress::LookedUp(total) => format!(
-                "looked up {}: {} uploaded, {} expired",
-                total.lookups(),
-                total.uploaded,
-                total.expired
-            ),
-            Progress::Waiting(wait) => format!(
-                "Cloudflare allows no more calls; continuing in {} seconds",
-                wait.as_secs().max(1)
-            ),
-        };
-        // The rest of a longer line before is erased. A terminal that cannot be written to shows no progress.
-        let _unseen = write!(terminal, "\r{text}\x1b[K").and_then(|()| terminal.flush());
-        self.is_shown = true;
-    }
-
-    fn end(&mut self) {
-        if std::mem::take(&mut self.is_shown) {
-            let _unseen = writeln!(std::io::stderr());
+        Progress::Waiting(wait) => {
+            let seconds = wait.as_secs().max(1);
+            let text = format!("too many calls to Cloudflare; continuing in {seconds} seconds");
+            line.show(0, &text);
         }
     }
 }

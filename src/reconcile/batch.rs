@@ -47,6 +47,8 @@ pub(crate) enum Found {
 pub(crate) struct Batch {
     pub(crate) summary: Summary,
     pub(crate) failures: Vec<FailedImage>,
+    /// The error with which any other lookup would fail too. The images without an answer stay in the queue.
+    pub(crate) stopped: Option<ApiError>,
 }
 
 /// An image whose lookup cannot be used, or whose result cannot be stored. It is looked up again later.
@@ -151,7 +153,7 @@ impl Reconciler {
     pub(crate) async fn reconcile_batch(
         &self,
         since: Option<Timestamp>,
-    ) -> Result<Option<Batch>, LookupFailed> {
+    ) -> Result<Option<Batch>, StoreError> {
         let claim = LookupClaim {
             limit: BATCH_SIZE,
             lease: self.lease(),
@@ -240,10 +242,10 @@ impl Reconciler {
         judged.map_err(|error| ApiError::unexpected("looking up an image", error.to_string()))
     }
 
-    /// Records the results of a batch. Fails with the error that concerns all images, after it has recorded the others.
-    async fn record(&self, looked: Vec<Looked>) -> Result<Batch, LookupFailed> {
+    /// Records the results of a batch.
+    async fn record(&self, looked: Vec<Looked>) -> Result<Batch, StoreError> {
         let mut batch = Batch::default();
-        let (mut settled, mut stopped) = (Vec::new(), None);
+        let mut settled = Vec::new();
         for looked in looked {
             match looked {
                 Looked::Settled(key, report) => settled.push((key, report)),
@@ -258,15 +260,12 @@ impl Reconciler {
                 Looked::Stopped(key, error) => {
                     let wait = error.retry_after().unwrap_or_default();
                     self.postpone(&key, wait).await?;
-                    stopped = Some(error);
+                    batch.stopped = Some(error);
                 }
             }
         }
         self.record_settled(&settled, &mut batch).await?;
-        match stopped {
-            Some(error) => Err(error.into()),
-            None => Ok(batch),
-        }
+        Ok(batch)
     }
 
     async fn postpone(&self, key: &LookupKey, wait: Duration) -> Result<(), StoreError> {

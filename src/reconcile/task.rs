@@ -74,12 +74,16 @@ impl Reconciler {
         let mut total = Summary::default();
         while let Some(batch) = self.reconcile_batch(None).await? {
             total.add(batch.summary);
-            for failure in batch.failures {
+            for failure in &batch.failures {
                 tracing::warn!(
                     image = failure.id.as_str(),
                     error = failure.error,
                     "cannot find out what became of an image; looking it up again later"
                 );
+            }
+            if let Some(error) = batch.stopped {
+                log(total);
+                return Err(error.into());
             }
         }
         Ok(total)

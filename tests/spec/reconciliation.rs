@@ -24,6 +24,7 @@ on_both_databases!(
     errors_expire_nothing,
     bad_answer_costs_one_image,
     next_run_repeats_after_error,
+    command_waits_after_too_many_calls,
     replicas_look_up_each_image_once,
     replicas_share_limit_on_calls,
     lookup_survives_refused_detail,
@@ -417,6 +418,26 @@ async fn next_run_repeats_after_error(database: Database) {
     setup.reconcile(&[]).await;
 
     assert_eq!(setup.status("a").await, "uploaded");
+}
+
+async fn command_waits_after_too_many_calls(database: Database) {
+    let setup = Setup::start(database).await;
+    for number in 0..25 {
+        let id = format!("image-{number}");
+        setup.register(&id, true).await;
+        setup.cloudflare.add_image(&id, false);
+    }
+    // One call and its repetitions.
+    for _ in 0..3 {
+        setup.cloudflare.fail_next(ApiFault::TooManyCalls(Some(1)));
+    }
+
+    let printed = setup.reconcile(&[]).await;
+
+    assert!(
+        printed.starts_with("looked up 25: 25 became uploaded"),
+        "{printed}"
+    );
 }
 
 async fn replicas_look_up_each_image_once(database: Database) {
