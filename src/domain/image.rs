@@ -29,10 +29,13 @@ named_enum! {
 }
 
 impl Status {
-    /// Returns whether the upload has not ended, as far as the service knows.
+    /// Returns whether the result of the upload is known. An expired upload URL is a guess.
     #[must_use]
-    pub fn is_waiting(self) -> bool {
-        matches!(self, Self::Pending | Self::Draft)
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Uploaded | Self::Failed => true,
+            Self::Pending | Self::Draft | Self::Expired => false,
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub trait Lookups: Send + Sync {
     /// Returns the lookup of an image of any status, without leasing it.
     async fn find(&self, id: &CloudflareId) -> Result<Option<Lookup>, StoreError>;
 
-    /// Leases up to `limit` due lookups, and removes those whose image has another status by now, or no row.
+    /// Leases up to `limit` due lookups, and removes those whose image has a final status by now, or no row.
     ///
     /// Another process can lease the same lookup when `lease` has passed.
     async fn claim(&self, claim: &LookupClaim) -> Result<ClaimedLookups, StoreError>;
@@ -133,9 +133,9 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Returns whether the status says that the upload has not ended.
+    /// Returns whether the row already has the result of the upload.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.status.is_waiting()
+    pub fn is_final(&self) -> bool {
+        self.status.is_final()
     }
 }

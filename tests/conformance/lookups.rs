@@ -349,7 +349,7 @@ async fn finds_image_of_any_status(fixture: &Fixture) {
 
     let lookup = lookup.expect("it works").expect("a row");
     assert_eq!(lookup.status, Status::Uploaded);
-    assert!(!lookup.is_waiting());
+    assert!(lookup.is_final());
     assert!(none.expect("it works").is_none());
 }
 

@@ -19,6 +19,7 @@ on_both_databases!(
     several_matches_are_refused,
     no_match_is_refused,
     settled_image_is_duplicate,
+    expired_image_is_looked_up,
     named_image_waits_for_its_row,
     without_account_body_is_refused,
     without_secret_nothing_is_looked_up,
@@ -206,6 +207,16 @@ async fn settled_image_is_duplicate(database: Database) {
 
     assert_eq!(answer.outcome(), (200, "duplicate"));
     assert!(setup.cloudflare.calls().is_empty());
+}
+
+async fn expired_image_is_looked_up(database: Database) {
+    let setup = Setup::start(database).await;
+    setup.register_uploaded("cat-1").await;
+    let expire = "UPDATE cloudflare_images SET status = 'expired'";
+    setup.database.execute_script(expire).await;
+
+    let body = envelope("cat-1 is there", &json!({}));
+    setup.assert_is_resolved("cat-1", &body).await;
 }
 
 async fn named_image_waits_for_its_row(database: Database) {

@@ -133,7 +133,7 @@ impl WritePlan {
         );
     }
 
-    /// Adds the outcome of a hint. Its image is looked up if its row still waits for the upload.
+    /// Adds the outcome of a hint. Its image is looked up unless its row has a final status.
     fn add_hint(
         &mut self,
         notification: &Notification,
@@ -158,11 +158,11 @@ impl WritePlan {
         let result = image.apply(&empty_report(id), Arrival::Redelivery, at, wanted);
         self.events.extend(result.event.map(PendingEvent::Image));
         let status = result.status_before;
-        let outcome = if status.is_waiting() {
+        let outcome = if status.is_final() {
+            Outcome::Duplicate(status)
+        } else {
             self.lookups.push(id.clone());
             Outcome::Accepted(status)
-        } else {
-            Outcome::Duplicate(status)
         };
         let ids = Some(image.ids());
         let entry = AuditEntry::of(notification, Origin::Webhook, outcome, ids, Some(status));
@@ -184,15 +184,15 @@ impl WritePlan {
     }
 }
 
-/// Returns the only candidate whose row waits for the upload. If none waits, returns the only candidate with a row.
+/// Returns the only candidate whose row has no final status. If there is none, returns the only candidate with a row.
 fn the_hinted<'a>(
     candidates: &'a [CloudflareId],
     images: &HashMap<CloudflareId, ImageUpdate>,
 ) -> Option<&'a CloudflareId> {
-    let only = |may_be_settled: bool| {
+    let only = |may_be_final: bool| {
         let mut found = candidates.iter().filter(|id| {
             let status = images.get(*id).map(ImageUpdate::status);
-            status.is_some_and(|status| may_be_settled || status.is_waiting())
+            status.is_some_and(|status| may_be_final || !status.is_final())
         });
         found.next().map(|first| (first, found.next().is_none()))
     };

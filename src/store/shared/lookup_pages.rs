@@ -22,6 +22,23 @@ macro_rules! lookup_columns {
 }
 pub(super) use lookup_columns;
 
+/// The waiting images after the position in the first two parameters, up to the position in the last two, oldest first.
+macro_rules! from_waiting_images {
+    ($after_time:literal, $after_id:literal, $last_time:literal, $last_id:literal) => {
+        concat!(
+            " FROM cloudflare_images WHERE (created_at, id) > (",
+            from_text!($after_time, "timestamptz"),
+            ", ",
+            from_text!($after_id, "uuid"),
+            ") AND (created_at, id) <= (",
+            from_text!($last_time, "timestamptz"),
+            ", ",
+            from_text!($last_id, "uuid"),
+            ") AND status IN ('pending', 'draft') ORDER BY created_at, id"
+        )
+    };
+}
+
 /// Returns the position of the last image of a page.
 pub(super) async fn read_page(
     tx: &mut Connection,
@@ -74,18 +91,8 @@ pub(super) async fn queue_page(
          INSERT INTO cloudflare_image_lookups (image_id, due_at)
          SELECT id, ",
         now!("$1"),
-        " FROM cloudflare_images
-         WHERE (created_at, id) > (",
-        from_text!("$2", "timestamptz"),
-        ", ",
-        from_text!("$3", "uuid"),
-        ") AND (created_at, id) <= (",
-        from_text!("$4", "timestamptz"),
-        ", ",
-        from_text!("$5", "uuid"),
-        ") AND status IN ('pending', 'draft')
-         ORDER BY created_at, id
-         ON CONFLICT (image_id) DO NOTHING",
+        from_waiting_images!("$2", "$3", "$4", "$5"),
+        " ON CONFLICT (image_id) DO NOTHING",
     ))
     .bind(bind_now(page.now))
     .bind(created_at)
@@ -107,16 +114,7 @@ pub(super) async fn read_waiting(
         "-- lookups_peek
          SELECT ",
         lookup_columns!(),
-        " FROM cloudflare_images
-         WHERE (created_at, id) > (",
-        from_text!("$1", "timestamptz"),
-        ", ",
-        from_text!("$2", "uuid"),
-        ") AND (created_at, id) <= (",
-        from_text!("$3", "timestamptz"),
-        ", ",
-        from_text!("$4", "uuid"),
-        ") AND status IN ('pending', 'draft') ORDER BY created_at, id",
+        from_waiting_images!("$1", "$2", "$3", "$4"),
     ))
     .bind(created_at)
     .bind(id)

@@ -119,7 +119,7 @@ impl Lookups for Backend {
             for row in &rows {
                 let key: String = row.try_get("image_id")?;
                 match read_lookup(LookupKey(key.clone()), row)? {
-                    Some(lookup) if lookup.is_waiting() => lookups.push(lookup),
+                    Some(lookup) if !lookup.is_final() => lookups.push(lookup),
                     Some(_) | None => settled.push(key),
                 }
             }
